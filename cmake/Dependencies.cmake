@@ -1,0 +1,42 @@
+# Outside libraries as imported targets: torch_cpu, MPI::MPI_CXX, protobuf::libprotobuf, yaml-cpp, ...
+# The order matters: torch's include folder holds its own protobuf and fmt, so the system's protobuf is found and
+# marked first.
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(Protobuf REQUIRED)
+if(EXISTS "${FLASHMORPH_VENV}/bin/mpicxx")  # else a site's own MPI
+  set(MPI_HOME "${FLASHMORPH_VENV}")
+endif()
+set(MPI_CXX_SKIP_MPICXX ON)
+find_package(MPI REQUIRED COMPONENTS CXX)
+find_package(yaml-cpp REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+
+if(NOT FLASHMORPH_TORCH_DIR)
+  file(GLOB FLASHMORPH_TORCH_DIR "${FLASHMORPH_VENV}/lib/python3*/site-packages/torch")
+endif()
+if(NOT EXISTS "${FLASHMORPH_TORCH_DIR}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "LibTorch not found in ${FLASHMORPH_VENV}; run deploy/install.sh, or set FLASHMORPH_TORCH_DIR")
+endif()
+
+get_filename_component(system_protobuf "${Protobuf_INCLUDE_DIRS}/google/protobuf" REALPATH)
+file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/first/google")
+file(CREATE_LINK "${system_protobuf}" "${CMAKE_BINARY_DIR}/first/google/protobuf" SYMBOLIC)
+include_directories(BEFORE "${CMAKE_BINARY_DIR}/first")
+
+# Not find_package(Torch): that would link CUDA, which takes seconds a rank to start.
+add_library(torch_cpu SHARED IMPORTED)
+set_target_properties(torch_cpu PROPERTIES
+  IMPORTED_LOCATION "${FLASHMORPH_TORCH_DIR}/lib/libtorch_cpu.so"
+  INTERFACE_INCLUDE_DIRECTORIES "${FLASHMORPH_TORCH_DIR}/include;${FLASHMORPH_TORCH_DIR}/include/torch/csrc/api/include"
+  INTERFACE_COMPILE_DEFINITIONS "FMT_HEADER_ONLY=1"
+  INTERFACE_LINK_LIBRARIES "${FLASHMORPH_TORCH_DIR}/lib/libc10.so")

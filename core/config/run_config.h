@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace flashmorph {
+
+// What one run does, from a YAML file: plain values with their defaults; units and meanings stand beside each field.
+// A field name is its YAML key.
+
+struct Range {  // inclusive; in YAML a number, or [min, max]
+  int64_t min;
+  int64_t max;
+};
+
+struct RunSection {
+  std::string name = "run";  // the run folder is dir/name
+  std::string dir = "runs";
+  int64_t seed = 1;
+};
+
+struct ModelSection {
+  std::string path;  // a Hugging Face folder: config.json, *.safetensors, tokenizer.json
+};
+
+struct MixerSection {
+  std::string kind = "lightning";
+  std::string decay = "alibi";        // log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
+  std::string output_norm = "head";   // RMSNorm of the output over each head, or over all heads ("hidden")
+  bool rope = true;                   // rotate the branch's queries and keys as the teacher does
+  int64_t chunk = 64;                 // tokens a chunk
+};
+
+struct BudgetSection {
+  int64_t full_layers = 0;  // K, the layers that keep full attention
+};
+
+struct DeviceSection {
+  std::string kind = "cpu";
+  std::string dtype = "float32";  // float32 or float64
+  int64_t threads = 1;            // torch threads a rank
+};
+
+struct ParallelSection {
+  int64_t tensor = 1;  // ranks a layer is split over; data = ranks / tensor
+};
+
+struct DataSection {
+  std::string text;        // a text file: background of the passkeys, and perplexity
+  double held_out = 0.1;   // the last share of its tokens, kept for `evaluate`
+};
+
+// What the sequences of a stage are. Sample i of a stage is a pure function of (seed, stage, i).
+struct SequenceSection {
+  std::vector<int64_t> lengths = {512};  // tokens a sequence; each batch draws one of them
+  double passkey_share = 0.5;            // share of sequences that hold passkeys and questions; the rest is plain text
+  Range passkeys = {4, 4};               // passkeys a sequence
+  Range words = {8, 8};                  // words a passkey
+};
+
+struct LearningRate {  // cosine from `from` to `to` after a linear warm-up
+  double from;
+  double to;
+};
+
+struct TrainingSection {
+  int64_t tokens = 0;              // in all; rounded up to whole batches
+  int64_t batch_tokens = 8192;     // a step's tokens over all ranks
+  int64_t micro_batch_tokens = 0;  // tokens a forward; 0: the longest sequence
+  LearningRate lr = {1e-3, 1e-5};
+  int64_t warmup_steps = 0;
+  double clip = 1.0;               // gradient norm at most; 0: off
+  double weight_decay = 0.0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  SequenceSection data;
+};
+
+struct AlignSection : TrainingSection {};
+
+struct SelectSection : TrainingSection {  // data.passkey_share is always 1: only answers count
+  std::string method = "flashmorph";      // flashmorph, uniform
+  double gate_penalty = 0.1;              // lambda, the pull of every gate towards linear attention
+};
+
+struct DistillSection : TrainingSection {};   // tokens 0: the stage is left out
+struct FinetuneSection : TrainingSection {};  // tokens 0: the stage is left out
+
+struct EvaluateSection {
+  std::vector<std::string> compare = {"uniform", "all_linear"};  // picks that get the same distillation
+  std::vector<int64_t> lengths = {512, 1024};  // tokens a recall sample
+  int64_t passkeys = 4;
+  int64_t words = 8;
+  int64_t samples = 32;           // recall samples a length, teacher-forced
+  int64_t greedy_samples = 4;     // of them, also answered by greedy decoding with a cache
+  int64_t depths = 4;             // buckets of depth in the report
+  int64_t perplexity_tokens = 16384;
+  int64_t perplexity_length = 512;
+};
+
+struct ExportSection {
+  bool enabled = true;
+};
+
+struct StagesSection {
+  AlignSection align;
+  SelectSection select;
+  DistillSection distill;
+  FinetuneSection finetune;
+  EvaluateSection evaluate;
+  ExportSection export_;  // YAML key: export
+};
+
+struct RunConfig {
+  RunSection run;
+  ModelSection model;
+  MixerSection mixer;
+  BudgetSection budget;
+  DeviceSection device;
+  ParallelSection parallel;
+  DataSection data;
+  StagesSection stages;
+
+  // Reads and checks everything that needs no other file; all faults at once in one BadInput. `set` holds
+  // "key.path=value" overrides from the command line, applied before the checks. Relative paths stay relative to the
+  // working directory.
+  static RunConfig from_yaml(const std::string& text, const std::string& file_name,
+                             const std::vector<std::string>& set = {});
+  static RunConfig from_file(const std::filesystem::path& file, const std::vector<std::string>& set = {});
+
+  // Every key with its value in a fixed order, defaults spelled out; from_yaml(to_yaml()) is the same config.
+  std::string to_yaml() const;
+};
+
+// The YAML reference as a Markdown table: key, default, unit and meaning. Made from the same table that reads the
+// file, so it cannot drift.
+std::string yaml_reference();
+
+}  // namespace flashmorph

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/morph/morphable_model.h"
+
+namespace flashmorph {
+
+struct LikelihoodSum {  // adds up over windows and ranks; perplexity = exp(negative_log / tokens)
+  double negative_log = 0.0;
+  int64_t tokens = 0;
+};
+
+// Next-token loss of windows [first, last) of `length` tokens of the text.
+LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, std::span<const int32_t> text,
+                              int64_t length, int64_t first, int64_t last);
+
+}  // namespace flashmorph

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/data/passkeys.h"
+#include "core/morph/morphable_model.h"
+
+namespace flashmorph {
+
+// Counts that add up over samples and ranks.
+struct RecallCount {
+  int64_t words = 0;          // answer tokens asked for, the closing newline not counted
+  int64_t right_words = 0;
+  int64_t answers = 0;
+  int64_t whole_answers = 0;  // every word and the closing newline right
+
+  RecallCount& operator+=(const RecallCount&);
+  double word_recall() const { return words == 0 ? 0.0 : static_cast<double>(right_words) / static_cast<double>(words); }
+};
+
+using RecallByDepth = std::vector<RecallCount>;  // bucket b holds depths [b, b + 1) / buckets
+
+// Every answer token predicted with the right answer before it. Samples of one length, `batch` at a time.
+RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& routes,
+                                    const std::vector<Sample>& samples, int64_t depths, int64_t batch = 4);
+
+// The model writes its answers: the prompt is read once into the caches (keys and values of full layers, states of
+// linear ones), then a token a step; its own earlier answers stay in the context, the questions are read in between.
+RecallByDepth greedy_recall(const MorphableModel& model, const Routes& routes, const std::vector<Sample>& samples,
+                            int64_t depths);
+
+}  // namespace flashmorph

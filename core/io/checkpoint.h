@@ -1,0 +1,41 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/io/safetensors.h"
+
+namespace flashmorph {
+
+// The weights of a Hugging Face folder by name: model.safetensors, or the files that model.safetensors.index.json
+// lists. Opening reads headers only; a rank then reads just its slice of each tensor.
+class Checkpoint {
+ public:
+  static Checkpoint open(const std::filesystem::path& folder);          // throws BadInput
+  static Checkpoint open_file(const std::filesystem::path& safetensors);  // a single file
+
+  const std::filesystem::path& path() const { return path_; }
+  std::vector<std::string> names() const;
+  bool has(const std::string& name) const { return file_of_.contains(name); }
+  const std::vector<int64_t>& shape(const std::string& name) const;  // BadInput when missing
+
+  // A copy in `dtype` on the CPU of rows (dim 0) or columns (dim 1) [start, start + length) of a tensor; BadInput when
+  // it is missing or its shape is not `expected`, or when a value read is not finite.
+  at::Tensor read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const;
+  at::Tensor read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
+                        int64_t start, int64_t length) const;
+
+  // The files that hold the weights, in a fixed order (for hashing).
+  std::vector<std::filesystem::path> files() const;
+
+ private:
+  std::filesystem::path path_;
+  std::map<std::string, std::shared_ptr<const SafetensorsFile>> file_of_;
+};
+
+}  // namespace flashmorph

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/config/run_config.h"
+#include "core/model/cache.h"
+#include "core/model/model_spec.h"
+#include "core/model/parameter.h"
+#include "core/model/rotary.h"
+#include "core/model/weights.h"
+#include "core/shard/shard.h"
+
+namespace flashmorph {
+
+// The linear-attention branch of one layer, A_lin. One file per kind implements it and registers itself.
+class LinearBranch {
+ public:
+  virtual ~LinearBranch() = default;
+
+  // x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over
+  // the tensor group is A_lin(x). With a cache, x continues from the cached state, which moves on.
+  virtual at::Tensor forward(const at::Tensor& x_BTD, const Rotary& rotary, LayerCache* cache = nullptr) const = 0;
+
+  // Its weights under global names, model.layers.{l}.linear_attn.*; what align trains.
+  virtual Parameters parameters() const = 0;
+
+  // A deep copy whose weights can be trained apart from this one's.
+  virtual std::unique_ptr<LinearBranch> clone() const = 0;
+};
+
+// All that a branch may depend on. Heads are numbered globally: a rank holds heads
+// [shard.rank() * heads / shard.size(), ...).
+struct BranchContext {
+  const ModelSpec& spec;
+  MixerSection mixer;
+  int64_t layer;
+  int64_t seed;
+  Placement placement;
+  Shard& shard;  // outlives the branch
+};
+
+// A branch started from the teacher's attention: q and o copied, each kv head of k and v repeated consecutively to its
+// query heads, new tensors at their usual initial values (pure functions of seed and layer, whatever the mesh).
+// BadInput for an unknown kind, naming the known ones.
+std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const AttentionWeights& teacher);
+
+std::vector<std::string> branch_kinds();
+
+// A kind adds itself at start-up; see lightning.cpp.
+using BranchFactory = std::unique_ptr<LinearBranch> (*)(const BranchContext&, const AttentionWeights&);
+bool register_branch(const std::string& kind, BranchFactory factory);
+
+}  // namespace flashmorph

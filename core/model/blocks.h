@@ -1,0 +1,16 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "core/model/weights.h"
+#include "core/shard/shard.h"
+
+namespace flashmorph {
+
+// SwiGLU feed-forward (arXiv 2002.05202): down( silu(gate x) * up x ). Returns this rank's partial output_BTD.
+at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights);
+
+// Vocabulary-parallel embedding of tokens_BT: whole output_BTD on every rank (one reduction).
+at::Tensor embed(const at::Tensor& tokens_BT, const EmbeddingWeights& weights, Shard& shard);
+
+}  // namespace flashmorph

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+namespace flashmorph {
+
+// How the ranks of a tensor group hold a global tensor.
+enum class Split { none, rows, columns };  // whole on each rank; sliced along dim 0; sliced along dim 1
+
+// A tensor of the model under its global name. `value` shares storage with the layer that uses it.
+struct Parameter {
+  std::string name;  // as in the source checkpoint: model.layers.3.self_attn.q_proj.weight
+  at::Tensor value;  // this rank's slice
+  Split split = Split::none;
+  // Whole on every rank, but each rank's gradient covers only its own heads: the tensor group must add them up.
+  bool partial_gradient = false;
+};
+
+using Parameters = std::vector<Parameter>;
+
+}  // namespace flashmorph

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+
+#include "core/io/checkpoint.h"
+#include "core/model/model_spec.h"
+#include "core/model/parameter.h"
+
+namespace flashmorph {
+
+// Where a rank's slice of a model lies, and as what it is held.
+struct Placement {
+  int64_t shard_rank = 0;  // place in the tensor group
+  int64_t shard_size = 1;
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+};
+
+// One rank's slices. Letters: D hidden, F intermediate, H heads, G kv heads, K head dim, R ranks.
+struct AttentionWeights {
+  at::Tensor q;       // [H*K/R, D]
+  at::Tensor k;       // [G*K/R, D]
+  at::Tensor v;       // [G*K/R, D]
+  at::Tensor o;       // [D, H*K/R]
+  at::Tensor q_norm;  // [K], undefined without query_key_norm
+  at::Tensor k_norm;  // [K]
+};
+
+struct MlpWeights {
+  at::Tensor gate;  // [F/R, D]
+  at::Tensor up;    // [F/R, D]
+  at::Tensor down;  // [D, F/R]
+};
+
+struct BlockWeights {  // everything of a layer but its attention
+  at::Tensor input_norm;      // [D]
+  at::Tensor post_norm;       // [D]
+  MlpWeights mlp;
+};
+
+struct EmbeddingWeights {
+  at::Tensor tokens;  // [vocabulary/R, D]
+};
+
+struct HeadWeights {
+  at::Tensor norm;    // [D]
+  at::Tensor output;  // [vocabulary/R, D]; the embedding's own tensor when tied
+};
+
+// Each reads this rank's slices from the checkpoint; BadInput names the tensor that is missing, misshapen or not finite.
+AttentionWeights load_attention(const Checkpoint&, const ModelSpec&, int64_t layer, const Placement&);
+BlockWeights load_block(const Checkpoint&, const ModelSpec&, int64_t layer, const Placement&);
+EmbeddingWeights load_embedding(const Checkpoint&, const ModelSpec&, const Placement&);
+HeadWeights load_head(const Checkpoint&, const ModelSpec&, const Placement&, const EmbeddingWeights* tied);
+
+// The same tensors under their global names.
+Parameters parameters_of(const AttentionWeights&, int64_t layer);
+Parameters parameters_of(const BlockWeights&, int64_t layer);
+Parameters parameters_of(const EmbeddingWeights&);
+Parameters parameters_of(const HeadWeights&, bool tied);
+
+// Overwrites each parameter with this rank's slice of the checkpoint's tensor of the same name.
+void read_into(const Parameters& parameters, const Checkpoint& checkpoint, const Placement& placement);
+
+// "model.layers.3." for layer 3.
+std::string layer_prefix(int64_t layer);
+
+}  // namespace flashmorph

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace flashmorph {
+
+// AdamW with decoupled weight decay (Loshchilov & Hutter 2019), through torch's fused kernel: one pass over the
+// parameters a step. Parameters are leaf tensors; gradients are handed in, in the same order.
+class AdamW {
+ public:
+  struct Options {
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double epsilon = 1e-8;
+    double weight_decay = 0.0;
+  };
+
+  AdamW(std::vector<at::Tensor> parameters, Options options);
+  void step(const std::vector<at::Tensor>& gradients, double learning_rate);
+
+ private:
+  std::vector<at::Tensor> parameters_;
+  std::vector<at::Tensor> first_moments_;
+  std::vector<at::Tensor> second_moments_;
+  std::vector<at::Tensor> steps_;
+  Options options_;
+};
+
+}  // namespace flashmorph

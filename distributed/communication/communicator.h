@@ -1,0 +1,66 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace flashmorph {
+
+enum class Reduction { sum, max };
+
+// What went through a communicator so far, by operation; tests and reports read it.
+struct Traffic {
+  struct Entry {
+    int64_t calls = 0;
+    int64_t bytes = 0;  // of this rank's tensors
+  };
+  std::map<std::string, Entry> by_operation;
+};
+
+// One group of ranks. Collectives are called by every member in the same order, with equal shapes and dtypes; tensors
+// are contiguous. A failure throws CommunicationError naming call, rank, size, group and the library's reason.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual const std::string& name() const = 0;
+
+  virtual void all_reduce(at::Tensor& values, Reduction reduction) = 0;  // in place, the same bits on every rank
+  virtual void broadcast(at::Tensor& values, int root) = 0;              // in place
+  virtual at::Tensor all_gather(const at::Tensor& values) = 0;           // [size, ...values' shape], in rank order
+  virtual void send(const at::Tensor& values, int to) = 0;
+  virtual void receive(at::Tensor& values, int from) = 0;
+  virtual void barrier() = 0;
+  virtual std::string broadcast_text(const std::string& text, int root) = 0;
+
+  // The ranks of one colour become a group of their own, ordered by key.
+  virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
+
+  const Traffic& traffic() const { return traffic_; }
+
+ protected:
+  void count(const std::string& operation, const at::Tensor& values) {
+    Traffic::Entry& entry = traffic_.by_operation[operation];
+    ++entry.calls;
+    entry.bytes += static_cast<int64_t>(values.nbytes());
+  }
+
+ private:
+  Traffic traffic_;
+};
+
+class CommunicationError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A group of one: every collective is the identity.
+std::unique_ptr<Communicator> single_communicator(const std::string& name = "world");
+
+}  // namespace flashmorph

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "core/model/parameter.h"
+#include "distributed/parallel/mesh.h"
+
+namespace flashmorph {
+
+// The gradients of sharded parameters after backward, made equal to the one-rank run's: partial ones added over the
+// tensor group, all of them summed over the data group and multiplied by `scale`. One flat all-reduce each.
+std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, double scale);
+
+// The global L2 norm over the whole model (each sharded element counted once), and scaling to at most `limit`.
+double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh);
+
+// Rows that each data rank made for its micro-batches, [mine, n] float64, added up over the tensor group, gathered and
+// ordered by global micro-batch index: [all, n]. The sum over rows is then the same bits for any number of data ranks.
+at::Tensor gather_in_sample_order(const at::Tensor& rows, int64_t micro_batches, Mesh& mesh);
+
+// Which micro-batches of a step this rank's data coordinate makes: contiguous, equal counts.
+struct MicroBatchRange {
+  int64_t first;
+  int64_t last;
+};
+MicroBatchRange local_micro_batches(int64_t micro_batches, const Mesh& mesh);
+
+}  // namespace flashmorph

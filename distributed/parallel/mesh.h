@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/shard/shard.h"
+#include "distributed/communication/communicator.h"
+
+namespace flashmorph {
+
+// A rank's place: rank = (data * pipeline_size + pipeline) * tensor_size + tensor, so tensor ranks are neighbours.
+struct MeshShape {
+  int64_t data = 1;
+  int64_t pipeline = 1;
+  int64_t tensor = 1;
+
+  int64_t ranks() const { return data * pipeline * tensor; }
+  // BadInput when `tensor * pipeline` does not divide the ranks; the message lists what would.
+  static MeshShape of(int64_t ranks, int64_t tensor, int64_t pipeline = 1);
+};
+
+// The ranks as a grid of data x pipeline x tensor, and this rank's groups in it.
+class Mesh {
+ public:
+  Mesh(Communicator& world, MeshShape shape);
+
+  const MeshShape& shape() const { return shape_; }
+  int64_t data_rank() const;
+  int64_t pipeline_rank() const;
+  int64_t tensor_rank() const;
+
+  Communicator& world() { return *world_; }
+  Communicator& data() { return *data_; }          // same layers and heads, other samples
+  Communicator& pipeline() { return *pipeline_; }  // same samples, other layers
+  Communicator& tensor() { return *tensor_; }      // same samples and layers, other heads
+  Shard& shard() { return *shard_; }               // the tensor group, as core sees it
+
+  std::string rank_map() const;  // a line per rank: "rank 3: data 1, tensor 1"
+
+ private:
+  Communicator* world_;
+  MeshShape shape_;
+  std::unique_ptr<Communicator> data_, pipeline_, tensor_;
+  std::unique_ptr<Shard> shard_;
+};
+
+}  // namespace flashmorph
