@@ -1,0 +1,50 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "core/config/run_config.h"
+#include "proto/run.pb.h"
+
+namespace flashmorph {
+
+// The folder of one run: where each artifact lies and which stages are finished. Only rank 0 writes through it.
+class RunFolder {
+ public:
+  explicit RunFolder(const RunConfig& config);
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path config_file() const { return path_ / "run.yaml"; }
+  std::filesystem::path state_file() const { return path_ / "state.pb"; }
+  std::filesystem::path events_file() const { return path_ / "events.jsonl"; }
+  std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path branches_file() const { return path_ / "branches" / "branches.safetensors"; }
+  std::filesystem::path gates_file() const { return path_ / "gates.json"; }
+  std::filesystem::path plan_file() const { return path_ / "plan.json"; }
+  std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
+  std::filesystem::path export_folder() const { return path_ / "export"; }
+  // The hybrid of a plan after a training stage, e.g. hybrid/flashmorph/distill.safetensors.
+  std::filesystem::path hybrid_file(const std::string& plan, const std::string& stage) const {
+    return path_ / "hybrid" / plan / (stage + ".safetensors");
+  }
+
+  // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config or
+  // teacher (naming the lines that differ). Changes nothing on disk.
+  void check(const RunConfig& config, const std::string& source_hash) const;
+
+  // Creates the folder, or reads where its run is.
+  void open(const RunConfig& config, const std::string& source_hash);
+
+  // Moves an old run aside, to NAME.1, NAME.2, ...; returns its new place, empty when there was none.
+  std::filesystem::path move_aside() const;
+
+  bool finished(const std::string& stage) const;
+  void finish(const std::string& stage, int64_t tokens, double seconds);
+  const proto::RunState& state() const { return state_; }
+
+ private:
+  std::filesystem::path path_;
+  proto::RunState state_;
+};
+
+}  // namespace flashmorph

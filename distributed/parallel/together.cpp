@@ -1,0 +1,58 @@
+#include "distributed/parallel/together.h"
+
+#include <ATen/ATen.h>
+
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "core/base/bad_input.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr char kFieldEnd = '\x1f';
+constexpr char kFaultEnd = '\x1e';
+
+std::string packed(const std::vector<Fault>& faults) {
+  std::string text;
+  for (const Fault& fault : faults) text += fault.where + kFieldEnd + fault.what + kFaultEnd;
+  return text;
+}
+
+std::vector<Fault> unpacked(const std::string& text) {
+  std::vector<Fault> faults;
+  for (size_t at = 0; at < text.size();) {
+    const size_t field = text.find(kFieldEnd, at), end = text.find(kFaultEnd, field);
+    faults.push_back({text.substr(at, field - at), text.substr(field + 1, end - field - 1)});
+    at = end + 1;
+  }
+  return faults;
+}
+
+}  // namespace
+
+void together(Communicator& world, const std::function<void()>& work) {
+  enum Outcome : int64_t { fine, bad_input, failure };
+  Outcome outcome = fine;
+  std::string message;
+  try {
+    work();
+  } catch (const BadInput& fault) {
+    outcome = bad_input;
+    message = packed(fault.faults());
+  } catch (const std::exception& error) {
+    outcome = failure;
+    message = error.what();
+  }
+  const at::Tensor outcomes = world.all_gather(at::full({1}, static_cast<int64_t>(outcome), at::kLong)).flatten();
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const auto theirs = outcomes[rank].item<int64_t>();
+    if (theirs == fine) continue;
+    message = world.broadcast_text(message, rank);
+    if (theirs == bad_input) throw BadInput(unpacked(message));
+    throw std::runtime_error("rank " + std::to_string(rank) + ": " + message);
+  }
+}
+
+}  // namespace flashmorph

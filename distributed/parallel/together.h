@@ -1,0 +1,14 @@
+#pragma once
+
+#include <functional>
+
+#include "distributed/communication/communicator.h"
+
+namespace flashmorph {
+
+// Runs `work`, which may fail on some ranks only (a file, a slice of a checkpoint), and makes the outcome common: when
+// any rank threw, every rank throws what the lowest failing one did, a BadInput as a BadInput. So nobody is left
+// waiting in a collective for a rank that has given up. `work` itself must not communicate.
+void together(Communicator& world, const std::function<void()>& work);
+
+}  // namespace flashmorph

@@ -1,0 +1,120 @@
+#include "distributed/stages/evaluate.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "core/base/random.h"
+#include "core/eval/perplexity.h"
+#include "core/eval/recall.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr uint64_t kEvaluate = 0x65766131;  // keeps these samples apart from every training stage's
+
+// Every data-rank-th of the first `count` samples of this length.
+std::vector<Sample> samples_of_this_rank(int64_t length, int64_t count, const StageContext& context) {
+  const EvaluateSection& section = context.config.stages.evaluate;
+  std::vector<Sample> samples;
+  for (int64_t i = context.mesh.data_rank(); i < count; i += context.mesh.shape().data) {
+    KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kEvaluate, static_cast<uint64_t>(length),
+                       static_cast<uint64_t>(i)};
+    samples.push_back(
+        context.passkeys.make(context.corpus.held_out(), length, section.passkeys, section.words, random));
+  }
+  return samples;
+}
+
+// Adds the counts up over the data ranks.
+RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
+  at::Tensor counts = at::zeros({static_cast<int64_t>(mine.size()), 4}, at::kLong);
+  auto cell = counts.accessor<int64_t, 2>();
+  for (size_t b = 0; b < mine.size(); ++b) {
+    cell[b][0] = mine[b].words;
+    cell[b][1] = mine[b].right_words;
+    cell[b][2] = mine[b].answers;
+    cell[b][3] = mine[b].whole_answers;
+  }
+  mesh.data().all_reduce(counts, Reduction::sum);
+  RecallByDepth all;
+  for (size_t b = 0; b < mine.size(); ++b) all.push_back({cell[b][0], cell[b][1], cell[b][2], cell[b][3]});
+  return all;
+}
+
+void fill(proto::RecallCounts& message, const RecallCount& count) {
+  message.set_words(count.words);
+  message.set_right_words(count.right_words);
+  message.set_answers(count.answers);
+  message.set_whole_answers(count.whole_answers);
+}
+
+RecallCount total(const RecallByDepth& by_depth) {
+  RecallCount sum;
+  for (const RecallCount& count : by_depth) sum += count;
+  return sum;
+}
+
+double perplexity(const MorphableModel& model, const Routes& routes, StageContext& context) {
+  const EvaluateSection& section = context.config.stages.evaluate;
+  const int64_t length = section.perplexity_length;
+  const auto text = context.corpus.held_out();
+  const int64_t windows = std::min<int64_t>(section.perplexity_tokens, static_cast<int64_t>(text.size())) / length;
+  const int64_t ranks = context.mesh.shape().data, rank = context.mesh.data_rank();
+  const LikelihoodSum mine =
+      text_likelihood(model, routes, text, length, windows * rank / ranks, windows * (rank + 1) / ranks);
+  at::Tensor sums = at::zeros({2}, at::kDouble);
+  sums[0] = mine.negative_log;
+  sums[1] = static_cast<double>(mine.tokens);
+  context.mesh.data().all_reduce(sums, Reduction::sum);
+  return std::exp(sums[0].item<double>() / sums[1].item<double>());
+}
+
+int64_t kv_bytes_per_token(const MorphableModel& model, const Routes& routes) {
+  const auto element = static_cast<int64_t>(c10::elementSize(model.placement().dtype));
+  int64_t bytes = 0;
+  for (const Route& route : routes)
+    if (route.kind != Route::Kind::linear) bytes += 2 * model.spec().kv_heads * model.spec().head_dim * element;
+  return bytes;
+}
+
+}  // namespace
+
+proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, const std::string& name,
+                            const std::string& after, StageContext& context) {
+  const EvaluateSection& section = context.config.stages.evaluate;
+  const at::NoGradGuard no_gradient;
+  context.observer.started({.stage = "evaluate",
+                            .what = after.empty() ? name : name + " after " + after,
+                            .steps = static_cast<int64_t>(section.lengths.size()),
+                            .tokens = 0});
+  proto::Measurement result;
+  result.set_name(name);
+  result.set_after(after);
+  result.set_kv_bytes_per_token(kv_bytes_per_token(model, routes));
+  int64_t step = 0;
+  for (const int64_t length : section.lengths) {
+    stop_if_asked(context, "evaluate", step);
+    const RecallByDepth forced = over_all_ranks(
+        teacher_forced_recall(model, routes, samples_of_this_rank(length, section.samples, context), section.depths),
+        context.mesh);
+    const RecallByDepth greedy = over_all_ranks(
+        greedy_recall(model, routes, samples_of_this_rank(length, section.greedy_samples, context), section.depths),
+        context.mesh);
+    proto::RecallAtLength& recall = *result.add_recall();
+    recall.set_length(length);
+    fill(*recall.mutable_teacher_forced(), total(forced));
+    fill(*recall.mutable_greedy(), total(greedy));
+    for (const RecallCount& count : forced) fill(*recall.add_teacher_forced_by_depth(), count);
+    context.observer.stepped({.step = ++step,
+                              .tokens = 0,
+                              .loss = total(forced).word_recall(),
+                              .learning_rate = 0.0,
+                              .gates = {},
+                              .top_layers = {}});
+  }
+  result.set_perplexity(perplexity(model, routes, context));
+  return result;
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace flashmorph {
+
+struct StageStart {
+  std::string stage;  // align, select, distill, finetune, evaluate
+  std::string what;   // "12 linear branches", a plan's name
+  int64_t steps = 0;
+  int64_t tokens = 0;
+};
+
+struct StepReport {
+  int64_t step = 0;  // finished steps
+  int64_t tokens = 0;
+  double loss = 0.0;
+  double learning_rate = 0.0;
+  std::vector<double> gates;        // select only
+  std::vector<int64_t> top_layers;  // select only: what a budget of K would keep now
+};
+
+// What a stage tells of itself while it runs; called on rank 0 only. The launcher shows and records it.
+class StageObserver {
+ public:
+  virtual ~StageObserver() = default;
+  virtual void started(const StageStart& start) {}
+  virtual void stepped(const StepReport& report) {}
+  virtual void finished(const std::string& stage, double seconds) {}
+  virtual void skipped(const std::string& stage, const std::string& why) {}
+  virtual void warn(const std::string& warning) {}
+};
+
+}  // namespace flashmorph

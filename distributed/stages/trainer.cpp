@@ -1,0 +1,60 @@
+#include "distributed/stages/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include "core/train/adamw.h"
+#include "core/train/schedule.h"
+#include "distributed/parallel/gradients.h"
+
+namespace flashmorph {
+namespace {
+
+double mean_over_data(double sum_of_means, int64_t micro_batches, Mesh& mesh) {
+  at::Tensor sum = at::full({1}, sum_of_means, at::kDouble);
+  mesh.data().all_reduce(sum, Reduction::sum);
+  return sum.item<double>() / static_cast<double>(micro_batches);
+}
+
+std::vector<at::Tensor> values_of(const Parameters& parameters) {
+  std::vector<at::Tensor> values;
+  for (const Parameter& parameter : parameters) values.push_back(parameter.value);
+  return values;
+}
+
+}  // namespace
+
+StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
+                const SampleStream& data, StageContext& context, const MicroBatchLoss& loss_of) {
+  Mesh& mesh = context.mesh;
+  for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
+  AdamW optimizer(values_of(parameters),
+                  {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay});
+  const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
+  const Stopwatch watch;
+  int64_t tokens = 0;
+
+  for (int64_t step = 0; step < data.steps(); ++step) {
+    stop_if_asked(context, stage, step);
+    const int64_t micro_batches = data.micro_batches(step);
+    const MicroBatchRange mine = local_micro_batches(micro_batches, mesh);
+    double loss = 0.0;
+    for (int64_t index = mine.first; index < mine.last; ++index)
+      loss += loss_of(data.micro_batch(step, index), micro_batches);
+    loss = mean_over_data(loss, micro_batches, mesh);
+
+    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
+    const double norm = clip_gradients(parameters, gradients, section.clip, mesh);
+    require_finite(loss, stage, "loss", step);
+    require_finite(norm, stage, "gradient's norm", step);
+    optimizer.step(gradients, rate.at(step));
+    for (const Parameter& parameter : parameters) parameter.value.mutable_grad().reset();
+
+    tokens += section.batch_tokens;
+    context.observer.stepped(
+        {.step = step + 1, .tokens = tokens, .loss = loss, .learning_rate = rate.at(step), .gates = {}, .top_layers = {}});
+  }
+  for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
+  return {tokens, watch.seconds()};
+}
+
+}  // namespace flashmorph

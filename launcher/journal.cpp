@@ -1,0 +1,56 @@
+#include "launcher/journal.h"
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+namespace flashmorph {
+namespace {
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+void append(std::ofstream& file, const nlohmann::ordered_json& line) { file << line.dump() << '\n' << std::flush; }
+
+}  // namespace
+
+Journal::Journal(const RunFolder& folder)
+    : events_(folder.events_file(), std::ios::app), metrics_(folder.metrics_file(), std::ios::app) {}
+
+void Journal::event(const std::string& name, const std::string& detail) {
+  append(events_, {{"time", unix_time()}, {"event", name}, {"detail", detail}});
+}
+
+void Journal::started(const StageStart& start) {
+  stage_ = start;
+  append(events_, {{"time", unix_time()}, {"event", "stage_started"}, {"stage", start.stage}, {"what", start.what},
+                   {"steps", start.steps}, {"tokens", start.tokens}});
+}
+
+void Journal::stepped(const StepReport& report) {
+  nlohmann::ordered_json line = {{"time", unix_time()}, {"stage", stage_.stage}, {"what", stage_.what}, {"step", report.step}};
+  if (report.tokens > 0) {
+    line["tokens"] = report.tokens;
+    line["loss"] = report.loss;
+    line["learning_rate"] = report.learning_rate;
+  } else {
+    line["recall"] = report.loss;
+  }
+  if (!report.gates.empty()) {
+    line["gates"] = report.gates;
+    line["top_layers"] = report.top_layers;
+  }
+  append(metrics_, line);
+}
+
+void Journal::finished(const std::string& stage, double seconds) {
+  append(events_, {{"time", unix_time()}, {"event", "stage_finished"}, {"stage", stage}, {"seconds", seconds}});
+}
+
+void Journal::skipped(const std::string& stage, const std::string& where) {
+  event("stage_skipped", stage + ": " + where);
+}
+
+void Journal::warn(const std::string& warning) { event("warning", warning); }
+
+}  // namespace flashmorph

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "distributed/checkpoint/run_folder.h"
+#include "distributed/stages/context.h"
+
+namespace flashmorph {
+
+// The run folder's events.jsonl (one line a thing that happened) and metrics.jsonl (one line a step), appended and
+// flushed line by line.
+class Journal : public StageObserver {
+ public:
+  explicit Journal(const RunFolder& folder);
+
+  void event(const std::string& name, const std::string& detail);
+
+  void started(const StageStart& start) override;
+  void stepped(const StepReport& report) override;
+  void finished(const std::string& stage, double seconds) override;
+  void skipped(const std::string& stage, const std::string& where) override;
+  void warn(const std::string& warning) override;
+
+ private:
+  std::ofstream events_, metrics_;
+  StageStart stage_;
+};
+
+// Tells several observers.
+class Observers : public StageObserver {
+ public:
+  explicit Observers(std::vector<StageObserver*> all) : all_(std::move(all)) {}
+
+  void started(const StageStart& start) override {
+    for (StageObserver* one : all_) one->started(start);
+  }
+  void stepped(const StepReport& report) override {
+    for (StageObserver* one : all_) one->stepped(report);
+  }
+  void finished(const std::string& stage, double seconds) override {
+    for (StageObserver* one : all_) one->finished(stage, seconds);
+  }
+  void skipped(const std::string& stage, const std::string& where) override {
+    for (StageObserver* one : all_) one->skipped(stage, where);
+  }
+  void warn(const std::string& warning) override {
+    for (StageObserver* one : all_) one->warn(warning);
+  }
+
+ private:
+  std::vector<StageObserver*> all_;
+};
+
+}  // namespace flashmorph

@@ -1,0 +1,137 @@
+#include "launcher/terminal.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace flashmorph {
+namespace {
+
+constexpr double kPlainLineEvery = 10.0;  // seconds, when the line cannot be redrawn
+constexpr double kRedrawEvery = 0.2;
+
+std::string joined(const std::vector<int64_t>& values) {
+  std::string text;
+  for (const int64_t value : values) text += (text.empty() ? "" : " ") + std::to_string(value);
+  return text;
+}
+
+}  // namespace
+
+std::string short_count(int64_t count) {
+  if (count >= 10'000'000) return fmt::format("{:.0f}M", static_cast<double>(count) / 1e6);
+  if (count >= 1'000'000) return fmt::format("{:.2f}M", static_cast<double>(count) / 1e6);
+  if (count >= 1'000) return fmt::format("{:.0f}k", static_cast<double>(count) / 1e3);
+  return std::to_string(count);
+}
+
+std::string short_time(double seconds) {
+  const auto whole = static_cast<int64_t>(std::llround(seconds));
+  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+  return fmt::format("{}:{:02}", whole / 60, whole % 60);
+}
+
+std::string gate_bars(const std::vector<double>& gates, const std::vector<int64_t>& kept) {
+  constexpr int kWidth = 32;
+  std::string text;
+  for (size_t layer = 0; layer < gates.size(); ++layer) {
+    const int filled = static_cast<int>(std::lround(std::clamp(gates[layer], 0.0, 1.0) * kWidth));
+    const bool keeps = std::find(kept.begin(), kept.end(), static_cast<int64_t>(layer)) != kept.end();
+    text += fmt::format("  layer {:3}  {}{} {:.3f}{}\n", layer, std::string(filled, '#'), std::string(kWidth - filled, '.'),
+                        gates[layer], keeps ? "  full" : "");
+  }
+  return text;
+}
+
+std::string aligned(const TextTable& table) {
+  std::vector<size_t> widths;
+  for (const auto& row : table) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
+  }
+  std::string text;
+  for (size_t r = 0; r < table.size(); ++r) {
+    for (size_t c = 0; c < table[r].size(); ++c)
+      text += c < 3 ? fmt::format("  {:<{}}", table[r][c], widths[c]) : fmt::format("  {:>{}}", table[r][c], widths[c]);
+    text += '\n';
+    if (r > 0) continue;
+    for (const size_t width : widths) text += "  " + std::string(width, '-');
+    text += '\n';
+  }
+  return text;
+}
+
+Terminal::Terminal(std::FILE* out) : out_(out), live_(isatty(fileno(out)) != 0) {}
+
+void Terminal::header(const RunConfig& config, const ModelSpec& spec, const MeshShape& mesh,
+                      const std::string& config_file, const std::string& run_folder) {
+  const auto& stages = config.stages;
+  fmt::print(out_, "flashmorph-dist: {}\n", config.run.name);
+  fmt::print(out_, "  model   {} ({}, {} layers, hidden {}, {} heads, {} kv heads)\n", config.model.path, spec.model_type,
+             spec.layers, spec.hidden, spec.heads, spec.kv_heads);
+  fmt::print(out_, "  mesh    {} ranks = data {} x tensor {}, {} {}, {} thread(s) a rank\n", mesh.ranks(), mesh.data,
+             mesh.tensor, config.device.kind, config.device.dtype, config.device.threads);
+  fmt::print(out_, "  budget  full attention in {} of {} layers, {} attention in the rest\n",
+             config.budget.full_layers_of(spec.layers), spec.layers, config.mixer.kind);
+  fmt::print(out_, "  tokens  align {}, select {}, distill {}, finetune {}\n", short_count(stages.align.tokens),
+             short_count(stages.select.tokens), short_count(stages.distill.tokens), short_count(stages.finetune.tokens));
+  fmt::print(out_, "  config  {} (every key spelled out in {}/run.yaml)\n\n", config_file, run_folder);
+  std::fflush(out_);
+}
+
+void Terminal::started(const StageStart& start) {
+  stage_ = start;
+  watch_ = Stopwatch();
+  shown_at_ = 0.0;
+}
+
+void Terminal::stepped(const StepReport& report) {
+  const bool last = report.step == stage_.steps;
+  const double now = watch_.seconds();
+  if (last || now - shown_at_ >= (live_ ? kRedrawEvery : kPlainLineEvery)) {
+    shown_at_ = now;
+    show(report, last);
+  }
+  if (last && !report.gates.empty()) fmt::print(out_, "\n{}\n", gate_bars(report.gates, report.top_layers));
+  std::fflush(out_);
+}
+
+void Terminal::show(const StepReport& report, bool last) {
+  const double seconds = std::max(watch_.seconds(), 1e-9);
+  std::string line = fmt::format("{:<9} {:<24} {:>4}/{:<4}", stage_.stage, stage_.what, report.step, stage_.steps);
+  if (report.tokens > 0) {
+    line += fmt::format("  {:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens) / seconds, report.loss);
+  } else {
+    line += fmt::format("  recall {:.1f} %", 100.0 * report.loss);
+  }
+  if (last) {
+    line += "  took " + short_time(seconds);
+  } else {
+    const double left = seconds / static_cast<double>(report.step) * static_cast<double>(stage_.steps - report.step);
+    line += "  left " + short_time(left);
+  }
+  if (!report.top_layers.empty()) line += "  top: " + joined(report.top_layers);
+  fmt::print(out_, live_ ? "\r\x1b[2K{}{}" : "{}{}", line, live_ && !last ? "" : "\n");
+}
+
+void Terminal::skipped(const std::string& stage, const std::string& where) {
+  fmt::print(out_, "{:<9} already done: {}\n", stage, where);
+  std::fflush(out_);
+}
+
+void Terminal::warn(const std::string& warning) {
+  fmt::print(out_, "warning: {}\n", warning);
+  std::fflush(out_);
+}
+
+void Terminal::closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation,
+                       const std::string& export_folder) {
+  fmt::print(out_, "\n{}\n", aligned(results_table(plans, evaluation)));
+  fmt::print(out_, "recall: right passkey words on held-out text, the right answer before each; greedy: written by the model\n");
+  if (!export_folder.empty()) fmt::print(out_, "exported model: {}\n", export_folder);
+  std::fflush(out_);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+#include "distributed/coordinator/results.h"
+#include "distributed/stages/context.h"
+
+namespace flashmorph {
+
+// What a person sees of a run: a header, one progress line a stage (redrawn on a terminal, a plain line now and then
+// elsewhere), the gates at the end of select, warnings, and the closing table.
+class Terminal : public StageObserver {
+ public:
+  explicit Terminal(std::FILE* out);
+
+  void header(const RunConfig& config, const ModelSpec& spec, const MeshShape& mesh, const std::string& config_file,
+              const std::string& run_folder);
+  void closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation, const std::string& export_folder);
+
+  void started(const StageStart& start) override;
+  void stepped(const StepReport& report) override;
+  void skipped(const std::string& stage, const std::string& where) override;
+  void warn(const std::string& warning) override;
+
+ private:
+  void show(const StepReport& report, bool last);
+
+  std::FILE* out_;
+  bool live_;  // the line can be redrawn
+  StageStart stage_;
+  Stopwatch watch_;
+  double shown_at_ = 0.0;
+};
+
+// "1.2M", "256k", "96".
+std::string short_count(int64_t count);
+// "2:05", "1:02:05".
+std::string short_time(double seconds);
+// A bar per gate, 0 to 1: one row a layer, the kept ones marked.
+std::string gate_bars(const std::vector<double>& gates, const std::vector<int64_t>& kept);
+// Columns aligned, the first to the left, numbers to the right.
+std::string aligned(const TextTable& table);
+
+}  // namespace flashmorph
