@@ -11,7 +11,7 @@ namespace {
 
 // Letters: B sequences, T tokens, D hidden.
 double align_micro_batch(const MorphableModel& model, const Batch& batch, int64_t micro_batches) {
-  const at::AutoGradMode no_gradient(false);
+  const c10::AutoGradMode no_gradient(false);
   const Rotary rotary = model.rotary(0, batch.tokens_BT.size(1));
   const auto layers = static_cast<double>(model.layer_count());
   double loss = 0.0;
@@ -23,7 +23,7 @@ double align_micro_batch(const MorphableModel& model, const Batch& batch, int64_
     const at::Tensor full = full_attention(normed, *layer.attention, model.spec(), rotary);
     at::Tensor attended;
     {
-      const at::AutoGradMode gradient(true);
+      const c10::AutoGradMode gradient(true);
       const at::Tensor linear = layer.branch->forward(normed, rotary);
       // One reduction for both: what flows on, and the error.
       const at::Tensor summed = sum_over_shards(at::stack({full, linear - full}), model.shard());

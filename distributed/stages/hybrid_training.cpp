@@ -34,7 +34,7 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
                         const at::Tensor student = hybrid.forward(batch.tokens_BT, routes, rotary).flatten(0, 1);
                         at::Tensor target;
                         {
-                          const at::NoGradGuard no_gradient;
+                          const c10::NoGradGuard no_gradient;
                           target = teacher.forward(batch.tokens_BT, all_full, rotary).flatten(0, 1);
                         }
                         const at::Tensor loss =

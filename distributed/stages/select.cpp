@@ -26,7 +26,7 @@ LayerStates states_at(const MorphableModel& model, const Batch& batch, const Rou
 }
 
 LayerStates teacher_states(const MorphableModel& model, const Batch& batch) {
-  const at::NoGradGuard no_gradient;
+  const c10::NoGradGuard no_gradient;
   return states_at(model, batch, Routes(model.layer_count(), Route::full()));
 }
 

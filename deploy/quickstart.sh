@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs, builds and runs configs/quickstart.yaml on 4 ranks.
+#   deploy/quickstart.sh [--fresh] [--set key=value ...]     arguments go to the program
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly kRanks=4
+times=()
+trap 'if ((${#times[@]})); then printf "wall time: %s\n" "${times[@]}"; fi' EXIT
+
+# timed NAME COMMAND...: its exit code is passed on; its wall time is printed at the end.
+timed() {
+  local name=$1 started=$SECONDS code=0
+  shift
+  "$@" || code=$?
+  times+=("$name $((SECONDS - started)) s")
+  return "$code"
+}
+
+build() {
+  cmake -S . -B build -G Ninja >build/configure.log || { cat build/configure.log; return 1; }
+  ninja -C build flashmorph-dist
+}
+
+run() {
+  if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+  # Ranks that wait would take the cores of those that work.
+  if ((kRanks > $(nproc))); then export OMPI_MCA_mpi_yield_when_idle=1; fi
+  build/venv/bin/mpirun -np "$kRanks" --oversubscribe --bind-to none build/flashmorph-dist configs/quickstart.yaml "$@"
+}
+
+timed install deploy/install.sh
+timed build build
+timed run run "$@"

@@ -1,0 +1,169 @@
+#include "distributed/communication/mpi_communicator.h"
+
+#include <ATen/ATen.h>
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+
+namespace flashmorph {
+namespace {
+
+constexpr int64_t kMostElements = int64_t{1} << 28;  // a call's count is an int
+
+MPI_Datatype mpi_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return MPI_FLOAT;
+    case at::kDouble: return MPI_DOUBLE;
+    case at::kLong: return MPI_INT64_T;
+    case at::kInt: return MPI_INT32_T;
+    case at::kByte: return MPI_UINT8_T;
+    case at::kBool: return MPI_CXX_BOOL;
+    default: TORCH_CHECK(false, "no MPI type for tensors of ", c10::toString(type));
+  }
+}
+
+class MpiCommunicator : public Communicator {
+ public:
+  MpiCommunicator(MPI_Comm comm, std::string name, bool owned) : comm_(comm), name_(std::move(name)), owned_(owned) {
+    MPI_Comm_rank(comm_, &rank_);
+    MPI_Comm_size(comm_, &size_);
+  }
+
+  ~MpiCommunicator() override {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (owned_ && !finalized && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  const std::string& name() const override { return name_; }
+
+  void all_reduce(at::Tensor& values, Reduction reduction) override {
+    count("all_reduce", values);
+    const MPI_Op op = reduction == Reduction::sum ? MPI_SUM : MPI_MAX;
+    in_pieces("MPI_Allreduce", values, [&](void* data, int elements, MPI_Datatype type) {
+      return MPI_Allreduce(MPI_IN_PLACE, data, elements, type, op, comm_);
+    });
+  }
+
+  void broadcast(at::Tensor& values, int root) override {
+    count("broadcast", values);
+    in_pieces("MPI_Bcast", values, [&](void* data, int elements, MPI_Datatype type) {
+      return MPI_Bcast(data, elements, type, root, comm_);
+    });
+  }
+
+  at::Tensor all_gather(const at::Tensor& values) override {
+    count("all_gather", values);
+    check_host(values, "MPI_Bcast");
+    std::vector<int64_t> shape = values.sizes().vec();
+    shape.insert(shape.begin(), size_);
+    at::Tensor all = at::empty(shape, values.options());
+    all[rank_].copy_(values);
+    for (int root = 0; root < size_; ++root) {
+      at::Tensor slot = all[root];
+      in_pieces("MPI_Bcast", slot, [&](void* data, int elements, MPI_Datatype type) {
+        return MPI_Bcast(data, elements, type, root, comm_);
+      });
+    }
+    return all;
+  }
+
+  void send(const at::Tensor& values, int to) override {
+    count("send", values);
+    in_pieces("MPI_Send", values, [&](void* data, int elements, MPI_Datatype type) {
+      return MPI_Send(data, elements, type, to, 0, comm_);
+    });
+  }
+
+  void receive(at::Tensor& values, int from) override {
+    count("receive", values);
+    in_pieces("MPI_Recv", values, [&](void* data, int elements, MPI_Datatype type) {
+      return MPI_Recv(data, elements, type, from, 0, comm_, MPI_STATUS_IGNORE);
+    });
+  }
+
+  void barrier() override { check(MPI_Barrier(comm_), "MPI_Barrier"); }
+
+  std::string broadcast_text(const std::string& text, int root) override {
+    auto length = static_cast<int64_t>(text.size());
+    check(MPI_Bcast(&length, 1, MPI_INT64_T, root, comm_), "MPI_Bcast");
+    at::Tensor bytes = at::empty({length}, at::kByte);
+    if (rank_ == root) std::copy(text.begin(), text.end(), static_cast<char*>(bytes.data_ptr()));
+    broadcast(bytes, root);
+    return {static_cast<const char*>(bytes.data_ptr()), static_cast<size_t>(length)};
+  }
+
+  std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
+    MPI_Comm_set_errhandler(part, MPI_ERRORS_RETURN);
+    return std::make_unique<MpiCommunicator>(part, name, true);
+  }
+
+ private:
+  void check_host(const at::Tensor& values, const char* call) const {
+    TORCH_CHECK(values.is_contiguous() && values.device().is_cpu(), call, " needs a contiguous tensor in host memory");
+  }
+
+  template <class Call>
+  void in_pieces(const char* name, const at::Tensor& values, Call call) {
+    check_host(values, name);
+    const MPI_Datatype type = mpi_type(values.scalar_type());
+    auto* data = static_cast<char*>(values.data_ptr());
+    for (int64_t done = 0; done < values.numel(); done += kMostElements) {
+      const auto elements = static_cast<int>(std::min(kMostElements, values.numel() - done));
+      check(call(data + done * values.element_size(), elements, type), name);
+    }
+  }
+
+  void check(int result, const char* call) const {
+    if (result == MPI_SUCCESS) return;
+    char reason[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    MPI_Error_string(result, reason, &length);
+    throw CommunicationError(std::string(call) + " failed on rank " + std::to_string(rank_) + " of " +
+                             std::to_string(size_) + " in group '" + name_ + "': " + std::string(reason, length));
+  }
+
+  MPI_Comm comm_;
+  std::string name_;
+  bool owned_;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+// A waiting rank burns its core; when ranks outnumber cores that starves the ones it waits for.
+void yield_when_crowded() {
+  const char* local_ranks = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  if (local_ranks != nullptr && std::atoi(local_ranks) > static_cast<int>(std::thread::hardware_concurrency()))
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+}
+
+}  // namespace
+
+MpiSession::MpiSession(int* argc, char*** argv) {
+  yield_when_crowded();
+  int provided = 0;
+  MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+}
+
+MpiSession::~MpiSession() {
+  if (std::uncaught_exceptions() == 0) MPI_Finalize();
+}
+
+std::unique_ptr<Communicator> MpiSession::world() const {
+  return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, "world", false);
+}
+
+void MpiSession::abort(int code) {
+  MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,178 @@
+"""The align and select losses and their gradients by their definitions, in eager PyTorch.
+
+    reference.py INPUT.safetensors MODEL_DIR OUTPUT.safetensors [--dtype float64] [--gate-penalty 0.1] ...
+
+INPUT holds `tokens` [B, T], `answers` [B, T] (the NEXT token is an answer's), `alpha` [L], and the branches' weights as
+model.layers.{l}.linear_attn.*. MODEL_DIR is a Qwen3 teacher. OUTPUT gets, in the chosen dtype,
+    align_losses [L], align_loss             mean squared error of A_lin against A_full, by layer; its mean
+    align_gradient_norm.NAME                 norm of d align_loss / d NAME, for every branch weight
+    select_errors [L], select_loss           by layer; their mean + penalty * sum of alpha
+    gate_gradients [L]                       d select_loss / d alpha
+Letters: B batch, T tokens, H heads, K head size, D hidden.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def rms_norm(x, weight, epsilon):
+    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight
+
+
+def rotated(x_BHTK, theta):
+    tokens, size = x_BHTK.shape[-2:]
+    frequency = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    turn = torch.polar(torch.ones(tokens, size // 2, dtype=torch.float64),
+                       torch.arange(tokens, dtype=torch.float64)[:, None] * frequency)
+    pairs = torch.complex(*x_BHTK.double().chunk(2, dim=-1)) * turn  # channel c turns with channel c + K/2
+    return torch.cat([pairs.real, pairs.imag], dim=-1).to(x_BHTK.dtype)
+
+
+def log_decays(rule, heads, layer, layers):
+    if rule == "retnet":
+        return [math.log(1 - 2.0 ** (-5 - h)) for h in range(heads)]
+    if rule == "layered":
+        return [-(8 / heads) * (1 - layer / layers) * h for h in range(heads)]
+
+    def slopes(count):
+        return [-(2.0 ** (-8 * (h + 1) / count)) for h in range(count)]
+
+    lower = 2 ** int(math.log2(heads))
+    return slopes(lower) + slopes(2 * lower)[::2][: heads - lower]
+
+
+class Reference:
+    def __init__(self, model_dir, branches, settings, dtype):
+        self.config = json.loads((Path(model_dir) / "config.json").read_text())
+        weights = load_file(Path(model_dir) / "model.safetensors") | branches
+        self.weights = {name: weight.to(dtype) for name, weight in weights.items()}
+        self.branch_names = sorted(branches)
+        self.settings = settings
+        self.layers = self.config["num_hidden_layers"]
+        self.epsilon = self.config["rms_norm_eps"]
+
+    def weight(self, layer, name):
+        return self.weights[f"model.layers.{layer}.{name}.weight"]
+
+    def norm(self, x, layer, name):
+        return rms_norm(x, self.weight(layer, name), self.epsilon)
+
+    def embed(self, tokens):
+        return self.weights["model.embed_tokens.weight"][tokens]
+
+    def heads(self, x, layer, name):
+        projected = x @ self.weight(layer, name).T
+        return projected.unflatten(-1, (-1, self.config["head_dim"])).transpose(1, 2)
+
+    def normed_heads(self, x, layer, branch, letter, rope):
+        normed = self.norm(self.heads(x, layer, f"{branch}.{letter}_proj"), layer, f"{branch}.{letter}_norm")
+        return rotated(normed, self.config["rope_theta"]) if rope else normed
+
+    def full(self, layer, x):
+        """Causal softmax attention of the teacher; x is the layer's input after its norm."""
+        q = self.normed_heads(x, layer, "self_attn", "q", True)
+        groups = self.config["num_attention_heads"] // self.config["num_key_value_heads"]
+        k = self.normed_heads(x, layer, "self_attn", "k", True).repeat_interleave(groups, 1)
+        v = self.heads(x, layer, "self_attn.v_proj").repeat_interleave(groups, 1)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        o = scores.masked_fill(future, -math.inf).softmax(-1) @ v
+        return o.transpose(1, 2).flatten(2) @ self.weight(layer, "self_attn.o_proj").T
+
+    def linear(self, layer, x):
+        """The lightning branch as one masked product: o_t = sum over s <= t of exp(g (t - s)) (q_t . k_s) v_s."""
+        q = self.normed_heads(x, layer, "linear_attn", "q", self.settings.rope)
+        k = self.normed_heads(x, layer, "linear_attn", "k", self.settings.rope)
+        v = self.heads(x, layer, "linear_attn.v_proj")
+        log_decay = torch.tensor(log_decays(self.settings.decay, q.shape[1], layer, self.layers), dtype=torch.float64)
+        place = torch.arange(x.shape[1], dtype=torch.float64)
+        age = place[:, None] - place[None, :]
+        decay = torch.where(age >= 0, torch.exp(log_decay[:, None, None] * age.clamp(min=0)), 0.0).to(x.dtype)
+        o = (q @ k.transpose(-1, -2) * decay) @ v / math.sqrt(q.shape[-1])
+        o, weight = o.transpose(1, 2), self.weight(layer, "linear_attn.o_norm")
+        if self.settings.output_norm == "head":
+            o = rms_norm(o, weight.view(o.shape[2:]), self.epsilon).flatten(2)
+        else:
+            o = rms_norm(o.flatten(2), weight, self.epsilon)
+        o = o * torch.sigmoid(x @ self.weight(layer, "linear_attn.z_proj").T)
+        return o @ self.weight(layer, "linear_attn.o_proj").T
+
+    def feed_forward(self, layer, h):
+        x = self.norm(h, layer, "post_attention_layernorm")
+        gate = x @ self.weight(layer, "mlp.gate_proj").T
+        up = x @ self.weight(layer, "mlp.up_proj").T
+        return h + (gate * torch.sigmoid(gate) * up) @ self.weight(layer, "mlp.down_proj").T
+
+    def teacher_states(self, tokens):
+        """(X, H) of every layer of the all-full model."""
+        states, x = [], self.embed(tokens)
+        for layer in range(self.layers):
+            h = x + self.full(layer, self.norm(x, layer, "input_layernorm"))
+            states.append((x, h))
+            x = self.feed_forward(layer, h)
+        return states
+
+    def align_losses(self, states):
+        losses = []
+        for layer, (x, _) in enumerate(states):
+            normed = self.norm(x, layer, "input_layernorm")
+            losses.append((self.linear(layer, normed) - self.full(layer, normed)).square().mean())
+        return torch.stack(losses)
+
+    def select_errors(self, tokens, answers, alpha, states):
+        errors, x = [], self.embed(tokens)
+        for layer, (_, teacher_h) in enumerate(states):
+            normed = self.norm(x, layer, "input_layernorm")
+            h = x + alpha[layer] * self.full(layer, normed) + (1 - alpha[layer]) * self.linear(layer, normed)
+            errors.append((h - teacher_h)[answers].square().sum(-1).mean())
+            x = self.feed_forward(layer, h)
+        return torch.stack(errors)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("input")
+    parser.add_argument("model_dir")
+    parser.add_argument("output")
+    parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
+    parser.add_argument("--gate-penalty", type=float, default=0.1)
+    parser.add_argument("--decay", choices=["alibi", "retnet", "layered"], default="alibi")
+    parser.add_argument("--output-norm", choices=["head", "hidden"], default="head")
+    parser.add_argument("--no-rope", dest="rope", action="store_false")
+    return parser.parse_args()
+
+
+def main():
+    settings = parse_arguments()
+    dtype = getattr(torch, settings.dtype)
+    given = load_file(settings.input)
+    branches = {name: tensor for name, tensor in given.items() if ".linear_attn." in name}
+    reference = Reference(settings.model_dir, branches, settings, dtype)
+    tokens, answers = given["tokens"].long(), given["answers"].bool()
+    with torch.no_grad():
+        states = reference.teacher_states(tokens)
+
+    trained = [reference.weights[name].requires_grad_() for name in reference.branch_names]
+    align_losses = reference.align_losses(states)
+    gradients = torch.autograd.grad(align_losses.mean(), trained)
+    result = {"align_losses": align_losses.detach(), "align_loss": align_losses.detach().mean()}
+    for name, weight, gradient in zip(reference.branch_names, trained, gradients):
+        weight.requires_grad_(False)
+        result[f"align_gradient_norm.{name}"] = gradient.norm()
+
+    alpha = given["alpha"].to(dtype).requires_grad_()
+    errors = reference.select_errors(tokens, answers, alpha, states)
+    select_loss = errors.mean() + settings.gate_penalty * alpha.sum()
+    result["select_errors"] = errors.detach()
+    result["select_loss"] = select_loss.detach()
+    (result["gate_gradients"],) = torch.autograd.grad(select_loss, [alpha])
+    save_file(result, settings.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Loads an exported folder with transformers and compares it with what the program computed.
+
+    test_export.py EXPORT_DIR LOGITS.safetensors
+
+The file holds `tokens` [T], `logits` [T, V], and `greedy`: the ids that greedy decoding appends to `tokens`.
+Exit code 1 when the logits differ by more than 2e-4 anywhere or generate() writes other ids.
+"""
+
+import argparse
+import sys
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+LOGIT_TOLERANCE = 2e-4  # float32
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("export_dir")
+    parser.add_argument("logits")
+    arguments = parser.parse_args()
+
+    expected = load_file(arguments.logits)
+    tokens = expected["tokens"].long()[None]
+    AutoTokenizer.from_pretrained(arguments.export_dir, trust_remote_code=True)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        arguments.export_dir, trust_remote_code=True, dtype=torch.float32, output_loading_info=True
+    )
+    model.eval()
+    model.generation_config.eos_token_id = None  # as many tokens as the program wrote
+
+    faults = [f"{kind}: {sorted(names)}" for kind, names in loading.items() if names]
+    with torch.no_grad():
+        logits = model(tokens).logits[0]
+        error = (logits - expected["logits"].float()).abs().max().item()
+        count = expected["greedy"].numel()
+        written = model.generate(
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=count, do_sample=False
+        )[0, tokens.shape[1] :]
+    print(f"largest difference of a logit: {error:.3g} (allowed {LOGIT_TOLERANCE:.0e})")
+    if not error <= LOGIT_TOLERANCE:
+        faults.append(f"logits differ by {error:.3g}")
+    if written.tolist() != expected["greedy"].tolist():
+        faults.append(f"greedy ids: generate() wrote {written.tolist()}, expected {expected['greedy'].tolist()}")
+    for fault in faults:
+        print(f"FAILED: {fault}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
