@@ -11,6 +11,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
+#include "core/data/sample_stream.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/journal.h"

@@ -113,7 +113,7 @@ void Terminal::show(const StepReport& report, bool last) {
     line += "  left " + short_time(left);
   }
   if (!report.top_layers.empty()) line += "  top: " + joined(report.top_layers);
-  fmt::print(out_, live_ ? "\r\x1b[2K{}{}" : "{}{}", line, live_ && !last ? "" : "\n");
+  fmt::print(out_, "{}{}{}", live_ ? "\r\x1b[2K" : "", line, live_ && !last ? "" : "\n");
 }
 
 void Terminal::skipped(const std::string& stage, const std::string& where) {

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 
+#include "core/model/model_spec.h"
 #include "distributed/coordinator/results.h"
 #include "distributed/stages/context.h"
 

@@ -34,7 +34,11 @@ struct MixerSection {
 };
 
 struct BudgetSection {
-  int64_t full_layers = 0;  // K, the layers that keep full attention
+  int64_t full_layers = 0;  // K, the layers that keep full attention; 0: by ratio
+  std::string ratio;        // linear to full layers, e.g. "3:1"
+
+  // K for a model of so many layers; BadInput when it is not in [1, layers - 1].
+  int64_t full_layers_of(int64_t model_layers) const;
 };
 
 struct DeviceSection {
@@ -80,13 +84,26 @@ struct TrainingSection {
 
 struct AlignSection : TrainingSection {};
 
-struct SelectSection : TrainingSection {  // data.passkey_share is always 1: only answers count
-  std::string method = "flashmorph";      // flashmorph, uniform
-  double gate_penalty = 0.1;              // lambda, the pull of every gate towards linear attention
+struct SelectSection : TrainingSection {
+  SelectSection() {
+    lr = {2e-2, 2e-3};
+    clip = 0.0;
+    data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
+  }
+  std::string method = "flashmorph";  // flashmorph, uniform
+  double gate_penalty = 0.1;          // lambda, the pull of every gate towards linear attention
 };
 
-struct DistillSection : TrainingSection {};   // tokens 0: the stage is left out
-struct FinetuneSection : TrainingSection {};  // tokens 0: the stage is left out
+struct DistillSection : TrainingSection {  // tokens 0: the stage is left out
+  DistillSection() { lr = {1e-4, 1e-5}; }
+};
+
+struct FinetuneSection : TrainingSection {  // tokens 0: the stage is left out
+  FinetuneSection() {
+    lr = {1e-5, 1e-5};
+    data.lengths = {1024};
+  }
+};
 
 struct EvaluateSection {
   std::vector<std::string> compare = {"uniform", "all_linear"};  // picks that get the same distillation

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/base/bad_input.h"
 #include "core/export/hugging_face.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"

@@ -1,6 +1,7 @@
 #include "distributed/stages/align.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "core/data/sample_stream.h"
 #include "core/model/attention.h"

@@ -1,6 +1,7 @@
 #include "distributed/stages/evaluate.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 

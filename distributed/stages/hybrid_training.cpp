@@ -1,6 +1,7 @@
 #include "distributed/stages/hybrid_training.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "core/data/sample_stream.h"
 #include "core/ops/vocabulary_loss.h"

@@ -1,6 +1,7 @@
 #include "distributed/stages/select.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "core/select/rules.h"
 #include "core/train/adamw.h"

@@ -1,0 +1,169 @@
+#pragma once
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/config/run_config.h"
+
+// The one table of keys: what reading, writing and the reference walk over. A visitor has
+//   void key(const char* name, Value& value, const Rule& rule)   for each value
+//   void section(const char* name, Section& section)             for each nested section, by calling visit on it
+
+namespace flashmorph::schema {
+
+struct Rule {
+  const char* meaning;
+  double least = -std::numeric_limits<double>::infinity();
+  double most = std::numeric_limits<double>::infinity();
+  std::vector<std::string> choices = {};
+  bool required = false;
+};
+
+constexpr double kMany = 1e15;
+
+template <class Visitor>
+void visit(Visitor& v, RunSection& s) {
+  v.key("name", s.name, {"name of the run; its folder is dir/name"});
+  v.key("dir", s.dir, {"folder of all runs"});
+  v.key("seed", s.seed, {"all randomness follows from it", 0, kMany});
+}
+
+template <class Visitor>
+void visit(Visitor& v, ModelSection& s) {
+  v.key("path", s.path, {.meaning = "Hugging Face folder of the teacher: config.json, *.safetensors, tokenizer.json", .required = true});
+}
+
+template <class Visitor>
+void visit(Visitor& v, MixerSection& s) {
+  v.key("kind", s.kind, {.meaning = "linear attention of the branches", .choices = {"lightning"}});
+  v.key("decay", s.decay, {.meaning = "rule of the decay per head", .choices = {"alibi", "retnet", "layered"}});
+  v.key("output_norm", s.output_norm, {.meaning = "RMSNorm of the branch's output: over each head, or over all heads", .choices = {"head", "hidden"}});
+  v.key("rope", s.rope, {"rotate the branch's queries and keys"});
+  v.key("chunk", s.chunk, {"tokens a chunk of linear attention; changes speed, not results", 1, 4096});
+}
+
+template <class Visitor>
+void visit(Visitor& v, BudgetSection& s) {
+  v.key("full_layers", s.full_layers, {"K, the layers that keep full attention; 0: by ratio", 0, 10000});
+  v.key("ratio", s.ratio, {"linear to full layers, e.g. 3:1, instead of full_layers"});
+}
+
+template <class Visitor>
+void visit(Visitor& v, DeviceSection& s) {
+  v.key("kind", s.kind, {.meaning = "where tensors live", .choices = {"cpu"}});
+  v.key("dtype", s.dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64"}});
+  v.key("threads", s.threads, {"torch threads a rank", 1, 1024});
+}
+
+template <class Visitor>
+void visit(Visitor& v, ParallelSection& s) {
+  v.key("tensor", s.tensor, {"ranks a layer is split over; the other ranks share the data", 1, 65536});
+}
+
+template <class Visitor>
+void visit(Visitor& v, DataSection& s) {
+  v.key("text", s.text, {.meaning = "UTF-8 text file: background of the passkeys, and perplexity", .required = true});
+  v.key("held_out", s.held_out, {"last share of the text, kept for evaluate", 0.001, 0.9});
+}
+
+template <class Visitor>
+void visit_sequences(Visitor& v, SequenceSection& s, bool shares) {
+  v.key("lengths", s.lengths, {"tokens a sequence; each batch draws one of them", 2, kMany});
+  if (shares) v.key("passkey_share", s.passkey_share, {"share of sequences with passkeys; the rest is plain text", 0, 1});
+  v.key("passkeys", s.passkeys, {"passkeys a sequence, a number or [min, max]", 1, 10});
+  v.key("words", s.words, {"words a passkey, a number or [min, max]", 1, 64});
+}
+
+template <class Visitor>
+void visit(Visitor& v, SequenceSection& s) { visit_sequences(v, s, true); }
+
+struct AnswerSequences {  // select's data: passkeys always
+  SequenceSection& data;
+};
+template <class Visitor>
+void visit(Visitor& v, AnswerSequences& s) { visit_sequences(v, s.data, false); }
+
+template <class Visitor>
+void visit(Visitor& v, LearningRate& s) {
+  v.key("from", s.from, {"learning rate after the warm-up", 1e-12, 100});
+  v.key("to", s.to, {"learning rate at the last step (cosine)", 0, 100});
+}
+
+template <class Visitor>
+void visit_steps(Visitor& v, TrainingSection& s, bool required) {
+  v.key("tokens", s.tokens, {required ? "tokens in all, rounded up to whole batches" : "tokens in all; 0 leaves the stage out",
+                             required ? 1.0 : 0.0, kMany, {}, required});
+  v.key("batch_tokens", s.batch_tokens, {"tokens a step, over all ranks", 2, kMany});
+  v.key("micro_batch_tokens", s.micro_batch_tokens, {"tokens a forward; 0: the longest sequence", 0, kMany});
+  v.section("lr", s.lr);
+  v.key("warmup_steps", s.warmup_steps, {"steps of linear warm-up", 0, kMany});
+  v.key("beta1", s.beta1, {"AdamW's first moment", 0, 0.999999});
+  v.key("beta2", s.beta2, {"AdamW's second moment", 0, 0.999999});
+}
+
+template <class Visitor>
+void visit_training(Visitor& v, TrainingSection& s, bool required) {
+  visit_steps(v, s, required);
+  v.key("clip", s.clip, {"gradient norm at most; 0: off", 0, kMany});
+  v.key("weight_decay", s.weight_decay, {"AdamW's decoupled decay", 0, 1});
+  v.section("data", s.data);
+}
+
+template <class Visitor>
+void visit(Visitor& v, AlignSection& s) { visit_training(v, s, true); }
+template <class Visitor>
+void visit(Visitor& v, DistillSection& s) { visit_training(v, s, false); }
+template <class Visitor>
+void visit(Visitor& v, FinetuneSection& s) { visit_training(v, s, false); }
+
+template <class Visitor>
+void visit(Visitor& v, SelectSection& s) {
+  v.key("method", s.method, {.meaning = "who picks the layers", .choices = {"flashmorph", "uniform"}});
+  v.key("gate_penalty", s.gate_penalty, {"lambda, the pull of every gate towards linear attention", 0, kMany});
+  visit_steps(v, s, true);
+  AnswerSequences sequences{s.data};
+  v.section("data", sequences);
+}
+
+template <class Visitor>
+void visit(Visitor& v, EvaluateSection& s) {
+  v.key("compare", s.compare, {.meaning = "picks that get the same training and are measured too", .choices = {"uniform", "all_linear"}});
+  v.key("lengths", s.lengths, {"tokens of the recall samples", 2, kMany});
+  v.key("passkeys", s.passkeys, {"passkeys a sample", 1, 10});
+  v.key("words", s.words, {"words a passkey", 1, 64});
+  v.key("samples", s.samples, {"samples a length, teacher-forced", 1, kMany});
+  v.key("greedy_samples", s.greedy_samples, {"of them, also answered by greedy decoding", 0, kMany});
+  v.key("depths", s.depths, {"buckets of depth in evaluation.json", 1, 100});
+  v.key("perplexity_tokens", s.perplexity_tokens, {"held-out tokens for perplexity", 2, kMany});
+  v.key("perplexity_length", s.perplexity_length, {"tokens a window", 2, kMany});
+}
+
+template <class Visitor>
+void visit(Visitor& v, ExportSection& s) {
+  v.key("enabled", s.enabled, {"write a Hugging Face folder at the end"});
+}
+
+template <class Visitor>
+void visit(Visitor& v, StagesSection& s) {
+  v.section("align", s.align);
+  v.section("select", s.select);
+  v.section("distill", s.distill);
+  v.section("finetune", s.finetune);
+  v.section("evaluate", s.evaluate);
+  v.section("export", s.export_);
+}
+
+template <class Visitor>
+void visit(Visitor& v, RunConfig& s) {
+  v.section("run", s.run);
+  v.section("model", s.model);
+  v.section("mixer", s.mixer);
+  v.section("budget", s.budget);
+  v.section("device", s.device);
+  v.section("parallel", s.parallel);
+  v.section("data", s.data);
+  v.section("stages", s.stages);
+}
+
+}  // namespace flashmorph::schema

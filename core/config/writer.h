@@ -1,0 +1,65 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/config/schema.h"
+
+namespace flashmorph::schema {
+
+std::string yaml_of(const std::string& value);
+std::string yaml_of(int64_t value);
+std::string yaml_of(double value);
+std::string yaml_of(bool value);
+std::string yaml_of(const Range& value);
+std::string yaml_of(const std::vector<int64_t>& value);
+std::string yaml_of(const std::vector<std::string>& value);
+
+// Every key with its value, as YAML.
+class Writer {
+ public:
+  template <class Section>
+  void section(const char* name, Section& section) {
+    text_ += std::string(indent_, ' ') + name + ":\n";
+    indent_ += 2;
+    visit(*this, section);
+    indent_ -= 2;
+  }
+  template <class Value>
+  void key(const char* name, const Value& value, const Rule&) {
+    const std::string written = yaml_of(value);
+    if (written != "\"\"") text_ += std::string(indent_, ' ') + name + ": " + written + "\n";
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+  size_t indent_ = 0;
+};
+
+// Every key with its default and meaning, as a Markdown page.
+class Reference {
+ public:
+  template <class Section>
+  void section(const char* name, Section& section) {
+    const std::string outer = path_;
+    path_ += std::string(name) + ".";
+    visit(*this, section);
+    path_ = outer;
+  }
+  template <class Value>
+  void key(const char* name, const Value& value, const Rule& rule) {
+    row(name, rule.required ? "required" : "`" + yaml_of(value) + "`", rule);
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  void row(const std::string& name, const std::string& value, const Rule& rule);
+
+  std::string text_ =
+      "# The YAML of a run\n\nToken counts may end in K, M or G. A key that is not listed here is refused.\n\n"
+      "| key | default | meaning |\n|---|---|---|\n";
+  std::string path_;
+};
+
+}  // namespace flashmorph::schema

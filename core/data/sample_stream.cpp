@@ -1,0 +1,82 @@
+#include "core/data/sample_stream.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "core/base/bad_input.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr uint64_t kLengthOfStep = 1, kSample = 2;  // keep the two uses of randomness apart
+
+uint64_t name_hash(const std::string& name) {  // FNV-1a
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+int64_t drawn(const Range& range, KeyedRandom& random) {
+  return range.min + static_cast<int64_t>(random.below(static_cast<uint64_t>(range.max - range.min + 1)));
+}
+
+}  // namespace
+
+Batch batch_of(const std::vector<Sample>& samples) {
+  const auto sequences = static_cast<int64_t>(samples.size()), length = static_cast<int64_t>(samples.at(0).tokens.size());
+  Batch batch{at::empty({sequences, length}, at::kLong), at::zeros({sequences, length}, at::kBool)};
+  auto tokens = batch.tokens_BT.accessor<int64_t, 2>();
+  auto answers = batch.answers_BT.accessor<bool, 2>();
+  for (int64_t b = 0; b < sequences; ++b) {
+    for (int64_t t = 0; t < length; ++t) tokens[b][t] = samples[b].tokens[t];
+    for (const Answer& answer : samples[b].answers)
+      for (int64_t t = answer.first; t < answer.first + answer.count; ++t) answers[b][t - 1] = true;
+  }
+  return batch;
+}
+
+SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const TrainingSection& config, int64_t seed,
+                           const std::string& stage)
+    : corpus_(&corpus), task_(&task), config_(config), seed_(static_cast<uint64_t>(seed)), stage_(name_hash(stage)) {
+  const SequenceSection& data = config.data;
+  const int64_t shortest = std::ranges::min(data.lengths), needed = task.least_length(data.passkeys.max, data.words.max);
+  if (data.passkey_share > 0.0 && needed > shortest)
+    throw BadInput("stages." + stage + ".data.lengths",
+                   std::to_string(data.passkeys.max) + " passkeys of " + std::to_string(data.words.max) + " words need " +
+                       std::to_string(needed) + " tokens, the shortest length is " + std::to_string(shortest));
+}
+
+int64_t SampleStream::steps() const { return (config_.tokens + config_.batch_tokens - 1) / config_.batch_tokens; }
+
+int64_t SampleStream::length(int64_t step) const {
+  KeyedRandom random{seed_, stage_, kLengthOfStep, static_cast<uint64_t>(step)};
+  return config_.data.lengths[random.below(config_.data.lengths.size())];
+}
+
+int64_t SampleStream::micro_batches(int64_t step) const {
+  return config_.batch_tokens / (length(step) * micro_batch_sequences(step));
+}
+
+int64_t SampleStream::micro_batch_sequences(int64_t step) const {
+  const int64_t tokens =
+      config_.micro_batch_tokens == 0 ? std::ranges::max(config_.data.lengths) : config_.micro_batch_tokens;
+  return tokens / length(step);
+}
+
+Batch SampleStream::micro_batch(int64_t step, int64_t index) const {
+  const SequenceSection& data = config_.data;
+  const int64_t sequences = micro_batch_sequences(step), most = config_.batch_tokens / std::ranges::min(data.lengths);
+  std::vector<Sample> samples;
+  for (int64_t i = 0; i < sequences; ++i) {
+    const auto sample = static_cast<uint64_t>(step * most + index * sequences + i);
+    KeyedRandom random{seed_, stage_, kSample, sample};
+    samples.push_back(random.unit() < data.passkey_share
+                          ? task_->make(corpus_->training(), length(step), drawn(data.passkeys, random),
+                                        drawn(data.words, random), random)
+                          : plain_text(corpus_->training(), length(step), random));
+  }
+  return batch_of(samples);
+}
+
+}  // namespace flashmorph
