@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "core/config/run_config.h"
+
 namespace flashmorph {
 
 ParsedCommandLine parse_command_line(int argc, char** argv) {
@@ -17,6 +19,7 @@ ParsedCommandLine parse_command_line(int argc, char** argv) {
   bool resume = false;
   auto* fresh = app.add_flag("--fresh", line.fresh, "move an old run of this name aside and start anew");
   app.add_flag("--resume", resume, "go on where the run folder is (what happens anyway)")->excludes(fresh);
+  app.add_flag_callback("--keys", [] { throw CLI::Success(); }, "list every key of the YAML, with defaults and meanings");
   app.set_version_flag("--version", "flashmorph-dist " FLASHMORPH_VERSION);
   app.footer("Examples:\n"
              "  mpirun -np 4 flashmorph-dist configs/quickstart.yaml\n"
@@ -25,6 +28,11 @@ ParsedCommandLine parse_command_line(int argc, char** argv) {
              "Exit codes: 0 done, 2 bad input, 3 a rank failed, 75 stopped early (the same command goes on).");
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {
+    if (asked.get_name() == "Success") return {std::nullopt, yaml_reference(), 0};
+    std::ostringstream out;
+    app.exit(asked, out, out);
+    return {std::nullopt, out.str(), 0};
   } catch (const CLI::ParseError& stop) {
     std::ostringstream out, errors;
     const int code = app.exit(stop, out, errors);

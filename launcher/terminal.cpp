@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace flashmorph {
 namespace {
@@ -63,7 +64,9 @@ std::string aligned(const TextTable& table) {
   return text;
 }
 
-Terminal::Terminal(std::FILE* out) : out_(out), live_(isatty(fileno(out)) != 0) {}
+// Under mpirun the output goes through a terminal of its own, which forwards whole lines only.
+Terminal::Terminal(std::FILE* out)
+    : out_(out), live_(isatty(fileno(out)) != 0 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {}
 
 void Terminal::header(const RunConfig& config, const ModelSpec& spec, const MeshShape& mesh,
                       const std::string& config_file, const std::string& run_folder) {

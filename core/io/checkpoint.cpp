@@ -40,7 +40,8 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
   Checkpoint checkpoint;
   checkpoint.path_ = folder;
   std::map<std::string, std::shared_ptr<const SafetensorsFile>> opened;
-  for (const auto& [name, value] : read_index(index).items()) {
+  const json weight_map = read_index(index);
+  for (const auto& [name, value] : weight_map.items()) {
     if (!value.is_string() || value.get<std::string>().find('/') != std::string::npos)
       throw BadInput(index.string() + ": " + name, "is not mapped to a file of this folder");
     const std::string file = value.get<std::string>();

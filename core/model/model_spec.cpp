@@ -61,7 +61,19 @@ class Reader {
     return values_[key].get<std::string>();
   }
 
-  Reader inside(const std::string& key) const { return {has(key) ? values_[key] : json::object(), file_}; }
+  Reader inside(const std::string& key) const {
+    if (!has(key)) return {json::object(), file_};
+    if (!values_[key].is_object()) fail(key, "is " + values_[key].dump() + ", expected an object");
+    return {values_[key], file_};
+  }
+
+  // The first entry of a list that is not `expected`, or "".
+  std::string first_other_than(const std::string& expected, const std::string& key) const {
+    if (!has(key)) return "";
+    for (const json& entry : values_[key])
+      if (entry != expected) return entry.dump();
+    return "";
+  }
 
   [[noreturn]] void fail(const std::string& key, const std::string& what) const { throw BadInput(file_ + ": " + key, what); }
 
@@ -89,6 +101,8 @@ void refuse_unsupported(const Reader& config) {
     config.fail("hidden_act", "is " + act + ", only silu is supported");
   if (config.flag("attention_bias", false)) config.fail("attention_bias", "is true, biases are not supported");
   if (config.flag("use_sliding_window", false)) config.fail("use_sliding_window", "is true, sliding windows are not supported");
+  if (const std::string kind = config.first_other_than("full_attention", "layer_types"); !kind.empty())
+    config.fail("layer_types", "holds " + kind + ", only full_attention is supported");
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const Reader rope = config.inside(key);
     const std::string type = rope.text("rope_type", rope.text("type", "default"));
@@ -131,7 +145,7 @@ ModelSpec ModelSpec::open(const std::filesystem::path& folder) {
 
 void ModelSpec::check_tensor_parallel(int64_t tensor) const {
   const auto splits = [&](int64_t ranks) {
-    return heads % ranks == 0 && kv_heads % ranks == 0 && intermediate % ranks == 0 && vocabulary % ranks == 0;
+    return ranks >= 1 && heads % ranks == 0 && kv_heads % ranks == 0 && intermediate % ranks == 0 && vocabulary % ranks == 0;
   };
   if (splits(tensor)) return;
   std::string could;

@@ -15,6 +15,7 @@ at::Tensor read_split(const Checkpoint& checkpoint, const std::string& name, con
                       const Placement& placement) {
   if (split == Split::none) return checkpoint.read(name, global, placement.dtype).to(placement.device);
   const int64_t dim = split == Split::rows ? 0 : 1;
+  TORCH_CHECK(global[dim] % placement.shard_size == 0, name, " does not split over ", placement.shard_size, " ranks");
   const int64_t each = global[dim] / placement.shard_size;
   return checkpoint.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
 }

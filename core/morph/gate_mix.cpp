@@ -22,7 +22,7 @@ struct GateMix : Function<GateMix> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const at::Tensor& G = gradients[0];
     const double a = context->saved_data["alpha"].toDouble();
-    const at::Tensor& difference = context->get_saved_variables()[0];
+    const at::Tensor difference = context->get_saved_variables()[0];
     variable_list result(3);
     if (a != 0.0) result[0] = G * a;
     if (a != 1.0) result[1] = G * (1.0 - a);

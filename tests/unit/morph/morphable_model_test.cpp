@@ -1,0 +1,137 @@
+#include "core/morph/morphable_model.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/io/checkpoint.h"
+#include "core/morph/gate_mix.h"
+#include "tests/support/tensors.h"
+
+// The passkey teacher in float64, with its branches.
+
+namespace flashmorph {
+namespace {
+
+using test::max_abs_error;
+
+constexpr const char* kTeacher = "tests/data/passkey-teacher";
+
+class CountingShard : public Shard {
+ public:
+  int size() const override { return 2; }  // so that the reductions are made
+  void all_reduce_sum(at::Tensor&) override { ++sums; }
+  int sums = 0;
+};
+
+MorphableModel teacher(Shard& shard, const std::string& output_norm = "head") {
+  const ModelSpec spec = ModelSpec::open(kTeacher);
+  MorphableModel model =
+      MorphableModel::load(Checkpoint::open(kTeacher), spec, {0, 1, at::kDouble, at::kCPU}, shard);
+  MixerSection mixer;
+  mixer.output_norm = output_norm;
+  mixer.chunk = 8;
+  model.add_branches(mixer, 1);
+  return model;
+}
+
+at::Tensor some_tokens(int64_t length) {
+  return (at::arange(2 * length, at::kLong) * 37 % 1021).view({2, length});
+}
+
+TEST(MorphableModel, AtOneItIsTheTeacherAndAtZeroLinear) {
+  Shard whole;
+  const MorphableModel model = teacher(whole);
+  const at::Tensor x = model.embed(some_tokens(21));
+  const Rotary rotary = model.rotary(0, 21);
+  const auto mixed = [&](double a) { return model.attend(3, x, Route::mixed(at::full({}, a, at::kDouble)), rotary); };
+  EXPECT_TRUE(mixed(1.0).equal(model.attend(3, x, Route::full(), rotary)));
+  EXPECT_TRUE(mixed(0.0).equal(model.attend(3, x, Route::linear(), rotary)));
+}
+
+TEST(MorphableModel, GateGradientIsCentralDifferences) {
+  Shard whole;
+  const MorphableModel model = teacher(whole);
+  const at::Tensor tokens = some_tokens(19);
+  const Rotary rotary = model.rotary(0, 19);
+  const auto loss = [&](const at::Tensor& alpha) {
+    Routes routes;
+    for (const at::Tensor& one : alpha.unbind()) routes.push_back(Route::mixed(one));
+    return model.forward(tokens, routes, rotary).square().sum();
+  };
+  at::Tensor alpha = at::linspace(0.0, 1.0, 12, at::kDouble).set_requires_grad(true);
+  loss(alpha).backward();
+  for (const int64_t layer : {0, 5, 11}) {
+    constexpr double kStep = 1e-5;
+    at::Tensor above = alpha.detach().clone(), below = above.clone();
+    above[layer] += kStep;
+    below[layer] -= kStep;
+    const double expected = (loss(above) - loss(below)).item<double>() / (2 * kStep);
+    EXPECT_NEAR(alpha.grad()[layer].item<double>() / expected, 1.0, 1e-6) << layer;
+  }
+  EXPECT_TRUE(alpha.grad().isfinite().all().item<bool>());
+}
+
+TEST(MorphableModel, OnlyTheGatesGetGradients) {
+  Shard whole;
+  const MorphableModel model = teacher(whole);
+  const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
+  model.attend(2, model.embed(some_tokens(9)), Route::mixed(alpha), model.rotary(0, 9)).sum().backward();
+  EXPECT_TRUE(alpha.grad().defined());
+  for (const Parameter& parameter : model.all_parameters()) EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
+}
+
+TEST(MorphableModel, AMixedAttentionTakesOneReductionEachWay) {
+  CountingShard counting;
+  const MorphableModel model = teacher(counting);
+  const at::Tensor x = at::randn({1, 9, 128}, at::kDouble).set_requires_grad(true);
+  const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
+  const at::Tensor h = model.attend(2, x, Route::mixed(alpha), model.rotary(0, 9));
+  EXPECT_EQ(counting.sums, 1);
+  h.sum().backward();
+  EXPECT_EQ(counting.sums, 2);
+}
+
+TEST(MorphableModel, DecodingStepByStepIsTheWholeForward) {
+  Shard whole;
+  for (const char* norm : {"head", "hidden"}) {
+    const MorphableModel model = teacher(whole, norm);
+    Routes routes(12, Route::linear());
+    routes[4] = Route::full();
+    const at::Tensor tokens = some_tokens(23);
+    const at::Tensor expected = model.forward(tokens, routes, model.rotary(0, 23));
+    std::vector<LayerCache> caches(12);
+    std::vector<at::Tensor> parts = {model.forward(tokens.narrow(1, 0, 15), routes, model.rotary(0, 15), &caches)};
+    parts.push_back(model.forward(tokens.narrow(1, 15, 3), routes, model.rotary(15, 3), &caches));
+    for (int64_t t = 18; t < 23; ++t)
+      parts.push_back(model.forward(tokens.narrow(1, t, 1), routes, model.rotary(t, 1), &caches));
+    EXPECT_LT(max_abs_error(expected, at::cat(parts, 1)), 1e-9) << norm;
+  }
+}
+
+TEST(MorphableModel, AHybridTrainsApartFromItsSource) {
+  Shard whole;
+  const MorphableModel model = teacher(whole);
+  Routes routes(12, Route::linear());
+  routes[1] = Route::full();
+  const MorphableModel hybrid = model.hybrid(routes);
+  const at::Tensor tokens = some_tokens(9);
+  const Rotary rotary = model.rotary(0, 9);
+  EXPECT_TRUE(hybrid.forward(tokens, routes, rotary).detach().equal(model.forward(tokens, routes, rotary)));
+  for (const Parameter& parameter : hybrid.all_parameters()) {
+    EXPECT_TRUE(parameter.value.requires_grad()) << parameter.name;
+    parameter.value.detach().zero_();
+  }
+  EXPECT_GT(model.forward(tokens, routes, rotary).abs().max().item<double>(), 0.0);
+}
+
+TEST(LightningBranch, KvHeadsRepeatHeadByHead) {
+  Shard whole;
+  const MorphableModel model = teacher(whole);
+  const at::Tensor k = model.layer(0).attention->k;                       // [2 heads * 32, 128]
+  const at::Tensor repeated = model.layer(0).branch->parameters()[1].value;  // [4 heads * 32, 128]
+  for (int64_t head = 0; head < 4; ++head)
+    EXPECT_TRUE(repeated.narrow(0, head * 32, 32).equal(k.narrow(0, head / 2 * 32, 32))) << head;
+}
+
+}  // namespace
+}  // namespace flashmorph
