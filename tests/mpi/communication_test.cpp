@@ -93,7 +93,7 @@ TEST(Together, AFaultOfOneRankIsEveryRanks) {
   const int last = world().size() - 1;
   try {
     together(world(), [&] {
-      if (world().rank() == last) throw BadInput({{"a", "first"}, {"b", "second"}});
+      if (world().rank() == last) throw BadInput(std::vector<Fault>{{"a", "first"}, {"b", "second"}});
     });
     FAIL() << "nothing was thrown";
   } catch (const BadInput& fault) {
