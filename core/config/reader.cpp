@@ -1,10 +1,12 @@
 #include "core/config/reader.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdlib>
 #include <optional>
-#include <sstream>
+#include <set>
+
+#include "core/config/writer.h"
 
 namespace flashmorph::schema {
 namespace {
@@ -14,149 +16,129 @@ std::string text_of(const YAML::Node& node) {
   return node.IsSequence() ? "a list" : node.IsMap() ? "a map" : "nothing";
 }
 
-std::string text_of(double number) {
-  std::ostringstream out;
-  out.precision(15);
-  out << number;
-  return out.str();
+std::string place_of(const std::string& path, const YAML::Node& node, bool from_set) {
+  return path + (from_set ? " (--set)" : " (line " + std::to_string(node.Mark().line + 1) + ")");
 }
 
-// "2M", "0.5e6", "512"; nothing when it is not a number.
-std::optional<double> number_of(const YAML::Node& node) {
-  if (!node.IsScalar() || node.Scalar().empty()) return std::nullopt;
-  std::string text = node.Scalar();
-  double unit = 1.0;
-  switch (text.back()) {
-    case 'k': case 'K': unit = 1e3; break;
-    case 'M': unit = 1e6; break;
-    case 'G': unit = 1e9; break;
-    default: break;
+std::optional<double> number_of(const std::string& text) {
+  double number = 0.0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop != end || !std::isfinite(number)) return std::nullopt;
+  return number;
+}
+
+// "512", "2M", "0.5e6". The suffix becomes an exponent, not a factor: 1.005 * 1e6 is not a whole number.
+std::optional<double> whole_number_of(std::string text) {
+  for (const auto& [suffix, exponent] : {std::pair{'K', "e3"}, {'M', "e6"}, {'G', "e9"}}) {
+    if (text.empty() || text.back() != suffix) continue;
+    text.pop_back();
+    text += exponent;
+    break;
   }
-  if (unit != 1.0) text.pop_back();
-  char* end = nullptr;
-  const double number = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != '\0' || !std::isfinite(number)) return std::nullopt;
-  return number * unit;
-}
-
-std::string range_of(const Rule& rule) {
-  if (rule.most >= kMany) return rule.least > -kMany ? "at least " + text_of(rule.least) : "any";
-  return "in [" + text_of(rule.least) + ", " + text_of(rule.most) + "]";
-}
-
-std::string listed(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
+  const auto number = number_of(text);
+  return number && *number == std::floor(*number) ? number : std::nullopt;
 }
 
 }  // namespace
 
-Reader::Reader(const YAML::Node& node, std::string path, const std::set<std::string>& overridden, std::vector<Fault>& faults)
-    : node_(node), path_(std::move(path)), overridden_(overridden), faults_(faults) {
-  if (!node_.IsMap()) {
-    faults_.push_back({path_.empty() ? "the file" : path_, "is " + text_of(node_) + ", expected a map of keys"});
-    node_ = YAML::Node(YAML::NodeType::Map);
+Reader::Reader(YamlInput& input, const std::string& path, const YAML::Node& node, bool from_set)
+    : input_(input), path_(path), node_(YAML::NodeType::Map), from_set_(from_set) {
+  if (!node.IsDefined() || node.IsNull()) return;
+  if (node.IsMap()) {
+    node_.reset(node);
+  } else {
+    input_.fault(input_.where(path_), "is " + text_of(node) + ", expected a map of keys");
   }
 }
 
-YAML::Node Reader::take(const char* name) {
-  known_.emplace_back(name);
-  const YAML::Node& constant = node_;
-  return constant[name];
-}
-
-std::string Reader::place(const std::string& name, const YAML::Node& node) const {
+Reader::Found Reader::take(const std::string& name) {
   const std::string path = path_of(name);
-  if (overridden_.contains(path)) return path + " (--set)";
-  return path + " (line " + std::to_string(node.Mark().line + 1) + ")";
+  known_.push_back(name);
+  input_.known.push_back(path);
+  const auto override = input_.overrides.find(path);
+  const bool from_set = from_set_ || override != input_.overrides.end();
+  const YAML::Node& map = node_;  // [] on a const node does not insert
+  const YAML::Node node = override != input_.overrides.end() ? override->second : map[name];
+  if (node.IsDefined()) input_.places[path] = place_of(path, node, from_set);
+  return {node, from_set};
 }
 
 void Reader::reject_unknown() {
   std::set<std::string> seen;
   for (const auto& entry : node_) {
     const std::string name = entry.first.IsScalar() ? entry.first.Scalar() : "?";
-    const std::string where = place(name, entry.first);
-    if (!seen.insert(name).second) faults_.push_back({where, "stands here a second time"});
-    if (std::find(known_.begin(), known_.end(), name) != known_.end()) continue;
-    const std::string near = nearest_word(name, known_);
-    faults_.push_back({where, near.empty() ? "no such key; known here: " + listed(known_) : "no such key; did you mean " + near + "?"});
+    const std::string place = place_of(path_of(name), entry.first, from_set_);
+    if (!seen.insert(name).second) input_.fault(place, "stands here a second time");
+    if (std::find(known_.begin(), known_.end(), name) == known_.end()) input_.fault(place, no_such_key(name, known_));
   }
+}
+
+bool Reader::is_allowed(const std::string& found, double number, const std::string& place, const Rule& rule) {
+  if (number >= rule.least && number <= rule.most) return true;
+  const bool is_beyond_all = rule.most >= kMany && number > rule.most;
+  input_.fault(place, "is " + found + ", expected a number " +
+                          (is_beyond_all ? "at most " + yaml_of(rule.most) : range_of(rule)));
+  return false;
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, std::string& value, const Rule& rule) {
-  if (!node.IsScalar() || node.Scalar().empty()) {
-    faults_.push_back({place, "is " + text_of(node) + ", expected a text"});
-  } else if (!rule.choices.empty() && std::find(rule.choices.begin(), rule.choices.end(), node.Scalar()) == rule.choices.end()) {
-    faults_.push_back({place, "is '" + node.Scalar() + "', expected one of: " + listed(rule.choices)});
-  } else {
-    value = node.Scalar();
-  }
+  if (!node.IsScalar() || node.Scalar().empty())
+    return input_.fault(place, "is " + text_of(node) + ", expected a text");
+  const std::string& text = node.Scalar();
+  if (!rule.choices.empty() && std::find(rule.choices.begin(), rule.choices.end(), text) == rule.choices.end())
+    return input_.fault(place, "is '" + text + "', expected " + choices_of(rule));
+  value = text;
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, double& value, const Rule& rule) {
-  const auto number = number_of(node);
-  if (!number) {
-    faults_.push_back({place, "is " + text_of(node) + ", expected a number"});
-  } else if (*number < rule.least || *number > rule.most) {
-    faults_.push_back({place, "is " + node.Scalar() + ", expected a number " + range_of(rule)});
-  } else {
-    value = *number;
-  }
+  const auto number = node.IsScalar() ? number_of(node.Scalar()) : std::nullopt;
+  if (!number) return input_.fault(place, "is " + text_of(node) + ", expected a number");
+  if (is_allowed(node.Scalar(), *number, place, rule)) value = *number;
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, int64_t& value, const Rule& rule) {
-  const auto number = number_of(node);
-  if (!number || *number != std::floor(*number)) {
-    faults_.push_back({place, "is " + text_of(node) + ", expected a whole number"});
-    return;
-  }
-  double checked = *number;
-  read(node, place, checked, rule);
-  value = static_cast<int64_t>(std::clamp(checked, -kMany, kMany));
+  const auto number = node.IsScalar() ? whole_number_of(node.Scalar()) : std::nullopt;
+  if (!number) return input_.fault(place, "is " + text_of(node) + ", expected a whole number");
+  if (is_allowed(node.Scalar(), *number, place, rule)) value = static_cast<int64_t>(*number);
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, bool& value, const Rule&) {
-  if (!node.IsScalar() || (node.Scalar() != "true" && node.Scalar() != "false")) {
-    faults_.push_back({place, "is " + text_of(node) + ", expected true or false"});
-  } else {
-    value = node.Scalar() == "true";
-  }
+  if (!node.IsScalar() || (node.Scalar() != "true" && node.Scalar() != "false"))
+    return input_.fault(place, "is " + text_of(node) + ", expected true or false");
+  value = node.Scalar() == "true";
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, Range& value, const Rule& rule) {
-  if (node.IsSequence() && node.size() == 2) {
-    read(node[0], place, value.min, rule);
-    read(node[1], place, value.max, rule);
-  } else if (node.IsScalar()) {
-    read(node, place, value.min, rule);
-    value.max = value.min;
-  } else {
-    faults_.push_back({place, "is " + text_of(node) + ", expected a number or [min, max]"});
-  }
-  if (value.min > value.max)
-    faults_.push_back({place, "is [" + std::to_string(value.min) + ", " + std::to_string(value.max) + "], expected min <= max"});
+  const bool is_pair = node.IsSequence() && node.size() == 2;
+  if (!is_pair && !node.IsScalar())
+    return input_.fault(place, "is " + text_of(node) + ", expected a number or [min, max]");
+  Range found = value;
+  const size_t faults = input_.faults.size();
+  read(is_pair ? node[0] : node, place, found.min, rule);
+  if (is_pair) read(node[1], place, found.max, rule);
+  if (input_.faults.size() > faults) return;
+  if (!is_pair) found.max = found.min;
+  if (found.min > found.max) return input_.fault(place, "is " + yaml_of(found) + ", expected min <= max");
+  value = found;
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, std::vector<int64_t>& value, const Rule& rule) {
-  if (!node.IsScalar() && (!node.IsSequence() || node.size() == 0)) {
-    faults_.push_back({place, "is " + text_of(node) + ", expected a number or a list of numbers"});
-    return;
-  }
+  if (!node.IsScalar() && (!node.IsSequence() || node.size() == 0))
+    return input_.fault(place, "is " + text_of(node) + ", expected a number or a list of numbers");
   value.assign(node.IsScalar() ? 1 : node.size(), 0);
   for (size_t i = 0; i < value.size(); ++i) read(node.IsScalar() ? node : node[i], place, value[i], rule);
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, std::vector<std::string>& value, const Rule& rule) {
-  if (!node.IsSequence()) {
-    faults_.push_back({place, "is " + text_of(node) + ", expected a list"});
-    return;
-  }
-  value.assign(node.size(), "");
-  for (size_t i = 0; i < node.size(); ++i) {
-    read(node[i], place, value[i], rule);
-    if (std::count(value.begin(), value.begin() + static_cast<std::ptrdiff_t>(i), value[i]) > 0 && !value[i].empty())
-      faults_.push_back({place, "names " + value[i] + " twice"});
+  if (!node.IsSequence()) return input_.fault(place, "is " + text_of(node) + ", expected a list");
+  value.clear();
+  for (const YAML::Node& element : node) {
+    std::string word;
+    read(element, place, word, rule);
+    if (word.empty()) continue;  // a fault already
+    if (std::find(value.begin(), value.end(), word) != value.end()) input_.fault(place, "names " + word + " twice");
+    value.push_back(word);
   }
 }
 

@@ -1,50 +1,48 @@
 #pragma once
 
-#include <yaml-cpp/yaml.h>
-
-#include <set>
 #include <string>
 #include <vector>
 
-#include "core/base/bad_input.h"
 #include "core/config/schema.h"
+#include "core/config/yaml_input.h"
 
 namespace flashmorph::schema {
 
-// Reads a YAML tree into the structs and collects every fault: unknown and doubled keys, types, ranges, choices.
+// Reads one map of the YAML tree into its struct; faults go to the input: unknown and doubled keys, types, ranges,
+// choices.
 class Reader {
  public:
-  Reader(const YAML::Node& node, std::string path, const std::set<std::string>& overridden, std::vector<Fault>& faults);
+  explicit Reader(YamlInput& input) : Reader(input, "", input.root, false) {}
 
   template <class Section>
   void section(const char* name, Section& section) {
-    const YAML::Node child = take(name);
-    if (!child.IsDefined() || child.IsNull()) {
-      Reader inner(YAML::Node(YAML::NodeType::Map), path_of(name), overridden_, faults_);
-      visit(inner, section);  // so that missing required keys are named
-      return;
-    }
-    Reader inner(child, path_of(name), overridden_, faults_);
-    visit(inner, section);
+    const Found found = take(name);
+    Reader inner(input_, path_of(name), found.node, found.from_set);
+    visit(inner, section);  // also when the section is missing, so that its required keys are named
     inner.reject_unknown();
   }
 
   template <class Value>
   void key(const char* name, Value& value, const Rule& rule) {
-    const YAML::Node child = take(name);
-    if (!child.IsDefined()) {
-      if (rule.required) faults_.push_back({path_of(name), std::string("is missing: ") + rule.meaning});
-      return;
+    const Found found = take(name);
+    if (found.node.IsDefined()) {
+      read(found.node, input_.where(path_of(name)), value, rule);
+    } else if (rule.required) {
+      input_.fault(path_of(name), std::string("is missing: ") + rule.meaning);
     }
-    read(child, place(name, child), value, rule);
   }
 
   void reject_unknown();
 
  private:
-  YAML::Node take(const char* name);
+  struct Found {
+    YAML::Node node;
+    bool from_set;
+  };
+
+  Reader(YamlInput& input, const std::string& path, const YAML::Node& node, bool from_set);
+  Found take(const std::string& name);  // the key's value: of --set, else of the file; remembers that it is known
   std::string path_of(const std::string& name) const { return path_.empty() ? name : path_ + "." + name; }
-  std::string place(const std::string& name, const YAML::Node& node) const;  // "stages.align.tokens (line 7)"
 
   void read(const YAML::Node& node, const std::string& place, std::string& value, const Rule& rule);
   void read(const YAML::Node& node, const std::string& place, int64_t& value, const Rule& rule);
@@ -53,11 +51,12 @@ class Reader {
   void read(const YAML::Node& node, const std::string& place, Range& value, const Rule& rule);
   void read(const YAML::Node& node, const std::string& place, std::vector<int64_t>& value, const Rule& rule);
   void read(const YAML::Node& node, const std::string& place, std::vector<std::string>& value, const Rule& rule);
+  bool is_allowed(const std::string& found, double number, const std::string& place, const Rule& rule);
 
-  YAML::Node node_;
+  YamlInput& input_;
   std::string path_;
-  const std::set<std::string>& overridden_;
-  std::vector<Fault>& faults_;
+  YAML::Node node_;
+  bool from_set_;  // the map itself came from --set, so its lines are not the file's
   std::vector<std::string> known_;
 };
 

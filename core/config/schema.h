@@ -18,9 +18,10 @@ struct Rule {
   double most = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices = {};
   bool required = false;
+  const char* why = "";  // why there are no more choices
 };
 
-constexpr double kMany = 1e15;
+constexpr double kMany = 1e15;  // "no limit" for whole numbers: a double still holds each of them exactly
 
 template <class Visitor>
 void visit(Visitor& v, RunSection& s) {
@@ -31,14 +32,18 @@ void visit(Visitor& v, RunSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, ModelSection& s) {
-  v.key("path", s.path, {.meaning = "Hugging Face folder of the teacher: config.json, *.safetensors, tokenizer.json", .required = true});
+  v.key(
+      "path", s.path,
+      {.meaning = "Hugging Face folder of the teacher: config.json, *.safetensors, tokenizer.json", .required = true});
 }
 
 template <class Visitor>
 void visit(Visitor& v, MixerSection& s) {
   v.key("kind", s.kind, {.meaning = "linear attention of the branches", .choices = {"lightning"}});
   v.key("decay", s.decay, {.meaning = "rule of the decay per head", .choices = {"alibi", "retnet", "layered"}});
-  v.key("output_norm", s.output_norm, {.meaning = "RMSNorm of the branch's output: over each head, or over all heads", .choices = {"head", "hidden"}});
+  v.key(
+      "output_norm", s.output_norm,
+      {.meaning = "RMSNorm of the branch's output: over each head, or over all heads", .choices = {"head", "hidden"}});
   v.key("rope", s.rope, {"rotate the branch's queries and keys"});
   v.key("chunk", s.chunk, {"tokens a chunk of linear attention; changes speed, not results", 1, 4096});
 }
@@ -51,7 +56,7 @@ void visit(Visitor& v, BudgetSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, DeviceSection& s) {
-  v.key("kind", s.kind, {.meaning = "where tensors live", .choices = {"cpu"}});
+  v.key("kind", s.kind, {.meaning = "where tensors live", .choices = {"cpu"}, .why = "this build has no CUDA library"});
   v.key("dtype", s.dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64"}});
   v.key("threads", s.threads, {"torch threads a rank", 1, 1024});
 }
@@ -70,19 +75,24 @@ void visit(Visitor& v, DataSection& s) {
 template <class Visitor>
 void visit_sequences(Visitor& v, SequenceSection& s, bool shares) {
   v.key("lengths", s.lengths, {"tokens a sequence; each batch draws one of them", 2, kMany});
-  if (shares) v.key("passkey_share", s.passkey_share, {"share of sequences with passkeys; the rest is plain text", 0, 1});
+  if (shares)
+    v.key("passkey_share", s.passkey_share, {"share of sequences with passkeys; the rest is plain text", 0, 1});
   v.key("passkeys", s.passkeys, {"passkeys a sequence, a number or [min, max]", 1, 10});
   v.key("words", s.words, {"words a passkey, a number or [min, max]", 1, 64});
 }
 
 template <class Visitor>
-void visit(Visitor& v, SequenceSection& s) { visit_sequences(v, s, true); }
+void visit(Visitor& v, SequenceSection& s) {
+  visit_sequences(v, s, true);
+}
 
 struct AnswerSequences {  // select's data: passkeys always
   SequenceSection& data;
 };
 template <class Visitor>
-void visit(Visitor& v, AnswerSequences& s) { visit_sequences(v, s.data, false); }
+void visit(Visitor& v, AnswerSequences& s) {
+  visit_sequences(v, s.data, false);
+}
 
 template <class Visitor>
 void visit(Visitor& v, LearningRate& s) {
@@ -92,8 +102,12 @@ void visit(Visitor& v, LearningRate& s) {
 
 template <class Visitor>
 void visit_steps(Visitor& v, TrainingSection& s, bool required) {
-  v.key("tokens", s.tokens, {required ? "tokens in all, rounded up to whole batches" : "tokens in all; 0 leaves the stage out",
-                             required ? 1.0 : 0.0, kMany, {}, required});
+  v.key("tokens", s.tokens,
+        {required ? "tokens in all, rounded up to whole batches" : "tokens in all; 0 leaves the stage out",
+         required ? 1.0 : 0.0,
+         kMany,
+         {},
+         required});
   v.key("batch_tokens", s.batch_tokens, {"tokens a step, over all ranks", 2, kMany});
   v.key("micro_batch_tokens", s.micro_batch_tokens, {"tokens a forward; 0: the longest sequence", 0, kMany});
   v.section("lr", s.lr);
@@ -111,11 +125,17 @@ void visit_training(Visitor& v, TrainingSection& s, bool required) {
 }
 
 template <class Visitor>
-void visit(Visitor& v, AlignSection& s) { visit_training(v, s, true); }
+void visit(Visitor& v, AlignSection& s) {
+  visit_training(v, s, true);
+}
 template <class Visitor>
-void visit(Visitor& v, DistillSection& s) { visit_training(v, s, false); }
+void visit(Visitor& v, DistillSection& s) {
+  visit_training(v, s, false);
+}
 template <class Visitor>
-void visit(Visitor& v, FinetuneSection& s) { visit_training(v, s, false); }
+void visit(Visitor& v, FinetuneSection& s) {
+  visit_training(v, s, false);
+}
 
 template <class Visitor>
 void visit(Visitor& v, SelectSection& s) {
@@ -128,7 +148,8 @@ void visit(Visitor& v, SelectSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, EvaluateSection& s) {
-  v.key("compare", s.compare, {.meaning = "picks that get the same training and are measured too", .choices = {"uniform", "all_linear"}});
+  v.key("compare", s.compare,
+        {.meaning = "picks that get the same training and are measured too", .choices = {"uniform", "all_linear"}});
   v.key("lengths", s.lengths, {"tokens of the recall samples", 2, kMany});
   v.key("passkeys", s.passkeys, {"passkeys a sample", 1, 10});
   v.key("words", s.words, {"words a passkey", 1, 64});

@@ -2,6 +2,8 @@
 
 #include <charconv>
 
+#include "core/config/yaml_input.h"
+
 namespace flashmorph::schema {
 namespace {
 
@@ -20,7 +22,7 @@ std::string yaml_of(const std::string& value) {
     if (c == '"' || c == '\\') text += '\\';
     text += c;
   }
-  return text + "\"";
+  return one_line(text) + "\"";
 }
 
 std::string yaml_of(int64_t value) { return std::to_string(value); }
@@ -39,10 +41,19 @@ std::string yaml_of(const std::vector<int64_t>& value) { return list_of(value); 
 
 std::string yaml_of(const std::vector<std::string>& value) { return list_of(value); }
 
+std::string range_of(const Rule& rule) {
+  if (rule.most < kMany) return "in [" + yaml_of(rule.least) + ", " + yaml_of(rule.most) + "]";
+  return rule.least > -kMany ? "at least " + yaml_of(rule.least) : "";
+}
+
+std::string choices_of(const Rule& rule) {
+  const std::string why = rule.why;
+  return "one of: " + listed(rule.choices) + (why.empty() ? "" : " (" + why + ")");
+}
+
 void Reference::row(const std::string& name, const std::string& value, const Rule& rule) {
-  std::string meaning = rule.meaning;
-  for (const std::string& choice : rule.choices) meaning += (&choice == rule.choices.data() ? ": " : ", ") + choice;
-  text_ += "| `" + path_ + name + "` | " + value + " | " + meaning + " |\n";
+  const std::string allowed = rule.choices.empty() ? range_of(rule) : choices_of(rule);
+  text_ += "| `" + path_ + name + "` | " + value + " | " + rule.meaning + " | " + allowed + " |\n";
 }
 
 }  // namespace flashmorph::schema

@@ -15,6 +15,9 @@ std::string yaml_of(const Range& value);
 std::string yaml_of(const std::vector<int64_t>& value);
 std::string yaml_of(const std::vector<std::string>& value);
 
+std::string range_of(const Rule& rule);    // "in [1, 10]", "at least 0"; "" when any number will do
+std::string choices_of(const Rule& rule);  // "one of: head, hidden"
+
 // Every key with its value, as YAML.
 class Writer {
  public:
@@ -57,8 +60,9 @@ class Reference {
   void row(const std::string& name, const std::string& value, const Rule& rule);
 
   std::string text_ =
-      "# The YAML of a run\n\nToken counts may end in K, M or G. A key that is not listed here is refused.\n\n"
-      "| key | default | meaning |\n|---|---|---|\n";
+      "# The YAML of a run\n\nWhole numbers may end in K, M or G (2M = 2000000). A key that is not listed here is "
+      "refused.\n\n"
+      "| key | default | meaning | allowed |\n|---|---|---|---|\n";
   std::string path_;
 };
 

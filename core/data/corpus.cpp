@@ -37,10 +37,12 @@ Corpus Corpus::from_text(const std::filesystem::path& file, const Tokenizer& tok
   corpus.tokens_ = tokenizer.encode(text);
   corpus.held_out_from_ =
       corpus.tokens_.size() - static_cast<size_t>(static_cast<double>(corpus.tokens_.size()) * held_out);
-  for (const auto& [part, size] : {std::pair("training", corpus.training().size()), {"held-out", corpus.held_out().size()}})
+  for (const auto& [part, size] :
+       {std::pair("training", corpus.training().size()), {"held-out", corpus.held_out().size()}})
     if (static_cast<int64_t>(size) < least_tokens)
       throw BadInput("data.text: " + file.string(), std::string("its ") + part + " part has " + std::to_string(size) +
-                                                        " tokens, the longest sequence needs " + std::to_string(least_tokens));
+                                                        " tokens, the longest sequence needs " +
+                                                        std::to_string(least_tokens));
   return corpus;
 }
 

@@ -1,5 +1,7 @@
 #include "core/data/passkeys.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <numeric>
 #include <string>
@@ -9,10 +11,14 @@
 namespace flashmorph {
 namespace {
 
-constexpr const char* kWords[] = {"alpha", "bravo",   "charlie", "delta",  "echo",  "foxtrot", "golf",   "hotel",  "india",
-                                  "juliett", "kilo",  "lima",    "mike",   "november", "oscar", "papa",  "quebec", "romeo",
-                                  "sierra", "tango",  "uniform", "victor", "whiskey", "xray",   "yankee", "zulu"};
-constexpr const char* kOrdinals[] = {"first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"};
+constexpr const char* kWords[] = {"alpha",  "bravo",   "charlie", "delta",  "echo",   "foxtrot", "golf",
+                                  "hotel",  "india",   "juliett", "kilo",   "lima",   "mike",    "november",
+                                  "oscar",  "papa",    "quebec",  "romeo",  "sierra", "tango",   "uniform",
+                                  "victor", "whiskey", "xray",    "yankee", "zulu"};
+constexpr const char* kOrdinals[] = {"first", "second",  "third",  "fourth", "fifth",
+                                     "sixth", "seventh", "eighth", "ninth",  "tenth"};
+
+constexpr const char* kEndOfText = "<|endoftext|>";
 
 using Tokens = std::vector<int32_t>;
 
@@ -29,19 +35,39 @@ size_t longest(const std::vector<Tokens>& pieces) {
   return most;
 }
 
+std::span<const int32_t> random_window(std::span<const int32_t> text, size_t length, KeyedRandom& random) {
+  TORCH_CHECK(text.size() >= length, "a window of ", length, " tokens of a text of ", text.size());
+  return text.subspan(random.below(text.size() - length + 1), length);
+}
+
 struct Passkey {
   int64_t ordinal;
   Tokens words;
   int64_t start = 0;  // of its statement, in the finished sample
 };
 
-// `count` places of the window right after a newline, in order; anywhere when it has too few.
-std::vector<size_t> line_starts(std::span<const int32_t> window, size_t count, int32_t newline, KeyedRandom& random) {
+std::vector<Passkey> draw_passkeys(int64_t count, int64_t words, const std::vector<Tokens>& vocabulary,
+                                   KeyedRandom& random) {
+  std::vector<int64_t> ordinals(PasskeyTask::kMostPasskeys);
+  std::iota(ordinals.begin(), ordinals.end(), 0);
+  shuffle(ordinals, random);
+  std::vector<Passkey> keys;
+  for (int64_t i = 0; i < count; ++i) {
+    Passkey key{ordinals[i], {}};
+    for (int64_t w = 0; w < words; ++w) append(key.words, vocabulary[random.below(vocabulary.size())]);
+    keys.push_back(std::move(key));
+  }
+  return keys;
+}
+
+// `count` places of the window, in order: right after a newline, or anywhere when it has too few of them, but with
+// `count` tokens of the window still to come, which can give way to newlines.
+std::vector<size_t> line_places(std::span<const int32_t> window, size_t count, int32_t newline, KeyedRandom& random) {
   std::vector<size_t> places;
   for (size_t i = 0; i < window.size(); ++i)
     if (window[i] == newline) places.push_back(i + 1);
   if (places.size() < count) {
-    places.resize(window.size() + 1);
+    places.resize(window.size() - std::min(window.size(), count) + 1);
     std::iota(places.begin(), places.end(), 0);
   }
   std::vector<size_t> chosen;
@@ -65,19 +91,16 @@ PasskeyTask::PasskeyTask(const Tokenizer& tokenizer) {
   question_before_ = tokenizer.encode("\nWhat is the");
   question_after_ = tokenizer.encode(" passkey to the vault?\nPasskey:");
   const Tokens newline = tokenizer.encode("\n");
-  if (newline.size() != 1) throw BadInput("tokenizer.json", "writes a newline as " + std::to_string(newline.size()) + " tokens, expected one");
+  if (newline.size() != 1)
+    throw BadInput("tokenizer.json", "writes a newline as " + std::to_string(newline.size()) + " tokens, expected one");
   newline_ = newline[0];
-  for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "</s>"})
-    if (tokenizer.id_of(name) >= 0) {
-      end_of_text_ = tokenizer.id_of(name);
-      return;
-    }
-  throw BadInput("tokenizer.json", "has no end-of-text token (<|endoftext|>, <|end_of_text|> or </s>)");
+  end_of_text_ = tokenizer.id_of(kEndOfText);
+  if (end_of_text_ < 0) throw BadInput("tokenizer.json: added_tokens", std::string("has no ") + kEndOfText);
 }
 
 int64_t PasskeyTask::least_length(int64_t passkeys, int64_t words) const {
   const size_t answer = static_cast<size_t>(words) * longest(words_) + 1;
-  const size_t statement = statement_before_.size() + longest(ordinals_) + statement_after_.size() + answer + 1;
+  const size_t statement = statement_before_.size() + longest(ordinals_) + statement_after_.size() + answer;
   const size_t question = question_before_.size() + longest(ordinals_) + question_after_.size() + answer;
   return passkeys * static_cast<int64_t>(statement + question) + 1;
 }
@@ -85,65 +108,50 @@ int64_t PasskeyTask::least_length(int64_t passkeys, int64_t words) const {
 Sample PasskeyTask::make(std::span<const int32_t> background, int64_t length, int64_t passkeys, int64_t words,
                          KeyedRandom& random) const {
   if (passkeys < 1 || passkeys > kMostPasskeys || least_length(passkeys, words) > length)
-    throw BadInput("passkeys", std::to_string(passkeys) + " passkeys of " + std::to_string(words) + " words do not fit " +
-                                   std::to_string(length) + " tokens");
-  std::vector<int64_t> ordinals(kMostPasskeys);
-  std::iota(ordinals.begin(), ordinals.end(), 0);
-  shuffle(ordinals, random);
-  std::vector<Passkey> keys;
-  int64_t used = 1;  // the end of text
-  for (int64_t i = 0; i < passkeys; ++i) {
-    Passkey key{ordinals[i], {}};
-    for (int64_t w = 0; w < words; ++w) append(key.words, words_[random.below(words_.size())]);
-    const size_t named = ordinals_[key.ordinal].size() + key.words.size() + 1;
-    used += static_cast<int64_t>(statement_before_.size() + statement_after_.size() + question_before_.size() +
-                                 question_after_.size() + 2 * named);
-    keys.push_back(std::move(key));
-  }
-
-  // A statement that does not follow a newline gets one, so room for it is kept and given back at the window's end.
-  const size_t room = static_cast<size_t>(length - used);
-  const size_t start = background.size() > room ? random.below(background.size() - room + 1) : 0;
-  const auto window = background.subspan(start, std::min(room, background.size()));
-  const std::vector<size_t> places = line_starts(window, keys.size(), newline_, random);
-
+    throw BadInput("passkeys", std::to_string(passkeys) + " passkeys of " + std::to_string(words) +
+                                   " words do not fit " + std::to_string(length) + " tokens");
+  std::vector<Passkey> keys = draw_passkeys(passkeys, words, words_, random);
   Sample sample;
-  size_t copied = 0, extra = 0;
+  const auto append_line = [&](const Tokens& before, const Passkey& key, const Tokens& after) {
+    for (const Tokens* piece : {&before, &ordinals_[key.ordinal], &after, &key.words}) append(sample.tokens, *piece);
+    sample.tokens.push_back(newline_);
+  };
+
+  size_t used = 1;  // the end of text
+  for (const Passkey& key : keys)
+    used += statement_before_.size() + statement_after_.size() + question_before_.size() + question_after_.size() +
+            2 * (ordinals_[key.ordinal].size() + key.words.size() + 1);
+  const auto window = random_window(background, static_cast<size_t>(length) - used, random);
+  const std::vector<size_t> places = line_places(window, keys.size(), newline_, random);
+
+  size_t copied = 0, added = 0;  // tokens of the window, newlines that make way for a statement
   const auto copy_to = [&](size_t end) {
     for (; copied < end; ++copied) sample.tokens.push_back(window[copied]);
   };
   for (size_t i = 0; i < keys.size(); ++i) {
-    copy_to(std::min(places[i], window.size() - std::min(window.size(), extra)));
-    if (!sample.tokens.empty() && sample.tokens.back() != newline_ && extra + copied < window.size()) {
+    copy_to(places[i]);
+    if (!sample.tokens.empty() && sample.tokens.back() != newline_) {
       sample.tokens.push_back(newline_);
-      ++extra;
+      ++added;
     }
     keys[i].start = static_cast<int64_t>(sample.tokens.size());
-    append(sample.tokens, statement_before_);
-    append(sample.tokens, ordinals_[keys[i].ordinal]);
-    append(sample.tokens, statement_after_);
-    append(sample.tokens, keys[i].words);
-    sample.tokens.push_back(newline_);
+    append_line(statement_before_, keys[i], statement_after_);
   }
-  copy_to(window.size() - std::min(extra, window.size()));
+  copy_to(window.size() - added);
 
   shuffle(keys, random);
   for (const Passkey& key : keys) {
-    append(sample.tokens, question_before_);
-    append(sample.tokens, ordinals_[key.ordinal]);
-    append(sample.tokens, question_after_);
-    sample.answers.push_back({static_cast<int64_t>(sample.tokens.size()), static_cast<int64_t>(key.words.size()) + 1,
-                              key.ordinal, static_cast<double>(key.start) / static_cast<double>(length)});
-    append(sample.tokens, key.words);
-    sample.tokens.push_back(newline_);
+    append_line(question_before_, key, question_after_);
+    const auto count = static_cast<int64_t>(key.words.size()) + 1;
+    sample.answers.push_back({static_cast<int64_t>(sample.tokens.size()) - count, count, key.ordinal,
+                              static_cast<double>(key.start) / static_cast<double>(length)});
   }
-  sample.tokens.resize(static_cast<size_t>(length), end_of_text_);
+  sample.tokens.push_back(end_of_text_);
   return sample;
 }
 
 Sample plain_text(std::span<const int32_t> background, int64_t length, KeyedRandom& random) {
-  const size_t start = random.below(background.size() - static_cast<size_t>(length) + 1);
-  const auto window = background.subspan(start, static_cast<size_t>(length));
+  const auto window = random_window(background, static_cast<size_t>(length), random);
   return {{window.begin(), window.end()}, {}};
 }
 

@@ -24,11 +24,13 @@ int64_t drawn(const Range& range, KeyedRandom& random) {
 }  // namespace
 
 Batch batch_of(const std::vector<Sample>& samples) {
-  const auto sequences = static_cast<int64_t>(samples.size()), length = static_cast<int64_t>(samples.at(0).tokens.size());
+  const auto sequences = static_cast<int64_t>(samples.size()),
+             length = static_cast<int64_t>(samples.at(0).tokens.size());
   Batch batch{at::empty({sequences, length}, at::kLong), at::zeros({sequences, length}, at::kBool)};
   auto tokens = batch.tokens_BT.accessor<int64_t, 2>();
   auto answers = batch.answers_BT.accessor<bool, 2>();
   for (int64_t b = 0; b < sequences; ++b) {
+    TORCH_CHECK(static_cast<int64_t>(samples[b].tokens.size()) == length, "samples of one length");
     for (int64_t t = 0; t < length; ++t) tokens[b][t] = samples[b].tokens[t];
     for (const Answer& answer : samples[b].answers)
       for (int64_t t = answer.first; t < answer.first + answer.count; ++t) answers[b][t - 1] = true;
@@ -40,11 +42,13 @@ SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const 
                            const std::string& stage)
     : corpus_(&corpus), task_(&task), config_(config), seed_(static_cast<uint64_t>(seed)), stage_(name_hash(stage)) {
   const SequenceSection& data = config.data;
-  const int64_t shortest = std::ranges::min(data.lengths), needed = task.least_length(data.passkeys.max, data.words.max);
+  const int64_t shortest = std::ranges::min(data.lengths),
+                needed = task.least_length(data.passkeys.max, data.words.max);
   if (data.passkey_share > 0.0 && needed > shortest)
     throw BadInput("stages." + stage + ".data.lengths",
-                   std::to_string(data.passkeys.max) + " passkeys of " + std::to_string(data.words.max) + " words need " +
-                       std::to_string(needed) + " tokens, the shortest length is " + std::to_string(shortest));
+                   std::to_string(data.passkeys.max) + " passkeys of " + std::to_string(data.words.max) +
+                       " words need " + std::to_string(needed) + " tokens, the shortest length is " +
+                       std::to_string(shortest));
 }
 
 int64_t SampleStream::steps() const { return (config_.tokens + config_.batch_tokens - 1) / config_.batch_tokens; }
@@ -71,10 +75,12 @@ Batch SampleStream::micro_batch(int64_t step, int64_t index) const {
   for (int64_t i = 0; i < sequences; ++i) {
     const auto sample = static_cast<uint64_t>(step * most + index * sequences + i);
     KeyedRandom random{seed_, stage_, kSample, sample};
-    samples.push_back(random.unit() < data.passkey_share
-                          ? task_->make(corpus_->training(), length(step), drawn(data.passkeys, random),
-                                        drawn(data.words, random), random)
-                          : plain_text(corpus_->training(), length(step), random));
+    if (random.unit() >= data.passkey_share) {
+      samples.push_back(plain_text(corpus_->training(), length(step), random));
+      continue;
+    }
+    const int64_t words = drawn(data.words, random), passkeys = drawn(data.passkeys, random);
+    samples.push_back(task_->make(corpus_->training(), length(step), passkeys, words, random));
   }
   return batch_of(samples);
 }

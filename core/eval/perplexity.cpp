@@ -18,7 +18,8 @@ LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes,
     const auto part = text.subspan(static_cast<size_t>(window * length), static_cast<size_t>(length));
     const at::Tensor tokens = at::tensor(std::vector<int64_t>(part.begin(), part.end()), at::kLong);
     const at::Tensor hidden = model.forward(tokens.narrow(0, 0, length - 1).unsqueeze(0), routes, rotary).squeeze(0);
-    sum.negative_log += cross_entropy(hidden, model.head(), tokens.narrow(0, 1, length - 1), model.shard()).item<double>();
+    sum.negative_log +=
+        cross_entropy(hidden, model.head(), tokens.narrow(0, 1, length - 1), model.shard()).item<double>();
     sum.tokens += length - 1;
   }
   return sum;

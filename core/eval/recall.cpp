@@ -62,8 +62,9 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
   const c10::NoGradGuard no_gradient;
   RecallByDepth table(static_cast<size_t>(depths));
   for (size_t start = 0; start < samples.size(); start += static_cast<size_t>(batch)) {
-    const std::vector<Sample> part(samples.begin() + static_cast<std::ptrdiff_t>(start),
-                                   samples.begin() + static_cast<std::ptrdiff_t>(std::min(samples.size(), start + static_cast<size_t>(batch))));
+    const std::vector<Sample> part(
+        samples.begin() + static_cast<std::ptrdiff_t>(start),
+        samples.begin() + static_cast<std::ptrdiff_t>(std::min(samples.size(), start + static_cast<size_t>(batch))));
     const Batch tokens = batch_of(part);
     const int64_t length = tokens.tokens_BT.size(1);
     const at::Tensor hidden = model.forward(tokens.tokens_BT, routes, model.rotary(0, length)).flatten(0, 1);
@@ -72,7 +73,8 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
     predicted.index_copy_(0, places, greedy_tokens(hidden.index_select(0, places), model.head(), model.shard()));
     for (size_t s = 0; s < part.size(); ++s)
       for (const Answer& answer : part[s].answers) {
-        const int64_t* first = predicted.const_data_ptr<int64_t>() + static_cast<int64_t>(s) * length + answer.first - 1;
+        const int64_t* first =
+            predicted.const_data_ptr<int64_t>() + static_cast<int64_t>(s) * length + answer.first - 1;
         count(table, answer, part[s].tokens, {first, first + answer.count});
       }
   }
@@ -86,14 +88,14 @@ RecallByDepth greedy_recall(const MorphableModel& model, const Routes& routes, c
   for (const Sample& sample : samples) {
     Reader reader(model, routes);
     int64_t read = 0;
-    std::vector<int64_t> unread;  // of the model's own words, the last; then the next question
+    std::vector<int64_t> unread;  // the last token of the model's answer, then the next question
     for (const Answer& answer : sample.answers) {
       unread.insert(unread.end(), sample.tokens.begin() + read, sample.tokens.begin() + answer.first);
       const int64_t newline = sample.tokens[answer.first + answer.count - 1];
       std::vector<int64_t> given = {reader.next_after(unread)};
       while (given.back() != newline && static_cast<int64_t>(given.size()) < answer.count)
         given.push_back(reader.next_after({given.back()}));
-      unread = {newline};  // an answer that did not end is ended for it
+      unread = {given.back()};
       count(table, answer, sample.tokens, given);
       read = answer.first + answer.count;
     }

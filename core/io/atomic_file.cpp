@@ -10,7 +10,8 @@ namespace flashmorph {
 namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* step) {
-  throw std::system_error(errno, std::generic_category(), path.string() + ": " + step);
+  const int error = errno;  // before anything else can change it
+  throw std::system_error(error, std::generic_category(), path.string() + ": " + step);
 }
 
 class Descriptor {
@@ -42,11 +43,15 @@ class Descriptor {
 }  // namespace
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+  write_file_atomically(path, std::vector<std::string_view>{content});
+}
+
+void write_file_atomically(const std::filesystem::path& path, const std::vector<std::string_view>& pieces) {
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
   const std::filesystem::path hidden = folder / ("." + path.filename().string() + ".part");
   try {
     const Descriptor file(hidden, O_WRONLY | O_CREAT | O_TRUNC);
-    file.write_all(content);
+    for (const std::string_view piece : pieces) file.write_all(piece);
     file.sync();
     std::filesystem::rename(hidden, path);
   } catch (...) {

@@ -2,11 +2,15 @@
 
 #include <filesystem>
 #include <string_view>
+#include <vector>
 
 namespace flashmorph {
 
 // Writes `content` to a hidden neighbour, syncs file and folder, and renames it over `path`: a reader sees the old
 // file or the new one, never a part. Throws std::system_error naming the file when any step fails.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+// The same for content in pieces, so that large files need not be put together in memory first.
+void write_file_atomically(const std::filesystem::path& path, const std::vector<std::string_view>& pieces);
 
 }  // namespace flashmorph

@@ -2,11 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/base/bad_input.h"
+#include "core/io/json_input.h"
 
 namespace flashmorph {
 namespace {
@@ -19,34 +19,43 @@ std::string text_of(at::IntArrayRef shape) {
   return text + "]";
 }
 
-json read_index(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  json index = json::parse(in, nullptr, /*allow_exceptions=*/false);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-    throw BadInput(file.string(), "has no weight_map of tensor names to files");
-  return index["weight_map"];
+// The file that an index maps a tensor to, which must lie in the index's own folder.
+std::string file_name(const json& value, const std::string& where) {
+  const std::string name = value.is_string() ? value.get<std::string>() : "";
+  if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos)
+    throw BadInput(where, "is not mapped to a file of this folder");
+  return name;
+}
+
+at::Tensor checked_copy(const at::Tensor& part, at::ScalarType dtype, const std::string& where) {
+  if (!part.is_floating_point())
+    throw BadInput(where, std::string("is ") + c10::toString(part.scalar_type()) + ", expected a floating-point type");
+  const at::Tensor copy = at::empty(part.sizes(), dtype).copy_(part);
+  if (!copy.isfinite().all().item<bool>())
+    throw BadInput(where, std::string("holds values that are not finite as ") + c10::toString(dtype));
+  return copy;
 }
 
 }  // namespace
 
 Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) throw BadInput(folder.string(), "is not a folder");
-  const std::filesystem::path index = folder / "model.safetensors.index.json";
-  if (!std::filesystem::exists(index)) {
-    Checkpoint checkpoint = open_file(folder / "model.safetensors");
+  const std::filesystem::path single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
+  Checkpoint checkpoint;
+  if (std::filesystem::exists(single) || !std::filesystem::exists(index)) {
+    checkpoint = open_file(single);
     checkpoint.path_ = folder;
     return checkpoint;
   }
-  Checkpoint checkpoint;
   checkpoint.path_ = folder;
+  const json root = read_json_file(index);
+  if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object())
+    throw BadInput(index.string(), "has no weight_map of tensor names to files");
   std::map<std::string, std::shared_ptr<const SafetensorsFile>> opened;
-  const json weight_map = read_index(index);
-  for (const auto& [name, value] : weight_map.items()) {
-    if (!value.is_string() || value.get<std::string>().find('/') != std::string::npos)
-      throw BadInput(index.string() + ": " + name, "is not mapped to a file of this folder");
-    const std::string file = value.get<std::string>();
+  for (const auto& [name, value] : root["weight_map"].items()) {
+    const std::string where = index.string() + ": " + name, file = file_name(value, where);
     if (!opened.contains(file)) opened[file] = SafetensorsFile::open(folder / file);
-    if (!opened[file]->entries().contains(name)) throw BadInput(index.string() + ": " + name, "is not in " + file);
+    if (!opened[file]->entries().contains(name)) throw BadInput(where, "is not in " + file);
     checkpoint.file_of_[name] = opened[file];
   }
   return checkpoint;
@@ -72,22 +81,21 @@ const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const {
   return found->second->entries().at(name).shape;
 }
 
+at::Tensor Checkpoint::stored(const std::string& name, at::IntArrayRef expected) const {
+  if (at::IntArrayRef(shape(name)) != expected)
+    throw BadInput(where(name), "has shape " + text_of(shape(name)) + ", expected " + text_of(expected));
+  return file_of_.at(name)->tensor(name);
+}
+
+std::string Checkpoint::where(const std::string& name) const { return path_.string() + ": tensor " + name; }
+
 at::Tensor Checkpoint::read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const {
-  return read_slice(name, expected, dtype, 0, 0, expected[0]);
+  return checked_copy(stored(name, expected), dtype, where(name));
 }
 
 at::Tensor Checkpoint::read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
                                   int64_t start, int64_t length) const {
-  if (at::IntArrayRef(shape(name)) != expected)
-    throw BadInput(path_.string() + ": tensor " + name, "has shape " + text_of(shape(name)) + ", expected " + text_of(expected));
-  const at::Tensor stored = file_of_.at(name)->tensor(name);
-  if (!stored.is_floating_point())
-    throw BadInput(path_.string() + ": tensor " + name,
-                   std::string("is ") + c10::toString(stored.scalar_type()) + ", expected a floating-point type");
-  const at::Tensor slice = stored.narrow(dim, start, length).to(dtype).clone(at::MemoryFormat::Contiguous);
-  if (!slice.isfinite().all().item<bool>())
-    throw BadInput(path_.string() + ": tensor " + name, "holds values that are not finite (NaN or infinity)");
-  return slice;
+  return checked_copy(stored(name, expected).narrow(dim, start, length), dtype, where(name));
 }
 
 std::vector<std::filesystem::path> Checkpoint::files() const {

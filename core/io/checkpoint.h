@@ -34,6 +34,9 @@ class Checkpoint {
   std::vector<std::filesystem::path> files() const;
 
  private:
+  at::Tensor stored(const std::string& name, at::IntArrayRef expected) const;
+  std::string where(const std::string& name) const;  // for messages
+
   std::filesystem::path path_;
   std::map<std::string, std::shared_ptr<const SafetensorsFile>> file_of_;
 };

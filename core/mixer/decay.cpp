@@ -7,12 +7,14 @@
 namespace flashmorph {
 namespace {
 
-// ALiBi's slopes 2^(-8(h+1)/H) for H a power of two; else those of the next lower power, then every second of the next up.
+// ALiBi's slopes 2^(-8(h+1)/H) for H a power of two; else those of the next lower power, then every second of the next
+// up.
 std::vector<double> slopes(int64_t heads) {
   int64_t power = 1;
   while (power * 2 <= heads) power *= 2;
   std::vector<double> values;
-  for (int64_t h = 0; h < power; ++h) values.push_back(std::exp2(-8.0 * static_cast<double>(h + 1) / static_cast<double>(power)));
+  for (int64_t h = 0; h < power; ++h)
+    values.push_back(std::exp2(-8.0 * static_cast<double>(h + 1) / static_cast<double>(power)));
   for (int64_t h = 0; power + h < heads; ++h)
     values.push_back(std::exp2(-8.0 * static_cast<double>(2 * h + 1) / static_cast<double>(2 * power)));
   return values;

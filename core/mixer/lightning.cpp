@@ -71,9 +71,9 @@ class LightningBranch : public LinearBranch {
       k = rotate(k, rotary.cos_TK, rotary.sin_TK);
     }
     const bool continues = cache != nullptr && cache->state_BHKV.defined();
-    const auto [o_BTHK, state] = lightning_attention(q, k, v, log_decay_H_,
-                                                     continues ? std::optional(cache->state_BHKV) : std::nullopt,
-                                                     1.0 / std::sqrt(static_cast<double>(spec_.head_dim)), mixer_.chunk);
+    const auto [o_BTHK, state] =
+        lightning_attention(q, k, v, log_decay_H_, continues ? std::optional(cache->state_BHKV) : std::nullopt,
+                            1.0 / std::sqrt(static_cast<double>(spec_.head_dim)), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     return at::linear(normed(o_BTHK) * at::sigmoid(at::linear(x_BTD, weights_.z)), weights_.o);
   }
@@ -92,8 +92,9 @@ class LightningBranch : public LinearBranch {
 
   std::unique_ptr<LinearBranch> clone() const override {
     auto copy = std::unique_ptr<LightningBranch>(new LightningBranch(*this));
-    for (at::Tensor* weight : {&copy->weights_.q, &copy->weights_.k, &copy->weights_.v, &copy->weights_.o, &copy->weights_.z,
-                               &copy->weights_.q_norm, &copy->weights_.k_norm, &copy->weights_.o_norm})
+    for (at::Tensor* weight :
+         {&copy->weights_.q, &copy->weights_.k, &copy->weights_.v, &copy->weights_.o, &copy->weights_.z,
+          &copy->weights_.q_norm, &copy->weights_.k_norm, &copy->weights_.o_norm})
       *weight = weight->detach().clone();
     return copy;
   }
@@ -106,7 +107,8 @@ class LightningBranch : public LinearBranch {
     const at::Tensor o_BTC = o_BTHK.flatten(2, 3);
     if (mixer_.output_norm == "head")
       return rms_norm(o_BTHK, at::ones({spec_.head_dim}, o_BTHK.options().requires_grad(false)), spec_.norm_epsilon)
-                 .flatten(2, 3) * weights_.o_norm;
+                 .flatten(2, 3) *
+             weights_.o_norm;
     const auto channels = static_cast<double>(spec_.heads * spec_.head_dim);
     // Every shard's loss depends on the whole sum, so its gradient is summed on the way back as well.
     const at::Tensor squares =

@@ -14,7 +14,9 @@ std::map<std::string, BranchFactory>& factories() {
 
 }  // namespace
 
-bool register_branch(const std::string& kind, BranchFactory factory) { return factories().emplace(kind, factory).second; }
+bool register_branch(const std::string& kind, BranchFactory factory) {
+  return factories().emplace(kind, factory).second;
+}
 
 std::vector<std::string> branch_kinds() {
   std::vector<std::string> kinds;

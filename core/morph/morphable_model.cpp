@@ -19,7 +19,8 @@ AttentionWeights trainable(const AttentionWeights& w) {
 }
 
 BlockWeights trainable(const BlockWeights& w) {
-  return {trainable(w.input_norm), trainable(w.post_norm),
+  return {trainable(w.input_norm),
+          trainable(w.post_norm),
           {trainable(w.mlp.gate), trainable(w.mlp.up), trainable(w.mlp.down)}};
 }
 
@@ -32,7 +33,8 @@ MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpe
   MorphableModel model(spec, placement, shard);
   model.embedding_ = load_embedding(checkpoint, spec, placement);
   for (int64_t l = 0; l < spec.layers; ++l)
-    model.layers_.push_back({load_block(checkpoint, spec, l, placement), load_attention(checkpoint, spec, l, placement), nullptr});
+    model.layers_.push_back(
+        {load_block(checkpoint, spec, l, placement), load_attention(checkpoint, spec, l, placement), nullptr});
   model.head_ = load_head(checkpoint, spec, placement, spec.tied_embeddings ? &model.embedding_ : nullptr);
   return model;
 }
@@ -42,7 +44,13 @@ void MorphableModel::add_branches(const MixerSection& mixer, int64_t seed) {
     layers_[l].branch = make_branch({spec_, mixer, l, seed, placement_, *shard_}, *layers_[l].attention);
 }
 
+void MorphableModel::check_routes(const Routes& routes) const {
+  TORCH_CHECK(static_cast<int64_t>(routes.size()) == layer_count(), "one route a layer: ", routes.size(), " for ",
+              layer_count(), " layers");
+}
+
 MorphableModel MorphableModel::hybrid(const Routes& routes) const {
+  check_routes(routes);
   MorphableModel copy(spec_, placement_, *shard_);
   copy.embedding_.tokens = trainable(embedding_.tokens);
   for (int64_t l = 0; l < layer_count(); ++l) {
@@ -50,6 +58,7 @@ MorphableModel MorphableModel::hybrid(const Routes& routes) const {
     if (routes[l].kind == Route::Kind::full) {
       layer.attention = trainable(*layers_[l].attention);
     } else {
+      TORCH_CHECK(routes[l].kind == Route::Kind::linear, "a hybrid's layer has one attention, layer ", l, " is mixed");
       layer.branch = layers_[l].branch->clone();
       for (const Parameter& parameter : layer.branch->parameters()) parameter.value.set_requires_grad(true);
     }
@@ -70,14 +79,23 @@ at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) cons
 
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Rotary& rotary,
                                   LayerCache* cache) const {
+  const MorphableLayer& here = layers_[layer];
+  TORCH_CHECK(route.kind == Route::Kind::linear || here.attention, "layer ", layer, " has no full attention");
+  TORCH_CHECK(route.kind == Route::Kind::full || here.branch, "layer ", layer, " has no linear branch");
   const at::Tensor normed = normed_input(layer, x);
-  const auto full = [&] { return full_attention(normed, *layers_[layer].attention, spec_, rotary, cache); };
-  const auto linear = [&] { return layers_[layer].branch->forward(normed, rotary, cache); };
+  const auto full = [&] { return full_attention(normed, *here.attention, spec_, rotary, cache); };
+  const auto linear = [&] { return here.branch->forward(normed, rotary, cache); };
   at::Tensor partial;
   switch (route.kind) {
-    case Route::Kind::full: partial = full(); break;
-    case Route::Kind::linear: partial = linear(); break;
-    case Route::Kind::mixed: partial = gate_mix(full(), linear(), route.alpha); break;
+    case Route::Kind::full:
+      partial = full();
+      break;
+    case Route::Kind::linear:
+      partial = linear();
+      break;
+    case Route::Kind::mixed:
+      partial = gate_mix(full(), linear(), route.alpha);
+      break;
   }
   return x + sum_over_shards(partial, *shard_);
 }
@@ -94,6 +112,8 @@ at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
 
 at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Rotary& rotary,
                                    std::vector<LayerCache>* caches) const {
+  check_routes(routes);
+  TORCH_CHECK(caches == nullptr || static_cast<int64_t>(caches->size()) == layer_count(), "one cache a layer");
   at::Tensor x = embed(tokens_BT);
   for (int64_t l = 0; l < layer_count(); ++l)
     x = feed_forward(l, attend(l, x, routes[l], rotary, caches != nullptr ? &(*caches)[l] : nullptr));

@@ -41,7 +41,8 @@ struct MorphableLayer {
 class MorphableModel {
  public:
   // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet.
-  static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement, Shard& shard);
+  static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
+                             Shard& shard);
 
   // Gives every layer a branch started from its attention.
   void add_branches(const MixerSection& mixer, int64_t seed);
@@ -49,17 +50,17 @@ class MorphableModel {
   // A trainable copy that keeps, of each layer, only the attention its route names.
   MorphableModel hybrid(const Routes& routes) const;
 
-  at::Tensor embed(const at::Tensor& tokens_BT) const;                                             // X of layer 0
-  at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;                               // LN(X), copied to shards
+  at::Tensor embed(const at::Tensor& tokens_BT) const;                // X of layer 0
+  at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;  // LN(X), copied to shards
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Rotary& rotary,
-                    LayerCache* cache = nullptr) const;                                            // H: one all-reduce
-  at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;                               // X': one all-reduce
-  at::Tensor final_hidden(const at::Tensor& x) const;                                              // ready for the head
+                    LayerCache* cache = nullptr) const;               // H: one all-reduce
+  at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one all-reduce
+  at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head
 
   // embed, every layer by its route, final_hidden. With caches (one a layer) the tokens continue the cached ones.
   at::Tensor forward(const at::Tensor& tokens_BT, const Routes& routes, const Rotary& rotary,
                      std::vector<LayerCache>* caches = nullptr) const;
-  const at::Tensor& head() const { return head_.output; }                                          // [vocabulary/R, D]
+  const at::Tensor& head() const { return head_.output; }  // [vocabulary/R, D]
 
   Rotary rotary(int64_t start, int64_t length) const;
 
@@ -76,6 +77,8 @@ class MorphableModel {
  private:
   MorphableModel(const ModelSpec& spec, const Placement& placement, Shard& shard)
       : spec_(spec), placement_(placement), shard_(&shard) {}
+
+  void check_routes(const Routes& routes) const;
 
   ModelSpec spec_;
   Placement placement_;

@@ -77,6 +77,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
   TORCH_CHECK(v_BTHV.dim() == 4 && v_BTHV.sizes().slice(0, 3) == q_BTHK.sizes().slice(0, 3),
               "lightning_attention: v must be [B, T, H, V]");
   TORCH_CHECK(log_decay_H.numel() == q_BTHK.size(2), "lightning_attention: log_decay must have one entry a head");
+  TORCH_CHECK(!initial || initial->sizes().equals({q_BTHK.size(0), q_BTHK.size(2), q_BTHK.size(3), v_BTHV.size(3)}),
+              "lightning_attention: the initial state must be [B, H, K, V]");
   TORCH_CHECK(chunk_size >= 1 && q_BTHK.size(1) >= 1, "lightning_attention: chunk and tokens must be at least 1");
   const int64_t tokens = q_BTHK.size(1), chunk = std::min(chunk_size, tokens);
   const Decays decays(log_decay_H, tokens, chunk, q_BTHK);

@@ -1,9 +1,12 @@
 #include "core/ops/norm.h"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 #include <cmath>
+#include <tuple>
 #include <vector>
 
 namespace flashmorph {
@@ -13,7 +16,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Rows of `width` numbers; independent partial sums let the compiler vectorise without reordering rules.
+// Independent partial sums let the compiler vectorise without reordering rules.
 template <class Number>
 Number dot(const Number* a, const Number* b, int64_t width) {
   constexpr int64_t kLanes = 16;
@@ -27,76 +30,142 @@ Number dot(const Number* a, const Number* b, int64_t width) {
   return sum;
 }
 
+// s = 1 / sqrt(mean(x^2) + epsilon)
 template <class Number>
-void forward_rows(const Number* x, const Number* weight, Number* y, Number* inverse, int64_t rows, int64_t width,
+Number inverse_rms(const Number* x, int64_t width, double epsilon) {
+  return Number(1) / std::sqrt(dot(x, x, width) / static_cast<Number>(width) + static_cast<Number>(epsilon));
+}
+
+template <class Number>
+void forward_rows(const Number* x, const Number* __restrict weight, Number* __restrict y, int64_t rows, int64_t width,
                   double epsilon) {
   for (int64_t row = 0; row < rows; ++row, x += width, y += width) {
-    inverse[row] = Number(1) / std::sqrt(dot(x, x, width) / static_cast<Number>(width) + static_cast<Number>(epsilon));
-    for (int64_t i = 0; i < width; ++i) y[i] = x[i] * inverse[row] * weight[i];
+    const Number s = inverse_rms(x, width, epsilon);
+    for (int64_t i = 0; i < width; ++i) y[i] = x[i] * s * weight[i];
   }
 }
 
-// With s = inverse: dx = s (dy w) - x s^3 / width * <dy w, x>;  dw += dy x s.
+// dx = s (dy w) - x s^3 / width <dy w, x>;  dw += dy x s, when asked for.
 template <class Number>
-void backward_rows(const Number* dy, const Number* x, const Number* weight, const Number* inverse, Number* dx,
-                   Number* d_weight, int64_t rows, int64_t width) {
+void backward_rows(const Number* dy, const Number* x, const Number* __restrict weight, Number* __restrict dx,
+                   Number* __restrict d_weight, int64_t rows, int64_t width, double epsilon) {
   std::vector<Number> weighted(width);
-  for (int64_t row = 0; row < rows; ++row, x += width, dy += width) {
-    const Number s = inverse[row];
+  for (int64_t row = 0; row < rows; ++row, x += width, dy += width, dx += width) {
+    const Number s = inverse_rms(x, width, epsilon);
     for (int64_t i = 0; i < width; ++i) weighted[i] = dy[i] * weight[i];
-    if (d_weight != nullptr)
-      for (int64_t i = 0; i < width; ++i) d_weight[i] += dy[i] * x[i] * s;
-    if (dx == nullptr) continue;
     const Number along = dot(weighted.data(), x, width) * s * s * s / static_cast<Number>(width);
     for (int64_t i = 0; i < width; ++i) dx[i] = s * weighted[i] - x[i] * along;
-    dx += width;
+    if (d_weight == nullptr) continue;
+    for (int64_t i = 0; i < width; ++i) d_weight[i] += dy[i] * x[i] * s;
   }
+}
+
+// The same in ATen, for the dtypes and devices without a kernel; float32 statistics for the short dtypes.
+at::Tensor forward_composite(const at::Tensor& x_any, const at::Tensor& weight, double epsilon) {
+  const at::Tensor x = x_any.to(at::toOpMathType(x_any.scalar_type()));
+  return (x * (x.square().mean(-1, /*keepdim=*/true) + epsilon).rsqrt() * weight).to(x_any.scalar_type());
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_composite(const at::Tensor& dy, const at::Tensor& x_any,
+                                                      const at::Tensor& weight, double epsilon, bool weight_gradient) {
+  const at::ScalarType type = x_any.scalar_type();
+  const at::Tensor x = x_any.to(at::toOpMathType(type));
+  const at::Tensor s = (x.square().mean(-1, /*keepdim=*/true) + epsilon).rsqrt();
+  const at::Tensor x_hat = x * s, weighted = dy * weight.to(x.scalar_type());
+  const at::Tensor dx = s * (weighted - x_hat * (weighted * x_hat).mean(-1, /*keepdim=*/true));
+  at::Tensor d_weight;
+  if (weight_gradient) d_weight = (dy * x_hat).flatten(0, -2).sum(0).to(type);
+  return {dx.to(type), d_weight};
+}
+
+bool has_kernel(const at::Tensor& x) { return x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble; }
+
+at::Tensor forward(const at::Tensor& x_any, const at::Tensor& weight, double epsilon) {
+  if (!has_kernel(x_any)) return forward_composite(x_any, weight, epsilon);
+  const at::Tensor x = x_any.contiguous(), w = weight.contiguous();
+  at::Tensor y = at::empty_like(x);
+  const int64_t width = w.size(0);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rms_norm", [&] {
+    forward_rows(x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), y.data_ptr<scalar_t>(), x.numel() / width,
+                 width, epsilon);
+  });
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::Tensor& x_any, const at::Tensor& weight,
+                                            double epsilon, bool weight_gradient) {
+  if (!has_kernel(x_any)) return backward_composite(dy_any, x_any, weight, epsilon, weight_gradient);
+  const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), w = weight.contiguous();
+  at::Tensor dx = at::empty_like(x), d_weight;
+  if (weight_gradient) d_weight = at::zeros_like(w);
+  const int64_t width = w.size(0);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rms_norm_backward", [&] {
+    backward_rows(dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(),
+                  dx.data_ptr<scalar_t>(), weight_gradient ? d_weight.data_ptr<scalar_t>() : nullptr,
+                  x.numel() / width, width, epsilon);
+  });
+  return {dx, d_weight};
+}
+
+template <class Signature>
+auto operator_named(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+const auto& forward_op() {
+  static const auto op = operator_named<decltype(forward)>("flashmorph::rms_norm");
+  return op;
+}
+
+const auto& backward_op() {
+  static const auto op = operator_named<decltype(backward)>("flashmorph::rms_norm_backward");
+  return op;
 }
 
 struct RmsNorm : Function<RmsNorm> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_any, const at::Tensor& weight, double epsilon) {
-    const at::Tensor x = x_any.contiguous(), w = weight.contiguous();
-    const int64_t width = x.size(-1), rows = x.numel() / width;
-    at::Tensor y = at::empty_like(x), inverse = at::empty({rows}, x.options());
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rms_norm", [&] {
-      forward_rows(x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), y.data_ptr<scalar_t>(),
-                   inverse.data_ptr<scalar_t>(), rows, width, epsilon);
-    });
-    context->save_for_backward({x, w, inverse});
-    return y;
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    context->save_for_backward({x, weight});
+    context->saved_data["epsilon"] = epsilon;
+    return forward_op().call(x, weight, epsilon);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &w = saved[1], &inverse = saved[2];
-    const at::Tensor dy = gradients[0].contiguous();
-    const int64_t width = x.size(-1), rows = x.numel() / width;
-    at::Tensor dx, d_weight;
-    if (context->needs_input_grad(0)) dx = at::empty_like(x);
-    if (context->needs_input_grad(1)) d_weight = at::zeros_like(w);
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rms_norm_backward", [&] {
-      backward_rows(dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(),
-                    inverse.const_data_ptr<scalar_t>(), dx.defined() ? dx.data_ptr<scalar_t>() : nullptr,
-                    d_weight.defined() ? d_weight.data_ptr<scalar_t>() : nullptr, rows, width);
-    });
+    const auto [dx, d_weight] = backward_op().call(gradients[0], saved[0], saved[1],
+                                                   context->saved_data["epsilon"].toDouble(), context->needs_input_grad(1));
     return {dx, d_weight, at::Tensor()};
   }
 };
 
-}  // namespace
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+at::Tensor with_gradient(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
   TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.scalar_type() == x.scalar_type(),
               "rms_norm: the weight must have the size and dtype of x's last dim");
   return RmsNorm::apply(x, weight, epsilon);
 }
 
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return at::silu(gate) * up; }
+}  // namespace
 
-at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
-  const auto halves = x_BTHK.chunk(2, -1);
-  const at::Tensor turned = at::cat({-halves[1], halves[0]}, -1);
-  return at::addcmul(x_BTHK * cos_TK.unsqueeze(1), turned, sin_TK.unsqueeze(1));
+TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
+  library.def("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor");
+  library.def(
+      "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float epsilon, bool weight_gradient) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
+  library.impl("rms_norm", forward_composite);
+  library.impl("rms_norm_backward", backward_composite);
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
+  library.impl("rms_norm", forward);
+  library.impl("rms_norm_backward", backward);
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) { library.impl("rms_norm", with_gradient); }
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  return forward_op().call(x, weight, epsilon);
 }
 
 }  // namespace flashmorph

@@ -4,7 +4,9 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <limits>
+#include <vector>
 
 // Letters: N tokens, D hidden, W this rank's rows of the vocabulary.
 
@@ -15,20 +17,38 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// log softmax over the whole vocabulary of this rank's logits.
-at::Tensor log_softmax(const at::Tensor& logits_NW, Shard& shard) {
-  at::Tensor largest = std::get<0>(logits_NW.max(1, /*keepdim=*/true));
+constexpr int64_t kIgnored = -100;  // the target of a token that does not count
+
+// In place: logits -> log softmax over the whole vocabulary. What several logits of the same tokens reduce over the shard
+// travels together.
+void log_softmax_(at::TensorList logits_NW, Shard& shard) {
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& logits : logits_NW) parts.push_back(std::get<0>(logits.max(1, /*keepdim=*/true)));
+  at::Tensor largest = at::stack(parts);
   shard.all_reduce_max(largest);
-  const at::Tensor shifted = logits_NW - largest;
-  at::Tensor sum = shifted.exp().sum(1, /*keepdim=*/true);
+
+  parts.clear();
+  for (size_t i = 0; i < logits_NW.size(); ++i)
+    parts.push_back(logits_NW[i].sub_(largest[static_cast<int64_t>(i)]).exp().sum(1, /*keepdim=*/true));
+  at::Tensor sum = at::stack(parts);
   shard.all_reduce_sum(sum);
-  return shifted - sum.log();
+  sum.log_();
+  for (size_t i = 0; i < logits_NW.size(); ++i) logits_NW[i].sub_(sum[static_cast<int64_t>(i)]);
 }
 
 // The loss of a chunk of tokens (this rank's part) and its gradient with respect to the chunk's logits.
 struct ChunkLoss {
-  at::Tensor loss;    // scalar
-  at::Tensor d_logits_NW;
+  at::Tensor loss;         // scalar
+  at::Tensor d_logits_NW;  // undefined when no gradient is wanted
+};
+
+// Grad mode is off inside a Function's forward, so this is asked outside.
+struct Wanted {
+  bool hidden, head;
+  Wanted(const at::Tensor& hidden_ND, const at::Tensor& head_WD)
+      : hidden(c10::GradMode::is_enabled() && hidden_ND.requires_grad()),
+        head(c10::GradMode::is_enabled() && head_WD.requires_grad()) {}
+  bool any() const { return hidden || head; }
 };
 
 struct Gradients {
@@ -38,22 +58,21 @@ struct Gradients {
 // Sums `chunk_loss` over chunks of tokens; the logits of one chunk live at a time, so their gradient is used at once.
 template <class LossOfChunk>
 std::pair<at::Tensor, Gradients> chunked_loss(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard,
-                                              int64_t chunk, bool hidden_gradient, bool head_gradient,
-                                              LossOfChunk chunk_loss) {
+                                              int64_t chunk, Wanted wanted, LossOfChunk chunk_loss) {
   at::Tensor loss = at::zeros({1}, hidden_ND.options());
   Gradients gradients;
-  if (hidden_gradient) gradients.hidden = at::empty_like(hidden_ND);
-  if (head_gradient) gradients.head = at::zeros_like(head_WD);
+  if (wanted.hidden) gradients.hidden = at::empty_like(hidden_ND);
+  if (wanted.head) gradients.head = at::zeros_like(head_WD);
   for (int64_t start = 0; start < hidden_ND.size(0); start += chunk) {
     const int64_t count = std::min(chunk, hidden_ND.size(0) - start);
     const at::Tensor hidden = hidden_ND.narrow(0, start, count);
     const ChunkLoss part = chunk_loss(at::mm(hidden, head_WD.t()), start, count);
     loss += part.loss;
-    if (hidden_gradient) gradients.hidden.narrow(0, start, count).copy_(at::mm(part.d_logits_NW, head_WD));
-    if (head_gradient) gradients.head.addmm_(part.d_logits_NW.t(), hidden);
+    if (wanted.hidden) gradients.hidden.narrow(0, start, count).copy_(at::mm(part.d_logits_NW, head_WD));
+    if (wanted.head) gradients.head.addmm_(part.d_logits_NW.t(), hidden);
   }
   shard.all_reduce_sum(loss);
-  if (hidden_gradient) shard.all_reduce_sum(gradients.hidden);
+  if (wanted.hidden) shard.all_reduce_sum(gradients.hidden);
   return {loss.squeeze(0), gradients};
 }
 
@@ -66,15 +85,40 @@ variable_list scaled(AutogradContext* context, const at::Tensor& gradient) {
 
 struct KlDivergence : Function<KlDivergence> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& student_hidden, const at::Tensor& student_head,
-                            const at::Tensor& teacher_hidden, const at::Tensor& teacher_head, Shard* shard, int64_t chunk) {
+                            const at::Tensor& teacher_hidden, const at::Tensor& teacher_head, Shard* shard, int64_t chunk,
+                            Wanted wanted) {
     auto [loss, gradients] = chunked_loss(
-        student_hidden, student_head, *shard, chunk, student_hidden.requires_grad(), student_head.requires_grad(),
-        [&](const at::Tensor& logits, int64_t start, int64_t count) {
-          const at::Tensor student = log_softmax(logits, *shard);
-          const at::Tensor teacher =
-              log_softmax(at::mm(teacher_hidden.narrow(0, start, count), teacher_head.t()), *shard);
+        student_hidden, student_head, *shard, chunk, wanted, [&](at::Tensor student, int64_t start, int64_t count) {
+          at::Tensor teacher = at::mm(teacher_hidden.narrow(0, start, count), teacher_head.t());
+          log_softmax_({student, teacher}, *shard);
           const at::Tensor probability = teacher.exp();
-          return ChunkLoss{(probability * (teacher - student)).sum(), student.exp() - probability};
+          const at::Tensor loss_NW = teacher.sub_(student).mul_(probability);
+          return ChunkLoss{loss_NW.sum(), wanted.any() ? student.exp_().sub_(probability) : at::Tensor()};
+        });
+    context->save_for_backward({gradients.hidden, gradients.head});
+    return loss;
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list made = scaled(context, gradients[0]);
+    return {made[0], made[1], at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+struct CrossEntropy : Function<CrossEntropy> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
+                            const at::Tensor& targets, Shard* shard, int64_t chunk, Wanted wanted) {
+    const int64_t first = shard->rank() * head.size(0), rows = head.size(0);
+    auto [loss, gradients] = chunked_loss(
+        hidden, head, *shard, chunk, wanted, [&](at::Tensor logits, int64_t start, int64_t count) {
+          log_softmax_({logits}, *shard);
+          const at::Tensor target = targets.narrow(0, start, count).unsqueeze(1);
+          const at::Tensor elsewhere = target.lt(first).logical_or(target.ge(first + rows));
+          const at::Tensor column = (target - first).clamp(0, rows - 1);
+          const at::Tensor chunk_loss = -logits.gather(1, column).masked_fill(elsewhere, 0).sum();
+          if (!wanted.any()) return ChunkLoss{chunk_loss, {}};
+          at::Tensor d_logits = logits.exp_().masked_fill_(target.eq(kIgnored), 0);
+          d_logits.scatter_add_(1, column, elsewhere.to(logits.scalar_type()).sub_(1));
+          return ChunkLoss{chunk_loss, d_logits};
         });
     context->save_for_backward({gradients.hidden, gradients.head});
     return loss;
@@ -85,61 +129,52 @@ struct KlDivergence : Function<KlDivergence> {
   }
 };
 
-struct CrossEntropy : Function<CrossEntropy> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
-                            const at::Tensor& targets, Shard* shard, int64_t chunk) {
-    const int64_t first = shard->rank() * head.size(0), rows = head.size(0);
-    auto [loss, gradients] = chunked_loss(
-        hidden, head, *shard, chunk, hidden.requires_grad(), head.requires_grad(),
-        [&](const at::Tensor& logits, int64_t start, int64_t count) {
-          const at::Tensor log_probability = log_softmax(logits, *shard);
-          const at::Tensor target = targets.narrow(0, start, count);
-          const at::Tensor counts = target.ne(-100).to(logits.scalar_type()).unsqueeze(1);
-          const at::Tensor here = target.ge(first).logical_and(target.lt(first + rows));
-          const at::Tensor column = (target - first).clamp(0, rows - 1).unsqueeze(1);
-          const at::Tensor picked = here.to(logits.scalar_type()).unsqueeze(1);
-          at::Tensor d_logits = log_probability.exp().mul_(counts);
-          d_logits.scatter_add_(1, column, -picked);
-          return ChunkLoss{-(log_probability.gather(1, column) * picked).sum(), d_logits};
-        });
-    context->save_for_backward({gradients.hidden, gradients.head});
-    return loss;
-  }
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const variable_list made = scaled(context, gradients[0]);
-    return {made[0], made[1], at::Tensor(), at::Tensor(), at::Tensor()};
-  }
-};
+void check_shapes(const char* name, const at::Tensor& hidden_ND, const at::Tensor& head_WD, int64_t chunk) {
+  TORCH_CHECK(hidden_ND.dim() == 2 && head_WD.dim() == 2 && hidden_ND.size(1) == head_WD.size(1), name,
+              ": hidden must be [N, D] and head [W, D], got ", hidden_ND.sizes(), " and ", head_WD.sizes());
+  TORCH_CHECK(chunk >= 1, name, ": a chunk has at least 1 token, got ", chunk);
+}
 
 }  // namespace
 
 at::Tensor kl_divergence(const at::Tensor& student_hidden_ND, const at::Tensor& student_head_WD,
                          const at::Tensor& teacher_hidden_ND, const at::Tensor& teacher_head_WD, Shard& shard,
                          int64_t chunk) {
+  check_shapes("kl_divergence (student)", student_hidden_ND, student_head_WD, chunk);
+  check_shapes("kl_divergence (teacher)", teacher_hidden_ND, teacher_head_WD, chunk);
+  TORCH_CHECK(student_hidden_ND.size(0) == teacher_hidden_ND.size(0) && student_head_WD.size(0) == teacher_head_WD.size(0),
+              "kl_divergence: student and teacher must have the same tokens and vocabulary rows");
   return KlDivergence::apply(student_hidden_ND, student_head_WD, teacher_hidden_ND.detach(), teacher_head_WD.detach(),
-                             &shard, chunk);
+                             &shard, chunk, Wanted(student_hidden_ND, student_head_WD));
 }
 
 at::Tensor cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_WD, const at::Tensor& targets_N, Shard& shard,
                          int64_t chunk) {
-  return CrossEntropy::apply(hidden_ND, head_WD, targets_N, &shard, chunk);
+  check_shapes("cross_entropy", hidden_ND, head_WD, chunk);
+  const at::Tensor counted = targets_N.masked_select(targets_N.ne(kIgnored));
+  TORCH_CHECK(targets_N.dim() == 1 && targets_N.size(0) == hidden_ND.size(0) && counted.ge(0).all().item<bool>() &&
+                  counted.lt(head_WD.size(0) * shard.size()).all().item<bool>(),
+              "cross_entropy: targets must be one id of the vocabulary, or ", kIgnored, ", a token");
+  return CrossEntropy::apply(hidden_ND, head_WD, targets_N, &shard, chunk, Wanted(hidden_ND, head_WD));
 }
 
 at::Tensor greedy_tokens(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard, int64_t chunk) {
   const c10::NoGradGuard no_gradient;
   const int64_t first = shard.rank() * head_WD.size(0);
   constexpr int64_t kNowhere = std::numeric_limits<int64_t>::max();
-  std::vector<at::Tensor> tokens;
+  check_shapes("greedy_tokens", hidden_ND, head_WD, chunk);
+  at::Tensor tokens = at::empty({hidden_ND.size(0)}, hidden_ND.options().dtype(at::kLong));
   for (int64_t start = 0; start < hidden_ND.size(0); start += chunk) {
-    const at::Tensor hidden = hidden_ND.narrow(0, start, std::min(chunk, hidden_ND.size(0) - start));
+    const int64_t count = std::min(chunk, hidden_ND.size(0) - start);
+    const at::Tensor hidden = hidden_ND.narrow(0, start, count);
     const auto [largest, column] = at::mm(hidden, head_WD.t()).max(1);
     at::Tensor best = largest.clone();
     shard.all_reduce_max(best);
     at::Tensor negated = at::where(largest == best, -(column + first), at::full({}, -kNowhere, column.options()));
     shard.all_reduce_max(negated);  // the smallest id among the ranks that hold the largest logit
-    tokens.push_back(-negated);
+    tokens.narrow(0, start, count).copy_(negated.neg_());
   }
-  return at::cat(tokens);
+  return tokens;
 }
 
 }  // namespace flashmorph

@@ -3,8 +3,12 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <cmath>
+#include <csignal>
 #include <fstream>
+#include <limits>
 
 #include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
@@ -50,7 +54,10 @@ TEST_P(BadHeaders, AreNamed) {
 INSTANTIATE_TEST_SUITE_P(
     Table, BadHeaders,
     testing::Values(
-        BadHeader{"{oops", 0, "not a JSON object"}, BadHeader{"[1]", 0, "not a JSON object"},
+        BadHeader{"{oops", 0, "header: is not valid JSON"}, BadHeader{"[1]", 0, "not a JSON object"},
+        BadHeader{"", 0, "not valid JSON"}, BadHeader{R"({"a": 1e999})", 0, "beyond any range"},
+        BadHeader{R"({"__metadata__": {"k": 1}})", 0, "__metadata__.k: is not a string"},
+        BadHeader{R"({"__metadata__": 1})", 0, "not a JSON object"}, BadHeader{"{}", 4, "has 4 data bytes, its tensors fill 0"},
         BadHeader{R"({"a": 5})", 0, "tensor a: is not described"},
         BadHeader{R"({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}})", 4, "tensor a: has the unknown dtype"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}})", 4, "no shape"},
@@ -62,24 +69,74 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}})", 4, "lies at bytes 4 to 0"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 4]}})", 4, "too large"},
         BadHeader{R"({"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}})",
-                  4, "tensor b: overlaps tensor a"}));
+                  4, "tensor b: overlaps the tensor before it"},
+        BadHeader{R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}})",
+                  4, "tensor b: leaves a gap"},
+        BadHeader{R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}})",
+                  2, "\"a\" twice"},
+        BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [18446744073709551612, 0]}})", 4, "lies at bytes 18446744073709551612"},
+        BadHeader{R"({"a": {"dtype": "F32", "shape": [0, 4611686018427387904, 4611686018427387904], "data_offsets": [0, 0]}})", 0, "too large"},
+        BadHeader{R"({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}})", 4, "no shape"}));
 
 TEST(Safetensors, LengthsBeyondTheFile) {
+  EXPECT_THAT(fault_of(""), HasSubstr("too short"));
   EXPECT_THAT(fault_of("short"), HasSubstr("too short"));
+  EXPECT_THAT(fault_of(file_with_header("{}", 0, 3)), HasSubstr("declares a header of 3 bytes, expected at most 2"));
+  EXPECT_THAT(fault_of(file_with_header(R"({"a": )" + std::string(1'000'000, '['), 0, 1'000'006)), HasSubstr("nested deeper"));
   EXPECT_THAT(fault_of(file_with_header("{}", 0, 100)), HasSubstr("declares a header of 100 bytes"));
   EXPECT_THAT(fault_of(file_with_header("{}", 0, ~uint64_t{0})), HasSubstr("declares a header"));
+}
+
+TEST(Safetensors, FilesThatCannotBeRead) {
+  const test::TemporaryFolder folder;
+  EXPECT_THROW(SafetensorsFile::open(folder.path()), BadInput);
+  EXPECT_THROW(SafetensorsFile::open(folder.path() / "none"), BadInput);
+  const auto huge = folder.path() / "huge";  // sparse: a header over the limit that the file could hold
+  std::ofstream(huge, std::ios::binary) << file_with_header("{}", 0, 100'000'001);
+  std::filesystem::resize_file(huge, 200'000'000);
+  EXPECT_THROW(SafetensorsFile::open(huge), BadInput);
 }
 
 TEST(Safetensors, WhatIsWrittenReadsBack) {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "x.safetensors";
-  const at::Tensor a = at::randn({3, 4}), b = at::randn({5}).to(at::kBFloat16), empty = at::empty({0, 2});
-  write_safetensors(file, {{"b", b}, {"a", a}, {"empty", empty}}, {{"key", "value"}});
+  const at::Tensor base = at::arange(24).reshape({4, 6});
+  std::vector<std::pair<std::string, at::Tensor>> tensors = {{"transposed", base.t()}, {"empty", at::empty({0, 2})},
+                                                             {"scalar", at::scalar_tensor(7.0)}};
+  for (const at::ScalarType type : {at::kBool, at::kByte, at::kChar, at::kShort, at::kInt, at::kLong, at::kHalf,
+                                    at::kBFloat16, at::kFloat, at::kDouble})
+    tensors.emplace_back(c10::toString(type), base.to(type));
+  write_safetensors(file, tensors, {{"key", "value"}});
   const auto read = SafetensorsFile::open(file);
-  EXPECT_TRUE(read->tensor("a").equal(a));
-  EXPECT_TRUE(read->tensor("b").equal(b));
-  EXPECT_EQ(read->tensor("empty").sizes(), empty.sizes());
+  EXPECT_EQ(read->entries().size(), tensors.size());
+  for (const auto& [name, tensor] : tensors) {
+    EXPECT_EQ(read->tensor(name).scalar_type(), tensor.scalar_type()) << name;
+    EXPECT_TRUE(read->tensor(name).equal(tensor)) << name;
+  }
   EXPECT_EQ(read->metadata().at("key"), "value");
+  EXPECT_THROW(read->tensor("none"), BadInput);
+}
+
+TEST(Safetensors, ATensorOutlivesItsFile) {
+  const test::TemporaryFolder folder;
+  const auto file = folder.path() / "x.safetensors";
+  const at::Tensor written = at::arange(1000);
+  write_safetensors(file, {{"a", written}});
+  const at::Tensor read = SafetensorsFile::open(file)->tensor("a");
+  std::filesystem::remove(file);
+  EXPECT_TRUE(read.equal(written));
+}
+
+TEST(Safetensors, DataThatIsNotAlignedIsRead) {
+  const test::TemporaryFolder folder;
+  const std::string header = R"({"b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "f": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]}})";
+  const float values[] = {1.5f, -2.0f};
+  const auto file = folder.path() / "x.safetensors";
+  std::ofstream(file, std::ios::binary) << file_with_header(header, 1, header.size())
+                                        << std::string(reinterpret_cast<const char*>(values), sizeof(values));
+  const at::Tensor read = SafetensorsFile::open(file)->tensor("f");
+  EXPECT_EQ(read[0].item<float>(), 1.5f);
+  EXPECT_EQ(read[1].item<float>(), -2.0f);
 }
 
 TEST(Checkpoint, SlicesOfShardsAndFaults) {
@@ -94,7 +151,14 @@ TEST(Checkpoint, SlicesOfShardsAndFaults) {
   const Checkpoint checkpoint = Checkpoint::open(folder.path());
   const at::Tensor whole = a.to(at::kHalf).to(at::kFloat);
   EXPECT_TRUE(checkpoint.read("a", {4, 6}, at::kFloat).equal(whole));
-  EXPECT_TRUE(checkpoint.read_slice("a", {4, 6}, at::kFloat, 1, 2, 3).equal(whole.narrow(1, 2, 3)));
+  for (const int64_t dim : {0, 1})
+    for (int64_t start = 0; start < whole.size(dim); ++start) {
+      const at::Tensor slice = checkpoint.read_slice("a", {4, 6}, at::kFloat, dim, start, whole.size(dim) - start);
+      EXPECT_TRUE(slice.equal(whole.narrow(dim, start, whole.size(dim) - start))) << dim << " from " << start;
+      EXPECT_TRUE(slice.is_contiguous());
+    }
+  EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"a", "bad"}));
+  EXPECT_EQ(checkpoint.files(), (std::vector{folder.path() / "one.safetensors", folder.path() / "two.safetensors"}));
   const auto fault = [&](const std::string& name, at::IntArrayRef shape) {
     try {
       checkpoint.read(name, shape, at::kFloat);
@@ -108,6 +172,66 @@ TEST(Checkpoint, SlicesOfShardsAndFaults) {
   EXPECT_THAT(fault("none", {2}), HasSubstr("has no tensor none"));
 }
 
+TEST(Checkpoint, OnlyTheSliceReadMustBeFinite) {
+  const test::TemporaryFolder folder;
+  at::Tensor a = at::ones({2, 3});
+  a[0][0] = std::numeric_limits<float>::infinity();
+  write_safetensors(folder.path() / "model.safetensors", {{"a", a}, {"whole", at::arange(3)}, {"big", at::full({1}, 1e6)}});
+  const Checkpoint checkpoint = Checkpoint::open(folder.path());
+  EXPECT_TRUE(checkpoint.read_slice("a", {2, 3}, at::kFloat, 1, 1, 2).equal(at::ones({2, 2})));
+  EXPECT_THROW(checkpoint.read_slice("a", {2, 3}, at::kFloat, 0, 0, 1), BadInput);
+  EXPECT_THROW(checkpoint.read("whole", {3}, at::kFloat), BadInput);  // integers are no weights
+  EXPECT_THROW(checkpoint.read("big", {1}, at::kHalf), BadInput);     // beyond half precision
+  EXPECT_THROW(checkpoint.read("a", {}, at::kFloat), BadInput);
+}
+
+// Every 16-bit pattern against the formats' definitions: sign, exponent, fraction.
+TEST(Checkpoint, SixteenBitFloatsConvertExactly) {
+  const auto value_of = [](int bits, int fraction_bits) {
+    const int exponent_bits = 15 - fraction_bits, bias = (1 << (exponent_bits - 1)) - 1;
+    const int exponent = bits >> fraction_bits & ((1 << exponent_bits) - 1), fraction = bits & ((1 << fraction_bits) - 1);
+    const double significand = exponent == 0 ? fraction : fraction + (1 << fraction_bits);
+    return std::ldexp(bits >> 15 ? -significand : significand, std::max(exponent, 1) - bias - fraction_bits);
+  };
+  for (const auto& [type, fraction_bits] : {std::pair(at::kHalf, 10), std::pair(at::kBFloat16, 7)}) {
+    const int beyond = ((1 << (15 - fraction_bits)) - 1) << fraction_bits;  // the first infinity
+    std::vector<int16_t> bits;
+    std::vector<float> expected;
+    for (int i = 0; i < 2 * beyond; ++i) {
+      const int pattern = i < beyond ? i : (i - beyond) | 0x8000;
+      bits.push_back(static_cast<int16_t>(pattern));
+      expected.push_back(static_cast<float>(value_of(pattern, fraction_bits)));
+    }
+    const test::TemporaryFolder folder;
+    const at::Tensor stored = at::from_blob(bits.data(), {2 * beyond}, type);
+    write_safetensors(folder.path() / "model.safetensors", {{"a", stored}});
+    const at::Tensor read = Checkpoint::open(folder.path()).read("a", {2 * beyond}, at::kFloat);
+    EXPECT_TRUE(read.equal(at::from_blob(expected.data(), {2 * beyond}, at::kFloat))) << c10::toString(type);
+  }
+}
+
+TEST(Checkpoint, IndexesThatCannotBeFollowed) {
+  const test::TemporaryFolder folder;
+  write_safetensors(folder.path() / "one.safetensors", {{"a", at::ones({2})}});
+  const auto fault = [&](const std::string& index) {
+    std::ofstream(folder.path() / "model.safetensors.index.json") << index;
+    try {
+      Checkpoint::open(folder.path());
+    } catch (const BadInput& found) {
+      return std::string(found.what());
+    }
+    return std::string("no fault");
+  };
+  EXPECT_EQ(fault(R"({"weight_map": {"a": "one.safetensors"}})"), "no fault");
+  EXPECT_THAT(fault("{"), HasSubstr("index.json"));
+  EXPECT_THAT(fault("[]"), HasSubstr("no weight_map"));
+  EXPECT_THAT(fault(R"({"weight_map": {"a": 3}})"), HasSubstr("index.json: a: is not mapped"));
+  EXPECT_THAT(fault(R"({"weight_map": {"a": "../one.safetensors"}})"), HasSubstr("is not mapped to a file of this folder"));
+  EXPECT_THAT(fault(R"({"weight_map": {"b": "one.safetensors"}})"), HasSubstr("b: is not in one.safetensors"));
+  EXPECT_THAT(fault(R"({"weight_map": {"a": "none"}})"), HasSubstr("none: cannot be opened"));
+  EXPECT_THROW(Checkpoint::open(folder.path() / "none"), BadInput);
+}
+
 TEST(AtomicFile, ReplacesWholeAndLeavesNothingBeside) {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "state";
@@ -118,6 +242,28 @@ TEST(AtomicFile, ReplacesWholeAndLeavesNothingBeside) {
   EXPECT_EQ(content, "second");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
   EXPECT_THROW(write_file_atomically(folder.path() / "none" / "x", "y"), std::system_error);
+}
+
+TEST(AtomicFile, AWriteThatFailsLeavesTheOldFileAndNoPart) {
+  const test::TemporaryFolder folder;
+  const auto file = folder.path() / "state", taken = folder.path() / "taken";
+  write_file_atomically(file, "old");
+  std::filesystem::create_directories(taken / "inside");
+  EXPECT_THROW(write_file_atomically(taken, "x"), std::system_error);  // the rename fails
+
+  rlimit limit{};
+  getrlimit(RLIMIT_FSIZE, &limit);
+  const rlimit small{1000, limit.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  EXPECT_THROW(write_file_atomically(file, std::string(5000, 'x')), std::system_error);  // like a full disk
+  setrlimit(RLIMIT_FSIZE, &limit);
+  std::signal(SIGXFSZ, handler);
+
+  std::string content;
+  std::ifstream(file) >> content;
+  EXPECT_EQ(content, "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 2);
 }
 
 }  // namespace

@@ -25,8 +25,7 @@ class CountingShard : public Shard {
 
 MorphableModel teacher(Shard& shard, const std::string& output_norm = "head") {
   const ModelSpec spec = ModelSpec::open(kTeacher);
-  MorphableModel model =
-      MorphableModel::load(Checkpoint::open(kTeacher), spec, {0, 1, at::kDouble, at::kCPU}, shard);
+  MorphableModel model = MorphableModel::load(Checkpoint::open(kTeacher), spec, {0, 1, at::kDouble, at::kCPU}, shard);
   MixerSection mixer;
   mixer.output_norm = output_norm;
   mixer.chunk = 8;
@@ -34,9 +33,7 @@ MorphableModel teacher(Shard& shard, const std::string& output_norm = "head") {
   return model;
 }
 
-at::Tensor some_tokens(int64_t length) {
-  return (at::arange(2 * length, at::kLong) * 37 % 1021).view({2, length});
-}
+at::Tensor some_tokens(int64_t length) { return (at::arange(2 * length, at::kLong) * 37 % 1021).view({2, length}); }
 
 TEST(MorphableModel, AtOneItIsTheTeacherAndAtZeroLinear) {
   Shard whole;
@@ -77,7 +74,8 @@ TEST(MorphableModel, OnlyTheGatesGetGradients) {
   const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
   model.attend(2, model.embed(some_tokens(9)), Route::mixed(alpha), model.rotary(0, 9)).sum().backward();
   EXPECT_TRUE(alpha.grad().defined());
-  for (const Parameter& parameter : model.all_parameters()) EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
+  for (const Parameter& parameter : model.all_parameters())
+    EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
 }
 
 TEST(MorphableModel, AMixedAttentionTakesOneReductionEachWay) {
@@ -127,7 +125,7 @@ TEST(MorphableModel, AHybridTrainsApartFromItsSource) {
 TEST(LightningBranch, KvHeadsRepeatHeadByHead) {
   Shard whole;
   const MorphableModel model = teacher(whole);
-  const at::Tensor k = model.layer(0).attention->k;                       // [2 heads * 32, 128]
+  const at::Tensor k = model.layer(0).attention->k;                          // [2 heads * 32, 128]
   const at::Tensor repeated = model.layer(0).branch->parameters()[1].value;  // [4 heads * 32, 128]
   for (int64_t head = 0; head < 4; ++head)
     EXPECT_TRUE(repeated.narrow(0, head * 32, 32).equal(k.narrow(0, head / 2 * 32, 32))) << head;

@@ -1,0 +1,87 @@
+#include "core/config/checks.h"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+
+namespace flashmorph::schema {
+namespace {
+
+// One rule over some keys, reported at the first of them.
+void require(bool holds, YamlInput& input, const std::vector<std::string>& keys, const std::string& what) {
+  const auto is_sound = [&](const std::string& key) { return input.is_sound(key); };
+  if (!holds && std::all_of(keys.begin(), keys.end(), is_sound)) input.fault(input.where(keys[0]), what);
+}
+
+void check_divides(int64_t part, const std::string& part_key, int64_t whole, const std::string& whole_key,
+                   const std::string& stage, YamlInput& input) {
+  require(part < 1 || whole % part == 0, input, {stage + part_key, stage + whole_key},
+          "is " + std::to_string(part) + ", expected a divisor of " + whole_key + ", " + std::to_string(whole));
+}
+
+void check_training(const std::string& name, const TrainingSection& section, YamlInput& input) {
+  const std::string stage = "stages." + name + ".";
+  const int64_t micro = section.micro_batch_tokens;
+  check_divides(micro, "micro_batch_tokens", section.batch_tokens, "batch_tokens", stage, input);
+  const int64_t longest = *std::max_element(section.data.lengths.begin(), section.data.lengths.end());
+  for (const int64_t length : section.data.lengths) {
+    check_divides(length, "data.lengths", section.batch_tokens, "batch_tokens", stage, input);
+    if (micro > 0) {
+      check_divides(length, "data.lengths", micro, "micro_batch_tokens", stage, input);
+    } else {
+      require(length < 1 || longest % length == 0, input, {stage + "data.lengths", stage + "micro_batch_tokens"},
+              "is " + std::to_string(length) + ", expected a divisor of the longest, " + std::to_string(longest) +
+                  ", which is also a micro-batch's tokens; or set micro_batch_tokens");
+    }
+  }
+}
+
+bool is_plain_file_name(const std::string& name) {
+  const auto is_bad = [](unsigned char c) { return c == '/' || std::iscntrl(c); };
+  return name != "." && name != ".." && std::none_of(name.begin(), name.end(), is_bad);
+}
+
+void check_budget(const BudgetSection& budget, YamlInput& input) {
+  require((budget.full_layers > 0) != !budget.ratio.empty(), input, {"budget", "budget.full_layers", "budget.ratio"},
+          "needs exactly one of full_layers (at least 1) and ratio");
+  require(budget.ratio.empty() || ratio_of(budget.ratio), input, {"budget.ratio"},
+          "is '" + budget.ratio + "', expected linear:full layers, for example 3:1");
+}
+
+void check_evaluate(const EvaluateSection& evaluate, YamlInput& input) {
+  const std::string stage = "stages.evaluate.";
+  require(evaluate.greedy_samples <= evaluate.samples, input, {stage + "greedy_samples", stage + "samples"},
+          "is " + std::to_string(evaluate.greedy_samples) + ", expected at most samples, " +
+              std::to_string(evaluate.samples));
+  require(evaluate.perplexity_length <= evaluate.perplexity_tokens, input,
+          {stage + "perplexity_length", stage + "perplexity_tokens"},
+          "is " + std::to_string(evaluate.perplexity_length) + ", expected at most perplexity_tokens, " +
+              std::to_string(evaluate.perplexity_tokens));
+}
+
+}  // namespace
+
+std::optional<Ratio> ratio_of(const std::string& text) {
+  constexpr int64_t kMost = 1000;
+  const char* const end = text.data() + text.size();
+  Ratio ratio{};
+  const auto linear = std::from_chars(text.data(), end, ratio.linear);
+  if (linear.ec != std::errc() || linear.ptr == end || *linear.ptr != ':') return std::nullopt;
+  const auto full = std::from_chars(linear.ptr + 1, end, ratio.full);
+  if (full.ec != std::errc() || full.ptr != end) return std::nullopt;
+  if (ratio.linear < 1 || ratio.full < 1 || ratio.linear > kMost || ratio.full > kMost) return std::nullopt;
+  return ratio;
+}
+
+void check(const RunConfig& config, YamlInput& input) {
+  require(is_plain_file_name(config.run.name), input, {"run.name"},
+          "is '" + config.run.name + "', expected a plain folder name");
+  check_budget(config.budget, input);
+  check_training("align", config.stages.align, input);
+  check_training("select", config.stages.select, input);
+  check_training("distill", config.stages.distill, input);
+  check_training("finetune", config.stages.finetune, input);
+  check_evaluate(config.stages.evaluate, input);
+}
+
+}  // namespace flashmorph::schema

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+namespace flashmorph {
+
+// JSON that somebody else wrote. BadInput names `where` when the text is malformed, gives a key twice in one object, or
+// nests so deep that walking it could exhaust the stack.
+nlohmann::json parse_json(std::string_view text, const std::string& where);
+nlohmann::json read_json_file(const std::filesystem::path& file);
+
+}  // namespace flashmorph

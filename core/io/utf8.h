@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace flashmorph {
+
+std::string utf8_of(uint32_t code_point);
+size_t utf8_length(char lead);  // bytes of the character of valid UTF-8 that starts with `lead`
+
+// The text with each broken sequence replaced by one U+FFFD, as Unicode recommends (section 3.9, maximal subparts).
+std::string valid_utf8(std::string_view text);
+
+// Unicode's normalization form C of valid UTF-8, as the `tokenizers` package computes it.
+std::string nfc(std::string_view text);
+
+}  // namespace flashmorph

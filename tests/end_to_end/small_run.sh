@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# A whole run on few tokens through the program itself: artifacts, a second start, refusals, the export in transformers.
+#   small_run.sh FLASHMORPH_DIST HYBRID_LOGITS MPIRUN PYTHON     from the repository's root
+set -euo pipefail
+program=$1 hybrid_logits=$2 mpirun=$3 python=$4
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+run() {
+  "$mpirun" -np 2 --oversubscribe --bind-to none "$program" configs/quickstart.yaml --set run.dir="$work" --set run.name=small \
+    --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.distill.tokens=4096 \
+    --set stages.finetune.tokens=2048 --set stages.finetune.batch_tokens=1024 --set stages.evaluate.compare='[uniform]' \
+    --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \
+    --set stages.evaluate.perplexity_tokens=1024 "$@"
+}
+
+# refused EXPECTED ARGUMENT...: exit code 2, the expected words, nothing on disk.
+refused() {
+  local expected=$1 code=0
+  shift
+  "$program" "$@" >"$work/refused.log" 2>&1 || code=$?
+  ((code == 2)) || fail "exit code $code instead of 2 for $*: $(<"$work/refused.log")"
+  grep -qF -- "$expected" "$work/refused.log" || fail "no '$expected' for $*: $(<"$work/refused.log")"
+}
+
+run >"$work/first.log" || { cat "$work/first.log"; fail "the run"; }
+for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.safetensors gates.json plan.json \
+  evaluation.json hybrid/flashmorph/finetune.safetensors hybrid/uniform/distill.safetensors export/config.json \
+  export/modeling_flashmorph.py export/README.md; do
+  [[ -s "$work/small/$artifact" ]] || fail "no $artifact"
+done
+grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
+run >"$work/second.log" || fail "the second start"
+grep -q "already done" "$work/second.log" || fail "the second start did the work again"
+code=0
+run --set stages.align.tokens=32K >"$work/other.log" 2>&1 || code=$?
+((code == 2)) && grep -q "another configuration" "$work/other.log" || fail "another config was not refused"
+
+"$hybrid_logits" tests/data/passkey-teacher "$work/small/export" "$work/logits.safetensors"
+"$python" tests/golden/test_export.py "$work/small/export" "$work/logits.safetensors"
+
+good=(configs/quickstart.yaml --set run.dir="$work" --set run.name=none --set parallel.tensor=1)
+refused "cannot be read" "$work/nothing.yaml"
+refused "did you mean full_layers?" "${good[@]}" --set budget.full_layer=3
+refused "expected 1 to 11" "${good[@]}" --set budget.full_layers=12
+refused "does not divide" "${good[@]}" --set parallel.tensor=3
+refused "cannot be read; model.path must be" "${good[@]}" --set model.path="$work"
+refused "data.text" "${good[@]}" --set data.text="$work/none.txt"
+refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.lengths='[8192]'
+refused "10 passkeys of 32 words need" "${good[@]}" --set stages.select.data.lengths='[512]'
+refused "is not a folder" "${good[@]}" --set run.dir=README.md/x
+cp -r tests/data/passkey-teacher "$work/broken"
+head -c 1000 tests/data/passkey-teacher/model.safetensors >"$work/broken/model.safetensors"
+refused "declares a header" "${good[@]}" --set model.path="$work/broken"
+printf 'short' >"$work/short.txt"
+refused "the longest sequence needs" "${good[@]}" --set data.text="$work/short.txt"
+[[ ! -e "$work/none" ]] || fail "a refused run left a folder"
+"$program" --help | grep -q "Examples" || fail "--help"
+"$program" --keys | diff - docs/yaml.md || fail "--keys differs from docs/yaml.md"
+echo "small run: all checks passed"

@@ -1,0 +1,205 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/base/bad_input.h"
+#include "distributed/parallel/gradients.h"
+#include "distributed/parallel/mesh.h"
+#include "tests/mpi/world.h"
+
+// The mesh in every shape these ranks allow; sums over it compared with the definition on one rank.
+
+namespace flashmorph {
+namespace {
+
+using test::world;
+
+std::vector<MeshShape> every_shape() {
+  const int64_t ranks = world().size();
+  std::vector<MeshShape> shapes;
+  for (int64_t tensor = 1; tensor <= ranks; ++tensor)
+    for (int64_t pipeline = 1; pipeline <= ranks; ++pipeline)
+      if (ranks % (tensor * pipeline) == 0) shapes.push_back(MeshShape::of(ranks, tensor, pipeline));
+  return shapes;
+}
+
+std::string text_of(const MeshShape& shape) {
+  return std::to_string(shape.data) + " x " + std::to_string(shape.pipeline) + " x " + std::to_string(shape.tensor);
+}
+
+std::vector<int64_t> members(Communicator& group) {
+  const at::Tensor ranks = group.all_gather(at::full({}, int64_t{world().rank()}, at::kLong));
+  return {ranks.data_ptr<int64_t>(), ranks.data_ptr<int64_t>() + ranks.numel()};
+}
+
+TEST(MeshShape, SplitsTheRanksAndSaysWhatWouldDivideThem) {
+  const MeshShape shape = MeshShape::of(24, 2, 3);
+  EXPECT_EQ(shape.data, 4);
+  EXPECT_EQ(shape.ranks(), 24);
+  try {
+    MeshShape::of(12, 8);
+    FAIL() << "8 ranks a layer on 12 ranks";
+  } catch (const BadInput& fault) {
+    EXPECT_EQ(fault.faults().at(0).where, "parallel.tensor");
+    EXPECT_EQ(fault.faults().at(0).what, "8 does not divide the 12 ranks of this run; these would: 1, 2, 3, 4, 6, 12");
+  }
+  EXPECT_THROW(MeshShape::of(4, 8), BadInput);
+  EXPECT_THROW(MeshShape::of(4, 0), BadInput);
+  EXPECT_THROW(MeshShape::of(4, -2), BadInput);
+}
+
+TEST(Mesh, RefusesAShapeOfOtherRanks) {
+  EXPECT_THROW(Mesh(world(), {.data = world().size() + 1, .pipeline = 1, .tensor = 1}), c10::Error);
+}
+
+TEST(Mesh, PlacesEveryRankInEveryShape) {
+  for (const MeshShape& shape : every_shape()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    std::vector<int64_t> data, pipeline, tensor;  // walk the grid in the order that the header promises
+    int64_t rank = 0;
+    for (int64_t d = 0; d < shape.data; ++d)
+      for (int64_t p = 0; p < shape.pipeline; ++p)
+        for (int64_t t = 0; t < shape.tensor; ++t, ++rank) {
+          const bool same_data = d == mesh.data_rank(), same_pipeline = p == mesh.pipeline_rank(), same_tensor = t == mesh.tensor_rank();
+          EXPECT_EQ(rank == world().rank(), same_data && same_pipeline && same_tensor);
+          if (same_pipeline && same_tensor) data.push_back(rank);
+          if (same_data && same_tensor) pipeline.push_back(rank);
+          if (same_data && same_pipeline) tensor.push_back(rank);
+        }
+    EXPECT_EQ(members(mesh.data()), data);
+    EXPECT_EQ(members(mesh.pipeline()), pipeline);
+    EXPECT_EQ(members(mesh.tensor()), tensor);
+  }
+}
+
+TEST(Mesh, ItsShardReducesOverTheTensorGroup) {
+  for (const MeshShape& shape : every_shape()) {
+    Mesh mesh(world(), shape);
+    EXPECT_EQ(mesh.shard().size(), shape.tensor);
+    EXPECT_EQ(mesh.shard().rank(), mesh.tensor_rank());
+    at::Tensor sum = at::ones({2}), largest = at::full({2}, static_cast<double>(mesh.tensor_rank()));
+    mesh.shard().all_reduce_sum(sum);
+    mesh.shard().all_reduce_max(largest);
+    EXPECT_EQ(sum[1].item<int64_t>(), shape.tensor);
+    EXPECT_EQ(largest[1].item<int64_t>(), shape.tensor - 1);
+  }
+}
+
+TEST(Mesh, DrawsALineForEveryRank) {
+  for (const MeshShape& shape : every_shape()) {
+    if (shape.pipeline != 1) continue;
+    Mesh mesh(world(), shape);
+    std::string expected;
+    for (int64_t rank = 0; rank < shape.ranks(); ++rank)
+      expected += "rank " + std::to_string(rank) + ": data " + std::to_string(rank / shape.tensor) + ", tensor " +
+                  std::to_string(rank % shape.tensor) + "\n";
+    EXPECT_EQ(mesh.rank_map() + "\n", expected);
+  }
+}
+
+// Whole-valued gradients, so that every sum is exact: rank r holds r + 1 for "partial", 10 (r + 1) for "own".
+TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
+  for (const MeshShape& shape : every_shape()) {
+    if (shape.pipeline != 1) continue;
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    const auto mine = static_cast<double>(world().rank() + 1);
+    Parameters parameters = {{"partial", at::zeros({2, 3}), Split::none, true},
+                             {"own", at::zeros({4}), Split::rows, false},
+                             {"unused", at::ones({5}), Split::none, true}};
+    parameters[0].value.mutable_grad() = at::full({3, 2}, mine).t();  // a gradient need not be contiguous
+    parameters[1].value.mutable_grad() = at::full({4}, 10 * mine);
+    const std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 0.5);
+
+    double of_all = 0.0, of_data = 0.0;
+    for (int64_t rank = 0; rank < world().size(); ++rank) {
+      of_all += static_cast<double>(rank + 1);
+      if (rank % shape.tensor == mesh.tensor_rank()) of_data += static_cast<double>(10 * (rank + 1));
+    }
+    ASSERT_EQ(gradients.size(), 3u);
+    EXPECT_TRUE(gradients[0].equal(at::full({2, 3}, 0.5 * of_all)));
+    EXPECT_TRUE(gradients[1].equal(at::full({4}, 0.5 * of_data)));
+    EXPECT_TRUE(gradients[2].equal(at::zeros({5})));
+  }
+}
+
+TEST(Gradients, TravelInOneAllReduceAGroup) {
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  Parameters parameters;
+  for (int i = 0; i < 5; ++i) parameters.push_back({std::to_string(i), at::ones({3}), Split::none, true});
+  reduced_gradients(parameters, mesh, 1.0);
+  const auto& sent = mesh.data().traffic().by_operation;
+  if (world().size() == 1) {
+    EXPECT_TRUE(sent.empty());
+  } else {
+    EXPECT_EQ(sent.at("all_reduce").calls, 1);
+    EXPECT_EQ(sent.at("all_reduce").bytes, 5 * 3 * 4);
+  }
+}
+
+TEST(Gradients, TheNormAndTheClippingAreThoseOfOneRank) {
+  at::Generator generator = at::detail::createCPUGenerator(5);
+  const at::Tensor rows = at::randn({12, 5}, generator, at::TensorOptions(at::kDouble));
+  const at::Tensor columns = at::randn({3, 24}, generator, at::TensorOptions(at::kDouble));
+  const at::Tensor whole = at::randn({7}, generator, at::TensorOptions(at::kDouble));
+  const double norm = at::cat({rows.flatten(), columns.flatten(), whole}).norm().item<double>();
+  for (const MeshShape& shape : every_shape()) {
+    if (shape.pipeline != 1) continue;
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    const auto slice = [&](const at::Tensor& tensor, int64_t dim) {
+      return tensor.chunk(shape.tensor, dim)[mesh.tensor_rank()].contiguous();
+    };
+    const Parameters parameters = {{"rows", slice(rows, 0), Split::rows},
+                                   {"columns", slice(columns, 1), Split::columns},
+                                   {"whole", whole, Split::none}};
+    for (const double limit : {0.0, norm / 4, norm * 2}) {
+      std::vector<at::Tensor> gradients;
+      for (const Parameter& parameter : parameters) gradients.push_back(parameter.value.clone());
+      EXPECT_NEAR(clip_gradients(parameters, gradients, limit, mesh), norm, 1e-12 * norm);
+      const double kept = limit == norm / 4 ? 0.25 : 1.0;
+      for (size_t i = 0; i < gradients.size(); ++i)
+        EXPECT_TRUE(gradients[i].allclose(parameters[i].value * kept, 1e-12, 0.0)) << parameters[i].name << " " << limit;
+    }
+  }
+}
+
+TEST(Gradients, SmallFloat32GradientsKeepTheirNorm) {
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const Parameters parameters = {{"tiny", at::zeros({1000}), Split::none}};
+  std::vector<at::Tensor> gradients = {at::full({1000}, 1e-25f)};  // whose squares are zero in float32
+  EXPECT_NEAR(clip_gradients(parameters, gradients, 1.0, mesh) / (1e-25 * std::sqrt(1000.0)), 1.0, 1e-6);
+}
+
+TEST(SampleOrder, RowsAreTheSameBitsForAnyDataSize) {
+  constexpr int64_t kMicroBatches = 12;
+  at::Generator generator = at::detail::createCPUGenerator(9);
+  const at::Tensor all = at::randn({kMicroBatches, 5}, generator, at::TensorOptions(at::kDouble));
+  for (const MeshShape& shape : every_shape()) {
+    if (shape.pipeline != 1) continue;
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    const MicroBatchRange mine = local_micro_batches(kMicroBatches, mesh);
+    EXPECT_EQ(mine.last - mine.first, kMicroBatches / shape.data);
+    at::Tensor rows = all.narrow(0, mine.first, mine.last - mine.first);
+    if (mesh.tensor_rank() != 0) rows = at::zeros_like(rows);  // the heads of rank 0 made all of it
+    const at::Tensor before = rows.clone();
+    const at::Tensor gathered = gather_in_sample_order(rows, kMicroBatches, mesh);
+    EXPECT_TRUE(gathered.equal(all));
+    EXPECT_TRUE(gathered.sum(0).equal(all.sum(0)));
+    EXPECT_TRUE(rows.equal(before)) << "the rows handed in were changed";
+  }
+}
+
+TEST(SampleOrder, UnevenSharesAreRefused) {
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  EXPECT_NO_THROW(local_micro_batches(2 * world().size(), mesh));
+  if (world().size() > 1) EXPECT_THROW(local_micro_batches(2 * world().size() + 1, mesh), c10::Error);
+}
+
+}  // namespace
+}  // namespace flashmorph

@@ -1,0 +1,129 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <sstream>
+
+#include "core/config/schema.h"
+#include "core/config/writer.h"
+#include "tests/unit/config/sample.h"
+
+namespace flashmorph {
+namespace {
+
+using schema::Rule;
+using schema::yaml_of;
+using test::faults_of;
+using test::kGood;
+
+// Values to try in place of the default, as YAML; rules between keys forbid some.
+std::vector<std::string> others(const std::string& value, const Rule& rule) {
+  if (rule.choices.empty()) return {yaml_of(std::string("other"))};
+  std::vector<std::string> texts;
+  for (const std::string& choice : rule.choices)
+    if (choice != value) texts.push_back(yaml_of(choice));
+  return texts;
+}
+std::vector<std::string> others(int64_t value, const Rule&) {
+  return {yaml_of(value * 2 + (value == 0 ? 1024 : 0)), yaml_of(value + 1), yaml_of(value / 2)};
+}
+std::vector<std::string> others(double value, const Rule&) { return {yaml_of(value == 0 ? 0.25 : value / 2)}; }
+std::vector<std::string> others(bool value, const Rule&) { return {yaml_of(!value)}; }
+std::vector<std::string> others(const Range&, const Rule&) { return {yaml_of(Range{1, 2})}; }
+std::vector<std::string> others(const std::vector<int64_t>&, const Rule&) {
+  return {yaml_of(std::vector<int64_t>{256, 128})};
+}
+std::vector<std::string> others(const std::vector<std::string>&, const Rule& rule) {
+  return {yaml_of(std::vector<std::string>{rule.choices.back()})};
+}
+
+struct Key {
+  std::string path;
+  std::vector<std::string> others;
+};
+
+struct Walk {
+  std::vector<Key> keys;
+  std::string prefix;
+
+  template <class Section>
+  void section(const std::string& name, Section& section) {
+    const std::string outer = prefix;
+    prefix += name + ".";
+    schema::visit(*this, section);
+    prefix = outer;
+  }
+  template <class Value>
+  void key(const char* name, const Value& value, const Rule& rule) {
+    keys.push_back({prefix + name, others(value, rule)});
+  }
+};
+
+std::vector<Key> all_keys() {
+  Walk walk;
+  RunConfig config = RunConfig::from_yaml(kGood, "run.yaml");
+  schema::visit(walk, config);
+  return walk.keys;
+}
+
+// What to_yaml wrote: key path to value.
+std::map<std::string, std::string> written(const RunConfig& config) {
+  std::istringstream lines(config.to_yaml());
+  std::vector<std::string> path;
+  std::map<std::string, std::string> values;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t indent = line.find_first_not_of(' '), colon = line.find(':');
+    path.resize(indent / 2);
+    path.push_back(line.substr(indent, colon - indent));
+    std::string key;
+    for (const std::string& part : path) key += (key.empty() ? "" : ".") + part;
+    if (colon + 1 < line.size()) values[key] = line.substr(colon + 2);
+  }
+  return values;
+}
+
+TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
+  const auto before = written(RunConfig::from_yaml(kGood, "run.yaml"));
+  for (const auto& [path, others] : all_keys()) {
+    if (path == "budget.ratio" || others.empty()) continue;  // tested below
+    std::string accepted, faults;
+    for (const std::string& other : others) {
+      faults = faults_of(kGood, {path + "=" + other});
+      if (accepted.empty() && faults == "no fault") accepted = other;
+    }
+    ASSERT_NE(accepted, "") << path << ": " << faults;
+    const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {path + "=" + accepted});
+    auto expected = before;
+    EXPECT_NE(expected.at(path), accepted) << path;
+    expected.at(path) = accepted;
+    EXPECT_EQ(written(config), expected) << path;
+    EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml()) << path;
+  }
+}
+
+TEST(EveryKey, WithOneChoiceTakesIt) {
+  for (const std::string entry : {"mixer.kind=lightning", "device.kind=cpu"})
+    EXPECT_EQ(faults_of(kGood, {entry}), "no fault");
+}
+
+TEST(EveryKey, RatioStandsInForFullLayers) {
+  const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"budget.ratio=3:1", "budget.full_layers=0"});
+  EXPECT_EQ(config.budget.ratio, "3:1");
+  EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").budget.ratio, "3:1");
+}
+
+TEST(EveryKey, RefusesAMapAndNamesItself) {
+  for (const Key& key : all_keys())
+    EXPECT_THAT(faults_of(kGood, {key.path + "={no: map}"}),
+                testing::HasSubstr(key.path + " (--set): is a map, expected"));
+}
+
+TEST(EveryKey, HasARowInTheReference) {
+  const std::string page = yaml_reference();
+  for (const Key& key : all_keys()) EXPECT_THAT(page, testing::HasSubstr("\n| `" + key.path + "` | "));
+  for (const char* cell : {"one of: alibi, retnet, layered |", "in [1, 10] |", "at least 0 |", "| required |"})
+    EXPECT_THAT(page, testing::HasSubstr(cell));
+}
+
+}  // namespace
+}  // namespace flashmorph

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <vector>
+
+#include "core/data/corpus.h"
+#include "core/data/passkeys.h"
+
+namespace flashmorph::test {
+
+inline constexpr const char* kTokenizer = "tests/data/passkey-teacher/tokenizer.json";
+inline constexpr const char* kPlays = "tests/data/text/tinyshakespeare.txt";
+
+// The teacher's tokenizer, template and text, read once a program.
+inline const Tokenizer& tokenizer() {
+  static const Tokenizer read = Tokenizer::open(kTokenizer);
+  return read;
+}
+
+inline const PasskeyTask& task() {
+  static const PasskeyTask made(tokenizer());
+  return made;
+}
+
+inline const Corpus& plays() {
+  static const Corpus read = Corpus::from_text(kPlays, tokenizer(), 0.1, 4096);
+  return read;
+}
+
+}  // namespace flashmorph::test
