@@ -106,12 +106,8 @@ std::vector<std::string_view> Tokenizer::Implementation::split(std::string_view 
 Tokenizer Tokenizer::open(const std::filesystem::path& path) {
   auto made = std::make_unique<Implementation>();
   made->file = read_tokenizer_file(path);
-  for (const AddedToken& token : made->file.added) {
-    if (token.normalized)
-      made->in_normalized_text.add(made->file.to_nfc ? nfc(token.content) : token.content, token.id);
-    else
-      made->in_given_text.add(token.content, token.id);
-  }
+  for (const AddedToken& token : made->file.added)
+    (token.normalized ? made->in_normalized_text : made->in_given_text).add(token.content, token.id);
   return Tokenizer(std::move(made));
 }
 

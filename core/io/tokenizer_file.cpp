@@ -174,9 +174,11 @@ class Reader {
       if (known != ids_.end() && part_of(token, "id") != known->second)
         throw BadInput(name_ + ": token \"" + text + "\"", "has two ids, " + std::to_string(known->second) + " and " +
                                                               part_of(token, "id").dump());
-      const int32_t id = known != ids_.end() ? known->second : take_id(part_of(token, "id"), text);
+      const bool normalized = part_of(token, "normalized") == true;
+      const std::string looked_for = normalized && file_.to_nfc ? nfc(text) : text;
+      const int32_t id = known != ids_.end() ? known->second : take_id(part_of(token, "id"), looked_for);
       ids_[text] = id;
-      file_.added.push_back({text, id, part_of(token, "normalized") == true});
+      file_.added.push_back({looked_for, id, normalized});
     }
   }
 

@@ -13,7 +13,7 @@
 namespace flashmorph {
 
 struct AddedToken {
-  std::string content;
+  std::string content;  // as it is looked for
   int32_t id;
   bool normalized;  // looked for in the normalized text rather than in the text as given
 };
