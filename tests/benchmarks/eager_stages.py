@@ -1,6 +1,6 @@
 """Speed of the align and select stages in eager PyTorch, as one would write them there: what ours is measured against.
 
-    benchmark_stages_reference.py MODEL_DIR --stage align --tokens 16384 --batch 8 --length 512 --threads 1
+    eager_stages.py MODEL_DIR --stage align --tokens 16384 --batch 8 --length 512 --threads 1
 
 Prints one line of JSON: tokens/s over the steps after a warm-up step, and the process's peak memory. Tokens are random:
 no step's time depends on them. Letters: B batch, N chunks, T tokens, C tokens a chunk, H heads, K head size.
