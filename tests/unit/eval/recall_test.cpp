@@ -11,7 +11,7 @@
 namespace flashmorph {
 namespace {
 
-constexpr int64_t kNever = 63;  // a token that no answer below ends with by chance
+constexpr int64_t kVocabulary = 64;  // of the small model
 
 int64_t likeliest_after(const MorphableModel& model, const Routes& routes, const std::vector<int64_t>& context) {
   return test::logits_of(model, routes, context)[-1].argmax().item<int64_t>();
@@ -31,7 +31,7 @@ void expect_counts(const RecallCount& count, const RecallCount& expected) {
 }
 
 void append_random(std::vector<int64_t>& tokens, int64_t count, KeyedRandom& random) {
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int64_t>(random.below(kNever)));
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int64_t>(random.below(kVocabulary)));
 }
 
 Sample sample_with(const std::vector<int64_t>& tokens, std::vector<Answer> answers) {
@@ -47,7 +47,7 @@ Sample forced_sample(const MorphableModel& model, const Routes& routes, const st
   const Answer answer{9, static_cast<int64_t>(right.size()), 0, depth};
   for (const bool is_right : right) {
     const int64_t likeliest = likeliest_after(model, routes, tokens);
-    tokens.push_back(is_right ? likeliest : (likeliest + 1) % kNever);
+    tokens.push_back(is_right ? likeliest : (likeliest + 1) % kVocabulary);
   }
   append_random(tokens, 20 - static_cast<int64_t>(tokens.size()), random);
   return sample_with(tokens, {answer});
@@ -77,6 +77,12 @@ std::vector<int64_t> written(const MorphableModel& model, const Routes& routes, 
   const size_t start = context.size();
   for (int64_t i = 0; i < count; ++i) context.push_back(likeliest_after(model, routes, context));
   return {context.begin() + static_cast<std::ptrdiff_t>(start), context.end()};
+}
+
+int64_t token_not_in(const std::vector<int64_t>& tokens) {
+  int64_t token = 0;
+  while (std::find(tokens.begin(), tokens.end(), token) != tokens.end()) ++token;
+  return token;
 }
 
 // Builds a sample beside the context that the model has while it answers: its own answers instead of the true ones.
@@ -110,12 +116,12 @@ TEST_P(GreedyRecall, ReadsOnAfterTheModelsOwnAnswers) {
 
     // Its answer is too long: the end comes as another token, and one word is another.
     std::vector<int64_t> given = talk.ask(12, 5);
-    talk.answer({given[0], given[1], (given[2] + 1) % kNever, given[3], kNever}, given, 0.1);
+    talk.answer({given[0], given[1], (given[2] + 1) % kVocabulary, given[3], token_not_in(given)}, given, 0.1);
     expected[0] += {.words = 4, .right_words = 3, .answers = 1, .whole_answers = 0};
 
     // Its answer ends at once: the words that follow are missing, and the context goes on with the question.
     given = talk.ask(6, 1);
-    talk.answer({(given[0] + 1) % kNever, (given[0] + 2) % kNever, given[0]}, given, 0.5);
+    talk.answer({(given[0] + 1) % kVocabulary, (given[0] + 2) % kVocabulary, given[0]}, given, 0.5);
     expected[1] += {.words = 2, .right_words = 0, .answers = 1, .whole_answers = 0};
 
     // Its answer is right if those before are as the model gave them.

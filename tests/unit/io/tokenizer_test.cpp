@@ -119,7 +119,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"{}", "no fault"}, Refusal{"5", "model.type"},
         Refusal{R"({"normalizer": {"type": "Lowercase"}})", "Lowercase"},
         Refusal{R"({"decoder": {"type": "WordPiece"}})", "WordPiece"},
-        Refusal{R"({"pre_tokenizer": {"type": "Metaspace"}})", "Metaspace"},
+        Refusal{R"({"pre_tokenizer": {"type": "Metaspace", "pretokenizers": null}})", "Metaspace"},
         Refusal{R"({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true}})", "add_prefix_space"},
         Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed"}]}})", "Removed"},
         Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
