@@ -26,7 +26,7 @@ int64_t drawn(const Range& range, KeyedRandom& random) {
 Batch batch_of(const std::vector<Sample>& samples) {
   const auto sequences = static_cast<int64_t>(samples.size()),
              length = static_cast<int64_t>(samples.at(0).tokens.size());
-  Batch batch{at::empty({sequences, length}, at::kLong), at::zeros({sequences, length}, at::kBool)};
+  Batch batch{at::empty({sequences, length}, at::kLong), at::zeros({sequences, length}, at::kBool), std::nullopt};
   auto tokens = batch.tokens_BT.accessor<int64_t, 2>();
   auto answers = batch.answers_BT.accessor<bool, 2>();
   for (int64_t b = 0; b < sequences; ++b) {
@@ -36,6 +36,13 @@ Batch batch_of(const std::vector<Sample>& samples) {
       for (int64_t t = answer.first; t < answer.first + answer.count; ++t) answers[b][t - 1] = true;
   }
   return batch;
+}
+
+at::Tensor predicting_places(const Batch& batch) {
+  at::Tensor predicts_BT = at::ones_like(batch.tokens_BT, at::kBool);
+  predicts_BT.select(1, -1).fill_(false);
+  if (batch.documents) predicts_BT.index_fill_(1, batch.documents->slice(0, 1) - 1, false);
+  return predicts_BT.flatten().nonzero().flatten();
 }
 
 SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const TrainingSection& config, int64_t seed,

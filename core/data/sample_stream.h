@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "core/config/run_config.h"
@@ -15,9 +16,15 @@ namespace flashmorph {
 struct Batch {
   at::Tensor tokens_BT;   // int64
   at::Tensor answers_BT;  // bool: the NEXT token is an answer's, so the state here must know it
+  // Several documents packed in one row (B = 1): int64 [documents + 1] offsets from 0 to T. No attention looks across.
+  std::optional<at::Tensor> documents;
 };
 
 Batch batch_of(const std::vector<Sample>& samples);
+
+// The places of tokens_BT.flatten() whose next token belongs to the same sequence and document: those a next-token loss
+// is over.
+at::Tensor predicting_places(const Batch& batch);
 
 // The sequences of a training stage, step by step, each step cut into micro-batches of equal size. Everything is a pure
 // function of (seed, stage, step, index), so that any rank can make its part and the number of ranks changes nothing.

@@ -12,12 +12,12 @@ namespace flashmorph {
 LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, std::span<const int32_t> text,
                               int64_t length, int64_t first, int64_t last) {
   const c10::NoGradGuard no_gradient;
-  const Rotary rotary = model.rotary(0, length - 1);
+  const Positions positions = model.positions(0, length - 1);
   LikelihoodSum sum;
   for (int64_t window = first; window < last; ++window) {
     const auto part = text.subspan(static_cast<size_t>(window * length), static_cast<size_t>(length));
     const at::Tensor tokens = at::tensor(std::vector<int64_t>(part.begin(), part.end()), at::kLong);
-    const at::Tensor hidden = model.forward(tokens.narrow(0, 0, length - 1).unsqueeze(0), routes, rotary).squeeze(0);
+    const at::Tensor hidden = model.forward(tokens.narrow(0, 0, length - 1).unsqueeze(0), routes, positions).squeeze(0);
     sum.negative_log +=
         cross_entropy(hidden, model.head(), tokens.narrow(0, 1, length - 1), model.shard()).item<double>();
     sum.tokens += length - 1;

@@ -35,7 +35,7 @@ class Reader {
   int64_t next_after(const std::vector<int64_t>& tokens) {
     const auto count = static_cast<int64_t>(tokens.size());
     const at::Tensor block = at::tensor(tokens, at::kLong).unsqueeze(0);
-    const at::Tensor hidden = model_.forward(block, routes_, model_.rotary(position_, count), &caches_);
+    const at::Tensor hidden = model_.forward(block, routes_, model_.positions(position_, count), &caches_);
     position_ += count;
     return greedy_tokens(hidden.select(1, count - 1), model_.head(), model_.shard()).item<int64_t>();
   }
@@ -67,7 +67,7 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
         samples.begin() + static_cast<std::ptrdiff_t>(std::min(samples.size(), start + static_cast<size_t>(batch))));
     const Batch tokens = batch_of(part);
     const int64_t length = tokens.tokens_BT.size(1);
-    const at::Tensor hidden = model.forward(tokens.tokens_BT, routes, model.rotary(0, length)).flatten(0, 1);
+    const at::Tensor hidden = model.forward(tokens.tokens_BT, routes, model.positions(0, length)).flatten(0, 1);
     const at::Tensor places = tokens.answers_BT.flatten().nonzero().flatten();
     at::Tensor predicted = at::full({static_cast<int64_t>(part.size()) * length}, -1, at::kLong);
     predicted.index_copy_(0, places, greedy_tokens(hidden.index_select(0, places), model.head(), model.shard()));

@@ -7,7 +7,7 @@
 #include "core/mixer/decay.h"
 #include "core/mixer/linear_branch.h"
 #include "core/model/attention.h"
-#include "core/ops/lightning_attention.h"
+#include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
 
 // Lightning attention's branch: projections, RMSNorm of queries and keys per head, RoPE, the recurrence with a constant
@@ -62,17 +62,18 @@ class LightningBranch : public LinearBranch {
     log_decay_H_ = at::tensor(decays, at::kDouble).narrow(0, first_head, heads).to(context.placement.device);
   }
 
-  at::Tensor forward(const at::Tensor& x_BTD, const Rotary& rotary, LayerCache* cache) const override {
+  at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
     at::Tensor q = rms_norm(project_heads(x_BTD, weights_.q, spec_.head_dim), weights_.q_norm, spec_.norm_epsilon);
     at::Tensor k = rms_norm(project_heads(x_BTD, weights_.k, spec_.head_dim), weights_.k_norm, spec_.norm_epsilon);
     const at::Tensor v = project_heads(x_BTD, weights_.v, spec_.head_dim);
     if (mixer_.rope) {
-      q = rotate(q, rotary.cos_TK, rotary.sin_TK);
-      k = rotate(k, rotary.cos_TK, rotary.sin_TK);
+      q = rotate(q, positions.cos_TK, positions.sin_TK);
+      k = rotate(k, positions.cos_TK, positions.sin_TK);
     }
     const bool continues = cache != nullptr && cache->state_BHKV.defined();
     const auto [o_BTHK, state] =
         lightning_attention(q, k, v, log_decay_H_, continues ? std::optional(cache->state_BHKV) : std::nullopt,
+                            positions.documents,
                             1.0 / std::sqrt(static_cast<double>(spec_.head_dim)), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     return at::linear(normed(o_BTHK) * at::sigmoid(at::linear(x_BTD, weights_.z)), weights_.o);

@@ -10,7 +10,7 @@
 #include "core/model/cache.h"
 #include "core/model/model_spec.h"
 #include "core/model/parameter.h"
-#include "core/model/rotary.h"
+#include "core/model/positions.h"
 #include "core/model/weights.h"
 #include "core/shard/shard.h"
 
@@ -23,7 +23,7 @@ class LinearBranch {
 
   // x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over
   // the tensor group is A_lin(x). With a cache, x continues from the cached state, which moves on.
-  virtual at::Tensor forward(const at::Tensor& x_BTD, const Rotary& rotary, LayerCache* cache = nullptr) const = 0;
+  virtual at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache = nullptr) const = 0;
 
   // Its weights under global names, model.layers.{l}.linear_attn.*; what align trains.
   virtual Parameters parameters() const = 0;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <vector>
 
 #include "core/ops/norm.h"
 
@@ -25,6 +26,30 @@ at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
   return at::ones({tokens, past + tokens}, like.options().dtype(at::kBool).requires_grad(false)).tril(past);
 }
 
+// The tokens see all past ones and, of their own, those up to themselves.
+at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK, int64_t groups) {
+  const int64_t tokens = q_BTHK.size(1), past = k_BTGK.size(1) - tokens;
+  const bool all_visible = tokens == 1;
+  const std::optional<at::Tensor> mask =
+      past > 0 && !all_visible ? std::optional(mask_after(past, tokens, q_BTHK)) : std::nullopt;
+  const at::Tensor o = at::scaled_dot_product_attention(
+      q_BTHK.transpose(1, 2), for_query_heads(k_BTGK, groups), for_query_heads(v_BTGK, groups), mask,
+      /*dropout_p=*/0.0, /*is_causal=*/past == 0 && !all_visible, 1.0 / std::sqrt(static_cast<double>(q_BTHK.size(3))));
+  return o.transpose(1, 2);
+}
+
+at::Tensor softmax_in_documents(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK,
+                                int64_t groups, const at::Tensor& documents) {
+  const at::Tensor offsets = documents.contiguous();
+  const int64_t* at = offsets.const_data_ptr<int64_t>();
+  std::vector<at::Tensor> outputs;
+  for (int64_t d = 0; d + 1 < offsets.size(0); ++d) {
+    const auto own = [&](const at::Tensor& x) { return x.narrow(1, at[d], at[d + 1] - at[d]); };
+    outputs.push_back(causal_softmax(own(q_BTHK), own(k_BTGK), own(v_BTGK), groups));
+  }
+  return at::cat(outputs, 1);
+}
+
 }  // namespace
 
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim) {
@@ -32,7 +57,7 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
-                          const Rotary& rotary, LayerCache* cache) {
+                          const Positions& positions, LayerCache* cache) {
   at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim);
   at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim);
   at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim);
@@ -40,21 +65,17 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     q = rms_norm(q, weights.q_norm, spec.norm_epsilon);
     k = rms_norm(k, weights.k_norm, spec.norm_epsilon);
   }
-  q = rotate(q, rotary.cos_TK, rotary.sin_TK);
-  k = rotate(k, rotary.cos_TK, rotary.sin_TK);
+  q = rotate(q, positions.cos_TK, positions.sin_TK);
+  k = rotate(k, positions.cos_TK, positions.sin_TK);
   if (cache != nullptr) {
     k = appended(cache->keys_BTGK, k);
     v = appended(cache->values_BTGK, v);
   }
 
-  const int64_t tokens = q.size(1), past = k.size(1) - tokens;
-  const bool all_visible = tokens == 1;
-  const std::optional<at::Tensor> mask =
-      past > 0 && !all_visible ? std::optional(mask_after(past, tokens, q)) : std::nullopt;
-  const at::Tensor o = at::scaled_dot_product_attention(
-      q.transpose(1, 2), for_query_heads(k, spec.query_groups()), for_query_heads(v, spec.query_groups()), mask,
-      /*dropout_p=*/0.0, /*is_causal=*/past == 0 && !all_visible, 1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
-  return at::linear(o.transpose(1, 2).flatten(2, 3), weights.o);
+  const at::Tensor o = positions.documents
+                           ? softmax_in_documents(q, k, v, spec.query_groups(), *positions.documents)
+                           : causal_softmax(q, k, v, spec.query_groups());
+  return at::linear(o.flatten(2, 3), weights.o);
 }
 
 }  // namespace flashmorph

@@ -3,7 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "core/model/cache.h"
-#include "core/model/rotary.h"
+#include "core/model/positions.h"
 #include "core/model/weights.h"
 
 namespace flashmorph {
@@ -12,8 +12,9 @@ namespace flashmorph {
 //   o_proj( softmax(q k^T / sqrt(K)) v ), q and k normalised per head (when the spec says so) and rotated.
 // x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over the
 // tensor group is A_full(x). With a cache, x continues the cached tokens and is appended to it.
+// Packed documents (in one row) attend apart.
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
-                          const Rotary& rotary, LayerCache* cache = nullptr);
+                          const Positions& positions, LayerCache* cache = nullptr);
 
 // The queries, keys and values of x as [B, T, heads, K], before any norm or rotation (shared with the mixers).
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim);

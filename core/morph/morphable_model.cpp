@@ -77,14 +77,15 @@ at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) cons
   return copy_to_shards(rms_norm(x, layers_[layer].block.input_norm, spec_.norm_epsilon), *shard_);
 }
 
-at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Rotary& rotary,
+at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                                   LayerCache* cache) const {
   const MorphableLayer& here = layers_[layer];
   TORCH_CHECK(route.kind == Route::Kind::linear || here.attention, "layer ", layer, " has no full attention");
+  TORCH_CHECK(cache == nullptr || !positions.documents, "packed documents do not continue a cache");
   TORCH_CHECK(route.kind == Route::Kind::full || here.branch, "layer ", layer, " has no linear branch");
   const at::Tensor normed = normed_input(layer, x);
-  const auto full = [&] { return full_attention(normed, *here.attention, spec_, rotary, cache); };
-  const auto linear = [&] { return here.branch->forward(normed, rotary, cache); };
+  const auto full = [&] { return full_attention(normed, *here.attention, spec_, positions, cache); };
+  const auto linear = [&] { return here.branch->forward(normed, positions, cache); };
   at::Tensor partial;
   switch (route.kind) {
     case Route::Kind::full:
@@ -110,18 +111,18 @@ at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
   return rms_norm(x, head_.norm, spec_.norm_epsilon);
 }
 
-at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Rotary& rotary,
+at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
                                    std::vector<LayerCache>* caches) const {
   check_routes(routes);
   TORCH_CHECK(caches == nullptr || static_cast<int64_t>(caches->size()) == layer_count(), "one cache a layer");
   at::Tensor x = embed(tokens_BT);
   for (int64_t l = 0; l < layer_count(); ++l)
-    x = feed_forward(l, attend(l, x, routes[l], rotary, caches != nullptr ? &(*caches)[l] : nullptr));
+    x = feed_forward(l, attend(l, x, routes[l], positions, caches != nullptr ? &(*caches)[l] : nullptr));
   return final_hidden(x);
 }
 
-Rotary MorphableModel::rotary(int64_t start, int64_t length) const {
-  return rotary_table(spec_, start, length, placement_);
+Positions MorphableModel::positions(int64_t start, int64_t length, const std::optional<at::Tensor>& documents) const {
+  return positions_of(spec_, start, length, placement_, documents);
 }
 
 Parameters MorphableModel::frozen_parameters() const {

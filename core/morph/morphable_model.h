@@ -52,17 +52,18 @@ class MorphableModel {
 
   at::Tensor embed(const at::Tensor& tokens_BT) const;                // X of layer 0
   at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;  // LN(X), copied to shards
-  at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Rotary& rotary,
+  at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                     LayerCache* cache = nullptr) const;               // H: one all-reduce
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one all-reduce
   at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head
 
-  // embed, every layer by its route, final_hidden. With caches (one a layer) the tokens continue the cached ones.
-  at::Tensor forward(const at::Tensor& tokens_BT, const Routes& routes, const Rotary& rotary,
+  // embed, every layer by its route, final_hidden. With caches (one a layer) the tokens continue the cached ones;
+  // packed documents cannot.
+  at::Tensor forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
                      std::vector<LayerCache>* caches = nullptr) const;
   const at::Tensor& head() const { return head_.output; }  // [vocabulary/R, D]
 
-  Rotary rotary(int64_t start, int64_t length) const;
+  Positions positions(int64_t start, int64_t length, const std::optional<at::Tensor>& documents = std::nullopt) const;
 
   const ModelSpec& spec() const { return spec_; }
   const Placement& placement() const { return placement_; }

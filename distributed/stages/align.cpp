@@ -13,7 +13,7 @@ namespace {
 // Letters: B sequences, T tokens, D hidden.
 double align_micro_batch(const MorphableModel& model, const Batch& batch, int64_t micro_batches) {
   const c10::AutoGradMode no_gradient(false);
-  const Rotary rotary = model.rotary(0, batch.tokens_BT.size(1));
+  const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto layers = static_cast<double>(model.layer_count());
   double loss = 0.0;
 
@@ -21,11 +21,11 @@ double align_micro_batch(const MorphableModel& model, const Batch& batch, int64_
   for (int64_t l = 0; l < model.layer_count(); ++l) {
     const MorphableLayer& layer = model.layer(l);
     const at::Tensor normed = model.normed_input(l, x_BTD);
-    const at::Tensor full = full_attention(normed, *layer.attention, model.spec(), rotary);
+    const at::Tensor full = full_attention(normed, *layer.attention, model.spec(), positions);
     at::Tensor attended;
     {
       const c10::AutoGradMode gradient(true);
-      const at::Tensor linear = layer.branch->forward(normed, rotary);
+      const at::Tensor linear = layer.branch->forward(normed, positions);
       // One reduction for both: what flows on, and the error.
       const at::Tensor summed = sum_over_shards(at::stack({full, linear - full}), model.shard());
       attended = summed[0].detach();

@@ -31,12 +31,12 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
   const Routes all_full(teacher.layer_count(), Route::full());
   return train_hybrid("distill", context.config.stages.distill, hybrid, plan, context,
                       [&](const Batch& batch, int64_t micro_batches) {
-                        const Rotary rotary = hybrid.rotary(0, batch.tokens_BT.size(1));
-                        const at::Tensor student = hybrid.forward(batch.tokens_BT, routes, rotary).flatten(0, 1);
+                        const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+                        const at::Tensor student = hybrid.forward(batch.tokens_BT, routes, positions).flatten(0, 1);
                         at::Tensor target;
                         {
                           const c10::NoGradGuard no_gradient;
-                          target = teacher.forward(batch.tokens_BT, all_full, rotary).flatten(0, 1);
+                          target = teacher.forward(batch.tokens_BT, all_full, positions).flatten(0, 1);
                         }
                         const at::Tensor loss =
                             kl_divergence(student, hybrid.head(), target, teacher.head(), hybrid.shard());
@@ -47,11 +47,11 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
   return train_hybrid("finetune", context.config.stages.finetune, hybrid, plan, context,
                       [&](const Batch& batch, int64_t micro_batches) {
-                        const int64_t predicted = batch.tokens_BT.size(1) - 1;
-                        const Rotary rotary = hybrid.rotary(0, predicted);
+                        const at::Tensor places = predicting_places(batch);
+                        const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
                         const at::Tensor hidden =
-                            hybrid.forward(batch.tokens_BT.narrow(1, 0, predicted), routes, rotary).flatten(0, 1);
-                        const at::Tensor targets = batch.tokens_BT.narrow(1, 1, predicted).flatten();
+                            hybrid.forward(batch.tokens_BT, routes, positions).flatten(0, 1).index_select(0, places);
+                        const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
                         const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
                         return backward_mean(loss, hidden.size(0), micro_batches);
                       });

@@ -15,11 +15,11 @@ using LayerStates = std::vector<at::Tensor>;  // H at the answer positions, [ans
 
 LayerStates states_at(const MorphableModel& model, const Batch& batch, const Routes& routes) {
   const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten();
-  const Rotary rotary = model.rotary(0, batch.tokens_BT.size(1));
+  const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   LayerStates states;
   at::Tensor x = model.embed(batch.tokens_BT);
   for (int64_t l = 0; l < model.layer_count(); ++l) {
-    const at::Tensor h = model.attend(l, x, routes[l], rotary);
+    const at::Tensor h = model.attend(l, x, routes[l], positions);
     states.push_back(h.flatten(0, 1).index_select(0, answers));
     if (l + 1 < model.layer_count()) x = model.feed_forward(l, h);
   }

@@ -52,7 +52,7 @@ def cases(tokens):
     heads = (1, tokens, HEADS, HEAD_DIM)
 
     yield ("lightning_attention",
-           lambda q, k, v: ops.lightning_attention(q, k, v, log_decay, None, scale, CHUNK)[0],
+           lambda q, k, v: ops.lightning_attention(q, k, v, log_decay, None, None, scale, CHUNK)[0],
            lambda q, k, v: eager_lightning(q, k, v, log_decay, scale, CHUNK),
            [random(*heads) for _ in range(3)])
     yield ("rms_norm",

@@ -31,12 +31,12 @@ int main(int argc, char** argv) {
   constexpr int64_t kTokens = 300, kGreedy = 32;
   const at::Tensor tokens = at::arange(kTokens, at::kLong) * 37 % 1021;
   std::vector<LayerCache> caches(static_cast<size_t>(model.layer_count()));
-  at::Tensor hidden = hybrid.forward(tokens.unsqueeze(0), routes, hybrid.rotary(0, kTokens), &caches).squeeze(0);
+  at::Tensor hidden = hybrid.forward(tokens.unsqueeze(0), routes, hybrid.positions(0, kTokens), &caches).squeeze(0);
   const at::Tensor logits = at::mm(hidden, hybrid.head().t());
   std::vector<at::Tensor> greedy;
   for (int64_t t = 0; t < kGreedy; ++t) {
     greedy.push_back(greedy_tokens(hidden.narrow(0, hidden.size(0) - 1, 1), hybrid.head(), whole));
-    hidden = hybrid.forward(greedy.back().unsqueeze(0), routes, hybrid.rotary(kTokens + t, 1), &caches).squeeze(0);
+    hidden = hybrid.forward(greedy.back().unsqueeze(0), routes, hybrid.positions(kTokens + t, 1), &caches).squeeze(0);
   }
   write_safetensors(argv[3], {{"tokens", tokens}, {"logits", logits}, {"greedy", at::cat(greedy)}});
 }

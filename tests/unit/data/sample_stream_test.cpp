@@ -181,5 +181,15 @@ TEST(SampleStream, PasskeysThatDoNotFitTheShortestLengthAreRefused) {
   EXPECT_NO_THROW(stream(section));
 }
 
+TEST(Batch, EveryTokenPredictsTheNextOfItsOwnSequenceAndDocument) {
+  const auto places = [](const Batch& batch) {
+    const at::Tensor found = predicting_places(batch);
+    return std::vector<int64_t>(found.data_ptr<int64_t>(), found.data_ptr<int64_t>() + found.numel());
+  };
+  EXPECT_THAT(places({at::zeros({2, 3}, at::kLong), {}, std::nullopt}), testing::ElementsAre(0, 1, 3, 4));
+  const at::Tensor documents = at::tensor({int64_t{0}, int64_t{2}, int64_t{3}, int64_t{6}});
+  EXPECT_THAT(places({at::zeros({1, 6}, at::kLong), {}, documents}), testing::ElementsAre(0, 3, 4));
+}
+
 }  // namespace
 }  // namespace flashmorph

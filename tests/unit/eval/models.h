@@ -37,7 +37,7 @@ inline Routes full_linear_full() { return {Route::full(), Route::linear(), Route
 // The definition: every logit of the whole sequence, with no caches. Rows are the places, [tokens, vocabulary].
 inline at::Tensor logits_of(const MorphableModel& model, const Routes& routes, const std::vector<int64_t>& tokens) {
   const at::Tensor input = at::tensor(tokens, at::kLong).unsqueeze(0);
-  const at::Tensor hidden = model.forward(input, routes, model.rotary(0, input.size(1)));
+  const at::Tensor hidden = model.forward(input, routes, model.positions(0, input.size(1)));
   return hidden.squeeze(0).matmul(model.head().t());
 }
 

@@ -42,8 +42,8 @@ struct Teacher {
     const Placement placement{shard.rank(), shard.size(), at::kDouble, at::kCPU};
     return make_branch({spec, mixer, kLayer, seed, placement, shard}, attention(placement));
   }
-  Rotary rotary(int64_t start, int64_t length) const {
-    return rotary_table(spec, start, length, {.dtype = at::kDouble});
+  Positions positions(int64_t start, int64_t length) const {
+    return positions_of(spec, start, length, {.dtype = at::kDouble});
   }
 
   test::TemporaryFolder folder;
@@ -143,7 +143,7 @@ TEST_P(LightningDefinition, ForwardAndEveryGradient) {
   const at::Tensor input = seeded({2, 11, 32}, 1), upstream = seeded({2, 11, 32}, 2);  // two chunks and a ragged one
   const at::Tensor x = input.clone().set_requires_grad(true), x_exact = input.clone().set_requires_grad(true);
 
-  const at::Tensor actual = fast->forward(x, teacher.rotary(0, 11));
+  const at::Tensor actual = fast->forward(x, teacher.positions(0, 11));
   const Definition definition{teacher.spec, mixer};
   const Weights weights = weights_of(*exact);
   const at::Tensor expected = at::stack({definition(x_exact[0], weights), definition(x_exact[1], weights)});
@@ -169,12 +169,12 @@ TEST(LightningStart, ExpandedHeadsWithSoftmaxAreTheTeacher) {
   ModelSpec expanded_spec = teacher.spec;
   expanded_spec.kv_heads = teacher.spec.heads;
   const at::Tensor x = seeded({2, 9, 32}, 3);
-  const Rotary rotary = teacher.rotary(0, 9);
+  const Positions positions = teacher.positions(0, 9);
   const auto softmax = [&](const at::Tensor& k, const at::Tensor& v) {
     return full_attention(x, {w.at("q_proj"), k, v, w.at("o_proj"), w.at("q_norm"), w.at("k_norm")}, expanded_spec,
-                          rotary);
+                          positions);
   };
-  const at::Tensor expected = full_attention(x, original, teacher.spec, rotary);
+  const at::Tensor expected = full_attention(x, original, teacher.spec, positions);
   EXPECT_LT(relative_error(expected, softmax(w.at("k_proj"), w.at("v_proj"))), 1e-14);
   const auto by_rows = [](const at::Tensor& weight) { return weight.repeat_interleave(2, 0); };
   EXPECT_GT(relative_error(expected, softmax(by_rows(original.k), by_rows(original.v))), 0.1);
@@ -237,7 +237,7 @@ TEST_P(LightningSlices, TwoPiecesAreTheWholeForwardAndBackward) {
   train_all(*whole);
   const at::Tensor input = seeded({2, 11, 32}, 1), upstream = seeded({2, 11, 32}, 2);
   const at::Tensor x = input.clone().set_requires_grad(true);
-  const at::Tensor expected = whole->forward(x, teacher.rotary(0, 11));
+  const at::Tensor expected = whole->forward(x, teacher.positions(0, 11));
   expected.backward(upstream);
 
   test::ShardPair pair;
@@ -256,7 +256,7 @@ TEST_P(LightningSlices, TwoPiecesAreTheWholeForwardAndBackward) {
     }
     train_all(*pieces[rank]);
     inputs[rank] = input.clone().set_requires_grad(true);
-    const at::Tensor partial = pieces[rank]->forward(copy_to_shards(inputs[rank], shard), teacher.rotary(0, 11));
+    const at::Tensor partial = pieces[rank]->forward(copy_to_shards(inputs[rank], shard), teacher.positions(0, 11));
     outputs[rank] = sum_over_shards(partial, shard);
     outputs[rank].backward(upstream);
   });
@@ -285,10 +285,10 @@ TEST(LightningBranch, StepByStepIsTheWholeForward) {
   std::vector<at::Tensor> parts;
   int64_t start = 0;
   for (const int64_t length : {6, 1, 1, 5, 1}) {
-    parts.push_back(branch->forward(x.narrow(1, start, length), teacher.rotary(start, length), &cache));
+    parts.push_back(branch->forward(x.narrow(1, start, length), teacher.positions(start, length), &cache));
     start += length;
   }
-  EXPECT_LT(relative_error(branch->forward(x, teacher.rotary(0, 14)), at::cat(parts, 1)), 1e-13);
+  EXPECT_LT(relative_error(branch->forward(x, teacher.positions(0, 14)), at::cat(parts, 1)), 1e-13);
   EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
   EXPECT_FALSE(cache.keys_BTGK.defined());
 }
@@ -298,11 +298,11 @@ TEST(LightningBranch, ACloneTrainsApart) {
   const auto branch = teacher.branch(mixer_of("head"), teacher.alone);
   const auto copy = branch->clone();
   const at::Tensor x = seeded({1, 5, 32}, 5);
-  const at::Tensor before = branch->forward(x, teacher.rotary(0, 5));
-  EXPECT_TRUE(copy->forward(x, teacher.rotary(0, 5)).equal(before));
+  const at::Tensor before = branch->forward(x, teacher.positions(0, 5));
+  EXPECT_TRUE(copy->forward(x, teacher.positions(0, 5)).equal(before));
   for (const Parameter& parameter : copy->parameters()) parameter.value.add_(0.5);
-  EXPECT_TRUE(branch->forward(x, teacher.rotary(0, 5)).equal(before));
-  EXPECT_GT(max_abs_error(before, copy->forward(x, teacher.rotary(0, 5))), 1e-3);
+  EXPECT_TRUE(branch->forward(x, teacher.positions(0, 5)).equal(before));
+  EXPECT_GT(max_abs_error(before, copy->forward(x, teacher.positions(0, 5))), 1e-3);
 }
 
 TEST(Branches, AnUnknownKindIsNamedWithTheKnownOnes) {

@@ -47,11 +47,11 @@ struct Decoder {
 
   at::Tensor logits(const at::Tensor& tokens_BT, int64_t start = 0, std::vector<LayerCache>* caches = nullptr) const {
     Shard alone;
-    const Rotary rotary = rotary_table(spec, start, tokens_BT.size(1), placement);
+    const Positions positions = positions_of(spec, start, tokens_BT.size(1), placement);
     at::Tensor x = embed(tokens_BT, embedding, alone);
     for (int64_t l = 0; l < spec.layers; ++l) {
       const at::Tensor input = rms_norm(x, blocks[l].input_norm, spec.norm_epsilon);
-      x = x + full_attention(input, attention[l], spec, rotary, caches == nullptr ? nullptr : &(*caches)[l]);
+      x = x + full_attention(input, attention[l], spec, positions, caches == nullptr ? nullptr : &(*caches)[l]);
       x = x + mlp(rms_norm(x, blocks[l].post_norm, spec.norm_epsilon), blocks[l].mlp);
     }
     return at::linear(rms_norm(x, head.norm, spec.norm_epsilon), head.output);
@@ -128,8 +128,8 @@ struct Slices : testing::Test {
 TEST_F(Slices, PartialOutputsAddUpToTheWhole) {
   const Decoder whole = Decoder::open(folder.path()), low = slice(0), high = slice(1);
   const at::Tensor x = at::randn({2, 11, whole.spec.hidden}, at::detail::createCPUGenerator(3));
-  const Rotary rotary = rotary_table(whole.spec, 0, 11, {});
-  const auto attend = [&](const Decoder& decoder) { return full_attention(x, decoder.attention[1], whole.spec, rotary); };
+  const Positions positions = positions_of(whole.spec, 0, 11, {});
+  const auto attend = [&](const Decoder& decoder) { return full_attention(x, decoder.attention[1], whole.spec, positions); };
   EXPECT_LE(max_abs_error(attend(whole), attend(low) + attend(high)), 1e-5);
   const auto feed = [&](const Decoder& decoder) { return mlp(x, decoder.blocks[1].mlp); };
   EXPECT_LE(max_abs_error(feed(whole), feed(low) + feed(high)), 1e-5);
@@ -177,16 +177,16 @@ TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
   EXPECT_TRUE(at::equal(low.attention[1].o, before)) << "the value shares its layer's storage";
 }
 
-TEST(Rotary, MatchesTheDefinition) {
+TEST(Positions, RotaryAnglesMatchTheDefinition) {
   ModelSpec spec;
   spec.head_dim = 8;
   spec.rope_theta = 500.0;
-  const Rotary rotary = rotary_table(spec, 1000, 3, {.dtype = at::kDouble});
+  const Positions positions = positions_of(spec, 1000, 3, {.dtype = at::kDouble});
   for (int64_t t = 0; t < 3; ++t)
     for (int64_t i = 0; i < 8; ++i) {
       const double angle = static_cast<double>(1000 + t) * std::pow(500.0, -2.0 * static_cast<double>(i % 4) / 8.0);
-      EXPECT_NEAR(rotary.cos_TK[t][i].item<double>(), std::cos(angle), 1e-11);
-      EXPECT_NEAR(rotary.sin_TK[t][i].item<double>(), std::sin(angle), 1e-11);
+      EXPECT_NEAR(positions.cos_TK[t][i].item<double>(), std::cos(angle), 1e-11);
+      EXPECT_NEAR(positions.sin_TK[t][i].item<double>(), std::sin(angle), 1e-11);
     }
 }
 

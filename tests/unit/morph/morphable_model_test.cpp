@@ -39,21 +39,21 @@ TEST(MorphableModel, AtOneItIsTheTeacherAndAtZeroLinear) {
   Shard whole;
   const MorphableModel model = teacher(whole);
   const at::Tensor x = model.embed(some_tokens(21));
-  const Rotary rotary = model.rotary(0, 21);
-  const auto mixed = [&](double a) { return model.attend(3, x, Route::mixed(at::full({}, a, at::kDouble)), rotary); };
-  EXPECT_TRUE(mixed(1.0).equal(model.attend(3, x, Route::full(), rotary)));
-  EXPECT_TRUE(mixed(0.0).equal(model.attend(3, x, Route::linear(), rotary)));
+  const Positions positions = model.positions(0, 21);
+  const auto mixed = [&](double a) { return model.attend(3, x, Route::mixed(at::full({}, a, at::kDouble)), positions); };
+  EXPECT_TRUE(mixed(1.0).equal(model.attend(3, x, Route::full(), positions)));
+  EXPECT_TRUE(mixed(0.0).equal(model.attend(3, x, Route::linear(), positions)));
 }
 
 TEST(MorphableModel, GateGradientIsCentralDifferences) {
   Shard whole;
   const MorphableModel model = teacher(whole);
   const at::Tensor tokens = some_tokens(19);
-  const Rotary rotary = model.rotary(0, 19);
+  const Positions positions = model.positions(0, 19);
   const auto loss = [&](const at::Tensor& alpha) {
     Routes routes;
     for (const at::Tensor& one : alpha.unbind()) routes.push_back(Route::mixed(one));
-    return model.forward(tokens, routes, rotary).square().sum();
+    return model.forward(tokens, routes, positions).square().sum();
   };
   at::Tensor alpha = at::linspace(0.0, 1.0, 12, at::kDouble).set_requires_grad(true);
   loss(alpha).backward();
@@ -72,7 +72,7 @@ TEST(MorphableModel, OnlyTheGatesGetGradients) {
   Shard whole;
   const MorphableModel model = teacher(whole);
   const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
-  model.attend(2, model.embed(some_tokens(9)), Route::mixed(alpha), model.rotary(0, 9)).sum().backward();
+  model.attend(2, model.embed(some_tokens(9)), Route::mixed(alpha), model.positions(0, 9)).sum().backward();
   EXPECT_TRUE(alpha.grad().defined());
   for (const Parameter& parameter : model.all_parameters())
     EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
@@ -83,7 +83,7 @@ TEST(MorphableModel, AMixedAttentionTakesOneReductionEachWay) {
   const MorphableModel model = teacher(counting);
   const at::Tensor x = at::randn({1, 9, 128}, at::kDouble).set_requires_grad(true);
   const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
-  const at::Tensor h = model.attend(2, x, Route::mixed(alpha), model.rotary(0, 9));
+  const at::Tensor h = model.attend(2, x, Route::mixed(alpha), model.positions(0, 9));
   EXPECT_EQ(counting.sums, 1);
   h.sum().backward();
   EXPECT_EQ(counting.sums, 2);
@@ -96,12 +96,12 @@ TEST(MorphableModel, DecodingStepByStepIsTheWholeForward) {
     Routes routes(12, Route::linear());
     routes[4] = Route::full();
     const at::Tensor tokens = some_tokens(23);
-    const at::Tensor expected = model.forward(tokens, routes, model.rotary(0, 23));
+    const at::Tensor expected = model.forward(tokens, routes, model.positions(0, 23));
     std::vector<LayerCache> caches(12);
-    std::vector<at::Tensor> parts = {model.forward(tokens.narrow(1, 0, 15), routes, model.rotary(0, 15), &caches)};
-    parts.push_back(model.forward(tokens.narrow(1, 15, 3), routes, model.rotary(15, 3), &caches));
+    std::vector<at::Tensor> parts = {model.forward(tokens.narrow(1, 0, 15), routes, model.positions(0, 15), &caches)};
+    parts.push_back(model.forward(tokens.narrow(1, 15, 3), routes, model.positions(15, 3), &caches));
     for (int64_t t = 18; t < 23; ++t)
-      parts.push_back(model.forward(tokens.narrow(1, t, 1), routes, model.rotary(t, 1), &caches));
+      parts.push_back(model.forward(tokens.narrow(1, t, 1), routes, model.positions(t, 1), &caches));
     EXPECT_LT(max_abs_error(expected, at::cat(parts, 1)), 1e-9) << norm;
   }
 }
@@ -113,13 +113,13 @@ TEST(MorphableModel, AHybridTrainsApartFromItsSource) {
   routes[1] = Route::full();
   const MorphableModel hybrid = model.hybrid(routes);
   const at::Tensor tokens = some_tokens(9);
-  const Rotary rotary = model.rotary(0, 9);
-  EXPECT_TRUE(hybrid.forward(tokens, routes, rotary).detach().equal(model.forward(tokens, routes, rotary)));
+  const Positions positions = model.positions(0, 9);
+  EXPECT_TRUE(hybrid.forward(tokens, routes, positions).detach().equal(model.forward(tokens, routes, positions)));
   for (const Parameter& parameter : hybrid.all_parameters()) {
     EXPECT_TRUE(parameter.value.requires_grad()) << parameter.name;
     parameter.value.detach().zero_();
   }
-  EXPECT_GT(model.forward(tokens, routes, rotary).abs().max().item<double>(), 0.0);
+  EXPECT_GT(model.forward(tokens, routes, positions).abs().max().item<double>(), 0.0);
 }
 
 TEST(LightningBranch, KvHeadsRepeatHeadByHead) {

@@ -47,7 +47,7 @@ Routes mixed(const at::Tensor& alpha) {
 }
 
 at::Tensor loss_of(const MorphableModel& model, const at::Tensor& alpha) {
-  const at::Tensor hidden = model.forward(some_tokens(11), mixed(alpha), model.rotary(0, 11));
+  const at::Tensor hidden = model.forward(some_tokens(11), mixed(alpha), model.positions(0, 11));
   return (hidden * seeded(hidden.sizes(), 9)).sum();
 }
 
@@ -82,12 +82,12 @@ TEST(SmallMixture, GateGradientIsTheInnerProductWithTheDifference) {
   Shard alone;
   const MorphableModel model = folder.open(alone);
   const at::Tensor x = seeded({2, 11, 32}, 1), G = seeded({2, 11, 32}, 2);
-  const Rotary rotary = model.rotary(0, 11);
+  const Positions positions = model.positions(0, 11);
   for (const double a : {0.0, 0.4, 1.0}) {
     const at::Tensor alpha = at::full({}, a, at::kDouble).set_requires_grad(true);
-    model.attend(1, x, Route::mixed(alpha), rotary).backward(G);
+    model.attend(1, x, Route::mixed(alpha), positions).backward(G);
     const at::Tensor difference =
-        model.attend(1, x, Route::full(), rotary) - model.attend(1, x, Route::linear(), rotary);
+        model.attend(1, x, Route::full(), positions) - model.attend(1, x, Route::linear(), positions);
     EXPECT_LT(relative_error((G * difference).sum(), alpha.grad()), 1e-12) << a;
   }
 }
@@ -102,7 +102,7 @@ TEST_P(TwoPieces, AttendIsTheWholeForwardAndBackward) {
   const auto run = [&](const MorphableModel& model, at::Tensor& x, at::Tensor& alpha) {
     x = input.clone().set_requires_grad(true);
     alpha = at::full({}, 0.3, at::kDouble).set_requires_grad(true);
-    const at::Tensor h = model.feed_forward(1, model.attend(1, x, Route::mixed(alpha), model.rotary(0, 11)));
+    const at::Tensor h = model.feed_forward(1, model.attend(1, x, Route::mixed(alpha), model.positions(0, 11)));
     h.backward(G);
     return h;
   };
@@ -163,8 +163,8 @@ TEST(SmallMixture, AHybridKeepsTheNamedAttentionOfEachLayer) {
   EXPECT_THAT(names_with(all, "attn.q_proj"), testing::UnorderedElementsAre("model.layers.0.linear_attn.q_proj.weight",
                                                                             "model.layers.1.self_attn.q_proj.weight"));
   const at::Tensor x = seeded({1, 3, 32}, 1);
-  EXPECT_ANY_THROW(hybrid.attend(0, x, Route::full(), hybrid.rotary(0, 3)));
-  EXPECT_ANY_THROW(hybrid.attend(1, x, Route::linear(), hybrid.rotary(0, 3)));
+  EXPECT_ANY_THROW(hybrid.attend(0, x, Route::full(), hybrid.positions(0, 3)));
+  EXPECT_ANY_THROW(hybrid.attend(1, x, Route::linear(), hybrid.positions(0, 3)));
 }
 
 TEST(SmallMixture, AHybridsTiedHeadIsItsEmbedding) {
@@ -185,18 +185,18 @@ TEST(SmallMixture, AStepOfAHybridLeavesItsSourceAlone) {
   const MorphableModel source = folder.open(alone);
   const Routes routes = {Route::linear(), Route::full()};
   const at::Tensor tokens = some_tokens(7);
-  const Rotary rotary = source.rotary(0, 7);
-  const at::Tensor before = source.forward(tokens, routes, rotary);
+  const Positions positions = source.positions(0, 7);
+  const at::Tensor before = source.forward(tokens, routes, positions);
   const MorphableModel hybrid = source.hybrid(routes);
-  const at::Tensor hidden = hybrid.forward(tokens, routes, rotary);
+  const at::Tensor hidden = hybrid.forward(tokens, routes, positions);
   (at::linear(hidden, hybrid.head()) * seeded({2, 7, 64}, 3)).sum().backward();
   for (const Parameter& parameter : hybrid.all_parameters()) {
     ASSERT_TRUE(parameter.value.grad().defined()) << parameter.name;
     EXPECT_GT(parameter.value.grad().abs().max().item<double>(), 0.0) << parameter.name;
     parameter.value.detach().sub_(parameter.value.grad());
   }
-  EXPECT_TRUE(source.forward(tokens, routes, rotary).equal(before));
-  EXPECT_FALSE(hybrid.forward(tokens, routes, rotary).equal(before));
+  EXPECT_TRUE(source.forward(tokens, routes, positions).equal(before));
+  EXPECT_FALSE(hybrid.forward(tokens, routes, positions).equal(before));
   for (const Parameter& parameter : source.all_parameters()) {
     EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
     EXPECT_FALSE(parameter.value.grad().defined()) << parameter.name;
@@ -217,9 +217,30 @@ TEST(SmallMixture, MisuseThrows) {
   const at::Tensor half = at::full({}, 0.5, at::kDouble);
   EXPECT_ANY_THROW(model.hybrid({Route::full(), Route::mixed(half)}));
   EXPECT_ANY_THROW(model.hybrid({Route::full()}));
-  EXPECT_ANY_THROW(model.forward(some_tokens(3), {Route::full()}, model.rotary(0, 3)));
+  EXPECT_ANY_THROW(model.forward(some_tokens(3), {Route::full()}, model.positions(0, 3)));
   std::vector<LayerCache> one(1);
-  EXPECT_ANY_THROW(model.forward(some_tokens(3), {Route::full(), Route::full()}, model.rotary(0, 3), &one));
+  EXPECT_ANY_THROW(model.forward(some_tokens(3), {Route::full(), Route::full()}, model.positions(0, 3), &one));
+}
+
+// Whatever attention the layers use, a row of packed documents is each document alone.
+TEST(SmallMixture, PackedDocumentsAreRunApart) {
+  const Folder folder;
+  Shard alone;
+  const MorphableModel model = folder.open(alone, "hidden");
+  const std::vector<int64_t> offsets = {0, 5, 6, 17};
+  const at::Tensor tokens = some_tokens(17).narrow(0, 0, 1);
+  for (const Routes& routes : {Routes{Route::full(), Route::linear()}, mixed(at::tensor({0.3, 0.8}, at::kDouble))}) {
+    const at::Tensor packed = model.forward(tokens, routes, model.positions(0, 17, at::tensor(offsets)));
+    for (size_t d = 0; d < 3; ++d) {
+      const int64_t length = offsets[d + 1] - offsets[d];
+      const at::Tensor alone =
+          model.forward(tokens.narrow(1, offsets[d], length), routes, model.positions(0, length));
+      EXPECT_LT(relative_error(alone, packed.narrow(1, offsets[d], length)), 1e-12) << d;
+    }
+  }
+  std::vector<LayerCache> caches(2);
+  EXPECT_ANY_THROW(
+      model.forward(tokens, {Route::full(), Route::full()}, model.positions(0, 17, at::tensor(offsets)), &caches));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "core/ops/lightning_attention.h"
+#include "core/ops/linear_attention.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -23,6 +23,9 @@ struct Inputs {
     const auto leaf = [&](const at::Tensor& x) { return x.detach().to(type).clone().set_requires_grad(true); };
     return {leaf(q), leaf(k), leaf(v), log_decay, leaf(state)};
   }
+  Inputs first_row() const {
+    return Inputs{q.narrow(0, 0, 1), k.narrow(0, 0, 1), v.narrow(0, 0, 1), log_decay, state.narrow(0, 0, 1)}.copy();
+  }
   Inputs copy() const { return to(q.scalar_type()); }
   std::vector<at::Tensor> leaves() const { return {q, k, v, state}; }
   std::vector<at::Tensor> gradients() const { return {q.grad(), k.grad(), v.grad(), state.grad()}; }
@@ -39,7 +42,7 @@ Inputs random_inputs(int64_t T, int64_t K = 8, int64_t V = 4) {
 using Results = std::pair<at::Tensor, at::Tensor>;
 
 Results run(const Inputs& in, int64_t chunk) {
-  return lightning_attention(in.q, in.k, in.v, in.log_decay, in.state, kScale, chunk);
+  return lightning_attention(in.q, in.k, in.v, in.log_decay, in.state, std::nullopt, kScale, chunk);
 }
 
 Results define(const Inputs& in) {
@@ -107,10 +110,51 @@ TEST(LightningAttentionProperties, StatePassesFromOnePartToTheNextForwardAndBack
   expect_equal_with_gradients(whole, run(whole, 16), in, {at::cat({a, b}, 1), last}, 1e-12);
 }
 
+TEST(LightningAttentionProperties, PackedDocumentsAreRunApart) {
+  const std::vector<int64_t> offsets = {0, 1, 17, 19, 51, 90};  // shorter than a chunk, one, two and a ragged end
+  for (const bool with_state : {true, false}) {
+    Inputs packed = random_inputs(90).first_row();
+    packed.state = at::randn({5, 3, 8, 4}, at::kDouble).set_requires_grad(true);
+    const Inputs apart = packed.copy();
+    const auto state_of = [&](const Inputs& in) { return with_state ? std::optional(in.state) : std::nullopt; };
+    std::vector<at::Tensor> outputs, states;
+    for (size_t d = 0; d < 5; ++d) {
+      const auto own = [&](const at::Tensor& x) { return x.narrow(1, offsets[d], offsets[d + 1] - offsets[d]); };
+      const auto initial = with_state ? std::optional(apart.state.narrow(0, d, 1)) : std::nullopt;
+      const Results one = lightning_attention(own(apart.q), own(apart.k), own(apart.v), apart.log_decay, initial,
+                                              std::nullopt, kScale, 16);
+      outputs.push_back(one.first);
+      states.push_back(one.second);
+    }
+    const Results expected = {at::cat(outputs, 1), at::cat(states)};
+    const Results actual = lightning_attention(packed.q, packed.k, packed.v, packed.log_decay, state_of(packed),
+                                               at::tensor(offsets), kScale, 16);
+    EXPECT_LT(relative_error(expected.first, actual.first), 1e-14);
+    EXPECT_LT(relative_error(expected.second, actual.second), 1e-14);
+    backward(expected);
+    backward(actual);
+    for (size_t i = 0; i < (with_state ? 4 : 3); ++i)
+      EXPECT_LT(relative_error(apart.gradients()[i], packed.gradients()[i]), 1e-14) << i;
+  }
+}
+
+TEST(LightningAttentionProperties, DocumentsThatDoNotFitAreRefused) {
+  const Inputs two_rows = random_inputs(5), in = two_rows.first_row();
+  const auto packed = [](const Inputs& in, const at::Tensor& documents) {
+    return lightning_attention(in.q, in.k, in.v, in.log_decay, std::nullopt, documents, kScale, 16);
+  };
+  EXPECT_NO_THROW(packed(in, at::tensor({int64_t{0}, int64_t{2}, int64_t{5}})));
+  const auto wrong = [](std::vector<int64_t> offsets) { return at::tensor(offsets); };
+  for (const auto& offsets : {wrong({0, 2, 4}), wrong({1, 5}), wrong({0, 3, 3, 5}), wrong({0, 4, 2, 5}), wrong({0})})
+    EXPECT_THROW(packed(in, offsets), c10::Error) << offsets;
+  EXPECT_THROW(packed(in, at::tensor({0.0, 5.0})), c10::Error);
+  EXPECT_THROW(packed(two_rows, wrong({0, 5})), c10::Error);
+}
+
 TEST(LightningAttentionProperties, NoInitialStateIsAZeroState) {
   const Inputs zero = random_inputs(21), absent = zero.copy();
   zero.state.detach().zero_();
-  const Results actual = lightning_attention(absent.q, absent.k, absent.v, absent.log_decay, std::nullopt, kScale, 16);
+  const Results actual = lightning_attention(absent.q, absent.k, absent.v, absent.log_decay, std::nullopt, std::nullopt, kScale, 16);
   const Results expected = run(zero, 16);
   EXPECT_TRUE(expected.first.equal(actual.first));
   backward(expected);

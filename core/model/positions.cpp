@@ -1,0 +1,33 @@
+#include "core/model/positions.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace flashmorph {
+namespace {
+
+// The position of each token in its own document.
+at::Tensor restarting(const at::Tensor& documents, int64_t length) {
+  TORCH_CHECK(documents[-1].item<int64_t>() == length, "packed documents of ", documents[-1].item<int64_t>(),
+              " tokens in a row of ", length);
+  const at::Tensor begin = documents.narrow(0, 0, documents.size(0) - 1);
+  return at::arange(length) - begin.repeat_interleave(documents.diff());
+}
+
+}  // namespace
+
+Positions positions_of(const ModelSpec& spec, int64_t start, int64_t length, const Placement& placement,
+                       const std::optional<at::Tensor>& documents) {
+  TORCH_CHECK(!documents || start == 0, "packed documents start at position 0");
+  const auto exact = at::TensorOptions(at::kDouble);
+  const at::Tensor pair = at::arange(0, spec.head_dim, 2, exact) / static_cast<double>(spec.head_dim);
+  const at::Tensor frequency = (-pair * std::log(spec.rope_theta)).exp();
+  const at::Tensor position = documents ? restarting(*documents, length) : at::arange(start, start + length);
+  const at::Tensor angle = position.to(exact).unsqueeze(1) * frequency;  // [T, K/2]
+  const at::Tensor both = at::cat({angle, angle}, 1);
+  const auto placed = at::TensorOptions(placement.dtype).device(placement.device);
+  return {both.cos().to(placed), both.sin().to(placed), documents};
+}
+
+}  // namespace flashmorph

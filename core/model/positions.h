@@ -1,0 +1,26 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "core/model/model_spec.h"
+#include "core/model/weights.h"
+
+namespace flashmorph {
+
+// Where the tokens of a forward pass stand; every attention is handed it.
+struct Positions {
+  // cos and sin of the rotary angles, each [T, head_dim], in the half-split layout (RoPE, arXiv 2104.09864).
+  at::Tensor cos_TK;
+  at::Tensor sin_TK;
+  // Offsets of packed documents (linear_attention.h): positions start again in each, and no attention sees another one.
+  std::optional<at::Tensor> documents;
+};
+
+// The positions [start, start + length), or those of documents packed in `length` tokens (start must be 0 then). Angles
+// are computed in float64 and rounded once to the placement's dtype.
+Positions positions_of(const ModelSpec& spec, int64_t start, int64_t length, const Placement& placement,
+                       const std::optional<at::Tensor>& documents = std::nullopt);
+
+}  // namespace flashmorph
