@@ -27,7 +27,7 @@ std::string divisors(int64_t number) {
 }  // namespace
 
 MeshShape MeshShape::of(int64_t ranks, int64_t tensor, int64_t pipeline) {
-  if (ranks % (tensor * pipeline) != 0)
+  if (tensor < 1 || pipeline < 1 || ranks % (tensor * pipeline) != 0)
     throw BadInput("parallel.tensor", std::to_string(tensor * pipeline) + " does not divide the " +
                                           std::to_string(ranks) + " ranks of this run; these would: " + divisors(ranks));
   return {ranks / (tensor * pipeline), pipeline, tensor};
