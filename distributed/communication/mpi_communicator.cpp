@@ -44,7 +44,8 @@ class MpiCommunicator : public Communicator {
 
   void all_reduce(at::Tensor& values, Reduction reduction) override {
     count("all_reduce", values);
-    const MPI_Op op = reduction == Reduction::sum ? MPI_SUM : MPI_MAX;
+    const bool truths = values.scalar_type() == at::kBool;  // their sum and largest: is any true
+    const MPI_Op op = truths ? MPI_LOR : reduction == Reduction::sum ? MPI_SUM : MPI_MAX;
     in_pieces("MPI_Allreduce", values, [&](void* data, int elements, MPI_Datatype type) {
       return MPI_Allreduce(MPI_IN_PLACE, data, elements, type, op, comm_);
     });

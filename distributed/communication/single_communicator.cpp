@@ -13,19 +13,35 @@ class SingleCommunicator : public Communicator {
   int size() const override { return 1; }
   const std::string& name() const override { return name_; }
 
-  void all_reduce(at::Tensor& values, Reduction) override { count("all_reduce", values); }
-  void broadcast(at::Tensor& values, int) override { count("broadcast", values); }
+  void all_reduce(at::Tensor& values, Reduction) override {
+    count("all_reduce", values);
+    check_contiguous(values, "all_reduce");
+  }
+  void broadcast(at::Tensor& values, int root) override {
+    count("broadcast", values);
+    check_contiguous(values, "broadcast");
+    if (root != 0) no_peer("broadcast", root);
+  }
   at::Tensor all_gather(const at::Tensor& values) override {
     count("all_gather", values);
+    check_contiguous(values, "all_gather");
     return values.unsqueeze(0).clone();
   }
   void send(const at::Tensor&, int to) override { no_peer("send", to); }
   void receive(at::Tensor&, int from) override { no_peer("receive", from); }
   void barrier() override {}
-  std::string broadcast_text(const std::string& text, int) override { return text; }
+  std::string broadcast_text(const std::string& text, int root) override {
+    at::Tensor bytes = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
+    broadcast(bytes, root);
+    return text;
+  }
   std::unique_ptr<Communicator> split(int, int, const std::string& name) override { return single_communicator(name); }
 
+
  private:
+  static void check_contiguous(const at::Tensor& values, const char* call) {
+    TORCH_CHECK(values.is_contiguous(), call, " needs a contiguous tensor");
+  }
   [[noreturn]] void no_peer(const char* call, int peer) const {
     throw CommunicationError(std::string(call) + " with rank " + std::to_string(peer) + " in group '" + name_ +
                              "', which has one rank");
