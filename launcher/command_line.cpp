@@ -5,40 +5,68 @@
 #include "core/config/run_config.h"
 
 namespace flashmorph {
+namespace {
 
-ParsedCommandLine parse_command_line(int argc, char** argv) {
+constexpr const char* kSummary =
+    "Turns a pretrained Transformer into a hybrid-attention model: full attention where a budget of layers\n"
+    "needs it most, linear attention in the rest (FlashMorph).";
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  mpirun -np 4 flashmorph-dist configs/quickstart.yaml\n"
+    "  mpirun -np 2 flashmorph-dist run.yaml --set parallel.tensor=1 --set run.name=two-ranks\n"
+    "  flashmorph-dist run.yaml --fresh          one rank, the old run moved aside\n"
+    "  flashmorph-dist inspect DIR               what a model folder holds\n\n"
+    "Exit codes: 0 done, 2 bad input, 3 a rank failed, 75 stopped early (the same command goes on).";
+
+// The options of a run, which is what the program does without a command.
+std::vector<CLI::Option*> add_run_options(CLI::App& app, CommandLine& line) {
+  CLI::Option* config = app.add_option("config", line.config_file, "the run, as YAML; docs/yaml.md lists every key");
+  CLI::Option* set = app.add_option("--set", line.set, "override a key, e.g. --set budget.full_layers=4 (may be repeated)")
+                         ->type_name("KEY=VALUE")
+                         ->expected(1)
+                         ->take_all();
+  CLI::Option* fresh = app.add_flag("--fresh", line.fresh, "move an old run of this name aside and start anew");
+  CLI::Option* resume =
+      app.add_flag_callback("--resume", [] {}, "go on where the run folder is (what happens anyway)")->excludes(fresh);
+  return {config, set, fresh, resume};
+}
+
+// Adds every command; `chosen` gets the work of the one that is named.
+void add_commands(CLI::App& app, const std::vector<CLI::Option*>& run_options, CommandWork& chosen) {
+  app.require_subcommand(0, 1);
+  for (const Command& command : commands()) {
+    CLI::App* sub = app.add_subcommand(command.name, command.summary);
+    for (CLI::Option* option : run_options) sub->excludes(option);
+    sub->callback([work = command.define(*sub), &chosen] { chosen = work; });
+  }
+}
+
+}  // namespace
+
+ParsedCommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine line;
-  CLI::App app("Turns a pretrained Transformer into a hybrid-attention model: full attention where a budget of layers\n"
-               "needs it most, linear attention in the rest (FlashMorph).",
-               "flashmorph-dist");
-  app.add_option("config", line.config_file, "the run, as YAML; docs/yaml.md lists every key")->required();
-  app.add_option("--set", line.set, "override a key, e.g. --set budget.full_layers=4 (may be repeated)")
-      ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->take_all();
-  bool resume = false;
-  auto* fresh = app.add_flag("--fresh", line.fresh, "move an old run of this name aside and start anew");
-  app.add_flag("--resume", resume, "go on where the run folder is (what happens anyway)")->excludes(fresh);
+  CommandWork command;
+  CLI::App app(kSummary, "flashmorph-dist");
+  const std::vector<CLI::Option*> run_options = add_run_options(app, line);
+  add_commands(app, run_options, command);
   app.add_flag_callback("--keys", [] { throw CLI::Success(); }, "list every key of the YAML, with defaults and meanings");
   app.set_version_flag("--version", "flashmorph-dist " FLASHMORPH_VERSION);
-  app.footer("Examples:\n"
-             "  mpirun -np 4 flashmorph-dist configs/quickstart.yaml\n"
-             "  mpirun -np 2 flashmorph-dist run.yaml --set parallel.tensor=1 --set run.name=two-ranks\n"
-             "  flashmorph-dist run.yaml --fresh          one rank, the old run moved aside\n\n"
-             "Exit codes: 0 done, 2 bad input, 3 a rank failed, 75 stopped early (the same command goes on).");
+  app.footer(kFooter);
   try {
     app.parse(argc, argv);
+    if (!command && line.config_file.empty()) throw CLI::RequiredError("config");
   } catch (const CLI::Success& asked) {
-    if (asked.get_name() == "Success") return {std::nullopt, yaml_reference(), 0};
+    if (asked.get_name() == "Success") return {.message = yaml_reference()};
     std::ostringstream out;
     app.exit(asked, out, out);
-    return {std::nullopt, out.str(), 0};
-  } catch (const CLI::ParseError& stop) {
-    std::ostringstream out, errors;
-    const int code = app.exit(stop, out, errors);
-    return {std::nullopt, out.str() + errors.str(), code == 0 ? 0 : 2};
+    return {.message = out.str()};
+  } catch (const CLI::ParseError& fault) {
+    std::ostringstream out;
+    app.exit(fault, out, out);
+    return {.message = out.str(), .exit_code = 2};
   }
-  return {line, "", 0};
+  if (command) return {.command = command};
+  return {.run = line};
 }
 
 }  // namespace flashmorph

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "launcher/commands.h"
+
 namespace flashmorph {
 
 struct CommandLine {
@@ -12,13 +14,15 @@ struct CommandLine {
   bool fresh = false;            // move an old run of this name aside and start anew
 };
 
-// What the arguments ask for, or what to print and the exit code when they ask for nothing to run (help, version, an error).
+// What the arguments ask for: a run over the ranks, a command's work on this process, or a message and an exit code
+// (help, version, an error).
 struct ParsedCommandLine {
-  std::optional<CommandLine> run;
-  std::string message;
+  std::optional<CommandLine> run = std::nullopt;
+  CommandWork command = nullptr;
+  std::string message = "";
   int exit_code = 0;
 };
 
-ParsedCommandLine parse_command_line(int argc, char** argv);
+ParsedCommandLine parse_command_line(int argc, const char* const* argv);
 
 }  // namespace flashmorph

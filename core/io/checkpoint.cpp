@@ -75,11 +75,13 @@ std::vector<std::string> Checkpoint::names() const {
   return names;
 }
 
-const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const {
+const TensorEntry& Checkpoint::entry(const std::string& name) const {
   const auto found = file_of_.find(name);
   if (found == file_of_.end()) throw BadInput(path_.string(), "has no tensor " + name);
-  return found->second->entries().at(name).shape;
+  return found->second->entries().at(name);
 }
+
+const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const { return entry(name).shape; }
 
 at::Tensor Checkpoint::stored(const std::string& name, at::IntArrayRef expected) const {
   if (at::IntArrayRef(shape(name)) != expected)

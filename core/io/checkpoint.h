@@ -22,6 +22,7 @@ class Checkpoint {
   const std::filesystem::path& path() const { return path_; }
   std::vector<std::string> names() const;
   bool has(const std::string& name) const { return file_of_.contains(name); }
+  const TensorEntry& entry(const std::string& name) const;           // BadInput when missing
   const std::vector<int64_t>& shape(const std::string& name) const;  // BadInput when missing
 
   // A copy in `dtype` on the CPU of rows (dim 0) or columns (dim 1) [start, start + length) of a tensor; BadInput when

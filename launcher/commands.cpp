@@ -1,0 +1,14 @@
+#include "launcher/commands.h"
+
+namespace flashmorph {
+
+CommandWork inspect_command(CLI::App& app);
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> all = {
+      {"inspect", "describe a checkpoint or an export: layers, parameters, memory a token", inspect_command},
+  };
+  return all;
+}
+
+}  // namespace flashmorph

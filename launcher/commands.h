@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace flashmorph {
+
+// What to do once the arguments are known, on this process alone, without MPI; returns the exit code. May throw BadInput.
+using CommandWork = std::function<int()>;
+
+// A word after the program's name with options of its own: flashmorph-dist inspect DIR.
+struct Command {
+  const char* name;
+  const char* summary;
+  CommandWork (*define)(CLI::App& app);  // adds its options to `app`; the work keeps them alive
+};
+
+// In the order of --help. A new command is a file launcher/NAME.cpp and its mention in commands.cpp.
+const std::vector<Command>& commands();
+
+}  // namespace flashmorph
