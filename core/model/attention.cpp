@@ -52,15 +52,16 @@ at::Tensor softmax_in_documents(const at::Tensor& q_BTHK, const at::Tensor& k_BT
 
 }  // namespace
 
-at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim) {
-  return at::linear(x_BTD, weight).unflatten(-1, {weight.size(0) / head_dim, head_dim});
+at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias) {
+  return at::linear(x_BTD, weight, bias.defined() ? std::optional(bias) : std::nullopt)
+      .unflatten(-1, {weight.size(0) / head_dim, head_dim});
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                           const Positions& positions, LayerCache* cache) {
-  at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim);
-  at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim);
-  at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim);
+  at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
+  at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
+  at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
   if (weights.q_norm.defined()) {
     q = rms_norm(q, weights.q_norm, spec.norm_epsilon);
     k = rms_norm(k, weights.k_norm, spec.norm_epsilon);

@@ -17,6 +17,6 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
                           const Positions& positions, LayerCache* cache = nullptr);
 
 // The queries, keys and values of x as [B, T, heads, K], before any norm or rotation (shared with the mixers).
-at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim);
+at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias = {});
 
 }  // namespace flashmorph

@@ -2,12 +2,17 @@
 
 #include <ATen/ATen.h>
 
+#include "core/model/experts.h"
 #include "core/ops/norm.h"
 
 namespace flashmorph {
 
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
   return at::linear(swiglu(at::linear(x_BTD, weights.gate), at::linear(x_BTD, weights.up)), weights.down);
+}
+
+at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {
+  return weights.experts ? mixture_of_experts(x_BTD, *weights.experts, spec.experts) : mlp(x_BTD, weights.mlp);
 }
 
 at::Tensor embed(const at::Tensor& tokens_BT, const EmbeddingWeights& weights, Shard& shard) {

@@ -3,34 +3,51 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
+
+#include "core/model/config_json.h"
+#include "core/model/rope.h"
 
 namespace flashmorph {
 
-// A decoder as config.json describes it: sizes and the differences between families as data.
+// The sparse feed-forward of a mixture of experts.
+struct ExpertsSpec {
+  int64_t count = 0;              // 0: every layer's feed-forward is dense
+  int64_t per_token = 0;          // experts that a token goes to
+  int64_t intermediate = 0;       // of one expert
+  bool normalized = false;        // the chosen experts' weights add up to 1
+  std::vector<bool> in_layer = {};  // which layers are sparse
+};
+
+// A decoder as config.json describes it: sizes, and the differences between families as data.
 struct ModelSpec {
-  std::string model_type;     // qwen3
+  std::string model_type;     // llama, mistral, qwen2, qwen3, qwen3_moe
   int64_t vocabulary = 0;
   int64_t hidden = 0;
-  int64_t intermediate = 0;
+  int64_t intermediate = 0;   // of dense layers
   int64_t layers = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t max_positions = 0;
   double norm_epsilon = 1e-6;
-  double rope_theta = 10000.0;
+  Rope rope;
   bool query_key_norm = false;   // RMSNorm of each head's queries and keys before the rotation
+  bool attention_bias = false;   // of the queries, keys and values
   bool tied_embeddings = false;  // the output head is the embedding
+  ExpertsSpec experts;
 
   // Reads and checks config.json; BadInput for an unknown model_type (naming the known ones), a missing or mistyped
-  // key, sizes that do not fit each other, and settings whose numbers we would get wrong (sliding windows, rope
-  // scaling, attention bias).
+  // key, sizes that do not fit each other, and settings whose numbers we would get wrong (sliding windows, rotary
+  // embeddings that change with the length, biases of the output projection and the feed-forward).
   static ModelSpec open(const std::filesystem::path& folder);
+  static ModelSpec of(const ConfigJson& config);
 
   // BadInput when `tensor` ranks cannot split this model evenly; the message lists the sizes that can.
   void check_tensor_parallel(int64_t tensor) const;
 
   int64_t query_groups() const { return heads / kv_heads; }
+  bool is_sparse(int64_t layer) const { return experts.count > 0 && experts.in_layer[static_cast<size_t>(layer)]; }
 };
 
 }  // namespace flashmorph

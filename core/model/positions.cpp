@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 namespace flashmorph {
 namespace {
 
@@ -21,13 +19,12 @@ Positions positions_of(const ModelSpec& spec, int64_t start, int64_t length, con
                        const std::optional<at::Tensor>& documents) {
   TORCH_CHECK(!documents || start == 0, "packed documents start at position 0");
   const auto exact = at::TensorOptions(at::kDouble);
-  const at::Tensor pair = at::arange(0, spec.head_dim, 2, exact) / static_cast<double>(spec.head_dim);
-  const at::Tensor frequency = (-pair * std::log(spec.rope_theta)).exp();
+  const at::Tensor frequency = at::tensor(spec.rope.frequencies(spec.head_dim), exact);
   const at::Tensor position = documents ? restarting(*documents, length) : at::arange(start, start + length);
   const at::Tensor angle = position.to(exact).unsqueeze(1) * frequency;  // [T, K/2]
   const at::Tensor both = at::cat({angle, angle}, 1);
   const auto placed = at::TensorOptions(placement.dtype).device(placement.device);
-  return {both.cos().to(placed), both.sin().to(placed), documents};
+  return {(both.cos() * spec.rope.scale).to(placed), (both.sin() * spec.rope.scale).to(placed), documents};
 }
 
 }  // namespace flashmorph

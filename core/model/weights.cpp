@@ -3,14 +3,12 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <vector>
+#include "core/model/experts.h"
 
 namespace flashmorph {
-namespace {
 
 using Shape = std::vector<int64_t>;
 
-// Reads this rank's slice of a tensor whose global shape is known.
 at::Tensor read_split(const Checkpoint& checkpoint, const std::string& name, const Shape& global, Split split,
                       const Placement& placement) {
   if (split == Split::none) return checkpoint.read(name, global, placement.dtype).to(placement.device);
@@ -19,8 +17,6 @@ at::Tensor read_split(const Checkpoint& checkpoint, const std::string& name, con
   const int64_t each = global[dim] / placement.shard_size;
   return checkpoint.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
 }
-
-}  // namespace
 
 std::string layer_prefix(int64_t layer) { return "model.layers." + std::to_string(layer) + "."; }
 
@@ -40,6 +36,11 @@ AttentionWeights load_attention(const Checkpoint& checkpoint, const ModelSpec& s
     weights.q_norm = read("q_norm.weight", {spec.head_dim}, Split::none);
     weights.k_norm = read("k_norm.weight", {spec.head_dim}, Split::none);
   }
+  if (spec.attention_bias) {
+    weights.q_bias = read("q_proj.bias", {queries}, Split::rows);
+    weights.k_bias = read("k_proj.bias", {keys}, Split::rows);
+    weights.v_bias = read("v_proj.bias", {keys}, Split::rows);
+  }
   return weights;
 }
 
@@ -47,11 +48,23 @@ BlockWeights load_block(const Checkpoint& checkpoint, const ModelSpec& spec, int
   const auto read = [&](const char* name, const Shape& shape, Split split) {
     return read_split(checkpoint, layer_prefix(layer) + name, shape, split, placement);
   };
-  return {.input_norm = read("input_layernorm.weight", {spec.hidden}, Split::none),
-          .post_norm = read("post_attention_layernorm.weight", {spec.hidden}, Split::none),
-          .mlp = {.gate = read("mlp.gate_proj.weight", {spec.intermediate, spec.hidden}, Split::rows),
-                  .up = read("mlp.up_proj.weight", {spec.intermediate, spec.hidden}, Split::rows),
-                  .down = read("mlp.down_proj.weight", {spec.hidden, spec.intermediate}, Split::columns)}};
+  BlockWeights block;
+  block.input_norm = read("input_layernorm.weight", {spec.hidden}, Split::none);
+  block.post_norm = read("post_attention_layernorm.weight", {spec.hidden}, Split::none);
+  const std::string mlp = layer_prefix(layer) + "mlp.";
+  if (spec.is_sparse(layer)) {
+    block.experts = load_experts(checkpoint, mlp, spec, placement);
+  } else {
+    block.mlp = load_mlp(checkpoint, mlp, spec.hidden, spec.intermediate, placement);
+  }
+  return block;
+}
+
+MlpWeights load_mlp(const Checkpoint& checkpoint, const std::string& prefix, int64_t hidden, int64_t intermediate,
+                    const Placement& placement) {
+  return {.gate = read_split(checkpoint, prefix + "gate_proj.weight", {intermediate, hidden}, Split::rows, placement),
+          .up = read_split(checkpoint, prefix + "up_proj.weight", {intermediate, hidden}, Split::rows, placement),
+          .down = read_split(checkpoint, prefix + "down_proj.weight", {hidden, intermediate}, Split::columns, placement)};
 }
 
 EmbeddingWeights load_embedding(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement) {
@@ -76,16 +89,28 @@ Parameters parameters_of(const AttentionWeights& weights, int64_t layer) {
     parameters.push_back({prefix + "q_norm.weight", weights.q_norm, Split::none, /*partial_gradient=*/true});
     parameters.push_back({prefix + "k_norm.weight", weights.k_norm, Split::none, /*partial_gradient=*/true});
   }
+  if (weights.q_bias.defined()) {
+    parameters.push_back({prefix + "q_proj.bias", weights.q_bias, Split::rows});
+    parameters.push_back({prefix + "k_proj.bias", weights.k_bias, Split::rows});
+    parameters.push_back({prefix + "v_proj.bias", weights.v_bias, Split::rows});
+  }
   return parameters;
+}
+
+Parameters parameters_of(const MlpWeights& weights, const std::string& prefix) {
+  return {{prefix + "gate_proj.weight", weights.gate, Split::rows},
+          {prefix + "up_proj.weight", weights.up, Split::rows},
+          {prefix + "down_proj.weight", weights.down, Split::columns}};
 }
 
 Parameters parameters_of(const BlockWeights& weights, int64_t layer) {
   const std::string prefix = layer_prefix(layer);
-  return {{prefix + "input_layernorm.weight", weights.input_norm, Split::none},
-          {prefix + "post_attention_layernorm.weight", weights.post_norm, Split::none},
-          {prefix + "mlp.gate_proj.weight", weights.mlp.gate, Split::rows},
-          {prefix + "mlp.up_proj.weight", weights.mlp.up, Split::rows},
-          {prefix + "mlp.down_proj.weight", weights.mlp.down, Split::columns}};
+  Parameters parameters = {{prefix + "input_layernorm.weight", weights.input_norm, Split::none},
+                           {prefix + "post_attention_layernorm.weight", weights.post_norm, Split::none}};
+  const std::string mlp = prefix + "mlp.";
+  const Parameters more = weights.experts ? parameters_of(*weights.experts, mlp) : parameters_of(weights.mlp, mlp);
+  parameters.insert(parameters.end(), more.begin(), more.end());
+  return parameters;
 }
 
 Parameters parameters_of(const EmbeddingWeights& weights) {

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/io/checkpoint.h"
 #include "core/model/model_spec.h"
@@ -27,6 +28,9 @@ struct AttentionWeights {
   at::Tensor o;       // [D, H*K/R]
   at::Tensor q_norm;  // [K], undefined without query_key_norm
   at::Tensor k_norm;  // [K]
+  at::Tensor q_bias;  // [H*K/R], undefined without attention_bias
+  at::Tensor k_bias;  // [G*K/R]
+  at::Tensor v_bias;  // [G*K/R]
 };
 
 struct MlpWeights {
@@ -35,10 +39,16 @@ struct MlpWeights {
   at::Tensor down;  // [D, F/R]
 };
 
+struct ExpertWeights {  // every rank holds a slice of every expert
+  at::Tensor router;    // [experts, D]
+  std::vector<MlpWeights> experts;
+};
+
 struct BlockWeights {  // everything of a layer but its attention
-  at::Tensor input_norm;      // [D]
-  at::Tensor post_norm;       // [D]
-  MlpWeights mlp;
+  at::Tensor input_norm;                 // [D]
+  at::Tensor post_norm;                  // [D]
+  MlpWeights mlp;                        // of a dense layer
+  std::optional<ExpertWeights> experts;  // of a sparse one
 };
 
 struct EmbeddingWeights {
@@ -52,12 +62,18 @@ struct HeadWeights {
 
 // Each reads this rank's slices from the checkpoint; BadInput names the tensor that is missing, misshapen or not finite.
 AttentionWeights load_attention(const Checkpoint&, const ModelSpec&, int64_t layer, const Placement&);
+MlpWeights load_mlp(const Checkpoint&, const std::string& prefix, int64_t hidden, int64_t intermediate, const Placement&);
 BlockWeights load_block(const Checkpoint&, const ModelSpec&, int64_t layer, const Placement&);
 EmbeddingWeights load_embedding(const Checkpoint&, const ModelSpec&, const Placement&);
 HeadWeights load_head(const Checkpoint&, const ModelSpec&, const Placement&, const EmbeddingWeights* tied);
 
+// This rank's slice of a tensor whose global shape is known.
+at::Tensor read_split(const Checkpoint&, const std::string& name, const std::vector<int64_t>& global, Split split,
+                      const Placement&);
+
 // The same tensors under their global names.
 Parameters parameters_of(const AttentionWeights&, int64_t layer);
+Parameters parameters_of(const MlpWeights&, const std::string& prefix);
 Parameters parameters_of(const BlockWeights&, int64_t layer);
 Parameters parameters_of(const EmbeddingWeights&);
 Parameters parameters_of(const HeadWeights&, bool tied);

@@ -15,13 +15,18 @@ at::Tensor trainable(const at::Tensor& weight) {
 }
 
 AttentionWeights trainable(const AttentionWeights& w) {
-  return {trainable(w.q), trainable(w.k), trainable(w.v), trainable(w.o), trainable(w.q_norm), trainable(w.k_norm)};
+  return {trainable(w.q),      trainable(w.k),      trainable(w.v),      trainable(w.o),     trainable(w.q_norm),
+          trainable(w.k_norm), trainable(w.q_bias), trainable(w.k_bias), trainable(w.v_bias)};
 }
 
+MlpWeights trainable(const MlpWeights& w) { return {trainable(w.gate), trainable(w.up), trainable(w.down)}; }
+
 BlockWeights trainable(const BlockWeights& w) {
-  return {trainable(w.input_norm),
-          trainable(w.post_norm),
-          {trainable(w.mlp.gate), trainable(w.mlp.up), trainable(w.mlp.down)}};
+  BlockWeights copy{trainable(w.input_norm), trainable(w.post_norm), trainable(w.mlp), std::nullopt};
+  if (!w.experts) return copy;
+  copy.experts.emplace().router = trainable(w.experts->router);
+  for (const MlpWeights& expert : w.experts->experts) copy.experts->experts.push_back(trainable(expert));
+  return copy;
 }
 
 void append(Parameters& all, const Parameters& more) { all.insert(all.end(), more.begin(), more.end()); }
@@ -104,7 +109,7 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
   const BlockWeights& block = layers_[layer].block;
   const at::Tensor normed = copy_to_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
-  return h + sum_over_shards(mlp(normed, block.mlp), *shard_);
+  return h + sum_over_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {

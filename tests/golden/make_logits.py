@@ -2,17 +2,26 @@
 
     python tests/golden/make_logits.py
 
-Writes logits_teacher.safetensors (the passkey teacher on 512 tokens) and logits_small/ (a random untied model of three
-query heads per kv head, whole, with its logits).
+Writes logits_teacher.safetensors and logits_stories260k.safetensors (logits of the models in tests/data), and families/: a
+small random model of each supported family and kind of rotary embedding, in bfloat16, with its float32 logits.
 """
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+    Qwen3MoeForCausalLM,
+)
 
 HERE = Path(__file__).parent
 TEACHER = HERE.parent / "data" / "passkey-teacher"
@@ -44,24 +53,64 @@ def teacher() -> None:
     save_file(golden(model, tokens, torch.linspace(0, 511, 16).long()), HERE / "logits_teacher.safetensors")
 
 
-def small() -> None:
+SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=False, rms_norm_eps=1e-5)
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 8.0}
+# name: (architecture, what it has beyond SIZES, rope scaling); the published files write it as rope_scaling.
+FAMILIES = {
+    "llama3": (LlamaForCausalLM, {}, LLAMA3),
+    "llama-linear": (LlamaForCausalLM, {"tie_word_embeddings": True}, {"type": "linear", "factor": 2.5}),
+    "mistral": (MistralForCausalLM, {"sliding_window": None}, None),
+    "qwen2": (Qwen2ForCausalLM, {}, None),
+    "qwen2-yarn": (Qwen2ForCausalLM, {"tie_word_embeddings": True}, YARN),
+    "qwen3": (Qwen3ForCausalLM, {"num_attention_heads": 6, "hidden_size": 40}, None),
+    "qwen3-moe": (Qwen3MoeForCausalLM, {"num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True,
+                                        "moe_intermediate_size": 16, "mlp_only_layers": [1]}, None),
+    "qwen3-moe-plain": (Qwen3MoeForCausalLM, {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False,
+                                              "decoder_sparse_step": 2, "moe_intermediate_size": 24}, None),
+}
+
+
+def family(name: str) -> None:
+    architecture, more, scaling = FAMILIES[name]
     torch.manual_seed(11)
-    folder = HERE / "logits_small"
-    folder.mkdir(exist_ok=True)
-    config = Qwen3Config(vocab_size=96, hidden_size=40, intermediate_size=56, num_hidden_layers=3, num_attention_heads=6,
-                         num_key_value_heads=2, head_dim=16, max_position_embeddings=128, tie_word_embeddings=False,
-                         rope_parameters={"rope_type": "default", "rope_theta": 500.0}, rms_norm_eps=1e-5)
-    model = Qwen3ForCausalLM(config).float().eval()
+    sizes = SIZES | more
+    if architecture is Qwen2ForCausalLM:
+        sizes = {key: value for key, value in sizes.items() if key != "head_dim"} | {"hidden_size": 64}
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    config = architecture.config_class(**sizes, rope_parameters=rope)
+    model = architecture(config).bfloat16()
     with torch.no_grad():
-        for name, value in model.named_parameters():
-            value.normal_(1.0, 0.3) if "norm" in name else value.normal_(0.0, 0.2)
+        for key, value in model.named_parameters():
+            value.normal_(1.0, 0.3) if "norm" in key else value.normal_(0.0, 0.2)
+    folder = HERE / "families" / name
+    shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    save_file(golden(model, torch.randint(0, 96, (64,)), torch.arange(0, 64, 5)), folder / "logits.safetensors")
-    print(json.dumps(json.loads((folder / "config.json").read_text()), indent=1))
+    if scaling is not None:
+        written = json.loads((folder / "config.json").read_text())
+        del written["rope_parameters"]
+        written |= {"rope_theta": 500.0, "rope_scaling": scaling}
+        (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert type(loaded) is architecture
+    tokens = torch.randint(0, sizes["vocab_size"], (320,))
+    save_file(golden(loaded, tokens, torch.arange(0, 320, 11)), folder / "logits.safetensors")
+
+
+def stories() -> None:
+    folder = HERE.parent / "data" / "stories260k"
+    text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. " * 8
+    tokens = torch.tensor(AutoTokenizer.from_pretrained(folder)(text).input_ids)[:300]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    save_file(golden(model, tokens, torch.arange(0, len(tokens), 23)), HERE / "logits_stories260k.safetensors")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     teacher()
-    small()
+    stories()
+    for name in FAMILIES:
+        family(name)

@@ -98,7 +98,7 @@ struct Definition {
     for (int64_t i = 0, far = spec.head_dim / 2; far < spec.head_dim; ++i, ++far) {
       const double angle =
           static_cast<double>(position) *
-          std::pow(spec.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(spec.head_dim));
+          std::pow(spec.rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(spec.head_dim));
       y[i] = x_K[i] * std::cos(angle) - x_K[far] * std::sin(angle);
       y[far] = x_K[far] * std::cos(angle) + x_K[i] * std::sin(angle);
     }

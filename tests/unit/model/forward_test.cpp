@@ -52,7 +52,7 @@ struct Decoder {
     for (int64_t l = 0; l < spec.layers; ++l) {
       const at::Tensor input = rms_norm(x, blocks[l].input_norm, spec.norm_epsilon);
       x = x + full_attention(input, attention[l], spec, positions, caches == nullptr ? nullptr : &(*caches)[l]);
-      x = x + mlp(rms_norm(x, blocks[l].post_norm, spec.norm_epsilon), blocks[l].mlp);
+      x = x + feed_forward(rms_norm(x, blocks[l].post_norm, spec.norm_epsilon), blocks[l], spec);
     }
     return at::linear(rms_norm(x, head.norm, spec.norm_epsilon), head.output);
   }
@@ -71,10 +71,21 @@ TEST(Forward, TeacherMatchesTransformers) {
     expect_golden(Decoder::open("tests/data/passkey-teacher", {.dtype = dtype}), "tests/golden/logits_teacher.safetensors", 2e-4);
 }
 
-TEST(Forward, UntiedModelMatchesTransformers) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kDouble})
-    expect_golden(Decoder::open("tests/golden/logits_small", {.dtype = dtype}), "tests/golden/logits_small/logits.safetensors", 2e-4);
+TEST(Forward, StoryModelMatchesTransformers) {
+  expect_golden(Decoder::open("tests/data/stories260k"), "tests/golden/logits_stories260k.safetensors", 2e-4);
 }
+
+class Family : public testing::TestWithParam<const char*> {};
+
+TEST_P(Family, MatchesTransformers) {
+  const std::filesystem::path folder = std::filesystem::path("tests/golden/families") / GetParam();
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble})
+    expect_golden(Decoder::open(folder, {.dtype = dtype}), folder / "logits.safetensors", 2e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Forward, Family,
+                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3", "qwen3-moe",
+                                         "qwen3-moe-plain"));
 
 class Cached : public testing::TestWithParam<std::vector<int64_t>> {};
 
@@ -180,7 +191,7 @@ TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
 TEST(Positions, RotaryAnglesMatchTheDefinition) {
   ModelSpec spec;
   spec.head_dim = 8;
-  spec.rope_theta = 500.0;
+  spec.rope.theta = 500.0;
   const Positions positions = positions_of(spec, 1000, 3, {.dtype = at::kDouble});
   for (int64_t t = 0; t < 3; ++t)
     for (int64_t i = 0; i < 8; ++i) {

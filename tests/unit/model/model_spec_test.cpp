@@ -44,28 +44,54 @@ TEST(ModelSpec, ReadsTheTeacher) {
   EXPECT_EQ(spec.head_dim, 32);
   EXPECT_EQ(spec.max_positions, 4096);
   EXPECT_EQ(spec.norm_epsilon, 1e-6);
-  EXPECT_EQ(spec.rope_theta, 100000.0);
+  EXPECT_EQ(spec.rope.theta, 100000.0);
   EXPECT_TRUE(spec.query_key_norm);
   EXPECT_TRUE(spec.tied_embeddings);
   EXPECT_EQ(spec.query_groups(), 2);
 }
 
 TEST(ModelSpec, FillsInOptionalKeys) {
-  json config = test::config_of({});
+  json config = test::config_of({.heads = 64});
   for (const char* key : {"head_dim", "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "rope_theta", "hidden_act"})
     config.erase(key);
   const ModelSpec spec = opened(config);
-  EXPECT_EQ(spec.head_dim, 8);
-  EXPECT_EQ(spec.kv_heads, 4);
+  EXPECT_EQ(spec.head_dim, 128);  // transformers' default of this family
+  EXPECT_EQ(spec.kv_heads, 32);
   EXPECT_FALSE(spec.tied_embeddings);
   EXPECT_EQ(spec.norm_epsilon, 1e-6);
-  EXPECT_EQ(spec.rope_theta, 10000.0);
+  EXPECT_EQ(spec.rope.theta, 10000.0);
 }
 
 TEST(ModelSpec, PrefersTheThetaOfRopeParameters) {
   json config = test::config_of({});
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 500.0}};
-  EXPECT_EQ(opened(config).rope_theta, 500.0);
+  EXPECT_EQ(opened(config).rope.theta, 500.0);
+}
+
+TEST(ModelSpec, FamiliesDifferInData) {
+  const auto open = [](const char* family) { return ModelSpec::open(std::string("tests/golden/families/") + family); };
+  EXPECT_FALSE(open("llama3").query_key_norm || open("llama3").attention_bias);
+  EXPECT_TRUE(open("qwen2").attention_bias);
+  EXPECT_EQ(open("qwen2").head_dim, 16) << "hidden size over heads";
+  EXPECT_TRUE(open("qwen3").query_key_norm);
+  const ModelSpec sparse = open("qwen3-moe");
+  EXPECT_EQ(sparse.experts.count, 8);
+  EXPECT_EQ(sparse.experts.per_token, 3);
+  EXPECT_EQ(sparse.experts.intermediate, 16);
+  EXPECT_TRUE(sparse.experts.normalized);
+  EXPECT_TRUE(sparse.is_sparse(0) && !sparse.is_sparse(1) && sparse.is_sparse(2)) << "mlp_only_layers: [1]";
+  const ModelSpec every_second = open("qwen3-moe-plain");
+  EXPECT_FALSE(every_second.experts.normalized);
+  EXPECT_TRUE(!every_second.is_sparse(0) && every_second.is_sparse(1)) << "decoder_sparse_step: 2";
+}
+
+TEST(ModelSpec, AWindowNoShorterThanThePositionsHidesNothing) {
+  json config = test::config_of({.max_positions = 4096});
+  config["model_type"] = "mistral";
+  for (const json& window : {json(nullptr), json(4096), json(8192)}) {
+    config["sliding_window"] = window;
+    EXPECT_EQ(complaint_about(config.dump()), "");
+  }
 }
 
 struct BadConfig {
@@ -74,19 +100,23 @@ struct BadConfig {
   std::string expected;
 };
 
+void expect_refused(const json& config, const std::string& key, const std::string& expected) {
+  const std::string complaint = complaint_about(config.dump());
+  EXPECT_THAT(complaint, HasSubstr("config.json: " + key));
+  EXPECT_THAT(complaint, HasSubstr(expected));
+}
+
 class RefusedConfig : public testing::TestWithParam<BadConfig> {};
 
 TEST_P(RefusedConfig, NamesFileKeyAndValue) {
   json config = test::config_of({});
   config[GetParam().key] = GetParam().value;
-  const std::string complaint = complaint_about(config.dump());
-  EXPECT_THAT(complaint, HasSubstr("config.json: " + GetParam().key));
-  EXPECT_THAT(complaint, HasSubstr(GetParam().expected));
+  expect_refused(config, GetParam().key, GetParam().expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     ModelSpec, RefusedConfig,
-    testing::Values(BadConfig{"model_type", "mamba", "supported: qwen3"}, BadConfig{"model_type", 3, "expected a string"},
+    testing::Values(BadConfig{"model_type", "mamba", "supported: llama, mistral, qwen2, qwen3, qwen3_moe"}, BadConfig{"model_type", 3, "expected a string"},
                     BadConfig{"vocab_size", nullptr, "is missing"}, BadConfig{"hidden_size", "32", "positive integer"},
                     BadConfig{"hidden_size", 32.5, "positive integer"}, BadConfig{"num_hidden_layers", 0, "is 0"},
                     BadConfig{"intermediate_size", -4, "is -4"},
@@ -94,20 +124,93 @@ INSTANTIATE_TEST_SUITE_P(
                     BadConfig{"num_key_value_heads", 3, "does not divide"}, BadConfig{"head_dim", 7, "even number"},
                     BadConfig{"rms_norm_eps", -1.0, "positive number"}, BadConfig{"rope_theta", "big", "positive number"},
                     BadConfig{"hidden_act", "gelu", "only silu"}, BadConfig{"attention_bias", true, "not supported"},
+                    BadConfig{"mlp_bias", true, "not supported"},
+                    BadConfig{"quantization_config", {{"quant_method", "fp8"}}, "not supported"},
+                    BadConfig{"num_hidden_layers", 10001, "at most 10000"},
+                    BadConfig{"rope_theta", 0.5, "greater than 1"},
+                    BadConfig{"partial_rotary_factor", 0.25, "not supported"},
                     BadConfig{"attention_bias", "no", "true or false"},
                     BadConfig{"use_sliding_window", true, "not supported"},
                     BadConfig{"layer_types", {"full_attention", "sliding_attention"}, "sliding_attention"},
-                    BadConfig{"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}, "yarn"},
                     BadConfig{"rope_scaling", "yarn", "expected an object"},
-                    BadConfig{"rope_parameters", {{"rope_type", "llama3"}}, "llama3"},
+                    BadConfig{"rope_scaling", {{"type", "dynamic"}, {"factor", 4.0}}, "change with the sequence's length"},
+                    BadConfig{"rope_parameters", {{"rope_type", "longrope"}}, "change with the sequence's length"},
+                    BadConfig{"rope_scaling", {{"rope_type", "su"}}, "asks for 'su', supported: default, linear, llama3, yarn"},
+                    BadConfig{"layer_types", "full_attention", "a list of strings"},
                     BadConfig{"tie_word_embeddings", 1, "true or false"}));
 
+struct BadRope {
+  json scaling;
+  std::string key, expected;
+};
+
+class RefusedRope : public testing::TestWithParam<BadRope> {};
+
+TEST_P(RefusedRope, NamesTheKeyInside) {
+  json config = test::config_of({});
+  config["rope_scaling"] = GetParam().scaling;
+  expect_refused(config, "rope_scaling." + GetParam().key, GetParam().expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    ModelSpec, RefusedRope,
+    testing::Values(
+        BadRope{{{"rope_type", "linear"}}, "factor", "is missing"},
+        BadRope{{{"rope_type", "linear"}, {"factor", -2.0}}, "factor", "positive number"},
+        BadRope{{{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}, "partial_rotary_factor", "not supported"},
+        BadRope{{{"rope_type", "llama3"}, {"factor", 8.0}}, "original_max_position_embeddings", "is missing"},
+        BadRope{{{"rope_type", "llama3"}, {"factor", 8.0}, {"original_max_position_embeddings", 8192}, {"low_freq_factor", 4.0},
+                 {"high_freq_factor", 4.0}},
+                "high_freq_factor", "greater than low_freq_factor"},
+        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}}, "original_max_position_embeddings", "is missing"},
+        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 1.0}}, "mscale", "not supported"},
+        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"truncate", false}}, "truncate", "not supported"},
+        BadRope{{{"rope_type", 3}}, "rope_type", "expected a string"}));
+
+struct BadFamily {
+  const char* family;
+  std::string key;
+  json value;  // null: the key is removed
+  std::string expected;
+};
+
+class RefusedFamily : public testing::TestWithParam<BadFamily> {};
+
+TEST_P(RefusedFamily, NamesTheKey) {
+  json config = json::parse(std::ifstream(std::string("tests/golden/families/") + GetParam().family + "/config.json"));
+  config[GetParam().key] = GetParam().value;
+  if (GetParam().value.is_null()) config.erase(GetParam().key);
+  expect_refused(config, GetParam().key, GetParam().expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    ModelSpec, RefusedFamily,
+    testing::Values(BadFamily{"mistral", "sliding_window", 256, "shorter than max_position_embeddings"},
+                    BadFamily{"mistral", "sliding_window", nullptr, "is missing, which means 4096"},
+                    BadFamily{"llama3", "mlp_bias", true, "not supported"},
+                    BadFamily{"llama3", "attention_bias", true, "not supported"},
+                    BadFamily{"qwen2", "use_sliding_window", true, "not supported"},
+                    BadFamily{"qwen3-moe", "moe_intermediate_size", nullptr, "is missing"},
+                    BadFamily{"qwen3-moe", "num_experts_per_tok", 9, "more than the 8 experts"},
+                    BadFamily{"qwen3-moe", "num_experts", 0, "positive integer"},
+                    BadFamily{"qwen3-moe", "mlp_only_layers", {3}, "names layer 3 of 3"},
+                    BadFamily{"qwen3-moe", "mlp_only_layers", {-1}, "list of indices"},
+                    BadFamily{"qwen3-moe", "norm_topk_prob", 1, "true or false"},
+                    BadFamily{"qwen3-moe", "decoder_sparse_step", 0, "positive integer"}));
+
 TEST(ModelSpec, RefusesFilesThatAreNotAConfig) {
-  EXPECT_THAT(complaint_about("{\"model_type\": "), HasSubstr("not a JSON object"));
+  EXPECT_THAT(complaint_about("{\"model_type\": "), HasSubstr("not valid JSON"));
   EXPECT_THAT(complaint_about("[1, 2]"), HasSubstr("not a JSON object"));
-  EXPECT_THAT(complaint_about(""), HasSubstr("not a JSON object"));
+  EXPECT_THAT(complaint_about(""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(complaint_about(R"({"model_type": "llama", "model_type": "qwen3"})"), HasSubstr("twice"));
   const TemporaryFolder empty;
   EXPECT_THROW(ModelSpec::open(empty.path()), BadInput);
+}
+
+TEST(ModelSpec, RefusesAHeadSizeThatNobodyKnows) {
+  json config = json::parse(std::ifstream("tests/golden/families/qwen2/config.json"));
+  config["hidden_size"] = 66;
+  expect_refused(config, "head_dim", "not a multiple of num_attention_heads");
 }
 
 TEST(ModelSpec, ListsTheTensorSizesThatDivide) {
