@@ -4,21 +4,12 @@
 #include <tuple>
 
 namespace flashmorph {
-namespace {
-
-uint64_t pair_key(int32_t left, int32_t right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
-
-}  // namespace
-
 void BytePairs::add(int32_t left, int32_t right, int32_t merged) {
   merges_.insert_or_assign(pair_key(left, right), Merge{next_rank_++, merged});
 }
 
 const BytePairs::Merge* BytePairs::find(int32_t left, int32_t right) const {
-  const auto found = merges_.find(pair_key(left, right));
-  return found == merges_.end() ? nullptr : &found->second;
+  return merges_.find(pair_key(left, right));
 }
 
 void BytePairs::merge(std::vector<int32_t>& ids) const {

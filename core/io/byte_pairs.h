@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
+
+#include "core/base/flat_map.h"
 
 namespace flashmorph {
 
@@ -21,8 +22,13 @@ class BytePairs {
   };
   const Merge* find(int32_t left, int32_t right) const;
 
-  std::unordered_map<uint64_t, Merge> merges_;
+  FlatMap<Merge> merges_;
   int32_t next_rank_ = 0;
 };
+
+// Two ids as the key of a map.
+inline uint64_t pair_key(int32_t left, int32_t right) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+}
 
 }  // namespace flashmorph

@@ -42,4 +42,15 @@ json read_json_file(const std::filesystem::path& file) {
   return parse_json(std::string(std::istreambuf_iterator<char>(in), {}), file.string());
 }
 
+const json& part_of(const json& object, const char* key) {
+  static const json nothing;
+  if (!object.is_object()) return nothing;
+  const auto found = object.find(key);
+  return found == object.end() ? nothing : *found;
+}
+
+void unsupported(const std::string& where, const json& value) {
+  throw BadInput(where, "is " + value.dump().substr(0, 160) + ", which is not supported");
+}
+
 }  // namespace flashmorph

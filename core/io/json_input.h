@@ -12,4 +12,9 @@ namespace flashmorph {
 nlohmann::json parse_json(std::string_view text, const std::string& where);
 nlohmann::json read_json_file(const std::filesystem::path& file);
 
+// The value at `key`, or null when `object` is no object or has none.
+const nlohmann::json& part_of(const nlohmann::json& object, const char* key);
+
+[[noreturn]] void unsupported(const std::string& where, const nlohmann::json& value);  // BadInput quoting the value
+
 }  // namespace flashmorph

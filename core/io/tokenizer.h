@@ -9,26 +9,29 @@
 
 namespace flashmorph {
 
-// Text to token ids and back, exactly as the `tokenizers` package does for the same tokenizer.json.
-// Byte-level BPE with a Split pattern (GPT-2, Qwen2/Qwen3, Llama-3), NFC, added tokens. What a file asks for and this
-// class does not do is a BadInput that names it.
+struct TokenizerFile;
+
+// Text to token ids and back, exactly as the `tokenizers` package does for the same tokenizer.json with
+// add_special_tokens=False. Byte-level BPE with Split patterns (GPT-2, Qwen2/Qwen3, Llama-3) and the BPE with byte
+// fallback that SentencePiece models become. What a file asks for and this class does not do is a BadInput that names
+// it. Cheap to copy.
 class Tokenizer {
  public:
   static Tokenizer open(const std::filesystem::path& tokenizer_json);
 
   std::vector<int32_t> encode(std::string_view text) const;  // added tokens inside the text are recognised
-  std::string decode(const std::vector<int32_t>& tokens) const;
+  std::vector<int32_t> encode_rest(
+      std::string_view text) const;  // of a text that began earlier: nothing is put in front
+  std::string decode(const std::vector<int32_t>& tokens) const;  // ids without a token are passed over
 
-  int32_t vocab_size() const;                         // highest id + 1, added tokens included
-  int32_t id_of(std::string_view token) const;        // an added token's id, or -1
-  Tokenizer(Tokenizer&&) noexcept;
-  Tokenizer& operator=(Tokenizer&&) noexcept;
-  ~Tokenizer();
+  int32_t vocab_size() const;                   // highest id + 1, added tokens included
+  int32_t id_of(std::string_view token) const;  // an added token's id, or -1
+  const std::string& sha256() const;            // of the file
+  const TokenizerFile& file() const { return *file_; }
 
  private:
-  struct Implementation;
-  explicit Tokenizer(std::unique_ptr<Implementation> implementation);
-  std::unique_ptr<Implementation> implementation_;
+  explicit Tokenizer(std::shared_ptr<const TokenizerFile> file) : file_(std::move(file)) {}
+  std::shared_ptr<const TokenizerFile> file_;
 };
 
 }  // namespace flashmorph

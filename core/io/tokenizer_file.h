@@ -1,34 +1,33 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
-#include "core/io/byte_pairs.h"
-#include "core/io/split_pattern.h"
+#include "core/io/added_tokens.h"
+#include "core/io/normalizer.h"
+#include "core/io/pre_tokenizer.h"
+#include "core/io/subwords.h"
+#include "core/io/token_decoder.h"
 
 namespace flashmorph {
 
-struct AddedToken {
-  std::string content;  // as it is looked for
-  int32_t id;
-  bool normalized;  // looked for in the normalized text rather than in the text as given
-};
-
-// What a tokenizer.json says, checked and in terms of bytes.
+// What a tokenizer.json says, checked: the steps from text to tokens in their order, and back. Its post_processor,
+// truncation and padding are left to whoever asks for them, as transformers leaves them.
 struct TokenizerFile {
-  bool to_nfc = false;
-  std::vector<SplitPattern> patterns;  // applied one after the other
-  std::array<int32_t, 256> id_of_byte{};
-  BytePairs merges;
-  std::unordered_map<std::string, int32_t> whole_words;  // by bytes; empty unless the model ignores merges for them
+  std::string sha256;  // of the file
+  AddedTokens in_given_text, in_normalized_text;
+  SafeCuts cuts;
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  Subwords subwords;
+  TokenDecoder decoder;
   std::vector<AddedToken> added;
-  std::vector<std::string> bytes_of;  // by id, what it decodes to; empty for ids without a token
+  std::vector<std::string> tokens;  // by id, as the file writes them
 };
 
-TokenizerFile read_tokenizer_file(const std::filesystem::path& path);  // throws BadInput
+TokenizerFile read_tokenizer_file(const std::filesystem::path& path);                      // throws BadInput
+TokenizerFile parse_tokenizer_file(const std::string& content, const std::string& where);  // throws BadInput
 
 }  // namespace flashmorph

@@ -14,7 +14,7 @@ namespace {
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 struct Range {
-  utf8proc_int32_t first, last;
+  char32_t first, last;
 };
 
 // Marks that Unicode gained after version 9, whose tables the `tokenizers` package normalizes by: to it they are plain
@@ -29,12 +29,9 @@ constexpr Range kPlain[] = {
     {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
     {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}};
 
-bool is_plain(std::string_view character) {
-  utf8proc_int32_t code = 0;
-  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(character.data()),
-                   static_cast<utf8proc_ssize_t>(character.size()), &code);
+bool is_plain(char32_t code) {
   const auto* range = std::lower_bound(std::begin(kPlain), std::end(kPlain), code,
-                                       [](const Range& at, utf8proc_int32_t value) { return at.last < value; });
+                                       [](const Range& at, char32_t value) { return at.last < value; });
   return range != std::end(kPlain) && range->first <= code;
 }
 
@@ -83,15 +80,33 @@ size_t utf8_length(char lead) {
   return byte < 0xC0 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 
+char32_t code_point(std::string_view character) {
+  utf8proc_int32_t code = 0;
+  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(character.data()),
+                   static_cast<utf8proc_ssize_t>(character.size()), &code);
+  return static_cast<char32_t>(code);
+}
+
+bool is_white_space(std::string_view character) {
+  if (character.size() < 2) return character == " " || (character >= "\t" && character <= "\r");
+  const char32_t code = code_point(character);
+  return code == 0x85 || code == 0xA0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
+         code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
+}
+
 std::string valid_utf8(std::string_view text) {
   std::string valid;
   valid.reserve(text.size());
-  while (!text.empty()) {
-    const auto [bytes, whole] = front(text);
-    valid += whole ? text.substr(0, bytes) : kReplacement;
-    text.remove_prefix(bytes);
+  size_t start = 0;  // of the sound stretch
+  for (size_t at = 0; at < text.size();) {
+    const auto [bytes, whole] = front(text.substr(at));
+    if (!whole) {
+      valid.append(text, start, at - start).append(kReplacement);
+      start = at + bytes;
+    }
+    at += bytes;
   }
-  return valid;
+  return valid.append(text, start);
 }
 
 std::string nfc(std::string_view text) {
@@ -102,7 +117,7 @@ std::string nfc(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const std::string_view character = text.substr(at, utf8_length(text[at]));
     at += character.size();
-    if (character.size() == 1 || !is_plain(character)) continue;
+    if (character.size() == 1 || !is_plain(code_point(character))) continue;
     append_nfc(text.substr(start, at - character.size() - start), normal);
     normal += character;
     start = at;

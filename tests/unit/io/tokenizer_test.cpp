@@ -119,25 +119,54 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"{}", "no fault"}, Refusal{"5", "model.type"},
         Refusal{R"({"normalizer": {"type": "Lowercase"}})", "Lowercase"},
         Refusal{R"({"decoder": {"type": "WordPiece"}})", "WordPiece"},
-        Refusal{R"({"pre_tokenizer": {"type": "Metaspace", "pretokenizers": null}})", "Metaspace"},
-        Refusal{R"({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": true}})", "add_prefix_space"},
+        Refusal{R"({"pre_tokenizer": {"type": "Whitespace", "pretokenizers": null}})", "Whitespace"},
+        Refusal{R"({"pre_tokenizer": null})", "model.byte_fallback"},
+        Refusal{R"({"pre_tokenizer": null, "model": {"byte_fallback": true}})", "has no token for byte 0"},
+        Refusal{R"({"pre_tokenizer": {"type": "Metaspace", "pretokenizers": null, "replacement": "__"}})", "Metaspace"},
         Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed"}]}})", "Removed"},
         Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
-                    "pattern": {"Regex": "("}}, {"type": "ByteLevel", "add_prefix_space": false}]}})", "does not compile"},
-        Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
-                    "pattern": {"Regex": "\\w+"}}, {"type": "ByteLevel", "add_prefix_space": false}]}})", "\\w"},
+                    "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "add_prefix_space": true}]}})", "add_prefix_space"},
+        Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"String": "ab"}, "content": ""}})", "Replace"},
+        Refusal{R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "e"}, {"type": "NFC"}]}})",
+                "NFC after Prepend"},
         Refusal{R"({"model": {"type": "Unigram"}})", "Unigram"},
-        Refusal{R"({"model": {"byte_fallback": true}})", "model.byte_fallback"},
-        Refusal{R"({"model": {"unk_token": "<unk>"}})", "model.unk_token"},
-        Refusal{R"({"model": {"vocab": {"a": null}}})", "has no token for byte 97"},
+        Refusal{R"({"model": {"dropout": 0.1}})", "model.dropout"},
+        Refusal{R"({"model": {"continuing_subword_prefix": "##"}})", "model.continuing_subword_prefix"},
+        Refusal{R"({"model": {"vocab": {"a": null, "\u4f60": 64}}})", "has no token for byte 97"},
         Refusal{R"({"model": {"vocab": {"a": -1}}})", "has the id -1"},
         Refusal{R"({"model": {"vocab": {"a": 99999999999}}})", "has the id 99999999999"},
         Refusal{R"({"model": {"vocab": {"a": 0}}})", "of another token"},
+        Refusal{R"({"model": {"vocab": {"": 1021}}})", "is empty"},
         Refusal{R"({"model": {"merges": ["no such"]}})", "which is not in the vocab"},
         Refusal{R"({"model": {"merges": ["alone"]}})", "is not a pair"},
-        Refusal{R"({"added_tokens": [{"id": 1021, "content": "x", "lstrip": true}]})", "lstrip"},
-        Refusal{R"({"added_tokens": [{"id": 1021, "content": "a"}]})", "has two ids"},
-        Refusal{R"({"added_tokens": [{"id": 3, "content": "<x>"}]})", "of another token"}));
+        Refusal{R"({"added_tokens": [{"id": 1021, "content": "<x>", "single_word": true}]})", "single_word"},
+        Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": ""},
+                    "added_tokens": [{"id": 1021, "content": "xx", "normalized": true}]})", "is empty when normalized"},
+        Refusal{R"({"added_tokens": [{"id": 1021, "content": "a"}]})", "expected the vocab's, 64"},
+        Refusal{R"({"added_tokens": [{"id": 1022, "content": "<x>"}]})", "expected the next after the others, 1021"},
+        Refusal{R"({"added_tokens": [{"id": 1021, "content": "<x>"}, {"id": 1021, "content": "<x>"}]})", "given twice"}));
+
+struct BadPattern {
+  const char* regex;
+  const char* expected;
+};
+
+class RefusedPattern : public testing::TestWithParam<BadPattern> {};
+
+TEST_P(RefusedPattern, ByName) {
+  nlohmann::json root = teacher();
+  root["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = GetParam().regex;
+  EXPECT_THAT(fault_of(root.dump()), testing::HasSubstr(GetParam().expected)) << GetParam().regex;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, RefusedPattern,
+    testing::Values(BadPattern{"[a-c]+|(?>x)|\\r\\[", "no fault"}, BadPattern{"(", "does not compile"}, BadPattern{"\\w+", "with \\w"},
+                    BadPattern{"\\", "with \\"}, BadPattern{"\\p{Han}", "\\p{Han}"}, BadPattern{"\\p", "with \\p"},
+                    BadPattern{"[\\P{L}]", "\\P{L} in a class"}, BadPattern{"^a", "with ^"}, BadPattern{"a$", "with $"},
+                    BadPattern{"(?<=a)b", "(?<="}, BadPattern{"(?m:.)", "(?m:"}, BadPattern{"[a[b]]", "a class in a class"},
+                    BadPattern{"[]a]", "an empty class"}, BadPattern{"[a&&b]", "&&"}, BadPattern{"a{,3}", "{,"},
+                    BadPattern{"a{1,3}+", "}+"}, BadPattern{"\\bx", "with \\b"}));
 
 TEST(Tokenizer, FilesThatAreNotJson) {
   EXPECT_THAT(fault_of(""), testing::HasSubstr("not valid JSON"));
