@@ -12,26 +12,26 @@ constexpr size_t kMostWords = 1 << 17, kLongestWord = 64;
 }  // namespace
 
 TextEncoder::TextEncoder(const Tokenizer& tokenizer, size_t part)
-    : tokenizer_(tokenizer), file_(tokenizer_.file()), part_(part) {}
+    : tokenizer_(tokenizer), file_(tokenizer_.file()), part_(part), wanted_(part) {}
 
 void TextEncoder::write(std::string_view text, std::vector<int32_t>& tokens) {
   while (!text.empty()) {
-    // What could not be read stays until there is twice as much, so that a long stretch is not read over and over.
-    const size_t wanted = std::max(part_, 2 * std::max(unread_.size(), state_.held.size()));
-    const std::string_view more = text.substr(0, wanted - std::min(wanted, unread_.size()));
+    const std::string_view more = text.substr(0, wanted_ - unread_.size());
     unread_ += more;
     text.remove_prefix(more.size());
-    if (unread_.size() < wanted) return;
+    if (unread_.size() < wanted_) return;
     const size_t safe = file_.cuts.last(unread_);
-    if (safe == 0) continue;
-    encode_part(std::string_view(unread_).substr(0, safe), false, tokens);
+    if (safe > 0) encode_part(std::string_view(unread_).substr(0, safe), false, tokens);
     unread_.erase(0, safe);
+    // What could not be read waits for twice as much, so that a long stretch is not read over and over.
+    wanted_ = std::max(part_, 2 * std::max(unread_.size(), state_.held.size()));
   }
 }
 
 void TextEncoder::finish(std::vector<int32_t>& tokens) {
   encode_part(unread_, true, tokens);
   unread_.clear();
+  wanted_ = part_;
   taken_ = 0;
   state_ = {};
 }

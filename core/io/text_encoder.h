@@ -47,6 +47,7 @@ class TextEncoder {
   const size_t part_;
   State state_;
   std::string unread_;  // given, not yet safe to read
+  size_t wanted_;       // bytes of it that are worth another look
   uint64_t taken_ = 0;
 
   // The ids of a word; the same few words make up most of any text.
