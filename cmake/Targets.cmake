@@ -52,5 +52,8 @@ function(flashmorph_mpi_test name)
              WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
     set_tests_properties(mpi.${name}.np${ranks} PROPERTIES TIMEOUT ${arg_TIMEOUT} PROCESSORS 2 ENVIRONMENT
       "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1")
+    if(ranks GREATER 4)
+      set_tests_properties(mpi.${name}.np${ranks} PROPERTIES LABELS slow)
+    endif()
   endforeach()
 endfunction()

@@ -48,21 +48,32 @@ int64_t longest_sequence(const StagesSection& stages) {
   return longest;
 }
 
-// Rules between a stage, the mesh and the model that no single section can check.
-void check_stages(const RunConfig& config, const ModelSpec& spec, const MeshShape& mesh) {
+// Rules between a stage, its mesh and the model that no single section can check; all faults at once.
+void check_stages(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   std::vector<Fault> faults;
+  const auto layout = [&](const char* stage) -> std::optional<Layout> {
+    try {
+      return layout_of(stage, config, spec, ranks);
+    } catch (const BadInput& bad) {
+      for (const Fault& fault : bad.faults())  // of a mesh that many stages share: once
+        if (std::ranges::none_of(faults, [&](const Fault& known) { return known.where == fault.where && known.what == fault.what; }))
+          faults.push_back(fault);
+      return std::nullopt;
+    }
+  };
   const auto check = [&](const char* stage, const TrainingSection& section) {
     const std::string key = std::string("stages.") + stage;
     if (section.tokens == 0) return;
+    const std::optional<Layout> here = layout(stage);
     const int64_t longest = std::ranges::max(section.data.lengths);
     const int64_t micro = section.micro_batch_tokens == 0 ? longest : section.micro_batch_tokens;
     const int64_t micro_batches = section.batch_tokens / micro;
-    if (micro_batches % mesh.data != 0)
+    if (here && micro_batches % here->shape.data != 0)
       faults.push_back({key + ".batch_tokens", "makes " + std::to_string(micro_batches) + " micro-batches of " +
                                                    std::to_string(micro) + " tokens a step, which " +
-                                                   std::to_string(mesh.data) +
+                                                   std::to_string(here->shape.data) +
                                                    " data ranks cannot share evenly; change batch_tokens, "
-                                                   "micro_batch_tokens or parallel.tensor"});
+                                                   "micro_batch_tokens, parallel.tensor or parallel.pipeline"});
     if (longest > spec.max_positions)
       faults.push_back({key + ".data.lengths", "asks for " + std::to_string(longest) + " tokens; the model's longest position is " +
                                                    std::to_string(spec.max_positions)});
@@ -71,6 +82,7 @@ void check_stages(const RunConfig& config, const ModelSpec& spec, const MeshShap
   check("select", config.stages.select);
   check("distill", config.stages.distill);
   check("finetune", config.stages.finetune);
+  layout("evaluate");
   for (const int64_t length : config.stages.evaluate.lengths)
     if (length > spec.max_positions)
       faults.push_back({"stages.evaluate.lengths", "asks for " + std::to_string(length) +
@@ -88,12 +100,12 @@ struct Inputs {
   std::optional<PasskeyTask> passkeys;
 };
 
-Inputs read_inputs(const RunConfig& config, const MeshShape& mesh) {
+Inputs read_inputs(const RunConfig& config, int64_t ranks) {
   Inputs inputs;
   inputs.spec = ModelSpec::open(config.model.path);
-  config.budget.full_layers_of(inputs.spec.layers);
-  inputs.spec.check_tensor_parallel(mesh.tensor);
-  check_stages(config, inputs.spec, mesh);
+  if (config.budget.milliseconds == 0.0)
+    layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
+  check_stages(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
   const std::filesystem::path tokenizer_file = std::filesystem::path(config.model.path) / "tokenizer.json";
   inputs.tokenizer = Tokenizer::open(tokenizer_file);
@@ -116,28 +128,33 @@ Inputs read_inputs(const RunConfig& config, const MeshShape& mesh) {
   return inputs;
 }
 
+// Every stage of the run with its layout.
+StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  StageLayouts layouts;
+  for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})
+    layouts.emplace_back(stage, layout_of(stage, config, spec, ranks));
+  return layouts;
+}
+
 }  // namespace
 
 int run(const CommandLine& line, Communicator& world) {
   const bool leads = world.rank() == 0;
   const RunConfig config = shared_config(line, world);
   at::set_num_threads(static_cast<int>(config.device.threads));
-  const MeshShape shape = MeshShape::of(world.size(), config.parallel.tensor);
-  Mesh mesh(world, shape);
   StopSignal stop;
 
   Inputs inputs;
-  std::optional<MorphableModel> model;
   RunFolder folder(config);
   std::string source_hash;
   together(world, [&] {
-    inputs = read_inputs(config, shape);
-    const Placement placement{mesh.tensor_rank(), shape.tensor, dtype_of(config.device), at::kCPU};
-    model = MorphableModel::load(*inputs.checkpoint, inputs.spec, placement, mesh.shard());
+    inputs = read_inputs(config, world.size());
     if (!leads) return;
     source_hash = hash_of_weights(*inputs.checkpoint);
     if (!line.fresh) folder.check(config, source_hash);
   });
+  PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device));
+  placed.place(layout_of("align", config, inputs.spec, world.size()));  // weights that cannot be read are refused here
 
   Terminal terminal(stdout);
   StageObserver silent;
@@ -149,13 +166,13 @@ int run(const CommandLine& line, Communicator& world) {
     folder.open(config, source_hash);
     journal = std::make_unique<Journal>(folder);
     observers = std::make_unique<Observers>(std::vector<StageObserver*>{&terminal, journal.get()});
-    terminal.header(config, inputs.spec, shape, line.config_file, folder.path().string());
+    terminal.header(config, inputs.spec, layouts_of(config, inputs.spec, world.size()), line.config_file, folder.path().string());
     if (!aside.empty()) observers->warn("the old run was moved to " + aside.string());
-    journal->event("started", mesh.rank_map());
+    journal->event("started", rank_map(placed.layout().shape, placed.layout().layers));
   });
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
-  Coordinator coordinator({config, mesh, *inputs.corpus, *inputs.passkeys, observer, stop}, *model, folder);
+  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, observer, stop}, world, placed, folder);
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {

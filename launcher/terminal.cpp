@@ -13,6 +13,12 @@ namespace {
 constexpr double kPlainLineEvery = 10.0;  // seconds, when the line cannot be redrawn
 constexpr double kRedrawEvery = 0.2;
 
+std::string budget_text(const BudgetSection& budget, const ModelSpec& spec) {
+  if (budget.counts_layers()) return fmt::format("{} of {}", budget.full_layers_of(spec.layers), spec.layers);
+  if (budget.kv_bytes_per_token > 0) return fmt::format("{} bytes a token of {}", budget.kv_bytes_per_token, spec.layers);
+  return fmt::format("{} ms a forward over {} tokens of {}", budget.milliseconds, budget.length, spec.layers);
+}
+
 std::string joined(const std::vector<int64_t>& values) {
   std::string text;
   for (const int64_t value : values) text += (text.empty() ? "" : " ") + std::to_string(value);
@@ -68,16 +74,31 @@ std::string aligned(const TextTable& table) {
 Terminal::Terminal(std::FILE* out)
     : out_(out), live_(isatty(fileno(out)) != 0 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {}
 
-void Terminal::header(const RunConfig& config, const ModelSpec& spec, const MeshShape& mesh,
+std::string mesh_text(const Layout& layout) {
+  const MeshShape& mesh = layout.shape;
+  std::string text = fmt::format("{} ranks = data {} x pipeline {} x tensor {}", mesh.ranks(), mesh.data, mesh.pipeline, mesh.tensor);
+  for (int64_t p = 0; mesh.pipeline > 1 && p < mesh.pipeline; ++p) {
+    text += fmt::format("\n          layers {}-{}: ranks", layout.layers[p].first, layout.layers[p].last - 1);
+    for (int64_t d = 0; d < mesh.data; ++d) {
+      const int64_t first = (d * mesh.pipeline + p) * mesh.tensor;
+      text += mesh.tensor == 1 ? fmt::format(" {}", first) : fmt::format(" {}-{}", first, first + mesh.tensor - 1);
+    }
+  }
+  return text;
+}
+
+void Terminal::header(const RunConfig& config, const ModelSpec& spec, const StageLayouts& layouts,
                       const std::string& config_file, const std::string& run_folder) {
   const auto& stages = config.stages;
   fmt::print(out_, "flashmorph-dist: {}\n", config.run.name);
   fmt::print(out_, "  model   {} ({}, {} layers, hidden {}, {} heads, {} kv heads)\n", config.model.path, spec.model_type,
              spec.layers, spec.hidden, spec.heads, spec.kv_heads);
-  fmt::print(out_, "  mesh    {} ranks = data {} x tensor {}, {} {}, {} thread(s) a rank\n", mesh.ranks(), mesh.data,
-             mesh.tensor, config.device.kind, config.device.dtype, config.device.threads);
-  fmt::print(out_, "  budget  full attention in {} of {} layers, {} attention in the rest\n",
-             config.budget.full_layers_of(spec.layers), spec.layers, config.mixer.kind);
+  fmt::print(out_, "  device  {} {}, {} thread(s) a rank\n", config.device.kind, config.device.dtype, config.device.threads);
+  fmt::print(out_, "  mesh    {}\n", mesh_text(layouts.front().second));
+  for (const auto& [stage, layout] : layouts)
+    if (!(layout == layouts.front().second)) fmt::print(out_, "          {}: {}\n", stage, mesh_text(layout));
+  fmt::print(out_, "  budget  full attention in {} layers, {} attention in the rest\n",
+             budget_text(config.budget, spec), config.mixer.kind);
   fmt::print(out_, "  tokens  align {}, select {}, distill {}, finetune {}\n", short_count(stages.align.tokens),
              short_count(stages.select.tokens), short_count(stages.distill.tokens), short_count(stages.finetune.tokens));
   fmt::print(out_, "  config  {} (every key spelled out in {}/run.yaml)\n\n", config_file, run_folder);

@@ -5,9 +5,12 @@
 
 #include "core/model/model_spec.h"
 #include "distributed/coordinator/results.h"
+#include "distributed/parallel/layout.h"
 #include "distributed/stages/context.h"
 
 namespace flashmorph {
+
+using StageLayouts = std::vector<std::pair<std::string, Layout>>;
 
 // What a person sees of a run: a header, one progress line a stage (redrawn on a terminal, a plain line now and then
 // elsewhere), the gates at the end of select, warnings, and the closing table.
@@ -15,7 +18,7 @@ class Terminal : public StageObserver {
  public:
   explicit Terminal(std::FILE* out);
 
-  void header(const RunConfig& config, const ModelSpec& spec, const MeshShape& mesh, const std::string& config_file,
+  void header(const RunConfig& config, const ModelSpec& spec, const StageLayouts& layouts, const std::string& config_file,
               const std::string& run_folder);
   void closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation, const std::string& export_folder);
 
@@ -38,6 +41,8 @@ class Terminal : public StageObserver {
 std::string short_count(int64_t count);
 // "2:05", "1:02:05".
 std::string short_time(double seconds);
+// "64 ranks = data 8 x pipeline 4 x tensor 2", then a line for each pipeline rank: its layers and its ranks.
+std::string mesh_text(const Layout& layout);
 // A bar per gate, 0 to 1: one row a layer, the kept ones marked.
 std::string gate_bars(const std::vector<double>& gates, const std::vector<int64_t>& kept);
 // Columns aligned, the first to the left, numbers to the right.

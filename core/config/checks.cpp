@@ -42,8 +42,11 @@ bool is_plain_file_name(const std::string& name) {
 }
 
 void check_budget(const BudgetSection& budget, YamlInput& input) {
-  require((budget.full_layers > 0) != !budget.ratio.empty(), input, {"budget", "budget.full_layers", "budget.ratio"},
-          "needs exactly one of full_layers (at least 1) and ratio");
+  const int given = (budget.full_layers > 0) + !budget.ratio.empty() + (budget.kv_bytes_per_token > 0) +
+                    (budget.milliseconds > 0.0);
+  require(given == 1, input,
+          {"budget", "budget.full_layers", "budget.ratio", "budget.kv_bytes_per_token", "budget.milliseconds"},
+          "needs exactly one of full_layers, ratio, kv_bytes_per_token and milliseconds");
   require(budget.ratio.empty() || ratio_of(budget.ratio), input, {"budget.ratio"},
           "is '" + budget.ratio + "', expected linear:full layers, for example 3:1");
 }

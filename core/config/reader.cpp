@@ -124,7 +124,7 @@ void Reader::read(const YAML::Node& node, const std::string& place, Range& value
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, std::vector<int64_t>& value, const Rule& rule) {
-  if (!node.IsScalar() && (!node.IsSequence() || node.size() == 0))
+  if (!node.IsScalar() && (!node.IsSequence() || (node.size() == 0 && !rule.may_be_empty)))
     return input_.fault(place, "is " + text_of(node) + ", expected a number or a list of numbers");
   value.assign(node.IsScalar() ? 1 : node.size(), 0);
   for (size_t i = 0; i < value.size(); ++i) read(node.IsScalar() ? node : node[i], place, value[i], rule);

@@ -32,6 +32,11 @@ class Reader {
     }
   }
 
+  template <class Value>
+  void inherit(const Value& from, const std::vector<Value*>& to) {
+    for (Value* one : to) *one = from;
+  }
+
   void reject_unknown();
 
  private:

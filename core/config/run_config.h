@@ -33,11 +33,15 @@ struct MixerSection {
   int64_t chunk = 64;                 // tokens a chunk
 };
 
-struct BudgetSection {
-  int64_t full_layers = 0;  // K, the layers that keep full attention; 0: by ratio
-  std::string ratio;        // linear to full layers, e.g. "3:1"
+struct BudgetSection {           // exactly one of these; 0 and "": not given
+  int64_t full_layers = 0;         // K, the layers that keep full attention
+  std::string ratio;               // linear to full layers, e.g. "3:1"
+  int64_t kv_bytes_per_token = 0;  // of the hybrid's KV cache, at device.dtype
+  double milliseconds = 0.0;       // of the hybrid's attention layers, forward over one sequence, measured at the start
+  int64_t length = 4096;           // tokens of that sequence
 
-  // K for a model of so many layers; BadInput when it is not in [1, layers - 1].
+  bool counts_layers() const { return full_layers > 0 || !ratio.empty(); }
+  // K for a model of so many layers, when the budget counts layers; BadInput when it is not in [1, layers - 1].
   int64_t full_layers_of(int64_t model_layers) const;
 };
 
@@ -47,8 +51,14 @@ struct DeviceSection {
   int64_t threads = 1;            // torch threads a rank
 };
 
-struct ParallelSection {
-  int64_t tensor = 1;  // ranks a layer is split over; data = ranks / tensor
+struct ParallelSection {               // of a run, and of each stage: by default the run's
+  int64_t tensor = 1;                  // ranks a layer is split over
+  int64_t pipeline = 1;                // ranks the layers are dealt out to; data = ranks / (tensor * pipeline)
+  std::vector<int64_t> pipeline_cuts;  // the first layers of pipeline ranks 1, 2, ...; empty: balanced by cost
+  std::string recompute = "none";      // none, or full: a layer's activations are made again in the backward pass
+  bool zero = false;                   // ZeRO-1: each data rank keeps its share of AdamW's states
+
+  bool operator==(const ParallelSection&) const = default;
 };
 
 struct DataSection {
@@ -80,6 +90,7 @@ struct TrainingSection {
   double beta1 = 0.9;
   double beta2 = 0.95;
   SequenceSection data;
+  ParallelSection parallel;
 };
 
 struct AlignSection : TrainingSection {};
@@ -115,6 +126,7 @@ struct EvaluateSection {
   int64_t depths = 4;             // buckets of depth in the report
   int64_t perplexity_tokens = 16384;
   int64_t perplexity_length = 512;
+  ParallelSection parallel;
 };
 
 struct ExportSection {

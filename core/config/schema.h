@@ -9,6 +9,8 @@
 // The one table of keys: what reading, writing and the reference walk over. A visitor has
 //   void key(const char* name, Value& value, const Rule& rule)   for each value
 //   void section(const char* name, Section& section)             for each nested section, by calling visit on it
+// and may have
+//   void inherit(const Value& from, std::vector<Value*> to)      sections whose keys default to another section's
 
 namespace flashmorph::schema {
 
@@ -19,6 +21,7 @@ struct Rule {
   std::vector<std::string> choices = {};
   bool required = false;
   const char* why = "";  // why there are no more choices
+  bool may_be_empty = false;  // a list
 };
 
 constexpr double kMany = 1e15;  // "no limit" for whole numbers: a double still holds each of them exactly
@@ -50,8 +53,15 @@ void visit(Visitor& v, MixerSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, BudgetSection& s) {
-  v.key("full_layers", s.full_layers, {"K, the layers that keep full attention; 0: by ratio", 0, 10000});
+  v.key("full_layers", s.full_layers, {"K, the layers that keep full attention; 0: another budget", 0, 10000});
   v.key("ratio", s.ratio, {"linear to full layers, e.g. 3:1, instead of full_layers"});
+  v.key("kv_bytes_per_token", s.kv_bytes_per_token,
+        {"bytes of the hybrid's KV cache a token, at device.dtype, instead of full_layers", 0, kMany});
+  v.key("milliseconds", s.milliseconds,
+        {"time of the hybrid's attention layers, a forward over one sequence on these ranks, measured at the start; "
+         "instead of full_layers",
+         0, kMany});
+  v.key("length", s.length, {"tokens of that sequence", 1, kMany});
 }
 
 template <class Visitor>
@@ -61,9 +71,57 @@ void visit(Visitor& v, DeviceSection& s) {
   v.key("threads", s.threads, {"torch threads a rank", 1, 1024});
 }
 
+// What a section of `parallel` keys holds: a stage has those that mean something to it.
+template <class Visitor>
+void visit_mesh(Visitor& v, ParallelSection& s) {
+  v.key("tensor", s.tensor, {"ranks a layer is split over", 1, 65536});
+  v.key("pipeline", s.pipeline, {"ranks the layers are dealt out to; the other ranks share the data", 1, 65536});
+  v.key("pipeline_cuts", s.pipeline_cuts,
+        {.meaning = "first layers of pipeline ranks 1, 2, ...; empty: balanced by cost",
+         .least = 1,
+         .most = 65536,
+         .may_be_empty = true});
+}
+template <class Visitor>
+void visit_recompute(Visitor& v, ParallelSection& s) {
+  v.key("recompute", s.recompute,
+        {.meaning = "full: keep a layer's input only and make its activations again in the backward pass",
+         .choices = {"none", "full"}});
+}
+template <class Visitor>
+void visit_zero(Visitor& v, ParallelSection& s) {
+  v.key("zero", s.zero, {"ZeRO-1: each data rank keeps its share of AdamW's states"});
+}
+
 template <class Visitor>
 void visit(Visitor& v, ParallelSection& s) {
-  v.key("tensor", s.tensor, {"ranks a layer is split over; the other ranks share the data", 1, 65536});
+  visit_mesh(v, s);
+  visit_recompute(v, s);
+  visit_zero(v, s);
+}
+
+struct AlignParallel {  // no backward crosses a layer
+  ParallelSection& parallel;
+};
+template <class Visitor>
+void visit(Visitor& v, AlignParallel& s) {
+  visit_mesh(v, s.parallel);
+  visit_zero(v, s.parallel);
+}
+struct SelectParallel {  // a number a layer is trained
+  ParallelSection& parallel;
+};
+template <class Visitor>
+void visit(Visitor& v, SelectParallel& s) {
+  visit_mesh(v, s.parallel);
+  visit_recompute(v, s.parallel);
+}
+struct EvaluateParallel {
+  ParallelSection& parallel;
+};
+template <class Visitor>
+void visit(Visitor& v, EvaluateParallel& s) {
+  visit_mesh(v, s.parallel);
 }
 
 template <class Visitor>
@@ -127,14 +185,18 @@ void visit_training(Visitor& v, TrainingSection& s, bool required) {
 template <class Visitor>
 void visit(Visitor& v, AlignSection& s) {
   visit_training(v, s, true);
+  AlignParallel parallel{s.parallel};
+  v.section("parallel", parallel);
 }
 template <class Visitor>
 void visit(Visitor& v, DistillSection& s) {
   visit_training(v, s, false);
+  v.section("parallel", s.parallel);
 }
 template <class Visitor>
 void visit(Visitor& v, FinetuneSection& s) {
   visit_training(v, s, false);
+  v.section("parallel", s.parallel);
 }
 
 template <class Visitor>
@@ -144,6 +206,8 @@ void visit(Visitor& v, SelectSection& s) {
   visit_steps(v, s, true);
   AnswerSequences sequences{s.data};
   v.section("data", sequences);
+  SelectParallel parallel{s.parallel};
+  v.section("parallel", parallel);
 }
 
 template <class Visitor>
@@ -158,6 +222,8 @@ void visit(Visitor& v, EvaluateSection& s) {
   v.key("depths", s.depths, {"buckets of depth in evaluation.json", 1, 100});
   v.key("perplexity_tokens", s.perplexity_tokens, {"held-out tokens for perplexity", 2, kMany});
   v.key("perplexity_length", s.perplexity_length, {"tokens a window", 2, kMany});
+  EvaluateParallel parallel{s.parallel};
+  v.section("parallel", parallel);
 }
 
 template <class Visitor>
@@ -183,6 +249,9 @@ void visit(Visitor& v, RunConfig& s) {
   v.section("budget", s.budget);
   v.section("device", s.device);
   v.section("parallel", s.parallel);
+  if constexpr (requires { v.inherit(s.parallel, {&s.parallel}); })
+    v.inherit(s.parallel, {&s.stages.align.parallel, &s.stages.select.parallel, &s.stages.distill.parallel,
+                           &s.stages.finetune.parallel, &s.stages.evaluate.parallel});
   v.section("data", s.data);
   v.section("stages", s.stages);
 }

@@ -17,9 +17,10 @@ LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes,
   for (int64_t window = first; window < last; ++window) {
     const auto part = text.subspan(static_cast<size_t>(window * length), static_cast<size_t>(length));
     const at::Tensor tokens = at::tensor(std::vector<int64_t>(part.begin(), part.end()), at::kLong);
-    const at::Tensor hidden = model.forward(tokens.narrow(0, 0, length - 1).unsqueeze(0), routes, positions).squeeze(0);
+    const at::Tensor hidden = model.forward(tokens.narrow(0, 0, length - 1).unsqueeze(0), routes, positions);
+    if (!model.has_head()) continue;
     sum.negative_log +=
-        cross_entropy(hidden, model.head(), tokens.narrow(0, 1, length - 1), model.shard()).item<double>();
+        cross_entropy(hidden.squeeze(0), model.head(), tokens.narrow(0, 1, length - 1), model.shard()).item<double>();
     sum.tokens += length - 1;
   }
   return sum;

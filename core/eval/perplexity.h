@@ -12,7 +12,8 @@ struct LikelihoodSum {  // adds up over windows and ranks; perplexity = exp(nega
   int64_t tokens = 0;
 };
 
-// Next-token loss of windows [first, last) of `length` tokens of the text.
+// Next-token loss of windows [first, last) of `length` tokens of the text. On a pipeline the last rank has the sum, the
+// others nothing.
 LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, std::span<const int32_t> text,
                               int64_t length, int64_t first, int64_t last);
 

@@ -37,7 +37,10 @@ class Reader {
     const at::Tensor block = at::tensor(tokens, at::kLong).unsqueeze(0);
     const at::Tensor hidden = model_.forward(block, routes_, model_.positions(position_, count), &caches_);
     position_ += count;
-    return greedy_tokens(hidden.select(1, count - 1), model_.head(), model_.shard()).item<int64_t>();
+    at::Tensor next = at::zeros({1}, at::kLong);
+    if (model_.has_head()) next.copy_(greedy_tokens(hidden.select(1, count - 1), model_.head(), model_.shard()));
+    model_.neighbours().share_last(next);
+    return next.item<int64_t>();
   }
 
  private:
@@ -67,10 +70,12 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
         samples.begin() + static_cast<std::ptrdiff_t>(std::min(samples.size(), start + static_cast<size_t>(batch))));
     const Batch tokens = batch_of(part);
     const int64_t length = tokens.tokens_BT.size(1);
-    const at::Tensor hidden = model.forward(tokens.tokens_BT, routes, model.positions(0, length)).flatten(0, 1);
+    const at::Tensor hidden = model.forward(tokens.tokens_BT, routes, model.positions(0, length));
+    if (!model.has_head()) continue;
     const at::Tensor places = tokens.answers_BT.flatten().nonzero().flatten();
     at::Tensor predicted = at::full({static_cast<int64_t>(part.size()) * length}, -1, at::kLong);
-    predicted.index_copy_(0, places, greedy_tokens(hidden.index_select(0, places), model.head(), model.shard()));
+    predicted.index_copy_(0, places,
+                          greedy_tokens(hidden.flatten(0, 1).index_select(0, places), model.head(), model.shard()));
     for (size_t s = 0; s < part.size(); ++s)
       for (const Answer& answer : part[s].answers) {
         const int64_t* first =
@@ -96,7 +101,7 @@ RecallByDepth greedy_recall(const MorphableModel& model, const Routes& routes, c
       while (given.back() != newline && static_cast<int64_t>(given.size()) < answer.count)
         given.push_back(reader.next_after({given.back()}));
       unread = {given.back()};
-      count(table, answer, sample.tokens, given);
+      if (model.has_head()) count(table, answer, sample.tokens, given);
       read = answer.first + answer.count;
     }
   }

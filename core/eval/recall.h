@@ -21,6 +21,8 @@ struct RecallCount {
 
 using RecallByDepth = std::vector<RecallCount>;  // bucket b holds depths [b, b + 1) / buckets
 
+// Both take the whole pipeline group; its last rank counts, the tables of the others stay empty.
+
 // Every answer token predicted with the right answer before it. Samples of one length, `batch` at a time.
 RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& routes,
                                     const std::vector<Sample>& samples, int64_t depths, int64_t batch = 4);

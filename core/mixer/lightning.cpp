@@ -51,8 +51,9 @@ class LightningBranch : public LinearBranch {
     const int64_t first_head = context.placement.shard_rank * heads;
     const c10::NoGradGuard no_gradient;
     weights_.q = teacher.q.clone();
-    weights_.k = repeated_heads(teacher.k, spec_.head_dim, spec_.query_groups());
-    weights_.v = repeated_heads(teacher.v, spec_.head_dim, spec_.query_groups());
+    const int64_t groups = width / teacher.k.size(0);  // of this rank; with replicated kv heads fewer than the model's
+    weights_.k = repeated_heads(teacher.k, spec_.head_dim, groups);
+    weights_.v = repeated_heads(teacher.v, spec_.head_dim, groups);
     weights_.o = teacher.o.clone();
     weights_.z = uniform_rows(first_head * spec_.head_dim, width, spec_.hidden, context.seed, layer_).to(options);
     weights_.q_norm = teacher.q_norm.defined() ? teacher.q_norm.clone() : at::ones({spec_.head_dim}, options);

@@ -73,9 +73,9 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     v = appended(cache->values_BTGK, v);
   }
 
-  const at::Tensor o = positions.documents
-                           ? softmax_in_documents(q, k, v, spec.query_groups(), *positions.documents)
-                           : causal_softmax(q, k, v, spec.query_groups());
+  const int64_t groups = q.size(2) / k.size(2);  // of this rank; with replicated kv heads fewer than the model's
+  const at::Tensor o = positions.documents ? softmax_in_documents(q, k, v, groups, *positions.documents)
+                                           : causal_softmax(q, k, v, groups);
   return at::linear(o.flatten(2, 3), weights.o);
 }
 

@@ -119,18 +119,18 @@ ModelSpec ModelSpec::of(const ConfigJson& config) {
   return spec;
 }
 
-void ModelSpec::check_tensor_parallel(int64_t tensor) const {
+void ModelSpec::check_tensor_parallel(int64_t tensor, const std::string& key) const {
   const auto splits = [&](int64_t ranks) {
-    return ranks >= 1 && heads % ranks == 0 && kv_heads % ranks == 0 && intermediate % ranks == 0 &&
-           experts.intermediate % ranks == 0 && vocabulary % ranks == 0;
+    return ranks >= 1 && heads % ranks == 0 && (kv_heads % ranks == 0 || ranks % kv_heads == 0) &&
+           intermediate % ranks == 0 && experts.intermediate % ranks == 0 && vocabulary % ranks == 0;
   };
   if (splits(tensor)) return;
   std::string could;
-  for (int64_t ranks = 1; ranks <= kv_heads; ++ranks)
+  for (int64_t ranks = 1; ranks <= heads; ++ranks)
     if (splits(ranks)) could += (could.empty() ? "" : ", ") + std::to_string(ranks);
   const std::string expert =
       experts.count == 0 ? "" : ", experts' intermediate size " + std::to_string(experts.intermediate);
-  throw BadInput("parallel.tensor", std::to_string(tensor) + " does not divide the model's " + std::to_string(heads) +
+  throw BadInput(key, std::to_string(tensor) + " does not divide the model's " + std::to_string(heads) +
                                         " heads, " + std::to_string(kv_heads) + " kv heads, intermediate size " +
                                         std::to_string(intermediate) + expert + " and vocabulary " +
                                         std::to_string(vocabulary) + "; these would: " + could);

@@ -43,8 +43,9 @@ struct ModelSpec {
   static ModelSpec open(const std::filesystem::path& folder);
   static ModelSpec of(const ConfigJson& config);
 
-  // BadInput when `tensor` ranks cannot split this model evenly; the message lists the sizes that can.
-  void check_tensor_parallel(int64_t tensor) const;
+  // BadInput at `key` when `tensor` ranks cannot split this model evenly; the message lists the sizes that can. With
+  // more ranks than kv heads, neighbours hold the same kv head.
+  void check_tensor_parallel(int64_t tensor, const std::string& key = "parallel.tensor") const;
 
   int64_t query_groups() const { return heads / kv_heads; }
   bool is_sparse(int64_t layer) const { return experts.count > 0 && experts.in_layer[static_cast<size_t>(layer)]; }

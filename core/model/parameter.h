@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,12 @@ struct Parameter {
   Split split = Split::none;
   // Whole on every rank, but each rank's gradient covers only its own heads: the tensor group must add them up.
   bool partial_gradient = false;
+  // A slice that this many neighbours of the tensor group hold alike (a kv head with more ranks than kv heads); each
+  // one's gradient covers only its own query heads: the copies must be added up, and count once.
+  int64_t replicas = 1;
+  // Held by the first and by the last rank of a pipeline (an embedding that is also the head): one tensor, whose two
+  // gradients must be added up; the first rank's counts.
+  bool tied_over_pipeline = false;
 };
 
 using Parameters = std::vector<Parameter>;

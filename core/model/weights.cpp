@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 #include "core/model/experts.h"
 
 namespace flashmorph {
@@ -18,19 +20,36 @@ at::Tensor read_split(const Checkpoint& checkpoint, const std::string& name, con
   return checkpoint.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
 }
 
+namespace {
+
+// More ranks than kv heads: so many neighbours hold the same one.
+int64_t kv_replicas(const ModelSpec& spec, const Placement& placement) {
+  return std::max<int64_t>(1, placement.shard_size / spec.kv_heads);
+}
+
+// The slices of this tensor are fewer than the ranks: neighbours share.
+Placement shared_by(int64_t replicas, Placement placement) {
+  placement.shard_rank /= replicas;
+  placement.shard_size /= replicas;
+  return placement;
+}
+
+}  // namespace
+
 std::string layer_prefix(int64_t layer) { return "model.layers." + std::to_string(layer) + "."; }
 
 AttentionWeights load_attention(const Checkpoint& checkpoint, const ModelSpec& spec, int64_t layer,
                                 const Placement& placement) {
   const std::string prefix = layer_prefix(layer) + "self_attn.";
   const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
-  const auto read = [&](const char* name, const Shape& shape, Split split) {
-    return read_split(checkpoint, prefix + name, shape, split, placement);
+  const auto read = [&](const char* name, const Shape& shape, Split split, int64_t replicas = 1) {
+    return read_split(checkpoint, prefix + name, shape, split, shared_by(replicas, placement));
   };
   AttentionWeights weights;
+  weights.kv_replicas = kv_replicas(spec, placement);
   weights.q = read("q_proj.weight", {queries, spec.hidden}, Split::rows);
-  weights.k = read("k_proj.weight", {keys, spec.hidden}, Split::rows);
-  weights.v = read("v_proj.weight", {keys, spec.hidden}, Split::rows);
+  weights.k = read("k_proj.weight", {keys, spec.hidden}, Split::rows, weights.kv_replicas);
+  weights.v = read("v_proj.weight", {keys, spec.hidden}, Split::rows, weights.kv_replicas);
   weights.o = read("o_proj.weight", {spec.hidden, queries}, Split::columns);
   if (spec.query_key_norm) {
     weights.q_norm = read("q_norm.weight", {spec.head_dim}, Split::none);
@@ -38,8 +57,8 @@ AttentionWeights load_attention(const Checkpoint& checkpoint, const ModelSpec& s
   }
   if (spec.attention_bias) {
     weights.q_bias = read("q_proj.bias", {queries}, Split::rows);
-    weights.k_bias = read("k_proj.bias", {keys}, Split::rows);
-    weights.v_bias = read("v_proj.bias", {keys}, Split::rows);
+    weights.k_bias = read("k_proj.bias", {keys}, Split::rows, weights.kv_replicas);
+    weights.v_bias = read("v_proj.bias", {keys}, Split::rows, weights.kv_replicas);
   }
   return weights;
 }
@@ -82,8 +101,8 @@ HeadWeights load_head(const Checkpoint& checkpoint, const ModelSpec& spec, const
 Parameters parameters_of(const AttentionWeights& weights, int64_t layer) {
   const std::string prefix = layer_prefix(layer) + "self_attn.";
   Parameters parameters = {{prefix + "q_proj.weight", weights.q, Split::rows},
-                           {prefix + "k_proj.weight", weights.k, Split::rows},
-                           {prefix + "v_proj.weight", weights.v, Split::rows},
+                           {prefix + "k_proj.weight", weights.k, Split::rows, false, weights.kv_replicas},
+                           {prefix + "v_proj.weight", weights.v, Split::rows, false, weights.kv_replicas},
                            {prefix + "o_proj.weight", weights.o, Split::columns}};
   if (weights.q_norm.defined()) {
     parameters.push_back({prefix + "q_norm.weight", weights.q_norm, Split::none, /*partial_gradient=*/true});
@@ -91,8 +110,8 @@ Parameters parameters_of(const AttentionWeights& weights, int64_t layer) {
   }
   if (weights.q_bias.defined()) {
     parameters.push_back({prefix + "q_proj.bias", weights.q_bias, Split::rows});
-    parameters.push_back({prefix + "k_proj.bias", weights.k_bias, Split::rows});
-    parameters.push_back({prefix + "v_proj.bias", weights.v_bias, Split::rows});
+    parameters.push_back({prefix + "k_proj.bias", weights.k_bias, Split::rows, false, weights.kv_replicas});
+    parameters.push_back({prefix + "v_proj.bias", weights.v_bias, Split::rows, false, weights.kv_replicas});
   }
   return parameters;
 }
@@ -126,9 +145,10 @@ Parameters parameters_of(const HeadWeights& weights, bool tied) {
 void read_into(const Parameters& parameters, const Checkpoint& checkpoint, const Placement& placement) {
   const c10::NoGradGuard no_gradient;
   for (const Parameter& parameter : parameters) {
+    const Placement here = shared_by(parameter.replicas, placement);
     Shape global = parameter.value.sizes().vec();
-    if (parameter.split != Split::none) global[parameter.split == Split::rows ? 0 : 1] *= placement.shard_size;
-    parameter.value.copy_(read_split(checkpoint, parameter.name, global, parameter.split, placement));
+    if (parameter.split != Split::none) global[parameter.split == Split::rows ? 0 : 1] *= here.shard_size;
+    parameter.value.copy_(read_split(checkpoint, parameter.name, global, parameter.split, here));
   }
 }
 

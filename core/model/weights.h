@@ -20,7 +20,7 @@ struct Placement {
   at::Device device = at::kCPU;
 };
 
-// One rank's slices. Letters: D hidden, F intermediate, H heads, G kv heads, K head dim, R ranks.
+// One rank's slices. Letters: D hidden, F intermediate, H heads, G kv heads, K head dim, R ranks (for k and v: at most G).
 struct AttentionWeights {
   at::Tensor q;       // [H*K/R, D]
   at::Tensor k;       // [G*K/R, D]
@@ -31,6 +31,7 @@ struct AttentionWeights {
   at::Tensor q_bias;  // [H*K/R], undefined without attention_bias
   at::Tensor k_bias;  // [G*K/R]
   at::Tensor v_bias;  // [G*K/R]
+  int64_t kv_replicas = 1;  // neighbouring ranks with the same k and v: R / G, when R exceeds G
 };
 
 struct MlpWeights {

@@ -15,8 +15,8 @@ at::Tensor trainable(const at::Tensor& weight) {
 }
 
 AttentionWeights trainable(const AttentionWeights& w) {
-  return {trainable(w.q),      trainable(w.k),      trainable(w.v),      trainable(w.o),     trainable(w.q_norm),
-          trainable(w.k_norm), trainable(w.q_bias), trainable(w.k_bias), trainable(w.v_bias)};
+  return {trainable(w.q),      trainable(w.k),      trainable(w.v),      trainable(w.o),      trainable(w.q_norm),
+          trainable(w.k_norm), trainable(w.q_bias), trainable(w.k_bias), trainable(w.v_bias), w.kv_replicas};
 }
 
 MlpWeights trainable(const MlpWeights& w) { return {trainable(w.gate), trainable(w.up), trainable(w.down)}; }
@@ -35,18 +35,35 @@ void append(Parameters& all, const Parameters& more) { all.insert(all.end(), mor
 
 MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
                                     Shard& shard) {
-  MorphableModel model(spec, placement, shard);
-  model.embedding_ = load_embedding(checkpoint, spec, placement);
-  for (int64_t l = 0; l < spec.layers; ++l)
+  return load(checkpoint, spec, placement, shard, {0, spec.layers}, Neighbours::none());
+}
+
+MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
+                                    Shard& shard, LayerRange layers, Neighbours& neighbours) {
+  TORCH_CHECK(0 <= layers.first && layers.first < layers.last && layers.last <= spec.layers, "layers [", layers.first,
+              ", ", layers.last, ") of a model of ", spec.layers);
+  MorphableModel model(spec, placement, shard, layers, neighbours);
+  if (model.has_embedding()) model.embedding_ = load_embedding(checkpoint, spec, placement);
+  for (int64_t l = layers.first; l < layers.last; ++l)
     model.layers_.push_back(
         {load_block(checkpoint, spec, l, placement), load_attention(checkpoint, spec, l, placement), nullptr});
-  model.head_ = load_head(checkpoint, spec, placement, spec.tied_embeddings ? &model.embedding_ : nullptr);
+  if (model.has_head()) {
+    const EmbeddingWeights tied = model.has_embedding() || !spec.tied_embeddings
+                                      ? model.embedding_
+                                      : load_embedding(checkpoint, spec, placement);
+    model.head_ = load_head(checkpoint, spec, placement, spec.tied_embeddings ? &tied : nullptr);
+  }
   return model;
 }
 
+const MorphableLayer& MorphableModel::layer(int64_t index) const {
+  TORCH_CHECK(own_.first <= index && index < own_.last, "layer ", index, " is not in [", own_.first, ", ", own_.last, ")");
+  return layers_[index - own_.first];
+}
+
 void MorphableModel::add_branches(const MixerSection& mixer, int64_t seed) {
-  for (int64_t l = 0; l < layer_count(); ++l)
-    layers_[l].branch = make_branch({spec_, mixer, l, seed, placement_, *shard_}, *layers_[l].attention);
+  for (int64_t l = own_.first; l < own_.last; ++l)
+    layers_[l - own_.first].branch = make_branch({spec_, mixer, l, seed, placement_, *shard_}, *layer(l).attention);
 }
 
 void MorphableModel::check_routes(const Routes& routes) const {
@@ -56,21 +73,23 @@ void MorphableModel::check_routes(const Routes& routes) const {
 
 MorphableModel MorphableModel::hybrid(const Routes& routes) const {
   check_routes(routes);
-  MorphableModel copy(spec_, placement_, *shard_);
+  MorphableModel copy(spec_, placement_, *shard_, own_, *neighbours_);
   copy.embedding_.tokens = trainable(embedding_.tokens);
-  for (int64_t l = 0; l < layer_count(); ++l) {
-    MorphableLayer layer{trainable(layers_[l].block), std::nullopt, nullptr};
+  for (int64_t l = own_.first; l < own_.last; ++l) {
+    const MorphableLayer& source = layer(l);
+    MorphableLayer kept{trainable(source.block), std::nullopt, nullptr};
     if (routes[l].kind == Route::Kind::full) {
-      layer.attention = trainable(*layers_[l].attention);
+      kept.attention = trainable(*source.attention);
     } else {
       TORCH_CHECK(routes[l].kind == Route::Kind::linear, "a hybrid's layer has one attention, layer ", l, " is mixed");
-      layer.branch = layers_[l].branch->clone();
-      for (const Parameter& parameter : layer.branch->parameters()) parameter.value.set_requires_grad(true);
+      kept.branch = source.branch->clone();
+      for (const Parameter& parameter : kept.branch->parameters()) parameter.value.set_requires_grad(true);
     }
-    copy.layers_.push_back(std::move(layer));
+    copy.layers_.push_back(std::move(kept));
   }
+  const bool tied_here = spec_.tied_embeddings && has_embedding();
   copy.head_.norm = trainable(head_.norm);
-  copy.head_.output = spec_.tied_embeddings ? copy.embedding_.tokens : trainable(head_.output);
+  copy.head_.output = tied_here && has_head() ? copy.embedding_.tokens : trainable(head_.output);
   return copy;
 }
 
@@ -79,12 +98,12 @@ at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
 }
 
 at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
-  return copy_to_shards(rms_norm(x, layers_[layer].block.input_norm, spec_.norm_epsilon), *shard_);
+  return copy_to_shards(rms_norm(x, this->layer(layer).block.input_norm, spec_.norm_epsilon), *shard_);
 }
 
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                                   LayerCache* cache) const {
-  const MorphableLayer& here = layers_[layer];
+  const MorphableLayer& here = this->layer(layer);
   TORCH_CHECK(route.kind == Route::Kind::linear || here.attention, "layer ", layer, " has no full attention");
   TORCH_CHECK(cache == nullptr || !positions.documents, "packed documents do not continue a cache");
   TORCH_CHECK(route.kind == Route::Kind::full || here.branch, "layer ", layer, " has no linear branch");
@@ -107,7 +126,7 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
 }
 
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
-  const BlockWeights& block = layers_[layer].block;
+  const BlockWeights& block = this->layer(layer).block;
   const at::Tensor normed = copy_to_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
   return h + sum_over_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
 }
@@ -116,14 +135,29 @@ at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
   return rms_norm(x, head_.norm, spec_.norm_epsilon);
 }
 
-at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
-                                   std::vector<LayerCache>* caches) const {
+at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
+                                          std::vector<LayerCache>* caches) const {
   check_routes(routes);
   TORCH_CHECK(caches == nullptr || static_cast<int64_t>(caches->size()) == layer_count(), "one cache a layer");
-  at::Tensor x = embed(tokens_BT);
-  for (int64_t l = 0; l < layer_count(); ++l)
+  for (int64_t l = own_.first; l < own_.last; ++l)
     x = feed_forward(l, attend(l, x, routes[l], positions, caches != nullptr ? &(*caches)[l] : nullptr));
-  return final_hidden(x);
+  return x;
+}
+
+at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
+                                   std::vector<LayerCache>* caches) const {
+  at::Tensor x;
+  if (has_embedding()) {
+    x = embed(tokens_BT);
+  } else {
+    x = at::empty({tokens_BT.size(0), tokens_BT.size(1), spec_.hidden},
+                  at::TensorOptions(placement_.dtype).device(placement_.device));
+    neighbours_->receive(x);
+  }
+  x = through_layers(x, routes, positions, caches);
+  if (has_head()) return final_hidden(x);
+  neighbours_->send(x.detach());
+  return {};
 }
 
 Positions MorphableModel::positions(int64_t start, int64_t length, const std::optional<at::Tensor>& documents) const {
@@ -131,13 +165,30 @@ Positions MorphableModel::positions(int64_t start, int64_t length, const std::op
 }
 
 Parameters MorphableModel::frozen_parameters() const {
-  Parameters all = parameters_of(embedding_);
-  for (int64_t l = 0; l < layer_count(); ++l) {
-    if (layers_[l].attention) append(all, parameters_of(*layers_[l].attention, l));
-    append(all, parameters_of(layers_[l].block, l));
+  Parameters all = embedding_parameters();
+  for (int64_t l = own_.first; l < own_.last; ++l) {
+    if (layer(l).attention) append(all, parameters_of(*layer(l).attention, l));
+    append(all, parameters_of(layer(l).block, l));
   }
-  append(all, parameters_of(head_, spec_.tied_embeddings));
+  append(all, head_parameters());
   return all;
+}
+
+Parameters MorphableModel::embedding_parameters() const {
+  if (!has_embedding()) return {};
+  Parameters parameters = parameters_of(embedding_);
+  for (Parameter& parameter : parameters) parameter.tied_over_pipeline = spec_.tied_embeddings && !has_head();
+  return parameters;
+}
+
+Parameters MorphableModel::head_parameters() const {
+  if (!has_head()) return {};
+  Parameters parameters = parameters_of(head_, spec_.tied_embeddings);
+  if (spec_.tied_embeddings && !has_embedding()) {
+    append(parameters, parameters_of(EmbeddingWeights{head_.output}));
+    parameters.back().tied_over_pipeline = true;
+  }
+  return parameters;
 }
 
 Parameters MorphableModel::branch_parameters() const {

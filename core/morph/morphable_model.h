@@ -10,6 +10,8 @@
 #include "core/model/cache.h"
 #include "core/model/model_spec.h"
 #include "core/model/weights.h"
+#include "core/shard/layer_range.h"
+#include "core/shard/neighbours.h"
 #include "core/shard/shard.h"
 
 namespace flashmorph {
@@ -37,55 +39,73 @@ struct MorphableLayer {
 };
 
 // One rank's piece of a model whose layers are morphable: the teacher (every route full), the mixture, and a hybrid are
-// the same object under different routes. Letters: B batch, T tokens, D hidden.
+// the same object under different routes. The piece is a slice (its shard) of some consecutive layers; the piece with
+// layer 0 also has the embedding, the one with the last layer the head. Layers go by their number in the whole model
+// everywhere. Letters: B batch, T tokens, D hidden.
 class MorphableModel {
  public:
-  // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet.
+  // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet. `shard` and `neighbours`
+  // outlive the model. Without `layers`: all of them.
   static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
                              Shard& shard);
+  static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
+                             Shard& shard, LayerRange layers, Neighbours& neighbours);
 
-  // Gives every layer a branch started from its attention.
+  // Gives every layer of this piece a branch started from its attention.
   void add_branches(const MixerSection& mixer, int64_t seed);
 
   // A trainable copy that keeps, of each layer, only the attention its route names.
   MorphableModel hybrid(const Routes& routes) const;
 
-  at::Tensor embed(const at::Tensor& tokens_BT) const;                // X of layer 0
+  at::Tensor embed(const at::Tensor& tokens_BT) const;                // X of layer 0; the first piece
   at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;  // LN(X), copied to shards
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                     LayerCache* cache = nullptr) const;               // H: one all-reduce
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one all-reduce
-  at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head
+  at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head; the last piece
 
-  // embed, every layer by its route, final_hidden. With caches (one a layer) the tokens continue the cached ones;
-  // packed documents cannot.
+  // X through this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens continue
+  // the cached ones; packed documents cannot.
+  at::Tensor through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
+                            std::vector<LayerCache>* caches = nullptr) const;
+
+  // The whole model on these tokens: embed (or the states of the piece before), through_layers, final_hidden. Undefined
+  // on every piece but the last: there the states went on. No gradient crosses from piece to piece.
   at::Tensor forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
                      std::vector<LayerCache>* caches = nullptr) const;
-  const at::Tensor& head() const { return head_.output; }  // [vocabulary/R, D]
+  const at::Tensor& head() const { return head_.output; }  // [vocabulary/R, D]; the last piece
 
   Positions positions(int64_t start, int64_t length, const std::optional<at::Tensor>& documents = std::nullopt) const;
 
   const ModelSpec& spec() const { return spec_; }
   const Placement& placement() const { return placement_; }
   Shard& shard() const { return *shard_; }
-  int64_t layer_count() const { return static_cast<int64_t>(layers_.size()); }
-  const MorphableLayer& layer(int64_t index) const { return layers_[index]; }
+  Neighbours& neighbours() const { return *neighbours_; }
+  int64_t layer_count() const { return spec_.layers; }  // of the whole model
+  const LayerRange& own_layers() const { return own_; }
+  bool has_embedding() const { return own_.first == 0; }
+  bool has_head() const { return own_.last == spec_.layers; }
+  const MorphableLayer& layer(int64_t index) const;  // one of this piece's
 
   Parameters frozen_parameters() const;  // all but the branches
   Parameters branch_parameters() const;  // in layer order
   Parameters all_parameters() const;
 
  private:
-  MorphableModel(const ModelSpec& spec, const Placement& placement, Shard& shard)
-      : spec_(spec), placement_(placement), shard_(&shard) {}
+  MorphableModel(const ModelSpec& spec, const Placement& placement, Shard& shard, LayerRange own, Neighbours& neighbours)
+      : spec_(spec), placement_(placement), shard_(&shard), own_(own), neighbours_(&neighbours) {}
 
   void check_routes(const Routes& routes) const;
+  Parameters embedding_parameters() const;
+  Parameters head_parameters() const;
 
   ModelSpec spec_;
   Placement placement_;
   Shard* shard_;
+  LayerRange own_;
+  Neighbours* neighbours_;
   EmbeddingWeights embedding_;
-  std::vector<MorphableLayer> layers_;
+  std::vector<MorphableLayer> layers_;  // own_.first is the first
   HeadWeights head_;
 };
 

@@ -15,8 +15,9 @@ namespace flashmorph {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-// The whole tensors behind sharded parameters, put together on rank 0 of the world; empty elsewhere. Collective over the
-// tensor group of the first data rank; the other data ranks hold copies and only pass.
+// The whole tensors behind sharded parameters, put together on rank 0 of the world in the order of their names; empty
+// elsewhere. All have one dtype. Collective over the first data rank's replica; the other data ranks hold copies and
+// only pass.
 NamedTensors gather_global(const Parameters& parameters, Mesh& mesh);
 
 // Rank 0 writes the whole tensors as one safetensors file, atomically; returns on every rank when it is there.

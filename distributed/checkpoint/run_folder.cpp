@@ -97,11 +97,9 @@ bool RunFolder::finished(const std::string& stage) const {
                      [&](const proto::StageResult& result) { return result.stage() == stage; });
 }
 
-void RunFolder::finish(const std::string& stage, int64_t tokens, double seconds) {
-  proto::StageResult& result = *state_.add_finished();
-  result.set_stage(stage);
-  result.set_tokens(tokens);
-  result.set_seconds(seconds);
+void RunFolder::finish(const proto::StageResult& result, const std::string& plan_hash) {
+  *state_.add_finished() = result;
+  state_.set_plan_hash(plan_hash);
   write_message(state_file(), state_);
 }
 

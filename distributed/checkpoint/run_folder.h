@@ -19,6 +19,7 @@ class RunFolder {
   std::filesystem::path events_file() const { return path_ / "events.jsonl"; }
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
   std::filesystem::path branches_file() const { return path_ / "branches" / "branches.safetensors"; }
+  std::filesystem::path latency_file() const { return path_ / "latency.json"; }
   std::filesystem::path gates_file() const { return path_ / "gates.json"; }
   std::filesystem::path plan_file() const { return path_ / "plan.json"; }
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
@@ -39,7 +40,8 @@ class RunFolder {
   std::filesystem::path move_aside() const;
 
   bool finished(const std::string& stage) const;
-  void finish(const std::string& stage, int64_t tokens, double seconds);
+  // The state with one more finished stage is on disk when this returns. `plan_hash`: empty before there are plans.
+  void finish(const proto::StageResult& result, const std::string& plan_hash);
   const proto::RunState& state() const { return state_; }
 
  private:

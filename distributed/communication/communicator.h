@@ -36,6 +36,12 @@ class Communicator {
   virtual at::Tensor all_gather(const at::Tensor& values) = 0;           // [size, ...values' shape], in rank order
   virtual void send(const at::Tensor& values, int to) = 0;
   virtual void receive(at::Tensor& values, int from) = 0;
+
+  // Sends without waiting for the receiver: `values` is kept, and must not be changed, until it has left.
+  // finish_sends waits until all have. A receiver sees the messages of one sender in the order of their calls.
+  virtual void send_later(const at::Tensor& values, int to) = 0;
+  virtual void finish_sends() = 0;
+
   virtual void barrier() = 0;
   virtual std::string broadcast_text(const std::string& text, int root) = 0;
 

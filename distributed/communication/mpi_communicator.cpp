@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <thread>
 
@@ -35,7 +36,9 @@ class MpiCommunicator : public Communicator {
   ~MpiCommunicator() override {
     int finalized = 0;
     MPI_Finalized(&finalized);
-    if (owned_ && !finalized && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+    if (finalized || std::uncaught_exceptions() > 0) return;
+    for (Sending& sending : sending_) MPI_Wait(&sending.request, MPI_STATUS_IGNORE);
+    if (owned_) MPI_Comm_free(&comm_);
   }
 
   int rank() const override { return rank_; }
@@ -88,6 +91,21 @@ class MpiCommunicator : public Communicator {
     });
   }
 
+  void send_later(const at::Tensor& values, int to) override {
+    count("send", values);
+    drop_sent();
+    in_pieces("MPI_Isend", values, [&](void* data, int elements, MPI_Datatype type) {
+      return MPI_Isend(data, elements, type, to, 0, comm_, &sending_.emplace_back(Sending{values}).request);
+    });
+  }
+
+  void finish_sends() override {
+    while (!sending_.empty()) {
+      check(MPI_Wait(&sending_.front().request, MPI_STATUS_IGNORE), "MPI_Wait");
+      sending_.pop_front();
+    }
+  }
+
   void barrier() override { check(MPI_Barrier(comm_), "MPI_Barrier"); }
 
   std::string broadcast_text(const std::string& text, int root) override {
@@ -107,6 +125,18 @@ class MpiCommunicator : public Communicator {
   }
 
  private:
+  struct Sending {
+    at::Tensor values;  // held until it has left
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  void drop_sent() {
+    for (int done = 1; !sending_.empty() && done != 0;) {
+      check(MPI_Test(&sending_.front().request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done != 0) sending_.pop_front();
+    }
+  }
+
   void check_host(const at::Tensor& values, const char* call) const {
     TORCH_CHECK(values.is_contiguous() && values.device().is_cpu(), call, " needs a contiguous tensor in host memory");
   }
@@ -134,6 +164,7 @@ class MpiCommunicator : public Communicator {
   MPI_Comm comm_;
   std::string name_;
   bool owned_;
+  std::deque<Sending> sending_;
   int rank_ = 0;
   int size_ = 1;
 };

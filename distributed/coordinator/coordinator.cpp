@@ -1,6 +1,7 @@
 #include "distributed/coordinator/coordinator.h"
 
 #include <ATen/ATen.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 
@@ -8,12 +9,14 @@
 #include "core/export/hugging_face.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
+#include "distributed/coordinator/commands.h"
 #include "distributed/coordinator/plans.h"
 #include "distributed/coordinator/results.h"
 #include "distributed/parallel/together.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
+#include "distributed/stages/latency.h"
 #include "distributed/stages/select.h"
 
 namespace flashmorph {
@@ -25,166 +28,245 @@ proto::GateSnapshot snapshot_of(const GateTrajectory& trajectory, const std::str
   for (size_t step = 0; step < trajectory.alpha.size(); ++step) {
     proto::GateStep& moved = *snapshot.add_history();
     moved.set_step(static_cast<int64_t>(step) + 1);
+    moved.set_loss(trajectory.loss[step]);
     moved.mutable_alpha()->Add(trajectory.alpha[step].begin(), trajectory.alpha[step].end());
   }
   *snapshot.mutable_alpha() = snapshot.history().rbegin()->alpha();
   return snapshot;
 }
 
+int64_t peak_bytes() {
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  return int64_t{1024} * used.ru_maxrss;
+}
+
 }  // namespace
 
-Coordinator::Coordinator(StageContext context, MorphableModel& model, RunFolder& folder)
-    : context_(context), model_(model), folder_(folder) {}
+Coordinator::Coordinator(RunInputs inputs, Communicator& world, PlacedModel& placed, RunFolder& folder)
+    : inputs_(inputs), world_(world), placed_(placed), folder_(folder) {}
 
 void Coordinator::run() {
-  align_branches();
-  select_and_discretize();
-  train_hybrids();
-  export_hybrid();
+  recall();
+  for (auto command = agreed_next_command(); !command.stage().empty(); command = agreed_next_command()) {
+    const int64_t bytes_before = placed_.bytes_moved();
+    const StageCost cost = execute(command);
+    proto::StageReport report;
+    report.set_rank(world_.rank());
+    report.set_tokens(cost.tokens);
+    report.set_seconds(cost.seconds);
+    report.set_bytes_moved(placed_.bytes_moved() - bytes_before);
+    report.set_peak_bytes(peak_bytes());
+    report.set_plan_hash(plans_.plans().empty() ? "" : hash_of(plans_));
+    conclude(command, report);
+  }
 }
 
-void Coordinator::align_branches() {
-  model_.add_branches(context_.config.mixer, context_.config.run.seed);
-  if (finished("align")) {
-    context_.observer.skipped("align", folder_.branches_file().string());
-    together(context_.mesh.world(), [&] {
-      read_into(model_.branch_parameters(), Checkpoint::open_file(folder_.branches_file()), model_.placement());
-    });
-    return;
-  }
-  const StageCost cost = align(model_, context_);
-  save_global(folder_.branches_file(), model_.branch_parameters(), context_.mesh,
-              {{"mixer", context_.config.mixer.kind}, {"decay", context_.config.mixer.decay}});
-  finish("align", cost);
+// What earlier starts of this run have left on disk.
+void Coordinator::recall() {
+  read(folder_.latency_file(), latency_);
+  read(folder_.gates_file(), gates_);
+  if (finished("discretize")) read(folder_.plan_file(), plans_);
+  read(folder_.evaluation_file(), evaluation_);
+  together(world_, [&] {
+    if (!leads()) return;
+    if (const std::string expected = folder_.state().plan_hash(); !expected.empty() && expected != hash_of(plans_))
+      throw BadInput(folder_.plan_file().string(), "is not what this run's discretize wrote: its plans' hash is " +
+                                                       hash_of(plans_) + ", expected " + expected);
+    for (const proto::StageResult& result : folder_.state().finished())
+      inputs_.observer.skipped(result.stage(), folder_.path().string());
+  });
 }
 
-void Coordinator::select_and_discretize() {
-  if (finished("discretize")) {
-    context_.observer.skipped("select", folder_.plan_file().string());
-    read(folder_.plan_file(), plans_);
-    return;
+proto::StageCommand Coordinator::agreed_next_command() {
+  proto::StageCommand command;
+  if (leads()) {
+    command = next_command(inputs_.config, folder_.state(), plans_);
+    command.set_plan_hash(folder_.state().plan_hash());
   }
-  const int64_t keep_full = context_.config.budget.full_layers_of(model_.layer_count());
-  const std::string& method = context_.config.stages.select.method;
-  std::vector<double> gates;
-  StageCost cost;
-  if (method == "flashmorph") {
-    const auto [trajectory, selected] = select_gates(model_, keep_full, context_);
-    proto::GateSnapshot snapshot = snapshot_of(trajectory, method);
-    cost = selected;
-    *snapshot.mutable_provenance() = provenance("select", cost);
-    write(folder_.gates_file(), snapshot);
-    gates = trajectory.alpha.back();
+  command.ParseFromString(world_.broadcast_text(command.SerializeAsString(), 0));
+  return command;
+}
+
+StageCost Coordinator::execute(const proto::StageCommand& command) {
+  const std::string& stage = command.stage();
+  if (stage == "latency") return measure_latency();
+  if (stage == "align") return align_branches();
+  if (stage == "select") return select_layers();
+  if (stage == "discretize") return discretize_gates();
+  if (stage == "evaluate") return evaluate_model(command);
+  if (stage == "distill" || stage == "finetune") return train_hybrid(command);
+  TORCH_CHECK(stage == "export", "unknown command ", name_of(command));
+  return export_hybrid();
+}
+
+// Every rank has done its part; the stage is finished once rank 0 has written so.
+void Coordinator::conclude(const proto::StageCommand& command, proto::StageReport report) {
+  std::vector<proto::StageReport> reports;
+  for (const std::string& text : gather_text(report.SerializeAsString(), world_)) reports.emplace_back().ParseFromString(text);
+  for (const proto::StageReport& theirs : reports)
+    if (theirs.plan_hash() != reports[0].plan_hash())
+      throw BadInput(folder_.plan_file().string(), "rank " + std::to_string(theirs.rank()) + " holds other plans than rank 0 after " +
+                                                       name_of(command) + ": hash " + theirs.plan_hash() + ", expected " +
+                                                       reports[0].plan_hash());
+  proto::StageResult result;
+  result.set_stage(name_of(command));
+  result.set_tokens(report.tokens());
+  result.set_seconds(report.seconds());
+  for (const proto::StageReport& theirs : reports) {
+    result.set_bytes_moved(result.bytes_moved() + theirs.bytes_moved());
+    result.set_peak_bytes(std::max(result.peak_bytes(), theirs.peak_bytes()));
   }
-  plans_ = discretize(context_.config, model_.layer_count(), keep_full, gates);
-  *plans_.mutable_provenance() = provenance("discretize", cost);
+  together(world_, [&] {
+    if (leads()) folder_.finish(result, report.plan_hash());
+  });
+  inputs_.observer.finished(result.stage(), result.seconds());
+}
+
+StageCost Coordinator::measure_latency() {
+  placed_.place(layout_of("evaluate", inputs_.config, placed_.spec(), world_.size()));
+  const Stopwatch watch;
+  latency_ = layer_latency(placed_.model(), inputs_.config.budget.length, placed_.mesh());
+  *latency_.mutable_provenance() = provenance("latency", {0, watch.seconds()});
+  budget();  // so that one that cannot be met ends the run here
+  write(folder_.latency_file(), latency_);
+  return {0, watch.seconds()};
+}
+
+StageCost Coordinator::align_branches() {
+  placed_.place(layout_of("align", inputs_.config, placed_.spec(), world_.size()));
+  placed_.start_branches();
+  StageContext here = context();
+  const StageCost cost = align(placed_.model(), here);
+  save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
+              {{"mixer", inputs_.config.mixer.kind}, {"decay", inputs_.config.mixer.decay}});
+  placed_.keep_branches();
+  return cost;
+}
+
+StageCost Coordinator::select_layers() {
+  place("select");
+  StageContext here = context();
+  const auto [trajectory, cost] = select_gates(placed_.model(), budget(), here);
+  gates_ = snapshot_of(trajectory, inputs_.config.stages.select.method);
+  *gates_.mutable_provenance() = provenance("select", cost);
+  write(folder_.gates_file(), gates_);
+  return cost;
+}
+
+// Rank 0 decides and writes; every rank gets the plans.
+StageCost Coordinator::discretize_gates() {
+  const Stopwatch watch;
+  together(world_, [&] {
+    if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
+  });
+  *plans_.mutable_provenance() = provenance("discretize", {});
+  plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
   write(folder_.plan_file(), plans_);
-  finish("select", cost);
-  finish("discretize", {});
+  for (const proto::HybridPlan& plan : plans_.plans())
+    if (plan.scores_size() > 0 && plan.margin() <= plan.noise())
+      inputs_.observer.warn(plan.name() + ": the pick's margin, " + std::to_string(plan.margin()) +
+                            ", is within the gates' noise, " + std::to_string(plan.noise()) +
+                            "; more tokens or another stages.select.gate_penalty would separate them better");
+  return {0, watch.seconds()};
 }
 
-void Coordinator::train_hybrids() {
-  read(folder_.evaluation_file(), evaluation_);  // a run that was stopped has measured some of the models
-  if (finished("evaluate")) {
-    context_.observer.skipped("evaluate", folder_.evaluation_file().string());
-    return;
-  }
-  measure(model_, Routes(model_.layer_count(), Route::full()), "teacher", "");
-  for (const proto::HybridPlan& plan : plans_.plans()) measure(model_, routes_of(plan), plan.name(), "align");
-  for (const proto::HybridPlan& plan : plans_.plans()) train_hybrid(plan);
-  finish("evaluate", {});
-}
-
-void Coordinator::measure(const MorphableModel& model, const Routes& routes, const std::string& name,
-                          const std::string& after) {
-  const auto& done = evaluation_.measurements();
-  if (std::any_of(done.begin(), done.end(), [&](const proto::Measurement& measured) {
-        return measured.name() == name && measured.after() == after;
-      }))
-    return;
-  *evaluation_.add_measurements() = evaluate(model, routes, name, after, context_);
+StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
+  const Stopwatch watch;
+  place("evaluate");
+  const bool is_teacher = command.model() == "teacher";
+  const Routes routes = is_teacher ? Routes(placed_.spec().layers, Route::full()) : routes_of(plan_of(command.model()));
+  StageContext here = context();
+  const proto::Measurement measured =
+      is_teacher || command.after() == "align"
+          ? evaluate(placed_.model(), routes, command.model(), command.after(), here)
+          : evaluate(hybrid(plan_of(command.model()), command.after()), routes, command.model(), command.after(), here);
+  auto& all = *evaluation_.mutable_measurements();
+  all.erase(std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
+                           [&](const auto& old) { return old.name() == measured.name() && old.after() == measured.after(); }),
+            all.end());
+  *evaluation_.add_measurements() = measured;
   *evaluation_.mutable_provenance() = provenance("evaluate", {});
   write(folder_.evaluation_file(), evaluation_);
+  return {0, watch.seconds()};
 }
 
-// One plan's hybrid: each training stage's result is on disk before the next begins.
-void Coordinator::train_hybrid(const proto::HybridPlan& plan) {
-  const Routes routes = routes_of(plan);
-  const MorphableModel hybrid = model_.hybrid(routes);
-  const auto stage = [&](const std::string& name, int64_t tokens, const auto& train) {
-    if (tokens == 0) return;
-    const std::string step = name + " " + plan.name();
-    const std::filesystem::path file = folder_.hybrid_file(plan.name(), name);
-    if (finished(step)) {
-      context_.observer.skipped(step, file.string());
-      together(context_.mesh.world(),
-               [&] { read_into(hybrid.all_parameters(), Checkpoint::open_file(file), hybrid.placement()); });
-      return;
-    }
-    const StageCost cost = train();
-    save_global(file, hybrid.all_parameters(), context_.mesh, {{"plan", plan.name()}, {"after", name}});
-    finish(step, cost);
-  };
-  stage("distill", context_.config.stages.distill.tokens,
-        [&] { return distill(model_, hybrid, routes, plan.name(), context_); });
-  stage("finetune", context_.config.stages.finetune.tokens,
-        [&] { return finetune(hybrid, routes, plan.name(), context_); });
-  if (last_training() != "align") measure(hybrid, routes, plan.name(), last_training());
+StageCost Coordinator::train_hybrid(const proto::StageCommand& command) {
+  place(command.stage());
+  const proto::HybridPlan& plan = plan_of(command.model());
+  const bool distills = command.stage() == "distill";
+  const bool is_distilled = !distills && inputs_.config.stages.distill.tokens > 0;
+  const MorphableModel student = hybrid(plan, is_distilled ? "distill" : "align");
+  StageContext here = context();
+  const StageCost cost = distills ? distill(placed_.model(), student, routes_of(plan), plan.name(), here)
+                                  : finetune(student, routes_of(plan), plan.name(), here);
+  save_global(folder_.hybrid_file(plan.name(), command.stage()), student.all_parameters(), placed_.mesh(),
+              {{"plan", plan.name()}, {"after", command.stage()}});
+  return cost;
 }
 
-void Coordinator::export_hybrid() {
-  if (!context_.config.stages.export_.enabled) return;
-  if (finished("export")) {
-    context_.observer.skipped("export", folder_.export_folder().string());
-    return;
-  }
+StageCost Coordinator::export_hybrid() {
+  const Stopwatch watch;
+  place("evaluate");
   const proto::HybridPlan& plan = plans_.plans(0);
-  const MorphableModel hybrid = model_.hybrid(routes_of(plan));
-  if (last_training() != "align")
-    together(context_.mesh.world(), [&] {
-      read_into(hybrid.all_parameters(), Checkpoint::open_file(folder_.hybrid_file(plan.name(), last_training())),
-                hybrid.placement());
-    });
-  const NamedTensors whole = gather_global(hybrid.all_parameters(), context_.mesh);
-  together(context_.mesh.world(), [&] {
-    if (context_.mesh.world().rank() != 0) return;
+  const NamedTensors whole =
+      gather_global(hybrid(plan, last_training(inputs_.config)).all_parameters(), placed_.mesh());
+  together(world_, [&] {
+    if (!leads()) return;
     export_hugging_face(folder_.export_folder(),
-                        {.source = context_.config.model.path,
+                        {.source = inputs_.config.model.path,
                          .tensors = whole,
                          .full_layers = {plan.full_layers().begin(), plan.full_layers().end()},
-                         .mixer = context_.config.mixer,
-                         .model_card = model_card(context_.config, plans_, evaluation_)});
+                         .mixer = inputs_.config.mixer,
+                         .model_card = model_card(inputs_.config, plans_, evaluation_)});
   });
-  finish("export", {});
+  return {0, watch.seconds()};
+}
+
+void Coordinator::place(const std::string& stage) {
+  placed_.place(layout_of(stage, inputs_.config, placed_.spec(), world_.size()));
+  placed_.read_branches(folder_.branches_file());
+}
+
+// The plan's model after a training stage.
+MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::string& after) {
+  MorphableModel hybrid = placed_.model().hybrid(routes_of(plan));
+  if (after != "align")
+    together(world_, [&] {
+      read_into(hybrid.all_parameters(), Checkpoint::open_file(folder_.hybrid_file(plan.name(), after)), hybrid.placement());
+    });
+  return hybrid;
+}
+
+LayerBudget Coordinator::budget() {
+  const auto element = static_cast<int64_t>(c10::elementSize(placed_.model().placement().dtype));
+  return layer_budget(inputs_.config.budget, placed_.spec(), element,
+                      {{latency_.full().begin(), latency_.full().end()}, {latency_.linear().begin(), latency_.linear().end()}});
+}
+
+StageContext Coordinator::context() {
+  return {inputs_.config, placed_.mesh(), inputs_.corpus, inputs_.passkeys, inputs_.observer, inputs_.stop};
 }
 
 // Rank 0's view of the folder, made common: ranks may see a shared file system at different moments.
 bool Coordinator::finished(const std::string& stage) {
   at::Tensor known = at::full({1}, static_cast<int64_t>(folder_.finished(stage)), at::kLong);
-  context_.mesh.world().broadcast(known, 0);
+  world_.broadcast(known, 0);
   return known.item<int64_t>() != 0;
 }
 
-void Coordinator::finish(const std::string& stage, const StageCost& cost) {
-  together(context_.mesh.world(), [&] {
-    if (context_.mesh.world().rank() == 0) folder_.finish(stage, cost.tokens, cost.seconds);
-  });
-  context_.observer.finished(stage, cost.seconds);
-}
-
 void Coordinator::write(const std::filesystem::path& file, const google::protobuf::Message& message) {
-  together(context_.mesh.world(), [&] {
-    if (context_.mesh.world().rank() == 0) write_message(file, message);
+  together(world_, [&] {
+    if (leads()) write_message(file, message);
   });
 }
 
 // Rank 0 reads, all ranks get the same message; it stays empty when there is no such file yet.
 void Coordinator::read(const std::filesystem::path& file, google::protobuf::Message& message) {
-  Communicator& world = context_.mesh.world();
-  together(world, [&] {
-    if (world.rank() == 0 && std::filesystem::exists(file)) read_message(file, message);
+  together(world_, [&] {
+    if (leads() && std::filesystem::exists(file)) read_message(file, message);
   });
-  message.ParseFromString(world.broadcast_text(message.SerializeAsString(), 0));
+  message.ParseFromString(world_.broadcast_text(message.SerializeAsString(), 0));
 }
 
 proto::Provenance Coordinator::provenance(const std::string& stage, const StageCost& cost) const {
@@ -192,26 +274,27 @@ proto::Provenance Coordinator::provenance(const std::string& stage, const StageC
   origin.set_stage(stage);
   origin.set_tokens(cost.tokens);
   origin.set_seconds(cost.seconds);
-  origin.set_seed(context_.config.run.seed);
+  origin.set_seed(inputs_.config.run.seed);
   origin.set_source_hash(folder_.state().source_hash());
   return origin;
 }
 
+const proto::HybridPlan& Coordinator::plan_of(const std::string& name) const {
+  for (const proto::HybridPlan& plan : plans_.plans())
+    if (plan.name() == name) return plan;
+  throw BadInput(folder_.plan_file().string(), "has no plan named " + name);
+}
+
 Routes Coordinator::routes_of(const proto::HybridPlan& plan) const {
-  Routes routes(model_.layer_count(), Route::linear());
+  const int64_t layers = placed_.spec().layers;
+  Routes routes(layers, Route::linear());
   for (const int64_t layer : plan.full_layers()) {
-    if (layer < 0 || layer >= model_.layer_count())
+    if (layer < 0 || layer >= layers)
       throw BadInput(folder_.plan_file().string(), "keeps layer " + std::to_string(layer) + " of a model of " +
-                                                       std::to_string(model_.layer_count()) + " layers");
+                                                       std::to_string(layers) + " layers");
     routes[layer] = Route::full();
   }
   return routes;
-}
-
-std::string Coordinator::last_training() const {
-  if (context_.config.stages.finetune.tokens > 0) return "finetune";
-  if (context_.config.stages.distill.tokens > 0) return "distill";
-  return "align";
 }
 
 }  // namespace flashmorph

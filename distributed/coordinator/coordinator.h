@@ -3,20 +3,30 @@
 #include <string>
 #include <vector>
 
-#include "core/io/tokenizer.h"
-#include "core/morph/morphable_model.h"
+#include "core/select/budget.h"
 #include "distributed/checkpoint/run_folder.h"
+#include "distributed/coordinator/placed_model.h"
 #include "distributed/stages/context.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
 
-// Takes a run through its stages: align, select, discretize, distill, finetune, evaluate, export. A stage whose result is
-// on disk is not done again, so a stopped run goes on where it was, on any mesh. Every rank calls run(); rank 0 decides,
-// writes and reports.
+// What a run works with besides its model; owned by the launcher.
+struct RunInputs {
+  const RunConfig& config;
+  const Corpus& corpus;
+  const PasskeyTask& passkeys;
+  StageObserver& observer;  // does nothing on ranks other than 0
+  StopSignal& stop;
+};
+
+// Takes a run through its stages as a state machine (commands.h): rank 0 looks at the run's state and commands the next
+// stage; every rank carries it out, each stage on its own mesh, from what is on disk, and reports; rank 0 writes the
+// state. A stage whose result is on disk is not done again, so a stopped run goes on where it was, on any mesh. Every
+// rank calls run().
 class Coordinator {
  public:
-  Coordinator(StageContext context, MorphableModel& model, RunFolder& folder);
+  Coordinator(RunInputs inputs, Communicator& world, PlacedModel& placed, RunFolder& folder);
 
   void run();
 
@@ -24,24 +34,37 @@ class Coordinator {
   const proto::Evaluation& evaluation() const { return evaluation_; }
 
  private:
-  void align_branches();
-  void select_and_discretize();
-  void measure(const MorphableModel& model, const Routes& routes, const std::string& name, const std::string& after);
-  void train_hybrids();
-  void train_hybrid(const proto::HybridPlan& plan);
-  void export_hybrid();
+  void recall();
+  proto::StageCommand agreed_next_command();
+  void conclude(const proto::StageCommand& command, proto::StageReport report);
 
+  StageCost execute(const proto::StageCommand& command);
+  StageCost measure_latency();
+  StageCost align_branches();
+  StageCost select_layers();
+  StageCost discretize_gates();
+  StageCost evaluate_model(const proto::StageCommand& command);
+  StageCost train_hybrid(const proto::StageCommand& command);
+  StageCost export_hybrid();
+
+  void place(const std::string& stage);  // the model with its trained branches, on this stage's mesh
+  MorphableModel hybrid(const proto::HybridPlan& plan, const std::string& after);
+  LayerBudget budget();
+  StageContext context();
+  bool leads() const { return world_.rank() == 0; }
   bool finished(const std::string& stage);
-  void finish(const std::string& stage, const StageCost& cost);
   void read(const std::filesystem::path& file, google::protobuf::Message& message);
   void write(const std::filesystem::path& file, const google::protobuf::Message& message);
   proto::Provenance provenance(const std::string& stage, const StageCost& cost) const;
+  const proto::HybridPlan& plan_of(const std::string& name) const;
   Routes routes_of(const proto::HybridPlan& plan) const;
-  std::string last_training() const;
 
-  StageContext context_;
-  MorphableModel& model_;
+  RunInputs inputs_;
+  Communicator& world_;
+  PlacedModel& placed_;
   RunFolder& folder_;
+  proto::LayerLatency latency_;
+  proto::GateSnapshot gates_;
   proto::PlanSet plans_;
   proto::Evaluation evaluation_;
 };

@@ -1,15 +1,20 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "core/config/run_config.h"
+#include "core/select/budget.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
 
 // The run's own plan first (by its method, from the gates when it has them), then those of stages.evaluate.compare.
-// Ties between scores: the lower layer is kept.
-proto::PlanSet discretize(const RunConfig& config, int64_t layers, int64_t keep_full, const std::vector<double>& gates);
+proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates);
+
+// The largest standard deviation of a gate over the last 10% of the steps (at least 2); 0 with fewer steps.
+double gate_noise(const proto::GateSnapshot& gates);
+
+// SHA-256 over what the plans are: layers, names, kept layers, scores and margins, not where they came from.
+std::string hash_of(const proto::PlanSet& plans);
 
 }  // namespace flashmorph

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <utility>
 
 namespace flashmorph {
 namespace {
@@ -21,16 +22,57 @@ void all_reduce_flat(std::vector<at::Tensor>& tensors, Communicator& group) {
   }
 }
 
+// A replicated slice at its place among zeros, so that one sum over the group adds up the copies of each slice.
+at::Tensor among_all_slices(const at::Tensor& slice, int64_t index, int64_t slices) {
+  std::vector<int64_t> sizes = slice.sizes().vec();
+  sizes[0] *= slices;
+  at::Tensor all = at::zeros(sizes, slice.options());
+  all.narrow(0, index * slice.size(0), slice.size(0)).copy_(slice);
+  return all;
+}
+
+// Partial gradients and copies of one slice, added up in one all-reduce, in place.
+void add_over_tensor_ranks(const Parameters& parameters, std::vector<at::Tensor>& gradients, Mesh& mesh) {
+  std::vector<at::Tensor> sums;
+  std::vector<std::pair<at::Tensor, at::Tensor>> places;  // where a slice's sum is, and where it goes
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (parameters[i].partial_gradient) {
+      sums.push_back(gradients[i]);
+    } else if (parameters[i].replicas > 1) {
+      TORCH_CHECK(parameters[i].split == Split::rows, parameters[i].name, ": only rows are replicated");
+      const int64_t rows = gradients[i].size(0), index = mesh.tensor_rank() / parameters[i].replicas;
+      sums.push_back(among_all_slices(gradients[i], index, mesh.shape().tensor / parameters[i].replicas));
+      places.emplace_back(sums.back().narrow(0, index * rows, rows), gradients[i]);
+    }
+  }
+  all_reduce_flat(sums, mesh.tensor());
+  for (const auto& [sum, gradient] : places) gradient.copy_(sum);
+}
+
+// A tied weight's two gradients: both ends add first + last, so that they stay the same bits.
+void add_over_pipeline_ends(const Parameters& parameters, std::vector<at::Tensor>& gradients, Mesh& mesh) {
+  Communicator& pipeline = mesh.pipeline();
+  const int last = pipeline.size() - 1, other = pipeline.rank() == 0 ? last : 0;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (!parameters[i].tied_over_pipeline) continue;
+    at::Tensor theirs = at::empty_like(gradients[i]);
+    pipeline.send_later(gradients[i].clone(), other);
+    pipeline.receive(theirs, other);
+    pipeline.finish_sends();
+    gradients[i] = pipeline.rank() == 0 ? gradients[i] + theirs : theirs + gradients[i];
+  }
+}
+
 }  // namespace
 
 std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, double scale) {
-  std::vector<at::Tensor> gradients, partial;
+  std::vector<at::Tensor> gradients;
   for (const Parameter& parameter : parameters) {
     const at::Tensor& gradient = parameter.value.grad();
     gradients.push_back(gradient.defined() ? gradient.contiguous() : at::zeros_like(parameter.value));
-    if (parameter.partial_gradient) partial.push_back(gradients.back());
   }
-  all_reduce_flat(partial, mesh.tensor());
+  add_over_tensor_ranks(parameters, gradients, mesh);
+  add_over_pipeline_ends(parameters, gradients, mesh);
   all_reduce_flat(gradients, mesh.data());
   if (scale != 1.0)
     for (at::Tensor& gradient : gradients) gradient.mul_(scale);
@@ -38,21 +80,20 @@ std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& me
 }
 
 double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh) {
-  at::Tensor sliced = at::zeros({1}, at::kDouble);
-  double whole = 0.0;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const double square = gradients[i].to(at::kDouble).square().sum().item<double>();
-    if (parameters[i].split == Split::none) {
-      whole += square;
-    } else {
-      sliced += square;
-    }
-  }
-  mesh.tensor().all_reduce(sliced, Reduction::sum);
-  const double norm = std::sqrt(whole + sliced.item<double>());
+  at::Tensor square = at::zeros({1}, at::kDouble);
+  for (size_t i = 0; i < parameters.size(); ++i)
+    if (counts_here(parameters[i], mesh)) square += gradients[i].to(at::kDouble).square().sum();
+  mesh.replica().all_reduce(square, Reduction::sum);
+  const double norm = std::sqrt(square.item<double>());
   if (limit > 0.0 && norm > limit)
     for (at::Tensor& gradient : gradients) gradient.mul_(limit / norm);
   return norm;
+}
+
+bool counts_here(const Parameter& parameter, const Mesh& mesh) {
+  const bool first_copy =
+      parameter.split == Split::none ? mesh.tensor_rank() == 0 : mesh.tensor_rank() % parameter.replicas == 0;
+  return first_copy && !(parameter.tied_over_pipeline && mesh.pipeline_rank() != 0);
 }
 
 at::Tensor gather_in_sample_order(const at::Tensor& rows, int64_t micro_batches, Mesh& mesh) {

@@ -10,12 +10,16 @@
 
 namespace flashmorph {
 
-// The gradients of sharded parameters after backward, made equal to the one-rank run's: partial ones added over the
-// tensor group, all of them summed over the data group and multiplied by `scale`. One flat all-reduce each.
+// The gradients of sharded parameters after backward, made equal to the one-rank run's: partial and replicated ones added
+// over the tensor group, a tied one over both ends of the pipeline, all of them summed over the data group and
+// multiplied by `scale`. One flat all-reduce each.
 std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, double scale);
 
-// The global L2 norm over the whole model (each sharded element counted once), and scaling to at most `limit`.
+// The global L2 norm over the whole model (each element counted once), and scaling to at most `limit`.
 double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh);
+
+// Whether this rank is the one whose copy of the parameter counts, of all that hold the same elements in a replica.
+bool counts_here(const Parameter& parameter, const Mesh& mesh);
 
 // Rows that each data rank made for its micro-batches, [mine, n] float64, added up over the tensor group, gathered and
 // ordered by global micro-batch index: [all, n]. The sum over rows is then the same bits for any number of data ranks.

@@ -17,6 +17,19 @@ class GroupShard : public Shard {
   Communicator& group_;
 };
 
+class GroupNeighbours : public Neighbours {
+ public:
+  explicit GroupNeighbours(Communicator& group) : group_(group) {}
+  bool is_first() const override { return group_.rank() == 0; }
+  bool is_last() const override { return group_.rank() == group_.size() - 1; }
+  void receive(at::Tensor& states) override { group_.receive(states, group_.rank() - 1); }
+  void send(const at::Tensor& states) override { group_.send_later(states.contiguous(), group_.rank() + 1); }
+  void share_last(at::Tensor& values) override { group_.broadcast(values, group_.size() - 1); }
+
+ private:
+  Communicator& group_;
+};
+
 std::string divisors(int64_t number) {
   std::string text;
   for (int64_t candidate = 1; candidate <= number; ++candidate)
@@ -26,11 +39,14 @@ std::string divisors(int64_t number) {
 
 }  // namespace
 
-MeshShape MeshShape::of(int64_t ranks, int64_t tensor, int64_t pipeline) {
-  if (tensor < 1 || pipeline < 1 || ranks % (tensor * pipeline) != 0)
-    throw BadInput("parallel.tensor", std::to_string(tensor * pipeline) + " does not divide the " +
-                                          std::to_string(ranks) + " ranks of this run; these would: " + divisors(ranks));
-  return {ranks / (tensor * pipeline), pipeline, tensor};
+MeshShape MeshShape::of(int64_t ranks, int64_t tensor, int64_t pipeline, const std::string& section) {
+  const int64_t replica = tensor * pipeline;
+  if (tensor >= 1 && pipeline >= 1 && ranks % replica == 0) return {ranks / replica, pipeline, tensor};
+  const std::string rule =
+      " does not divide the " + std::to_string(ranks) + " ranks of this run; these would: " + divisors(ranks);
+  if (pipeline == 1) throw BadInput(section + ".tensor", std::to_string(tensor) + rule);
+  throw BadInput(section, "tensor " + std::to_string(tensor) + " x pipeline " + std::to_string(pipeline) + " is " +
+                              std::to_string(replica) + ", which" + rule);
 }
 
 Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape) {
@@ -41,18 +57,33 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   data_ = world.split(p * tensors + t, rank, "data");
   pipeline_ = world.split(d * tensors + t, rank, "pipeline");
   tensor_ = world.split(d * pipelines + p, rank, "tensor");
+  replica_ = world.split(d, rank, "replica");
   shard_ = std::make_unique<GroupShard>(*tensor_);
+  neighbours_ = std::make_unique<GroupNeighbours>(*pipeline_);
 }
 
 int64_t Mesh::tensor_rank() const { return world_->rank() % shape_.tensor; }
 int64_t Mesh::pipeline_rank() const { return world_->rank() / shape_.tensor % shape_.pipeline; }
 int64_t Mesh::data_rank() const { return world_->rank() / (shape_.tensor * shape_.pipeline); }
 
-std::string Mesh::rank_map() const {
+int64_t Mesh::bytes_moved() const {
+  int64_t bytes = 0;
+  for (const Communicator* group : {data_.get(), pipeline_.get(), tensor_.get(), replica_.get()})
+    if (group->size() > 1)
+      for (const auto& [operation, entry] : group->traffic().by_operation) bytes += entry.bytes;
+  return bytes;
+}
+
+std::string rank_map(const MeshShape& shape, const std::vector<LayerRange>& layers) {
+  TORCH_CHECK(static_cast<int64_t>(layers.size()) == shape.pipeline, "one range of layers a pipeline rank");
   std::string text;
-  for (int64_t rank = 0; rank < shape_.ranks(); ++rank)
+  for (int64_t rank = 0; rank < shape.ranks(); ++rank) {
+    const int64_t pipeline = rank / shape.tensor % shape.pipeline;
     text += (rank == 0 ? "" : "\n") + std::string("rank ") + std::to_string(rank) + ": data " +
-            std::to_string(rank / (shape_.tensor * shape_.pipeline)) + ", tensor " + std::to_string(rank % shape_.tensor);
+            std::to_string(rank / (shape.tensor * shape.pipeline)) + ", pipeline " + std::to_string(pipeline) + " (layers " +
+            std::to_string(layers[pipeline].first) + "-" + std::to_string(layers[pipeline].last - 1) + "), tensor " +
+            std::to_string(rank % shape.tensor);
+  }
   return text;
 }
 

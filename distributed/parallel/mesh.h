@@ -3,7 +3,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "core/shard/layer_range.h"
+#include "core/shard/neighbours.h"
 #include "core/shard/shard.h"
 #include "distributed/communication/communicator.h"
 
@@ -16,8 +19,10 @@ struct MeshShape {
   int64_t tensor = 1;
 
   int64_t ranks() const { return data * pipeline * tensor; }
-  // BadInput when `tensor * pipeline` does not divide the ranks; the message lists what would.
-  static MeshShape of(int64_t ranks, int64_t tensor, int64_t pipeline = 1);
+  bool operator==(const MeshShape&) const = default;
+
+  // BadInput at `section` when `tensor * pipeline` does not divide the ranks; the message lists what would.
+  static MeshShape of(int64_t ranks, int64_t tensor, int64_t pipeline = 1, const std::string& section = "parallel");
 };
 
 // The ranks as a grid of data x pipeline x tensor, and this rank's groups in it.
@@ -32,17 +37,22 @@ class Mesh {
 
   Communicator& world() { return *world_; }
   Communicator& data() { return *data_; }          // same layers and heads, other samples
-  Communicator& pipeline() { return *pipeline_; }  // same samples, other layers
+  Communicator& pipeline() { return *pipeline_; }  // same samples and heads, other layers
   Communicator& tensor() { return *tensor_; }      // same samples and layers, other heads
-  Shard& shard() { return *shard_; }               // the tensor group, as core sees it
-
-  std::string rank_map() const;  // a line per rank: "rank 3: data 1, tensor 1"
+  Communicator& replica() { return *replica_; }    // same samples: one whole model, pipeline x tensor
+  Shard& shard() { return *shard_; }                 // the tensor group, as core sees it
+  Neighbours& neighbours() { return *neighbours_; }  // the pipeline group, as core sees it
+  int64_t bytes_moved() const;  // of this rank's tensors, through all these groups, since the start
 
  private:
   Communicator* world_;
   MeshShape shape_;
-  std::unique_ptr<Communicator> data_, pipeline_, tensor_;
+  std::unique_ptr<Communicator> data_, pipeline_, tensor_, replica_;
   std::unique_ptr<Shard> shard_;
+  std::unique_ptr<Neighbours> neighbours_;
 };
+
+// A line a rank: "rank 3: data 1, pipeline 0 (layers 0-5), tensor 1". `layers` by pipeline rank.
+std::string rank_map(const MeshShape& shape, const std::vector<LayerRange>& layers);
 
 }  // namespace flashmorph

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <exception>
 #include <string>
 #include <vector>
@@ -53,6 +54,17 @@ void together(Communicator& world, const std::function<void()>& work) {
     if (theirs == bad_input) throw BadInput(unpacked(message));
     throw std::runtime_error("rank " + std::to_string(rank) + ": " + message);
   }
+}
+
+std::vector<std::string> gather_text(const std::string& text, Communicator& world) {
+  const at::Tensor lengths = world.all_gather(at::full({}, static_cast<int64_t>(text.size()), at::kLong));
+  at::Tensor padded = at::zeros({lengths.max().item<int64_t>()}, at::kByte);
+  std::copy(text.begin(), text.end(), static_cast<char*>(padded.data_ptr()));
+  const at::Tensor all = world.all_gather(padded);
+  std::vector<std::string> texts;
+  for (int64_t rank = 0; rank < world.size(); ++rank)
+    texts.emplace_back(static_cast<const char*>(all[rank].data_ptr()), static_cast<size_t>(lengths[rank].item<int64_t>()));
+  return texts;
 }
 
 }  // namespace flashmorph

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "distributed/communication/communicator.h"
 
@@ -10,5 +12,7 @@ namespace flashmorph {
 // any rank threw, every rank throws what the lowest failing one did, a BadInput as a BadInput. So nobody is left
 // waiting in a collective for a rank that has given up. `work` itself must not communicate.
 void together(Communicator& world, const std::function<void()>& work);
+// Every rank's text, in rank order, on every rank.
+std::vector<std::string> gather_text(const std::string& text, Communicator& world);
 
 }  // namespace flashmorph

@@ -10,15 +10,15 @@
 namespace flashmorph {
 namespace {
 
-// Letters: B sequences, T tokens, D hidden.
-double align_micro_batch(const MorphableModel& model, const Batch& batch, int64_t micro_batches) {
+// One micro-batch through this rank's layers; each learns from its own error. Returns the states behind them, and adds
+// the mean error over all layers to `loss`. Letters: B sequences, T tokens, D hidden.
+at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
+                             double& loss) {
   const c10::AutoGradMode no_gradient(false);
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const auto layers = static_cast<double>(model.layer_count());
-  double loss = 0.0;
-
-  at::Tensor x_BTD = model.embed(batch.tokens_BT);
-  for (int64_t l = 0; l < model.layer_count(); ++l) {
+  const auto shares = static_cast<double>(model.layer_count() * micro_batches);
+  if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
+  for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
     const MorphableLayer& layer = model.layer(l);
     const at::Tensor normed = model.normed_input(l, x_BTD);
     const at::Tensor full = full_attention(normed, *layer.attention, model.spec(), positions);
@@ -29,13 +29,13 @@ double align_micro_batch(const MorphableModel& model, const Batch& batch, int64_
       // One reduction for both: what flows on, and the error.
       const at::Tensor summed = sum_over_shards(at::stack({full, linear - full}), model.shard());
       attended = summed[0].detach();
-      const at::Tensor error = summed[1].square().mean() / layers;
-      (error / static_cast<double>(micro_batches)).backward();
+      const at::Tensor error = summed[1].square().mean() / shares;
+      error.backward();
       loss += error.item<double>();
     }
-    x_BTD = model.feed_forward(l, x_BTD + attended);
+    if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, x_BTD + attended);
   }
-  return loss;
+  return x_BTD;
 }
 
 }  // namespace
@@ -47,8 +47,15 @@ StageCost align(MorphableModel& model, StageContext& context) {
                             .what = std::to_string(model.layer_count()) + " linear branches",
                             .steps = data.steps(),
                             .tokens = data.steps() * section.batch_tokens});
-  return train("align", model.branch_parameters(), section, data, context,
-               [&](const Batch& batch, int64_t micro_batches) { return align_micro_batch(model, batch, micro_batches); });
+  Pipeline pipeline(context.mesh);
+  return train("align", model.branch_parameters(), section, data, context, [&](int64_t step, MicroBatchRange mine) {
+    double loss = 0.0;
+    pipeline.stream(mine, state_shape(model, data.micro_batch_sequences(step), data.length(step)),
+                    [&](int64_t index, const at::Tensor& x) {
+                      return align_micro_batch(model, data.micro_batch(step, index), x, data.micro_batches(step), loss);
+                    });
+    return loss;
+  });
 }
 
 }  // namespace flashmorph

@@ -27,7 +27,12 @@ std::vector<Sample> samples_of_this_rank(int64_t length, int64_t count, const St
   return samples;
 }
 
-// Adds the counts up over the data ranks.
+// Adds up over the data ranks; on a pipeline the last rank has counted, the others have zeros.
+void sum_over_samples(at::Tensor& counts, Mesh& mesh) {
+  mesh.data().all_reduce(counts, Reduction::sum);
+  mesh.pipeline().all_reduce(counts, Reduction::sum);
+}
+
 RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
   at::Tensor counts = at::zeros({static_cast<int64_t>(mine.size()), 4}, at::kLong);
   auto cell = counts.accessor<int64_t, 2>();
@@ -37,7 +42,7 @@ RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
     cell[b][2] = mine[b].answers;
     cell[b][3] = mine[b].whole_answers;
   }
-  mesh.data().all_reduce(counts, Reduction::sum);
+  sum_over_samples(counts, mesh);
   RecallByDepth all;
   for (size_t b = 0; b < mine.size(); ++b) all.push_back({cell[b][0], cell[b][1], cell[b][2], cell[b][3]});
   return all;
@@ -67,7 +72,7 @@ double perplexity(const MorphableModel& model, const Routes& routes, StageContex
   at::Tensor sums = at::zeros({2}, at::kDouble);
   sums[0] = mine.negative_log;
   sums[1] = static_cast<double>(mine.tokens);
-  context.mesh.data().all_reduce(sums, Reduction::sum);
+  sum_over_samples(sums, context.mesh);
   return std::exp(sums[0].item<double>() / sums[1].item<double>());
 }
 

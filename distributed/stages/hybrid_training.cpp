@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <functional>
+
 #include "core/data/sample_stream.h"
 #include "core/ops/vocabulary_loss.h"
 #include "distributed/stages/trainer.h"
@@ -10,18 +12,39 @@
 namespace flashmorph {
 namespace {
 
-double backward_mean(const at::Tensor& sum_over_tokens, int64_t tokens, int64_t micro_batches) {
-  const at::Tensor mean = sum_over_tokens / static_cast<double>(tokens);
-  (mean / static_cast<double>(micro_batches)).backward();
-  return mean.item<double>();
+// The mean over a micro-batch's tokens, as this micro-batch's share of the step's mean.
+at::Tensor share_of_step(const at::Tensor& sum_over_tokens, int64_t tokens, int64_t micro_batches) {
+  return sum_over_tokens / static_cast<double>(tokens * micro_batches);
 }
 
-StageCost train_hybrid(const std::string& stage, const TrainingSection& section, const MorphableModel& hybrid,
-                       const std::string& plan, StageContext& context, const MicroBatchLoss& loss_of) {
-  const SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, stage);
-  context.observer.started(
-      {.stage = stage, .what = plan, .steps = data.steps(), .tokens = data.steps() * section.batch_tokens});
-  return train(stage, hybrid.all_parameters(), section, data, context, loss_of);
+// One micro-batch through this rank's layers, towards the loss that the last rank makes.
+using HybridForward = std::function<StageOutput(const Batch& batch, const States& input, int64_t micro_batches)>;
+
+struct Training {
+  const char* stage;
+  const TrainingSection& section;
+  bool with_teacher;  // its states travel beside the hybrid's
+};
+
+StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, const std::string& plan,
+                       StageContext& context, const HybridForward& forward) {
+  const SampleStream data(context.corpus, context.passkeys, training.section, context.config.run.seed, training.stage);
+  context.observer.started({.stage = training.stage,
+                            .what = plan,
+                            .steps = data.steps(),
+                            .tokens = data.steps() * training.section.batch_tokens});
+  Pipeline pipeline(context.mesh);
+  return train(training.stage, hybrid.all_parameters(), training.section, data, context,
+               [&](int64_t step, MicroBatchRange mine) {
+                 const StateShape shape = state_shape(hybrid, data.micro_batch_sequences(step), data.length(step));
+                 double sum = 0.0;
+                 for (const at::Tensor& loss : pipeline.forward_backward(
+                          mine, shape, training.with_teacher, [&](int64_t index, const States& input) {
+                            return forward(data.micro_batch(step, index), input, data.micro_batches(step));
+                          }))
+                   if (loss.defined()) sum += loss.item<double>();
+                 return sum;
+               });
 }
 
 }  // namespace
@@ -29,32 +52,39 @@ StageCost train_hybrid(const std::string& stage, const TrainingSection& section,
 StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                   const std::string& plan, StageContext& context) {
   const Routes all_full(teacher.layer_count(), Route::full());
-  return train_hybrid("distill", context.config.stages.distill, hybrid, plan, context,
-                      [&](const Batch& batch, int64_t micro_batches) {
-                        const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-                        const at::Tensor student = hybrid.forward(batch.tokens_BT, routes, positions).flatten(0, 1);
-                        at::Tensor target;
-                        {
-                          const c10::NoGradGuard no_gradient;
-                          target = teacher.forward(batch.tokens_BT, all_full, positions).flatten(0, 1);
-                        }
-                        const at::Tensor loss =
-                            kl_divergence(student, hybrid.head(), target, teacher.head(), hybrid.shard());
-                        return backward_mean(loss, student.size(0), micro_batches);
-                      });
+  const auto forward = [&](const Batch& batch, const States& input, int64_t micro_batches) -> StageOutput {
+    const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+    const at::Tensor student =
+        hybrid.through_layers(hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input.learning, routes, positions);
+    at::Tensor target;
+    {
+      const c10::NoGradGuard no_gradient;
+      target = teacher.through_layers(teacher.has_embedding() ? teacher.embed(batch.tokens_BT) : input.fixed, all_full, positions);
+      if (teacher.has_head()) target = teacher.final_hidden(target).flatten(0, 1);
+    }
+    if (!hybrid.has_head()) return {{student, target}, {}};
+    const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(), target,
+                                          teacher.head(), hybrid.shard());
+    return {{}, share_of_step(loss, batch.tokens_BT.numel(), micro_batches)};
+  };
+  return train_hybrid({.stage = "distill", .section = context.config.stages.distill, .with_teacher = true}, hybrid, plan,
+                      context, forward);
 }
 
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
-  return train_hybrid("finetune", context.config.stages.finetune, hybrid, plan, context,
-                      [&](const Batch& batch, int64_t micro_batches) {
-                        const at::Tensor places = predicting_places(batch);
-                        const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-                        const at::Tensor hidden =
-                            hybrid.forward(batch.tokens_BT, routes, positions).flatten(0, 1).index_select(0, places);
-                        const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
-                        const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
-                        return backward_mean(loss, hidden.size(0), micro_batches);
-                      });
+  const auto forward = [&](const Batch& batch, const States& input, int64_t micro_batches) -> StageOutput {
+    const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+    const at::Tensor x =
+        hybrid.through_layers(hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input.learning, routes, positions);
+    if (!hybrid.has_head()) return {{x, {}}, {}};
+    const at::Tensor places = predicting_places(batch);
+    const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places);
+    const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
+    const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
+    return {{}, share_of_step(loss, places.numel(), micro_batches)};
+  };
+  return train_hybrid({.stage = "finetune", .section = context.config.stages.finetune, .with_teacher = false}, hybrid, plan,
+                      context, forward);
 }
 
 }  // namespace flashmorph

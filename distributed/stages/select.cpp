@@ -3,44 +3,42 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include "core/select/rules.h"
 #include "core/train/adamw.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/stages/trainer.h"
 
 namespace flashmorph {
 namespace {
 
-using LayerStates = std::vector<at::Tensor>;  // H at the answer positions, [answers, D] a layer
-
-LayerStates states_at(const MorphableModel& model, const Batch& batch, const Routes& routes) {
-  const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten();
-  const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-  LayerStates states;
-  at::Tensor x = model.embed(batch.tokens_BT);
-  for (int64_t l = 0; l < model.layer_count(); ++l) {
-    const at::Tensor h = model.attend(l, x, routes[l], positions);
-    states.push_back(h.flatten(0, 1).index_select(0, answers));
-    if (l + 1 < model.layer_count()) x = model.feed_forward(l, h);
-  }
-  return states;
+// A step of this rank's micro-batches: a row each, [d error / d alpha of its layers, error, answer tokens], float64. The
+// gradients are this tensor rank's partial sums; the last two are given by tensor rank 0 alone, so that summing rows
+// over ranks is right.
+at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, int64_t step, MicroBatchRange mine,
+                              const at::Tensor& alpha_l, Pipeline& pipeline) {
+  std::vector<at::Tensor> leaves, rows;  // a leaf of its own for each micro-batch keeps its gradient apart
+  std::vector<int64_t> answers;
+  const std::vector<at::Tensor> errors = pipeline.forward_backward(
+      mine, state_shape(model, data.micro_batch_sequences(step), data.length(step)), /*with_fixed=*/true,
+      [&](int64_t index, const States& x) {
+        const Batch batch = data.micro_batch(step, index);
+        leaves.push_back(alpha_l.detach().clone().set_requires_grad(true));
+        answers.push_back(batch.answers_BT.sum().item<int64_t>());
+        return mix_beside_teacher(model, batch, leaves.back(), x);
+      });
+  const bool counts = model.shard().rank() == 0;
+  for (size_t m = 0; m < leaves.size(); ++m)
+    rows.push_back(at::cat({leaves[m].grad(), counts ? errors[m].view({1}) : at::zeros({1}, at::kDouble),
+                            at::full({1}, counts ? static_cast<double>(answers[m]) : 0.0, at::kDouble)}));
+  return at::stack(rows);
 }
 
-LayerStates teacher_states(const MorphableModel& model, const Batch& batch) {
-  const c10::NoGradGuard no_gradient;
-  return states_at(model, batch, Routes(model.layer_count(), Route::full()));
-}
-
-LayerStates mixed_states(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_L) {
-  Routes routes;
-  for (const at::Tensor& alpha : alpha_L.unbind()) routes.push_back(Route::mixed(alpha));
-  return states_at(model, batch, routes);
-}
-
-at::Tensor state_error(const LayerStates& mixed, const LayerStates& teacher) {
-  at::Tensor error = at::zeros({}, at::kDouble);
-  for (size_t l = 0; l < mixed.size(); ++l) error = error + (mixed[l] - teacher[l]).square().sum().to(at::kDouble);
-  return error / static_cast<double>(mixed.size());
+// Each pipeline rank's numbers at their layers' places among all layers' numbers.
+at::Tensor of_all_layers(const at::Tensor& own, const MorphableModel& model, Mesh& mesh) {
+  at::Tensor all = at::zeros({model.layer_count()}, at::kDouble);
+  all.narrow(0, model.own_layers().first, model.own_layers().count()).copy_(own);
+  mesh.pipeline().all_reduce(all, Reduction::sum);
+  return all;
 }
 
 std::vector<double> numbers(const at::Tensor& values) {
@@ -50,35 +48,43 @@ std::vector<double> numbers(const at::Tensor& values) {
 
 }  // namespace
 
-at::Tensor gate_gradient_row(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_L) {
-  const int64_t layers = model.layer_count();
-  const at::Tensor alpha = alpha_L.detach().clone().set_requires_grad(true);
-  const LayerStates teacher = teacher_states(model, batch);
-  const LayerStates mixed = mixed_states(model, batch, alpha);
-  const at::Tensor error = state_error(mixed, teacher);
-  error.backward();
-
-  at::Tensor row = at::zeros({layers + 2}, at::kDouble);
-  row.narrow(0, 0, layers).copy_(alpha.grad());
-  if (model.shard().rank() == 0) {
-    row[layers] = error.detach();
-    row[layers + 1] = batch.answers_BT.sum();
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_l, States x) {
+  const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten();
+  const auto at_answers = [&](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
+  const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
+  const auto [first, last] = model.own_layers();
+  at::Tensor error = at::zeros({}, at::kDouble);
+  if (model.has_embedding()) x.fixed = x.learning = model.embed(batch.tokens_BT);
+  for (int64_t l = first; l < last; ++l) {
+    const bool goes_on = l + 1 < model.layer_count();
+    at::Tensor teacher;
+    {
+      const c10::NoGradGuard no_gradient;
+      const at::Tensor h = model.attend(l, x.fixed, Route::full(), positions);
+      teacher = at_answers(h);
+      if (goes_on) x.fixed = model.feed_forward(l, h);
+    }
+    const at::Tensor mixed = model.attend(l, x.learning, Route::mixed(alpha_l[l - first]), positions);
+    error = error + (at_answers(mixed) - teacher).square().sum().to(at::kDouble);
+    if (goes_on) x.learning = model.feed_forward(l, mixed);
   }
-  return row;
+  return {x, error / static_cast<double>(model.layer_count())};
 }
 
-std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, int64_t keep_full, StageContext& context) {
+std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
+                                                   StageContext& context) {
   const SelectSection& section = context.config.stages.select;
   const SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, "select");
-  const int64_t layers = model.layer_count();
+  const int64_t own = model.own_layers().count();
   context.observer.started({.stage = "select",
-                            .what = std::to_string(layers) + " gates",
+                            .what = std::to_string(model.layer_count()) + " gates",
                             .steps = data.steps(),
                             .tokens = data.steps() * section.batch_tokens});
 
-  at::Tensor alpha = at::ones({layers}, at::kDouble);  // start exactly at the teacher
+  at::Tensor alpha = at::ones({own}, at::kDouble);  // start exactly at the teacher
   AdamW optimizer({alpha}, {.beta1 = section.beta1, .beta2 = section.beta2});
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
+  Pipeline pipeline(context.mesh);
   GateTrajectory trajectory;
   const Stopwatch watch;
   int64_t tokens = 0;
@@ -86,29 +92,28 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, i
   for (int64_t step = 0; step < data.steps(); ++step) {
     stop_if_asked(context, "select", step);
     const int64_t micro_batches = data.micro_batches(step);
-    const MicroBatchRange mine = local_micro_batches(micro_batches, context.mesh);
-    std::vector<at::Tensor> rows;
-    for (int64_t index = mine.first; index < mine.last; ++index)
-      rows.push_back(gate_gradient_row(model, data.micro_batch(step, index), alpha));
-
-    const at::Tensor sums = gather_in_sample_order(at::stack(rows), micro_batches, context.mesh).sum(0);
-    const double answers = sums[layers + 1].item<double>();
-    const at::Tensor gradient = sums.narrow(0, 0, layers) / answers + section.gate_penalty;
-    const double loss = sums[layers].item<double>() / answers + section.gate_penalty * alpha.sum().item<double>();
+    const at::Tensor rows =
+        gate_gradient_rows(model, data, step, local_micro_batches(micro_batches, context.mesh), alpha, pipeline);
+    const at::Tensor sums = gather_in_sample_order(rows, micro_batches, context.mesh).sum(0);
+    const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
+    at::Tensor totals = at::stack({sums[own] / sums[own + 1] + section.gate_penalty * alpha.sum(), gradient.sum()});
+    context.mesh.pipeline().all_reduce(totals, Reduction::sum);
+    const double loss = totals[0].item<double>();
     require_finite(loss, "select", "loss", step);
-    require_finite(gradient.sum().item<double>(), "select", "gates' gradient", step);
+    require_finite(totals[1].item<double>(), "select", "gates' gradient", step);
 
     optimizer.step({gradient}, rate.at(step));
     alpha.clamp_(0.0, 1.0);
 
     tokens += section.batch_tokens;
-    trajectory.alpha.push_back(numbers(alpha));
+    trajectory.alpha.push_back(numbers(of_all_layers(alpha, model, context.mesh)));
+    trajectory.loss.push_back(loss);
     context.observer.stepped({.step = step + 1,
                               .tokens = tokens,
                               .loss = loss,
                               .learning_rate = rate.at(step),
                               .gates = trajectory.alpha.back(),
-                              .top_layers = top_layers(trajectory.alpha.back(), keep_full)});
+                              .top_layers = best_layers(trajectory.alpha.back(), budget)});
   }
   return {trajectory, {tokens, watch.seconds()}};
 }

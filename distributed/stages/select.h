@@ -5,23 +5,28 @@
 
 #include "core/data/sample_stream.h"
 #include "core/morph/morphable_model.h"
+#include "core/select/budget.h"
+#include "distributed/parallel/pipeline.h"
 #include "distributed/stages/context.h"
 
 namespace flashmorph {
 
-// The gates as they moved: [step][layer]; the last row is the result.
+// The gates as they moved, and the objective that moved them: alpha[step][layer]; the last row is the result.
 struct GateTrajectory {
   std::vector<std::vector<double>> alpha;
+  std::vector<double> loss;
 };
 
 // Trains one gate per layer with all weights frozen: gates start at 1 (the teacher) and stay in [0, 1];
 //     mean over layers and answer tokens of |H_mix - H_teacher|^2  +  lambda * sum of gates.
-// The mixed states propagate, so every gate learns under the current mixture of all layers.
-std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, int64_t keep_full, StageContext& context);
+// The mixed states propagate, so every gate learns under the current mixture of all layers. A pipeline rank trains the
+// gates of its own layers; every rank gets all of them.
+std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
+                                                   StageContext& context);
 
-// One micro-batch's part of the objective, before the mean: row = [d error / d alpha (L), error, answer tokens], float64,
-// where error = mean over layers of the sum over answer tokens of |H_mix - H_teacher|^2. The first L entries are this
-// tensor rank's partial sums; the last two are given by tensor rank 0 alone, so that summing rows over ranks is right.
-at::Tensor gate_gradient_row(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_L);
+// One micro-batch through this rank's layers, the mixture (learning) beside the teacher (fixed). The loss is its error,
+// float64: over its layers and the answer tokens the sum of |H_mix - H_teacher|^2, divided by the layers of the model.
+// alpha_l: the gates of this rank's layers.
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_l, States x);
 
 }  // namespace flashmorph

@@ -9,10 +9,12 @@
 namespace flashmorph {
 namespace {
 
-double mean_over_data(double sum_of_means, int64_t micro_batches, Mesh& mesh) {
-  at::Tensor sum = at::full({1}, sum_of_means, at::kDouble);
+// Over the layers and the samples; tensor ranks have the same numbers.
+double over_pipeline_and_data(double part, Mesh& mesh) {
+  at::Tensor sum = at::full({1}, part, at::kDouble);
+  mesh.pipeline().all_reduce(sum, Reduction::sum);
   mesh.data().all_reduce(sum, Reduction::sum);
-  return sum.item<double>() / static_cast<double>(micro_batches);
+  return sum.item<double>();
 }
 
 std::vector<at::Tensor> values_of(const Parameters& parameters) {
@@ -24,7 +26,7 @@ std::vector<at::Tensor> values_of(const Parameters& parameters) {
 }  // namespace
 
 StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
-                const SampleStream& data, StageContext& context, const MicroBatchLoss& loss_of) {
+                const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
   AdamW optimizer(values_of(parameters),
@@ -35,12 +37,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
 
   for (int64_t step = 0; step < data.steps(); ++step) {
     stop_if_asked(context, stage, step);
-    const int64_t micro_batches = data.micro_batches(step);
-    const MicroBatchRange mine = local_micro_batches(micro_batches, mesh);
-    double loss = 0.0;
-    for (int64_t index = mine.first; index < mine.last; ++index)
-      loss += loss_of(data.micro_batch(step, index), micro_batches);
-    loss = mean_over_data(loss, micro_batches, mesh);
+    const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
     std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
     const double norm = clip_gradients(parameters, gradients, section.clip, mesh);
@@ -55,6 +52,11 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
   }
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
   return {tokens, watch.seconds()};
+}
+
+StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens) {
+  const Placement& placement = model.placement();
+  return {{sequences, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

@@ -7,17 +7,22 @@
 #include "core/config/run_config.h"
 #include "core/data/sample_stream.h"
 #include "core/model/parameter.h"
+#include "core/morph/morphable_model.h"
+#include "distributed/parallel/pipeline.h"
 #include "distributed/stages/context.h"
 
 namespace flashmorph {
 
-// The loss of one micro-batch. It calls backward itself, on loss / `micro_batches`, so that gradients add up to the
-// mean over a step; returns the loss.
-using MicroBatchLoss = std::function<double(const Batch& batch, int64_t micro_batches)>;
+// A step's micro-batches of this rank, forward and backward. Each one's loss is divided by the micro-batches of the whole
+// step, so that gradients add up to the mean; returns the sum of what this rank has of these losses.
+using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 
 // The loop that align, distill and finetune share: for each step, this rank's micro-batches forward and backward,
 // gradients reduced over the mesh, clipped, one AdamW update. Leaves the parameters without gradients.
 StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
-                const SampleStream& data, StageContext& context, const MicroBatchLoss& loss_of);
+                const SampleStream& data, StageContext& context, const StepLoss& loss_of);
+
+// What a pipeline carries for a micro-batch of these sequences.
+StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens);
 
 }  // namespace flashmorph

@@ -55,6 +55,21 @@ TEST(MpiCommunicator, SendsAroundARing) {
   EXPECT_TRUE(theirs.eq(before).all().item<bool>());
 }
 
+TEST(MpiCommunicator, LaterSendsNeedNoReceiverAndKeepTheirOrder) {
+  if (world().size() == 1) return;
+  const int next = (world().rank() + 1) % world().size(), before = (world().rank() + world().size() - 1) % world().size();
+  for (const int64_t count : {1, 300000}) {  // larger than what MPI would buffer
+    for (int64_t message = 0; message < 5; ++message)
+      world().send_later(at::full({count}, 10 * world().rank() + message, at::kLong), next);  // everybody sends first
+    for (int64_t message = 0; message < 5; ++message) {
+      at::Tensor theirs = at::empty({count}, at::kLong);
+      world().receive(theirs, before);
+      EXPECT_TRUE(theirs.eq(10 * before + message).all().item<bool>());
+    }
+    world().finish_sends();
+  }
+}
+
 TEST(Mesh, PlacesRanksWithTensorNeighbours) {
   for (const int64_t tensor : {1, 2, 4}) {
     if (world().size() % tensor != 0) {
@@ -87,6 +102,12 @@ TEST(Gradients, TheNormIsThatOfTheWholeModel) {
   const double expected = at::cat({whole, replicated}).norm().item<double>();
   EXPECT_NEAR(clip_gradients(parameters, gradients, 1.0, mesh), expected, 1e-9);
   EXPECT_NEAR(gradients[1][0].item<double>(), 3.0 / expected, 1e-12);
+}
+
+TEST(Together, GathersTextsOfAnyLength) {
+  const std::vector<std::string> texts = gather_text(std::string(static_cast<size_t>(3 * world().rank()), 'x'), world());
+  ASSERT_EQ(static_cast<int>(texts.size()), world().size());
+  for (size_t rank = 0; rank < texts.size(); ++rank) EXPECT_EQ(texts[rank], std::string(3 * rank, 'x'));
 }
 
 TEST(Together, AFaultOfOneRankIsEveryRanks) {

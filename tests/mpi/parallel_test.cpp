@@ -89,18 +89,6 @@ TEST(Mesh, ItsShardReducesOverTheTensorGroup) {
   }
 }
 
-TEST(Mesh, DrawsALineForEveryRank) {
-  for (const MeshShape& shape : every_shape()) {
-    if (shape.pipeline != 1) continue;
-    Mesh mesh(world(), shape);
-    std::string expected;
-    for (int64_t rank = 0; rank < shape.ranks(); ++rank)
-      expected += "rank " + std::to_string(rank) + ": data " + std::to_string(rank / shape.tensor) + ", tensor " +
-                  std::to_string(rank % shape.tensor) + "\n";
-    EXPECT_EQ(mesh.rank_map() + "\n", expected);
-  }
-}
-
 // Whole-valued gradients, so that every sum is exact: rank r holds r + 1 for "partial", 10 (r + 1) for "own".
 TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
   for (const MeshShape& shape : every_shape()) {
@@ -124,6 +112,50 @@ TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
     EXPECT_TRUE(gradients[0].equal(at::full({2, 3}, 0.5 * of_all)));
     EXPECT_TRUE(gradients[1].equal(at::full({4}, 0.5 * of_data)));
     EXPECT_TRUE(gradients[2].equal(at::zeros({5})));
+  }
+}
+
+// A kv head that neighbours share: their gradients add up, and the norm counts the slice once.
+TEST(Gradients, CopiesOfASliceAddUpAndCountOnce) {
+  for (const MeshShape& shape : every_shape()) {
+    for (int64_t replicas = 1; replicas <= shape.tensor; ++replicas) {
+      if (shape.tensor % replicas != 0 || shape.pipeline != 1 || shape.data != 1) continue;
+      SCOPED_TRACE(text_of(shape) + ", copies " + std::to_string(replicas));
+      Mesh mesh(world(), shape);
+      const int64_t slice = mesh.tensor_rank() / replicas, slices = shape.tensor / replicas;
+      Parameters parameters = {{"kv", at::zeros({2, 3}, at::kDouble), Split::rows, false, replicas}};
+      parameters[0].value.mutable_grad() = at::full({2, 3}, static_cast<double>(mesh.tensor_rank() + 1), at::kDouble);
+      std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
+      double square = 0.0;
+      for (int64_t s = 0; s < slices; ++s) {
+        double sum = 0.0;
+        for (int64_t copy = 0; copy < replicas; ++copy) sum += static_cast<double>(s * replicas + copy + 1);
+        square += 6 * sum * sum;
+        if (s == slice) EXPECT_TRUE(gradients[0].equal(at::full({2, 3}, sum, at::kDouble)));
+      }
+      EXPECT_NEAR(clip_gradients(parameters, gradients, 0.0, mesh), std::sqrt(square), 1e-9);
+    }
+  }
+}
+
+TEST(Gradients, ATiedWeightAddsUpOverThePipelinesEndsAndCountsOnce) {
+  for (const MeshShape& shape : every_shape()) {
+    if (shape.pipeline == 1 || shape.tensor != 1) continue;
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    const int64_t last = shape.pipeline - 1;
+    const bool is_end = mesh.pipeline_rank() == 0 || mesh.pipeline_rank() == last;
+    Parameters parameters = {{"own", at::zeros({4}), Split::none}};
+    parameters[0].value.mutable_grad() = at::ones({4});
+    if (is_end) {
+      parameters.push_back({"tied", at::zeros({3}), Split::rows, false, 1, true});
+      parameters[1].value.mutable_grad() = at::full({3}, static_cast<double>(mesh.pipeline_rank() + 1));
+    }
+    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
+    const double data = static_cast<double>(shape.data), sum = data * static_cast<double>(1 + last + 1);
+    if (is_end) EXPECT_TRUE(gradients[1].equal(at::full({3}, sum)));
+    EXPECT_NEAR(clip_gradients(parameters, gradients, 0.0, mesh),
+                std::sqrt(4.0 * data * data * static_cast<double>(shape.pipeline) + 3.0 * sum * sum), 1e-9);
   }
 }
 

@@ -1,142 +1,135 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <memory>
-#include <optional>
-
-#include "core/io/checkpoint.h"
-#include "core/select/rules.h"
 #include "distributed/stages/align.h"
+#include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
-#include "tests/mpi/world.h"
-#include "tests/support/tensors.h"
+#include "tests/mpi/run_on_meshes.h"
 
-// The same stage on every mesh of these ranks and on one rank alone, on the passkey teacher.
+// The same stage on every mesh of these ranks and on one rank alone.
 
 namespace flashmorph {
 namespace {
 
+using test::context;
+using test::every_mesh;
+using test::kTeacher;
+using test::load;
+using test::made_by_one_rank;
+using test::SharedModel;
+using test::text_of;
 using test::world;
 
-constexpr const char* kTeacher = "tests/data/passkey-teacher";
-
-RunConfig small_run(int64_t select_tokens) {
-  return RunConfig::from_yaml("model: {path: " + std::string(kTeacher) +
-                                  "}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
-                                  "stages:\n"
-                                  "  align: {tokens: 2048, batch_tokens: 1024, data: {lengths: 256, passkeys: 2, passkey_share: 1}}\n"
-                                  "  select: {tokens: " + std::to_string(select_tokens) +
-                                  ", batch_tokens: 1024, gate_penalty: 1, data: {lengths: 256, passkeys: 2, words: 8}}\n"
-                                  "  distill: {tokens: 3072, batch_tokens: 1024, lr: {from: 1e-3, to: 1e-4}, data: {lengths: 256, passkeys: 2}}\n",
-                              "test");
+RunConfig small_run(const std::string& select_steps = "20") {
+  const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
+  return RunConfig::from_yaml(
+      "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
+      "  align: {tokens: 2048, batch_tokens: 512, " + data + "}\n"
+      "  select: {tokens: " + std::to_string(512 * std::stoll(select_steps)) + ", batch_tokens: 512, gate_penalty: 1, " + data + "}\n"
+      "  distill: {tokens: 2560, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " + data + "}\n"
+      "  finetune: {tokens: 1024, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " + data + "}\n"
+      "  evaluate: {lengths: [128], passkeys: 2, words: 4, samples: 6, greedy_samples: 2, perplexity_tokens: 1024, "
+      "perplexity_length: 128}\n",
+      "test");
 }
 
-struct Inputs {
-  Tokenizer tokenizer = Tokenizer::open(std::string(kTeacher) + "/tokenizer.json");
-  Corpus corpus = Corpus::from_text("tests/data/text/tinyshakespeare.txt", tokenizer, 0.1, 512);
-  PasskeyTask passkeys{tokenizer};
-  StageObserver observer;
-  StopSignal stop;
-};
-
-Inputs& inputs() {
-  static Inputs shared;
-  return shared;
-}
-
-MorphableModel load(Mesh& mesh, const RunConfig& config, at::ScalarType dtype = at::kFloat) {
-  const Placement placement{mesh.tensor_rank(), mesh.shape().tensor, dtype, at::kCPU};
-  MorphableModel model =
-      MorphableModel::load(Checkpoint::open(kTeacher), ModelSpec::open(kTeacher), placement, mesh.shard());
-  model.add_branches(config.mixer, config.run.seed);
-  return model;
-}
-
-StageContext context(Mesh& mesh, const RunConfig& config) {
-  return {config, mesh, inputs().corpus, inputs().passkeys, inputs().observer, inputs().stop};
-}
-
-GateTrajectory gates_of(const MorphableModel& model, Mesh& mesh, const RunConfig& config) {
+// The gates of every step, then the losses of every step.
+at::Tensor gates_of(const MorphableModel& model, Mesh& mesh, const RunConfig& config) {
   StageContext here = context(mesh, config);
-  return select_gates(model, 3, here).first;
+  const GateTrajectory trajectory = select_gates(model, LayerBudget::of_layers(model.layer_count(), 3), here).first;
+  std::vector<double> numbers;
+  for (const std::vector<double>& alpha : trajectory.alpha) numbers.insert(numbers.end(), alpha.begin(), alpha.end());
+  numbers.insert(numbers.end(), trajectory.loss.begin(), trajectory.loss.end());
+  return at::tensor(numbers, at::kDouble);
 }
 
-// This rank's slice of a tensor that the one-rank run holds whole.
-at::Tensor slice_of(const at::Tensor& whole, Split split, const Mesh& mesh) {
-  if (split == Split::none) return whole;
-  const int64_t dim = split == Split::rows ? 0 : 1, each = whole.size(dim) / mesh.shape().tensor;
-  return whole.narrow(dim, mesh.tensor_rank() * each, each);
+std::vector<int64_t> kept_by(const at::Tensor& numbers, int64_t layers, int64_t steps) {
+  const at::Tensor last = numbers.narrow(0, (steps - 1) * layers, layers);
+  return best_layers({last.data_ptr<double>(), last.data_ptr<double>() + layers}, LayerBudget::of_layers(layers, 3));
 }
 
-void expect_equal_parameters(const Parameters& alone, const Parameters& here, const Mesh& mesh, double tolerance) {
-  ASSERT_EQ(alone.size(), here.size());
-  for (size_t i = 0; i < here.size(); ++i)
-    EXPECT_LT(test::relative_error(slice_of(alone[i].value, alone[i].split, mesh), here[i].value), tolerance) << here[i].name;
-}
-
-std::vector<int64_t> tensor_sizes() {
-  std::vector<int64_t> sizes;
-  for (const int64_t tensor : {1, 2})
-    if (world().size() % tensor == 0) sizes.push_back(tensor);
-  return sizes;
-}
-
-TEST(Stages, GatesAreTheSameOnEveryMesh) {
-  const RunConfig config = small_run(20 * 1024);
-  const auto single = single_communicator();
-  Mesh one(*single, {1, 1, 1});
-  const MorphableModel alone = load(one, config);
-  const std::vector<double> expected = gates_of(alone, one, config).alpha.back();
-  for (const int64_t tensor : tensor_sizes()) {
-    Mesh mesh(world(), MeshShape::of(world().size(), tensor));
-    const MorphableModel model = load(mesh, config);
-    const std::vector<double> gates = gates_of(model, mesh, config).alpha.back();
-    for (size_t l = 0; l < gates.size(); ++l) {
-      if (tensor == 1) {
-        EXPECT_EQ(gates[l], expected[l]) << "data " << world().size() << ", layer " << l;
-      } else {
-        EXPECT_NEAR(gates[l] / expected[l], 1.0, 1e-5) << "tensor " << tensor << ", layer " << l;
-      }
+void expect_same_gates(const std::string& path, at::ScalarType dtype, double tolerance) {
+  const RunConfig config = small_run();
+  const at::Tensor expected =
+      made_by_one_rank([&](Mesh& one) { return gates_of(load(path, one, config, dtype), one, config); });
+  const int64_t layers = ModelSpec::open(path).layers;
+  for (const MeshShape& shape : every_mesh()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    const MorphableModel model = load(path, mesh, config, dtype);
+    const at::Tensor numbers = gates_of(model, mesh, config);
+    if (shape.pipeline * shape.tensor == 1) {
+      EXPECT_TRUE(numbers.equal(expected)) << "the data size changed a bit";
+    } else {
+      EXPECT_LT(((numbers - expected) / expected).abs().max().item<double>(), tolerance);
     }
-    EXPECT_EQ(top_layers(gates, 3), top_layers(expected, 3));
+    EXPECT_EQ(kept_by(numbers, layers, 20), kept_by(expected, layers, 20));
+    for (const Parameter& parameter : model.all_parameters()) {
+      EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
+      EXPECT_FALSE(parameter.value.grad().defined()) << parameter.name;
+    }
   }
+}
+
+TEST(Stages, TheTeachersGatesAreTheSameOnEveryMesh) { expect_same_gates(kTeacher, at::kFloat, 1e-5); }
+
+TEST(Stages, GatesInDoublePrecisionAreTheSameOnEveryMesh) {
+  const SharedModel small({.layers = 5, .head_dim = 8});
+  expect_same_gates(small.path(), at::kDouble, 1e-10);
 }
 
 TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
-  RunConfig config = small_run(1024);
+  RunConfig config = small_run();
+  const SharedModel small({.layers = 5});
   for (const char* norm : {"head", "hidden"}) {
     config.mixer.output_norm = norm;
-    const auto single = single_communicator();
-    Mesh one(*single, {1, 1, 1});
-    MorphableModel alone = load(one, config, at::kDouble);
-    StageContext alone_context = context(one, config);
-    align(alone, alone_context);
-    for (const int64_t tensor : tensor_sizes()) {
-      Mesh mesh(world(), MeshShape::of(world().size(), tensor));
-      MorphableModel model = load(mesh, config, at::kDouble);
+    const auto branches = [&](Mesh& mesh) {
+      MorphableModel model = load(small.path(), mesh, config, at::kDouble);
       StageContext here = context(mesh, config);
       align(model, here);
-      expect_equal_parameters(alone.branch_parameters(), model.branch_parameters(), mesh, 1e-9);
+      return test::flat_global(model.branch_parameters(), mesh);
+    };
+    const at::Tensor expected = made_by_one_rank(branches);
+    for (const MeshShape& shape : every_mesh()) {
+      SCOPED_TRACE(text_of(shape) + ", norm over " + norm);
+      Mesh mesh(world(), shape);
+      EXPECT_LT(test::relative_error(expected, branches(mesh)), 1e-9);
     }
   }
 }
 
-TEST(Stages, DistilledWeightsAreTheSameOnEveryMesh) {
-  const RunConfig config = small_run(1024);
-  Routes routes(12, Route::linear());
-  routes[5] = Route::full();
-  const auto single = single_communicator();
-  Mesh one(*single, {1, 1, 1});
-  const MorphableModel alone = load(one, config, at::kDouble), trained_alone = alone.hybrid(routes);
-  StageContext alone_context = context(one, config);
-  distill(alone, trained_alone, routes, "test", alone_context);
-  for (const int64_t tensor : tensor_sizes()) {
-    Mesh mesh(world(), MeshShape::of(world().size(), tensor));
-    const MorphableModel model = load(mesh, config, at::kDouble), trained = model.hybrid(routes);
-    StageContext here = context(mesh, config);
-    distill(model, trained, routes, "test", here);
-    expect_equal_parameters(trained_alone.all_parameters(), trained.all_parameters(), mesh, 1e-9);
+// Weights after distill, then finetune, then what evaluate measures of them.
+at::Tensor trained_and_measured(const std::string& path, const RunConfig& config, Mesh& mesh) {
+  const MorphableModel model = load(path, mesh, config, at::kDouble);
+  Routes routes(model.layer_count(), Route::linear());
+  routes[1] = routes[3] = Route::full();
+  const MorphableModel hybrid = model.hybrid(routes);
+  StageContext here = context(mesh, config);
+  distill(model, hybrid, routes, "test", here);
+  finetune(hybrid, routes, "test", here);
+  for (const Parameter& parameter : hybrid.all_parameters()) EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
+  const proto::Measurement measured = evaluate(hybrid, routes, "test", "finetune", here);
+  const proto::RecallCounts &forced = measured.recall(0).teacher_forced(), &greedy = measured.recall(0).greedy();
+  EXPECT_EQ(forced.words(), 6 * 2 * 4);
+  EXPECT_EQ(greedy.answers(), 2 * 2);
+  return at::cat({test::flat_global(hybrid.all_parameters(), mesh),
+                  at::tensor({measured.perplexity(), 1.0 + static_cast<double>(forced.right_words()),
+                              1.0 + static_cast<double>(greedy.right_words())},
+                             at::kDouble)});
+}
+
+TEST(Stages, TrainedHybridsAndTheirMeasureAreTheSameOnEveryMesh) {
+  const RunConfig config = small_run();
+  for (const bool tied : {true, false}) {
+    const SharedModel small({.layers = 5, .tied = tied});
+    const auto train = [&](Mesh& mesh) { return trained_and_measured(small.path(), config, mesh); };
+    const at::Tensor expected = made_by_one_rank(train);
+    for (const MeshShape& shape : every_mesh()) {
+      SCOPED_TRACE(text_of(shape) + (tied ? ", tied" : ", untied"));
+      Mesh mesh(world(), shape);
+      EXPECT_LT(test::relative_error(expected, train(mesh)), 1e-9);
+    }
   }
 }
 

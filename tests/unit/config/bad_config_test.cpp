@@ -51,7 +51,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"run: {seed: -1}\n", "run.seed (line 7): is -1, expected a number at least 0"},
         BadYaml{"  [oops\n", "run.yaml (line 8): is not YAML"},
         BadYaml{"data.held_out=1.5", "data.held_out (--set): is 1.5, expected a number in [0.001, 0.9]"},
-        BadYaml{"budget.full_layers=0", "budget (line 2): needs exactly one of full_layers (at least 1) and ratio"},
+        BadYaml{"budget.full_layers=0", "budget (line 2): needs exactly one of full_layers, ratio, kv_bytes_per_token and milliseconds"},
         BadYaml{"budget.ratio=3:1", "budget (line 2): needs exactly one of full_layers"},
         BadYaml{"stages.align.tokens=0", "stages.align.tokens (--set): is 0, expected a number at least 1"},
         BadYaml{"stages.align.data.lengths=[500]",

@@ -85,7 +85,8 @@ std::map<std::string, std::string> written(const RunConfig& config) {
 TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
   const auto before = written(RunConfig::from_yaml(kGood, "run.yaml"));
   for (const auto& [path, others] : all_keys()) {
-    if (path == "budget.ratio" || others.empty()) continue;  // tested below
+    if (path == "budget.ratio" || path == "budget.kv_bytes_per_token" || path == "budget.milliseconds" || others.empty())
+      continue;  // tested below
     std::string accepted, faults;
     for (const std::string& other : others) {
       faults = faults_of(kGood, {path + "=" + other});
@@ -96,6 +97,10 @@ TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
     auto expected = before;
     EXPECT_NE(expected.at(path), accepted) << path;
     expected.at(path) = accepted;
+    for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})  // a stage's mesh is the run's
+      if (const auto inherited = expected.find("stages." + std::string(stage) + "." + path);
+          path.starts_with("parallel.") && inherited != expected.end())
+        inherited->second = accepted;
     EXPECT_EQ(written(config), expected) << path;
     EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml()) << path;
   }
@@ -110,6 +115,26 @@ TEST(EveryKey, RatioStandsInForFullLayers) {
   const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"budget.ratio=3:1", "budget.full_layers=0"});
   EXPECT_EQ(config.budget.ratio, "3:1");
   EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").budget.ratio, "3:1");
+}
+
+TEST(EveryKey, OtherBudgetsStandInForFullLayers) {
+  for (const std::string other : {"kv_bytes_per_token=512", "milliseconds=2.5"}) {
+    const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"budget." + other, "budget.full_layers=0"});
+    EXPECT_EQ(config.budget.kv_bytes_per_token + config.budget.milliseconds, other[0] == 'k' ? 512 : 2.5);
+    EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
+    EXPECT_THAT(faults_of(kGood, {"budget." + other}), testing::HasSubstr("needs exactly one of"));
+  }
+}
+
+TEST(EveryKey, AStagesMeshIsTheRunsUnlessItSaysOtherwise) {
+  const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml",
+                                                {"parallel.tensor=2", "parallel.pipeline=4", "parallel.pipeline_cuts=[3, 6, 9]",
+                                                 "stages.select.parallel.tensor=4", "stages.distill.parallel.pipeline_cuts=[]"});
+  EXPECT_EQ(config.stages.align.parallel, config.parallel);
+  EXPECT_EQ(config.stages.select.parallel.tensor, 4);
+  EXPECT_EQ(config.stages.select.parallel.pipeline, 4);
+  EXPECT_TRUE(config.stages.distill.parallel.pipeline_cuts.empty());
+  EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
 }
 
 TEST(EveryKey, RefusesAMapAndNamesItself) {

@@ -1,0 +1,51 @@
+#include "distributed/coordinator/placed_model.h"
+
+#include <algorithm>
+
+#include "distributed/parallel/together.h"
+
+namespace flashmorph {
+
+Layout layout_of(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  const StagesSection& stages = config.stages;
+  const auto layout = [&](const ParallelSection& parallel, const std::vector<int64_t>& lengths, bool makes_logits) {
+    const std::string section = parallel == config.parallel ? "parallel" : "stages." + stage + ".parallel";
+    return Layout::of(ranks, parallel, section, spec, std::ranges::max(lengths), makes_logits);
+  };
+  if (stage == "align") return layout(stages.align.parallel, stages.align.data.lengths, false);
+  if (stage == "select") return layout(stages.select.parallel, stages.select.data.lengths, false);
+  if (stage == "distill") return layout(stages.distill.parallel, stages.distill.data.lengths, true);
+  if (stage == "finetune") return layout(stages.finetune.parallel, stages.finetune.data.lengths, true);
+  TORCH_CHECK(stage == "evaluate", "no stage ", stage, " has a mesh of its own");
+  return layout(stages.evaluate.parallel, stages.evaluate.lengths, true);
+}
+
+void PlacedModel::place(const Layout& layout) {
+  if (model_ && layout_ == layout) return;
+  model_.reset();
+  if (!mesh_ || mesh_->shape() != layout.shape) {
+    retired_bytes_ = bytes_moved();
+    mesh_.reset();
+    mesh_ = std::make_unique<Mesh>(world_, layout.shape);
+  }
+  layout_ = layout;
+  together(world_, [&] {
+    const Placement placement{mesh_->tensor_rank(), layout.shape.tensor, dtype_, at::kCPU};
+    model_ = MorphableModel::load(teacher_, spec_, placement, mesh_->shard(), layout.layers[mesh_->pipeline_rank()],
+                                  mesh_->neighbours());
+  });
+  start_branches();
+}
+
+void PlacedModel::start_branches() {
+  model_->add_branches(config_.mixer, config_.run.seed);
+  trained_ = false;
+}
+
+void PlacedModel::read_branches(const std::filesystem::path& file) {
+  if (trained_) return;
+  together(world_, [&] { read_into(model_->branch_parameters(), Checkpoint::open_file(file), model_->placement()); });
+  trained_ = true;
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "core/config/run_config.h"
+#include "core/io/checkpoint.h"
+#include "core/morph/morphable_model.h"
+#include "distributed/parallel/layout.h"
+
+namespace flashmorph {
+
+// The layout that a stage of the run asks for; BadInput under the stage's own section, or under `parallel` when the stage
+// has the run's.
+Layout layout_of(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks);
+
+// This rank's piece of the teacher, and the mesh that it lies on. A stage with another layout gets a new mesh and a new
+// piece, read from disk again: only one is held at a time.
+class PlacedModel {
+ public:
+  PlacedModel(Communicator& world, const RunConfig& config, ModelSpec spec, Checkpoint teacher, at::ScalarType dtype)
+      : world_(world), config_(config), spec_(std::move(spec)), teacher_(std::move(teacher)), dtype_(dtype) {}
+
+  // Collective. The model has branches at their initial values when it is new.
+  void place(const Layout& layout);
+
+  // Reads the trained branches unless the model has them already. Collective.
+  void read_branches(const std::filesystem::path& file);
+  void start_branches();                   // at their initial values
+  void keep_branches() { trained_ = true; }  // what align made of them is what is on disk
+
+  bool is_placed() const { return model_.has_value(); }
+  const Layout& layout() const { return layout_; }
+  const ModelSpec& spec() const { return spec_; }
+  Mesh& mesh() { return *mesh_; }
+  MorphableModel& model() { return *model_; }
+  int64_t bytes_moved() const { return retired_bytes_ + (mesh_ ? mesh_->bytes_moved() : 0); }  // on all meshes so far
+
+ private:
+  Communicator& world_;
+  const RunConfig& config_;
+  ModelSpec spec_;
+  Checkpoint teacher_;
+  at::ScalarType dtype_;
+  Layout layout_;
+  std::unique_ptr<Mesh> mesh_;
+  std::optional<MorphableModel> model_;
+  bool trained_ = false;
+  int64_t retired_bytes_ = 0;
+};
+
+}  // namespace flashmorph

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "core/morph/morphable_model.h"
+#include "distributed/parallel/mesh.h"
+#include "proto/run.pb.h"
+
+namespace flashmorph {
+
+// How long each layer's two attentions take on these ranks, milliseconds a forward over one sequence of `length` random
+// states: the median of several, of the slowest rank that holds a part of the layer. The same on every rank. Collective.
+proto::LayerLatency layer_latency(const MorphableModel& model, int64_t length, Mesh& mesh);
+
+}  // namespace flashmorph
