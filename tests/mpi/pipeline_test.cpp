@@ -30,7 +30,7 @@ TEST(Pipeline, ValuesGoForwardAndGradientsComeBack) {
               EXPECT_EQ(x.fixed[0][1][2].item<double>(), 0.5 + world().rank());
               x.fixed = x.fixed + 1;
             } else {
-              x.fixed = {};
+              x.fixed = at::Tensor();
             }
             x.learning = x.learning * weight;
             const bool is_last = world().rank() == world().size() - 1;

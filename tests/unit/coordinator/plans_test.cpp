@@ -40,7 +40,7 @@ TEST(Discretize, RecordsPickMarginNoiseAndBudget) {
 TEST(GateNoise, IsThatOfTheLastTenthOfTheSteps) {
   proto::GateSnapshot moved = gates({0.5}, 100, 0.3);
   for (int step = 90; step < 100; ++step) moved.mutable_history(step)->set_alpha(0, 0.5);
-  EXPECT_EQ(gate_noise(moved), 0.0);
+  EXPECT_NEAR(gate_noise(moved), 0.0, 1e-15);
   moved.mutable_history(95)->set_alpha(0, 0.6);
   EXPECT_NEAR(gate_noise(moved), 0.1 / std::sqrt(10.0), 1e-12);
   EXPECT_EQ(gate_noise(gates({0.5}, 1, 0.3)), 0.0);
