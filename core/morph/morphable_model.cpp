@@ -4,7 +4,7 @@
 
 #include "core/model/attention.h"
 #include "core/model/blocks.h"
-#include "core/morph/gate_mix.h"
+#include "core/ops/gate_mix.h"
 #include "core/ops/norm.h"
 
 namespace flashmorph {
@@ -119,7 +119,7 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
       partial = linear();
       break;
     case Route::Kind::mixed:
-      partial = gate_mix(full(), linear(), route.alpha);
+      partial = gate_mix(full(), linear(), route.alpha, route.value);
       break;
   }
   return x + sum_over_shards(partial, *shard_);

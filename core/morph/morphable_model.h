@@ -20,11 +20,14 @@ namespace flashmorph {
 struct Route {
   enum class Kind { full, linear, mixed };
   Kind kind = Kind::full;
-  at::Tensor alpha;  // float64 scalar, when mixed
+  at::Tensor alpha;             // float64 scalar, when mixed
+  std::optional<double> value;  // alpha's number, where the host knows it
 
-  static Route full() { return {Kind::full, {}}; }
-  static Route linear() { return {Kind::linear, {}}; }
-  static Route mixed(at::Tensor alpha) { return {Kind::mixed, std::move(alpha)}; }
+  static Route full() { return {Kind::full, {}, {}}; }
+  static Route linear() { return {Kind::linear, {}, {}}; }
+  static Route mixed(at::Tensor alpha, std::optional<double> value = {}) {
+    return {Kind::mixed, std::move(alpha), value};
+  }
 };
 
 using Routes = std::vector<Route>;  // one per layer

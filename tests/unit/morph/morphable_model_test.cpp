@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/io/checkpoint.h"
-#include "core/morph/gate_mix.h"
+#include "core/ops/gate_mix.h"
 #include "tests/support/tensors.h"
 
 // The passkey teacher in float64, with its branches.

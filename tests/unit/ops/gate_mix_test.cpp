@@ -1,4 +1,4 @@
-#include "core/morph/gate_mix.h"
+#include "core/ops/gate_mix.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

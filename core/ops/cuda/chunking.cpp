@@ -1,0 +1,91 @@
+#include "core/ops/cuda/chunking.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/ops/cuda/tensors.h"
+
+namespace flashmorph::cuda {
+namespace {
+
+// First token of each sequence, and the end of the last.
+std::vector<int64_t> sequence_starts(int64_t batch, int64_t tokens, const std::optional<at::Tensor>& documents) {
+  std::vector<int64_t> starts;
+  if (documents) {
+    const at::Tensor offsets = documents->contiguous();
+    starts.assign(offsets.const_data_ptr<int64_t>(), offsets.const_data_ptr<int64_t>() + offsets.numel());
+  } else {
+    for (int64_t row = 0; row <= batch; ++row) starts.push_back(row * tokens);
+  }
+  return starts;
+}
+
+// Without waiting: from page-locked memory, which is given back when the copy is done.
+at::Tensor on_device(const std::vector<int64_t>& numbers, at::Device device) {
+  at::Tensor host = at::empty({static_cast<int64_t>(numbers.size())}, at::TensorOptions(at::kLong).pinned_memory(true));
+  std::copy(numbers.begin(), numbers.end(), host.data_ptr<int64_t>());
+  return host.to(device, /*non_blocking=*/true);
+}
+
+}  // namespace
+
+Chunking::Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1)
+    : batch_(like_BTHD.size(0)), tokens_(like_BTHD.size(1)) {
+  const std::vector<int64_t> sequences = sequence_starts(batch_, tokens_, documents_S1);
+  int64_t longest = 0;
+  for (size_t s = 0; s + 1 < sequences.size(); ++s) longest = std::max(longest, sequences[s + 1] - sequences[s]);
+  table_.size = std::min(chunk, longest);
+
+  std::vector<int64_t> starts, lengths, first_chunks;
+  for (size_t s = 0; s + 1 < sequences.size(); ++s) {
+    first_chunks.push_back(static_cast<int64_t>(starts.size()));
+    for (int64_t at = sequences[s]; at < sequences[s + 1]; at += table_.size) {
+      starts.push_back(at);
+      lengths.push_back(std::min(table_.size, sequences[s + 1] - at));
+    }
+  }
+  table_.chunks = static_cast<int64_t>(starts.size());
+  table_.sequences = static_cast<int64_t>(first_chunks.size());
+  first_chunks.push_back(table_.chunks);
+
+  std::vector<int64_t> numbers = starts;
+  numbers.insert(numbers.end(), lengths.begin(), lengths.end());
+  numbers.insert(numbers.end(), first_chunks.begin(), first_chunks.end());
+  numbers_ = on_device(numbers, like_BTHD.device());
+  table_.start_N = numbers_.const_data_ptr<int64_t>();
+  table_.length_N = table_.start_N + table_.chunks;
+  table_.first_chunk_S1 = table_.length_N + table_.chunks;
+}
+
+void Chunking::pack_into(const at::Tensor& x_BTHD, const double* log_decay_H, Decay decay, at::Tensor* plain,
+                         at::Tensor* scaled) const {
+  const int64_t heads = x_BTHD.size(2), width = x_BTHD.size(3);
+  const bool one_row = x_BTHD.stride(3) == 1 && (batch_ == 1 || x_BTHD.stride(0) == tokens_ * x_BTHD.stride(1));
+  const at::Tensor x = one_row ? x_BTHD : x_BTHD.contiguous();
+  for (at::Tensor* out : {plain, scaled})
+    if (out != nullptr) *out = at::empty({table_.chunks, heads, table_.size, width}, x.options());
+  pack(element_of(x), x.const_data_ptr(), x.stride(1), x.stride(2), heads, width, table_, log_decay_H, decay,
+       plain != nullptr ? plain->data_ptr() : nullptr, scaled != nullptr ? scaled->data_ptr() : nullptr, stream_of(x));
+}
+
+at::Tensor Chunking::packed(const at::Tensor& x_BTHD) const {
+  at::Tensor plain;
+  pack_into(x_BTHD, nullptr, Decay::none, &plain, nullptr);
+  return plain;
+}
+
+std::pair<at::Tensor, at::Tensor> Chunking::packed(const at::Tensor& x_BTHD, const at::Tensor& log_decay_H,
+                                                   Decay decay) const {
+  at::Tensor plain, scaled;
+  pack_into(x_BTHD, log_decay_H.const_data_ptr<double>(), decay, &plain, &scaled);
+  return {plain, scaled};
+}
+
+at::Tensor Chunking::unpacked(const at::Tensor& x_NHCD) const {
+  const at::Tensor x = x_NHCD.contiguous();
+  at::Tensor y = at::empty({batch_, tokens_, x.size(1), x.size(3)}, x.options());
+  unpack(element_of(x), x.const_data_ptr(), x.size(1), x.size(3), table_, y.data_ptr(), stream_of(x));
+  return y;
+}
+
+}  // namespace flashmorph::cuda

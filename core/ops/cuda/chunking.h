@@ -1,0 +1,39 @@
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "core/ops/cuda/lightning_kernels.h"
+
+namespace flashmorph::cuda {
+
+// How the tokens of a call lie in chunks, as linear_attention.h says of rows and documents: no chunk spans two sequences.
+// Here the rows of a batch are sequences of one long row. Letters: B batch, T tokens, H heads, D any width, N chunks, C
+// tokens a chunk, S sequences, K key dim, V value dim.
+class Chunking {
+ public:
+  // documents_S1: offsets on the CPU; without them each row is a sequence. Never waits for the device.
+  Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1);
+
+  // In chunks, dense [N, H, C, D], zeros after a sequence's last token.
+  at::Tensor packed(const at::Tensor& x_BTHD) const;
+  // As it is, and with its rows scaled.
+  std::pair<at::Tensor, at::Tensor> packed(const at::Tensor& x_BTHD, const at::Tensor& log_decay_H, Decay decay) const;
+  at::Tensor unpacked(const at::Tensor& x_NHCD) const;  // -> [B, T, H, D]
+
+  const ChunkTable& table() const { return table_; }
+  int64_t chunks() const { return table_.chunks; }
+  int64_t size() const { return table_.size; }
+  int64_t sequences() const { return table_.sequences; }
+
+ private:
+  void pack_into(const at::Tensor& x_BTHD, const double* log_decay_H, Decay decay, at::Tensor* plain,
+                 at::Tensor* scaled) const;
+
+  int64_t batch_, tokens_;
+  at::Tensor numbers_;  // what table_ points into
+  ChunkTable table_{};
+};
+
+}  // namespace flashmorph::cuda

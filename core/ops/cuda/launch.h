@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "core/ops/cuda/element.h"
+
+// What the kernels' files share: numbers, wide memory accesses, dispatch over types.
+
+namespace flashmorph::cuda {
+
+// What a type is computed in.
+template <class T>
+struct Accumulator {
+  using Type = float;
+};
+template <>
+struct Accumulator<double> {
+  using Type = double;
+};
+template <class T>
+using Acc = typename Accumulator<T>::Type;
+
+template <class To, class From>
+__device__ __forceinline__ To to(From value) {
+  if constexpr (std::is_same_v<To, __nv_bfloat16>) {
+    return __float2bfloat16_rn(static_cast<float>(value));
+  } else if constexpr (std::is_same_v<From, __nv_bfloat16>) {
+    return static_cast<To>(__bfloat162float(value));
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+
+// W neighbours that travel in one access.
+template <class T, int W>
+struct alignas(sizeof(T) * W) Vector {
+  T value[W];
+};
+
+// The widest access that fits 16 bytes.
+template <class T>
+inline constexpr int kWide = 16 / sizeof(T);
+
+template <class T, int W>
+__device__ __forceinline__ Vector<T, W> load(const T* from) {
+  return *reinterpret_cast<const Vector<T, W>*>(from);
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store(T* to, const Vector<T, W>& values) {
+  *reinterpret_cast<Vector<T, W>*>(to) = values;
+}
+
+// One thread and one lane each: the sum over the 2^n neighbouring lanes of a warp.
+template <class Number>
+__device__ __forceinline__ Number warp_sum(Number value, int lanes = 32) {
+  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+inline void check_launch(const char* kernel) {
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error));
+}
+
+inline unsigned blocks_for(int64_t items, int64_t per_block) {
+  return static_cast<unsigned>(std::max<int64_t>(1, (items + per_block - 1) / per_block));
+}
+
+// Calls work(T()) for the element type.
+template <class Work>
+void with_type(Element element, const Work& work) {
+  switch (element) {
+    case Element::float32: return work(float());
+    case Element::float64: return work(double());
+    case Element::bfloat16: return work(__nv_bfloat16());
+  }
+}
+
+}  // namespace flashmorph::cuda

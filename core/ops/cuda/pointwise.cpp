@@ -1,0 +1,107 @@
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "core/ops/cuda/pointwise_kernels.h"
+#include "core/ops/cuda/tensors.h"
+
+// rms_norm, swiglu, rotate and gate_mix on the card. Any strides; sums in float32 at least and in a fixed order.
+
+namespace flashmorph::cuda {
+namespace {
+
+constexpr int64_t kParts = 264;  // of a sum over everything: two blocks on each of Hopper's multiprocessors
+
+at::Tensor norm(const at::Tensor& x_any, const at::Tensor& weight_any, double epsilon) {
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const at::Tensor x = x_any.contiguous(), weight = weight_any.contiguous();
+  at::Tensor y = at::empty_like(x);
+  rms_norm(element_of(x), x.const_data_ptr(), weight.const_data_ptr(), y.data_ptr(), x.numel() / x.size(-1), x.size(-1),
+           epsilon, stream_of(x));
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
+                                                 const at::Tensor& weight_any, double epsilon, bool weight_gradient) {
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous();
+  const int64_t width = x.size(-1), rows = x.numel() / width;
+  at::Tensor dx = at::empty_like(x), inverse_rms = at::empty({rows}, accumulator_of(x)), d_weight;
+  rms_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.data_ptr(),
+                    inverse_rms.data_ptr(), rows, width, epsilon, stream_of(x));
+  if (weight_gradient) {
+    at::Tensor partial = at::empty({kParts, width}, accumulator_of(x));
+    rms_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), inverse_rms.const_data_ptr(),
+                             partial.data_ptr(), kParts, rows, width, stream_of(x));
+    d_weight = partial.sum(0).to(x.scalar_type());
+  }
+  return {dx, d_weight};
+}
+
+at::Tensor swiglu_forward(const at::Tensor& gate_any, const at::Tensor& up_any) {
+  const c10::cuda::CUDAGuard guard(gate_any.device());
+  const at::Tensor gate = gate_any.contiguous(), up = up_any.contiguous();
+  at::Tensor y = at::empty_like(gate);
+  swiglu(element_of(gate), gate.const_data_ptr(), up.const_data_ptr(), y.data_ptr(), gate.numel(), stream_of(gate));
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> swiglu_gradients(const at::Tensor& dy_any, const at::Tensor& gate_any,
+                                                    const at::Tensor& up_any) {
+  const c10::cuda::CUDAGuard guard(gate_any.device());
+  const at::Tensor dy = dy_any.contiguous(), gate = gate_any.contiguous(), up = up_any.contiguous();
+  at::Tensor d_gate = at::empty_like(gate), d_up = at::empty_like(up);
+  swiglu_backward(element_of(gate), dy.const_data_ptr(), gate.const_data_ptr(), up.const_data_ptr(), d_gate.data_ptr(),
+                  d_up.data_ptr(), gate.numel(), stream_of(gate));
+  return {d_gate, d_up};
+}
+
+at::Tensor rotated(const at::Tensor& x_any, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const at::Tensor x = x_any.contiguous(), cos = cos_TK.to(accumulator_of(x)).contiguous(),
+                   sin = sin_TK.to(accumulator_of(x)).contiguous();
+  at::Tensor y = at::empty_like(x);
+  rotate(element_of(x), x.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(), y.data_ptr(),
+         x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), stream_of(x));
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> mixed(const at::Tensor& full_any, const at::Tensor& linear_any, double alpha,
+                                         bool keep_difference) {
+  const c10::cuda::CUDAGuard guard(full_any.device());
+  const at::Tensor full = full_any.contiguous(), linear = linear_any.contiguous();
+  at::Tensor mixed = at::empty_like(full), difference;
+  if (keep_difference) difference = at::empty_like(full);
+  gate_mix(element_of(full), full.const_data_ptr(), linear.const_data_ptr(), alpha, mixed.data_ptr(),
+           data_or_null(difference), full.numel(), stream_of(full));
+  return {mixed, difference};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> mix_gradients(const at::Tensor& d_mixed_any,
+                                                             const std::optional<at::Tensor>& difference, double alpha,
+                                                             bool full_gradient, bool linear_gradient) {
+  const c10::cuda::CUDAGuard guard(d_mixed_any.device());
+  const at::Tensor d_mixed = d_mixed_any.contiguous();
+  at::Tensor d_full, d_linear, partial;
+  if (full_gradient) d_full = at::empty_like(d_mixed);
+  if (linear_gradient) d_linear = at::empty_like(d_mixed);
+  if (difference) partial = at::empty({kParts}, d_mixed.options().dtype(at::kDouble));
+  gate_mix_backward(element_of(d_mixed), d_mixed.const_data_ptr(), difference ? difference->const_data_ptr() : nullptr,
+                    alpha, data_or_null(d_full), data_or_null(d_linear), static_cast<double*>(data_or_null(partial)),
+                    kParts, d_mixed.numel(), stream_of(d_mixed));
+  return {d_full, d_linear, difference ? partial.sum() : at::Tensor()};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
+  library.impl("rms_norm", norm);
+  library.impl("rms_norm_backward", norm_backward);
+  library.impl("swiglu", swiglu_forward);
+  library.impl("swiglu_backward", swiglu_gradients);
+  library.impl("rotate", rotated);
+  library.impl("gate_mix", mixed);
+  library.impl("gate_mix_backward", mix_gradients);
+}
+
+}  // namespace flashmorph::cuda
