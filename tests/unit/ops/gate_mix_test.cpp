@@ -84,7 +84,9 @@ TEST_P(GateEnds, ABranchThatCountsNothingHasNoBackward) {
   EXPECT_EQ(full.grad().defined(), a != 0.0);
   EXPECT_EQ(linear.grad().defined(), a != 1.0);
   EXPECT_LT(relative_error((G * (full - linear)).sum(), alpha.grad()), 1e-14) << "the gate may come back from its end";
-  if (a != 0.5) EXPECT_TRUE(mixed.equal(a == 1.0 ? full : linear));
+  if (a != 0.5) {
+    EXPECT_TRUE(mixed.equal(a == 1.0 ? full : linear));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(GateMix, GateEnds, testing::Values(0.0, 0.5, 1.0));

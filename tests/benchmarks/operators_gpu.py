@@ -1,0 +1,159 @@
+"""Times the CUDA operators beside flash-linear-attention's Triton kernels and torch's own, in one process, in turns.
+
+    PYTHONPATH=DIR_OF_FLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--json out.json]
+
+bf16, heads of 128; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
+ms. Both sides must agree before they are timed. Without FLA on the path only ours is timed.
+"""
+
+import argparse
+import json
+import statistics
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SHAPES = [(1, 16384, 16), (4, 4096, 16), (32, 512, 16)]
+SIZE = 128
+
+
+def timed(function, rounds):
+    """Seconds on the device, one number a round."""
+    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(rounds)]
+    for start, end in pairs:
+        start.record()
+        function()
+        end.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) for start, end in pairs]
+
+
+def measure(sides, inputs, rounds):
+    """sides: name -> function of inputs; forward alone and with its backward, the sides in turns."""
+    upstream, results = None, {}
+    steps = {}
+    for name, function in sides.items():
+        output = function(*inputs)
+        upstream = torch.randn_like(output) if upstream is None else upstream
+        trained = [x for x in inputs if x.requires_grad]
+        steps[name, "forward"] = lambda f=function: f(*inputs)
+        steps[name, "both"] = lambda f=function, t=trained: torch.autograd.grad(f(*inputs), t, upstream)
+    for step in steps.values():
+        timed(step, 5)
+    times = {key: [] for key in steps}
+    for _ in range(4):
+        for key, step in steps.items():
+            times[key] += timed(step, max(3, rounds // 4))
+    for (name, part), values in times.items():
+        results.setdefault(name, {})[part + "_ms"] = round(statistics.median(values), 4)
+    return results
+
+
+def agree(name, ours, theirs, inputs):
+    mine, other = (side(*inputs).float() for side in (ours, theirs))
+    error = ((mine - other).norm() / other.norm()).item()
+    if not error < 2e-2:
+        raise SystemExit(f"{name}: the two sides differ by {error:.1e}")
+    return error
+
+
+def linear_cases(B, T, H, chunks):
+    ops = torch.ops.flashmorph
+    random = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    q, k, v = (random(B, T, H, SIZE) for _ in range(3))
+    scale = SIZE**-0.5
+    slopes = -torch.pow(2.0, -8.0 * torch.arange(1, H + 1, device="cuda") / H)
+    fla = {}
+    try:
+        from fla.ops.gla import chunk_gla
+        from fla.ops.simple_gla import chunk_simple_gla
+        fla["lightning_attention"] = lambda q, k, v: chunk_simple_gla(q, k, v, g_gamma=slopes, scale=scale)[0]
+        fla["gated_linear_attention"] = lambda q, k, v, g: chunk_gla(q, k, v, g, scale=scale)[0]
+    except ImportError:
+        pass
+    g = (-torch.rand(B, T, H, SIZE, device="cuda") * 0.1).requires_grad_()
+    ours = {"lightning_attention": lambda chunk: lambda q, k, v: ops.lightning_attention(q, k, v, slopes, None, None, scale, chunk)[0],
+            "gated_linear_attention": lambda chunk: lambda q, k, v, g: ops.gated_linear_attention(q, k, v, g, None, None, scale, chunk)[0]}
+    inputs = {"lightning_attention": [q, k, v], "gated_linear_attention": [q, k, v, g]}
+    for name, sizes in chunks.items():
+        sides = {f"ours C{chunk}": ours[name](chunk) for chunk in sizes}
+        if name in fla:
+            sides["fla"] = fla[name]
+            agree(name, ours[name](sizes[0]), fla[name], inputs[name])
+        yield name, sides, inputs[name]
+
+
+def attention_case(B, T, H, groups):
+    random = lambda heads: torch.randn(B, heads, T, SIZE, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    q, k, v = random(H), random(H // groups), random(H // groups)
+
+    def backend(which):
+        def run(q, k, v):
+            with sdpa_kernel(which):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return run
+    return "full attention", {"cudnn": backend(SDPBackend.CUDNN_ATTENTION), "flash": backend(SDPBackend.FLASH_ATTENTION)}, [q, k, v]
+
+
+def pointwise_cases(tokens):
+    ops = torch.ops.flashmorph
+    random = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    yield "rms_norm", {"ours": lambda x, w: ops.rms_norm(x, w, 1e-6),
+                       "torch": lambda x, w: F.rms_norm(x, (2048,), w, 1e-6)}, [random(tokens, 2048), random(2048).detach()]
+    yield "rms_norm per head", {"ours": lambda x, w: ops.rms_norm(x, w, 1e-6),
+                                "torch": lambda x, w: F.rms_norm(x, (SIZE,), w, 1e-6)}, \
+        [random(tokens, 16, SIZE), random(SIZE)]
+    yield "swiglu", {"ours": ops.swiglu, "torch": lambda gate, up: F.silu(gate) * up}, [random(tokens, 6144), random(tokens, 6144)]
+    angle = torch.rand(tokens, SIZE, device="cuda")
+    cos, sin = angle.cos(), angle.sin()
+
+    def eager(x):
+        first, second = x.chunk(2, -1)
+        return x * cos.bfloat16().unsqueeze(1) + torch.cat((-second, first), -1) * sin.bfloat16().unsqueeze(1)
+    yield "rotate", {"ours": lambda x: ops.rotate(x, cos, sin), "torch": eager}, [random(1, tokens, 16, SIZE)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("libraries")
+    parser.add_argument("--json", help="also write the results to this file")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--gla", action="store_true", help="gated linear attention too")
+    arguments = parser.parse_args()
+    torch.ops.load_library(f"{arguments.libraries}/libflashmorph_core_ops.so")
+    torch.ops.load_library(f"{arguments.libraries}/libflashmorph_cuda.so")
+    torch.manual_seed(1)
+
+    rows = []
+
+    def report(name, shape, sides, inputs):
+        for side, times in measure(sides, inputs, arguments.rounds).items():
+            rows.append({"operator": name, "shape": shape, "side": side, **times})
+            print(f"{name:<24} {shape:<18} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", flush=True)
+
+    chunks = {"lightning_attention": [64, 128, 256]}
+    if arguments.gla:
+        chunks["gated_linear_attention"] = [64]
+    for B, T, H in SHAPES:
+        for name, sides, inputs in linear_cases(B, T, H, chunks):
+            report(name, f"B{B} T{T} H{H}", sides, inputs)
+        name, sides, inputs = attention_case(B, T, H, 2)
+        report(name, f"B{B} T{T} H{H}/{H // 2}", sides, inputs)
+    for name, sides, inputs in pointwise_cases(16384):
+        report(name, "16384 tokens", sides, inputs)
+    result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "results": rows}
+    try:
+        import triton
+        import fla
+        result |= {"triton": triton.__version__, "fla": fla.__version__}
+    except (ImportError, AttributeError):
+        pass
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(result, file, indent=1)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()

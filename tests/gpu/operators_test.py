@@ -1,0 +1,240 @@
+"""The CUDA operators against their definitions in float64, and bit for bit against themselves.
+
+    python tests/gpu/operators_test.py DIR_OF_LIBRARIES [--small] [--only NAME]
+
+DIR has libflashmorph_core_ops.so and libflashmorph_cuda.so. --small: shapes for compute-sanitizer. Exit code 1 when an
+error is above its bound. An error is RMS(x - exact) / RMS(exact), over everything and over the worst row (a row may be
+eight times as far off); the bounds are those of the chunked form in each dtype. Letters as in linear_attention.h.
+"""
+
+import argparse
+import sys
+
+import torch
+
+BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
+ROW_FACTOR = 8.0
+failures = []
+
+
+def rms(x):
+    return x.double().square().mean().sqrt()
+
+
+def check(name, actual, exact, bound):
+    error = actual.double() - exact
+    whole = (rms(error) / rms(exact).clamp_min(1e-300)).item()
+    rows = error.flatten(0, -2).square().mean(-1).sqrt() if error.dim() > 1 else error.abs()
+    worst = (rows.max() / rms(exact).clamp_min(1e-300)).item()
+    good = whole <= bound and worst <= ROW_FACTOR * bound
+    if not good:
+        failures.append(name)
+    print(f"{'ok  ' if good else 'FAIL'} {name}: {whole:.2e}, worst row {worst:.2e}, bound {bound:.0e}", flush=True)
+
+
+def decay_of(kind, H, T, B, K):
+    """Log-decays of an operator, float64."""
+    if kind == "lightning_attention":
+        return -torch.pow(2.0, -8.0 * torch.arange(1, H + 1, dtype=torch.float64) / H)
+    shape = (B, T, H, K) if kind == "gated_linear_attention" else (B, T, H)
+    return -torch.rand(shape, dtype=torch.float64) * 0.2
+
+
+def definition(kind, q, k, v, decays, initial, documents, scale):
+    """Token by token, float64, differentiable."""
+    B, T, H, K = q.shape
+    starts = set(documents[:-1].tolist()) if documents is not None else {0}
+    outputs, finals, sequence = [], [], -1
+    state = None
+    for t in range(T):
+        if t in starts:
+            sequence += 1
+            if state is not None:
+                finals.append(state)
+            state = torch.zeros(B, H, K, v.shape[-1], dtype=q.dtype, device=q.device)
+            if initial is not None:
+                state = initial[sequence][None] if documents is not None else initial
+        kt, vt = k[:, t, :, :, None], v[:, t, :, None, :]
+        if kind == "lightning_attention":
+            state = state * decays[0].exp()[None, :, None, None] + kt * vt
+        elif kind == "gated_linear_attention":
+            state = state * decays[0][:, t].exp()[..., None] + kt * vt
+        else:
+            state = state * decays[0][:, t].exp()[..., None, None]
+            read = (kt * state).sum(2, keepdim=True)
+            state = state + decays[1][:, t, :, None, None] * kt * (vt - read)
+        outputs.append(scale * (q[:, t, :, :, None] * state).sum(2))
+    finals.append(state)
+    return torch.stack(outputs, 1), torch.cat(finals) if documents is not None else state
+
+
+def recurrence_case(kind, dtype, B, T, H, K, V, chunk, documents=None, with_state=True, by_definition=True):
+    torch.manual_seed(T)
+    op = getattr(torch.ops.flashmorph, kind)
+    sequences = len(documents) - 1 if documents else B
+    offsets = torch.tensor(documents) if documents else None
+    random = lambda *shape: torch.randn(shape, dtype=torch.float64).to(dtype).double()
+    exact = [random(B, T, H, K), random(B, T, H, K), random(B, T, H, V)]
+    if kind == "gated_delta_rule":
+        exact[1] = torch.nn.functional.normalize(exact[1], dim=-1).to(dtype).double()
+    decays = [decay_of(kind, H, T, B, K).float().double()]
+    if kind == "gated_delta_rule":
+        decays.append(torch.rand(B, T, H, dtype=torch.float64).float().double())
+    trained_decays = decays if kind != "lightning_attention" else []
+    initial = torch.randn(sequences, H, K, V, dtype=torch.float64).float().double() if with_state else None
+    upstream = random(B, T, H, V)
+    upstream_state = torch.randn(sequences, H, K, V, dtype=torch.float64).float().double()
+    scale = K**-0.5
+    device = "cuda"
+
+    def run(compute, cast, gate_cast, where):
+        leaves = [x.to(where).to(cast).requires_grad_() for x in exact]
+        gates = [x.to(where).to(gate_cast).requires_grad_(bool(trained_decays)) for x in decays]
+        start = initial.to(where).to(gate_cast).requires_grad_() if with_state else None
+        output, state = compute(*leaves, gates, start)
+        wanted = leaves + (gates if trained_decays else []) + ([start] if with_state else [])
+        gradients = torch.autograd.grad((output, state), wanted,
+                                        (upstream.to(where).to(output.dtype), upstream_state.to(where).to(state.dtype)))
+        return [output, state, *gradients]
+
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    ours = lambda q, k, v, gates, start: op(q, k, v, *gates, start, offsets, scale, chunk)
+    mine, again = run(ours, dtype, wide, device), run(ours, dtype, wide, device)
+    if by_definition:
+        reference = run(lambda q, k, v, gates, start: definition(kind, q, k, v, gates, start, offsets, scale),
+                        torch.float64, torch.float64, device)
+    else:  # the host's form, tested against the definition by the unit tests
+        reference = [x.to(device) for x in run(ours, torch.float64, torch.float64, "cpu")]
+    names = ["output", "final state", "dq", "dk", "dv"] + (["dg", "dbeta"][: len(decays)] if trained_decays else []) + \
+        (["d initial state"] if with_state else [])
+    label = f"{kind} {str(dtype)[6:]} B{B} T{T} H{H} K{K} V{V} C{chunk}" + (f" documents {documents}" if documents else "")
+    for name, a, b, exact_value in zip(names, mine, again, reference):
+        bound = BOUNDS[dtype]
+        if dtype == torch.bfloat16:
+            bound = {"final state": 5e-3, "dg": 1e-2}.get(name, bound)
+        if dtype == torch.float32 and kind == "gated_delta_rule":
+            bound = 1e-4
+        check(f"{label}: {name}", a, exact_value, bound)
+        if not torch.equal(a, b):
+            failures.append(label)
+            print(f"FAIL {label}: {name} differs between two runs")
+
+
+def pointwise_case(name, op, dtype, inputs, trained):
+    """Against the host's form in float64, on the same rounded inputs."""
+    torch.manual_seed(7)
+    exact = [x.to(dtype).double() if torch.is_tensor(x) else x for x in inputs]
+
+    def run(where, cast):
+        leaves = [x.to(where).to(cast) if torch.is_tensor(x) else x for x in exact]
+        for i in trained:
+            leaves[i].requires_grad_()
+        output = op(*leaves)
+        torch.manual_seed(9)
+        upstream = torch.randn(output.shape, dtype=torch.float64).to(dtype).to(where).to(cast)
+        return [output, *torch.autograd.grad(output, [leaves[i] for i in trained], upstream)]
+
+    mine, again, reference = run("cuda", dtype), run("cuda", dtype), run("cpu", torch.float64)
+    for i, (a, b, c) in enumerate(zip(mine, again, reference)):
+        check(f"{name} {str(dtype)[6:]} {list(inputs[0].shape)}: {'output' if i == 0 else f'gradient {i}'}", a, c.cuda(),
+              BOUNDS[dtype])
+        if not torch.equal(a, b):
+            failures.append(name)
+            print(f"FAIL {name} differs between two runs")
+
+
+def gate_mix_case(dtype, shape):
+    ops = torch.ops.flashmorph
+    torch.manual_seed(3)
+    full, linear, G = (torch.randn(shape, dtype=torch.float64).to(dtype).double() for _ in range(3))
+    label = f"gate_mix {str(dtype)[6:]} {list(shape)}"
+    for alpha in (0.0, 0.3, 1.0):
+        mixed, difference = ops.gate_mix(full.cuda().to(dtype), linear.cuda().to(dtype), alpha, True)
+        d_full, d_linear, d_alpha = ops.gate_mix_backward(G.cuda().to(dtype), difference, alpha, True, True)
+        again = ops.gate_mix_backward(G.cuda().to(dtype), difference, alpha, True, True)[2]
+        check(f"{label} at {alpha}: mixed", mixed, (alpha * full + (1 - alpha) * linear).cuda(), BOUNDS[dtype])
+        check(f"{label} at {alpha}: d full", d_full, (alpha * G).cuda(), BOUNDS[dtype])
+        check(f"{label} at {alpha}: d linear", d_linear, ((1 - alpha) * G).cuda(), BOUNDS[dtype])
+        # The terms' rounding, against the length of what is added up.
+        exact, length = (G * (full - linear)).sum(), (G * (full - linear)).square().sum().sqrt()
+        error = ((d_alpha.cpu() - exact).abs() / length).item()
+        good = error <= BOUNDS[dtype] and torch.equal(d_alpha, again) and d_alpha.dtype == torch.float64
+        if not good:
+            failures.append(label)
+        print(f"{'ok  ' if good else 'FAIL'} {label} at {alpha}: d alpha {error:.2e}")
+
+
+def pointwise(small):
+    ops = torch.ops.flashmorph
+    random = lambda *shape: torch.randn(shape, dtype=torch.float64)
+    tokens = 5 if small else 777
+    for dtype in BOUNDS:
+        for width in (128, 96, 5) if small else (128, 2048, 96, 5, 8192):
+            pointwise_case("rms_norm", lambda x, w: ops.rms_norm(x, w, 1e-6), dtype,
+                           [random(2, tokens, width), random(width)], [0, 1])
+        for width in (64, 7):
+            pointwise_case("swiglu", ops.swiglu, dtype, [random(tokens, width), random(tokens, width)], [0, 1])
+        for size in (128, 6):
+            angle = random(tokens, size)
+            pointwise_case("rotate", lambda x: ops.rotate(x, angle.cos().to(x.device), angle.sin().to(x.device)), dtype,
+                           [random(2, tokens, 3, size)], [0])
+        for shape in ((tokens, 64), (tokens, 3)):
+            gate_mix_case(dtype, shape)
+
+
+def recurrences(kinds, small):
+    for kind in kinds:
+        for dtype in BOUNDS:
+            if small:
+                recurrence_case(kind, dtype, 2, 37, 2, 16, 16, 16)
+                recurrence_case(kind, dtype, 1, 37, 2, 16, 8, 16, documents=[0, 5, 21, 37])
+                continue
+            recurrence_case(kind, dtype, 2, 1, 2, 16, 16, 64)
+            recurrence_case(kind, dtype, 2, 63, 3, 16, 8, 64)
+            recurrence_case(kind, dtype, 1, 131, 4, 12, 5, 64)
+            recurrence_case(kind, dtype, 2, 257, 4, 128, 128, 128, with_state=False)
+            recurrence_case(kind, dtype, 2, 300, 4, 128, 128, 64)
+            recurrence_case(kind, dtype, 1, 401, 4, 64, 64, 128, documents=[0, 1, 130, 131, 300, 401])
+            if dtype != torch.float64:
+                recurrence_case(kind, dtype, 1, 4096, 4, 128, 128, 128, by_definition=False)
+
+
+def strong_decays(kinds):
+    """-inf forgets everything, and the upper triangle of a fast head's table would overflow."""
+    for kind in kinds:
+        op = getattr(torch.ops.flashmorph, kind)
+        q, k, v = (torch.randn(1, 200, 2, 32, device="cuda", requires_grad=True) for _ in range(3))
+        k = torch.nn.functional.normalize(k, dim=-1)
+        shape = {"lightning_attention": (2,), "gated_linear_attention": (1, 200, 2, 32), "gated_delta_rule": (1, 200, 2)}[kind]
+        for g in (-50.0, -1e4, -float("inf")):
+            gates = [torch.full(shape, g, device="cuda")] + ([torch.ones(shape, device="cuda")] if kind == "gated_delta_rule" else [])
+            output, state = op(q, k, v, *gates, None, None, 1.0, 64)
+            alone = (q * k).sum(-1, keepdim=True) * v  # S_t = k_t v_t^T
+            gradients = torch.autograd.grad(output.sum() + state.sum(), [q, v])
+            good = all(x.isfinite().all() for x in (output, state, *gradients))
+            good = good and (output - alone).norm() <= 1e-5 * alone.norm()
+            if not good:
+                failures.append(kind)
+            print(f"{'ok  ' if good else 'FAIL'} {kind} with decays exp({g})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("libraries")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--only", help="one operator")
+    arguments = parser.parse_args()
+    torch.ops.load_library(f"{arguments.libraries}/libflashmorph_core_ops.so")
+    torch.ops.load_library(f"{arguments.libraries}/libflashmorph_cuda.so")
+    kinds = [arguments.only] if arguments.only else ["lightning_attention", "gated_linear_attention", "gated_delta_rule"]
+    if not arguments.only:
+        pointwise(arguments.small)
+    recurrences(kinds, arguments.small)
+    if not arguments.small:
+        strong_decays(kinds)
+    print(f"{len(failures)} failures" if failures else "all good")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
