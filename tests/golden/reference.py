@@ -1,23 +1,15 @@
-"""The align and select losses and their gradients by their definitions, in eager PyTorch.
+"""The align and select losses and their gradients by their definitions, in eager PyTorch; make_stages.py runs it.
 
-    reference.py INPUT.safetensors MODEL_DIR OUTPUT.safetensors [--dtype float64] [--gate-penalty 0.1] ...
-
-INPUT holds `tokens` [B, T], `answers` [B, T] (the NEXT token is an answer's), `alpha` [L], and the branches' weights as
-model.layers.{l}.linear_attn.*. MODEL_DIR is a Qwen3 teacher. OUTPUT gets, in the chosen dtype,
-    align_losses [L], align_loss             mean squared error of A_lin against A_full, by layer; its mean
-    align_gradient_norm.NAME                 norm of d align_loss / d NAME, for every branch weight
-    select_errors [L], select_loss           by layer; their mean + penalty * sum of alpha
-    gate_gradients [L]                       d select_loss / d alpha
 Letters: B batch, T tokens, H heads, K head size, D hidden.
 """
 
-import argparse
+
 import json
 import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 
 def rms_norm(x, weight, epsilon):
@@ -47,6 +39,8 @@ def log_decays(rule, heads, layer, layers):
 
 
 class Reference:
+    """A Qwen3 teacher and lightning branches; settings: decay rule, output norm (head, hidden), rope in the branches."""
+
     def __init__(self, model_dir, branches, settings, dtype):
         self.config = json.loads((Path(model_dir) / "config.json").read_text())
         weights = load_file(Path(model_dir) / "model.safetensors") | branches
@@ -55,6 +49,7 @@ class Reference:
         self.settings = settings
         self.layers = self.config["num_hidden_layers"]
         self.epsilon = self.config["rms_norm_eps"]
+        self.rope_theta = self.config.get("rope_theta") or self.config["rope_parameters"]["rope_theta"]
 
     def weight(self, layer, name):
         return self.weights[f"model.layers.{layer}.{name}.weight"]
@@ -71,7 +66,7 @@ class Reference:
 
     def normed_heads(self, x, layer, branch, letter, rope):
         normed = self.norm(self.heads(x, layer, f"{branch}.{letter}_proj"), layer, f"{branch}.{letter}_norm")
-        return rotated(normed, self.config["rope_theta"]) if rope else normed
+        return rotated(normed, self.rope_theta) if rope else normed
 
     def full(self, layer, x):
         """Causal softmax attention of the teacher; x is the layer's input after its norm."""
@@ -117,6 +112,26 @@ class Reference:
             x = self.feed_forward(layer, h)
         return states
 
+    def align(self, tokens):
+        """The mean squared error of A_lin against A_full by layer, and the gradients of their mean by branch weight."""
+        with torch.no_grad():
+            states = self.teacher_states(tokens)
+        trained = [self.weights[name].requires_grad_() for name in self.branch_names]
+        losses = self.align_losses(states)
+        gradients = torch.autograd.grad(losses.mean(), trained)
+        for weight in trained:
+            weight.requires_grad_(False)
+        return losses.detach(), dict(zip(self.branch_names, gradients))
+
+    def select(self, tokens, answers, alpha):
+        """The error of H_mix against the teacher's H by layer, and the gradient of their mean by gate."""
+        with torch.no_grad():
+            states = self.teacher_states(tokens)
+        alpha = alpha.clone().requires_grad_()
+        errors = self.select_errors(tokens, answers, alpha, states)
+        (gradient,) = torch.autograd.grad(errors.mean(), [alpha])
+        return errors.detach(), gradient
+
     def align_losses(self, states):
         losses = []
         for layer, (x, _) in enumerate(states):
@@ -132,47 +147,3 @@ class Reference:
             errors.append((h - teacher_h)[answers].square().sum(-1).mean())
             x = self.feed_forward(layer, h)
         return torch.stack(errors)
-
-
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("input")
-    parser.add_argument("model_dir")
-    parser.add_argument("output")
-    parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
-    parser.add_argument("--gate-penalty", type=float, default=0.1)
-    parser.add_argument("--decay", choices=["alibi", "retnet", "layered"], default="alibi")
-    parser.add_argument("--output-norm", choices=["head", "hidden"], default="head")
-    parser.add_argument("--no-rope", dest="rope", action="store_false")
-    return parser.parse_args()
-
-
-def main():
-    settings = parse_arguments()
-    dtype = getattr(torch, settings.dtype)
-    given = load_file(settings.input)
-    branches = {name: tensor for name, tensor in given.items() if ".linear_attn." in name}
-    reference = Reference(settings.model_dir, branches, settings, dtype)
-    tokens, answers = given["tokens"].long(), given["answers"].bool()
-    with torch.no_grad():
-        states = reference.teacher_states(tokens)
-
-    trained = [reference.weights[name].requires_grad_() for name in reference.branch_names]
-    align_losses = reference.align_losses(states)
-    gradients = torch.autograd.grad(align_losses.mean(), trained)
-    result = {"align_losses": align_losses.detach(), "align_loss": align_losses.detach().mean()}
-    for name, weight, gradient in zip(reference.branch_names, trained, gradients):
-        weight.requires_grad_(False)
-        result[f"align_gradient_norm.{name}"] = gradient.norm()
-
-    alpha = given["alpha"].to(dtype).requires_grad_()
-    errors = reference.select_errors(tokens, answers, alpha, states)
-    select_loss = errors.mean() + settings.gate_penalty * alpha.sum()
-    result["select_errors"] = errors.detach()
-    result["select_loss"] = select_loss.detach()
-    (result["gate_gradients"],) = torch.autograd.grad(select_loss, [alpha])
-    save_file(result, settings.output)
-
-
-if __name__ == "__main__":
-    main()
