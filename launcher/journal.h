@@ -45,6 +45,9 @@ class Observers : public StageObserver {
   void skipped(const std::string& stage, const std::string& where) override {
     for (StageObserver* one : all_) one->skipped(stage, where);
   }
+  void measured(const proto::Measurement& measurement) override {
+    for (StageObserver* one : all_) one->measured(measurement);
+  }
   void warn(const std::string& warning) override {
     for (StageObserver* one : all_) one->warn(warning);
   }

@@ -133,6 +133,12 @@ struct ExportSection {
   bool enabled = true;
 };
 
+struct MetricsSection {
+  std::string listen = "127.0.0.1:0";  // HOST:PORT of the Prometheus endpoint of rank 0; port 0: any free one; off: none
+
+  bool enabled() const { return listen != "off"; }
+};
+
 struct StagesSection {
   AlignSection align;
   SelectSection select;
@@ -151,6 +157,7 @@ struct RunConfig {
   ParallelSection parallel;
   DataSection data;
   StagesSection stages;
+  MetricsSection metrics;
 
   // Reads and checks everything that needs no other file; all faults at once in one BadInput. `set` holds
   // "key.path=value" overrides from the command line, applied before the checks. Relative paths stay relative to the

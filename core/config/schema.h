@@ -232,6 +232,12 @@ void visit(Visitor& v, ExportSection& s) {
 }
 
 template <class Visitor>
+void visit(Visitor& v, MetricsSection& s) {
+  v.key("listen", s.listen,
+        {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in the run's prometheus.json; off: none"});
+}
+
+template <class Visitor>
 void visit(Visitor& v, StagesSection& s) {
   v.section("align", s.align);
   v.section("select", s.select);
@@ -254,6 +260,7 @@ void visit(Visitor& v, RunConfig& s) {
                            &s.stages.finetune.parallel, &s.stages.evaluate.parallel});
   v.section("data", s.data);
   v.section("stages", s.stages);
+  v.section("metrics", s.metrics);
 }
 
 }  // namespace flashmorph::schema

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
 
 #include "core/config/run_config.h"
 #include "proto/run.pb.h"
@@ -12,12 +13,14 @@ namespace flashmorph {
 class RunFolder {
  public:
   explicit RunFolder(const RunConfig& config);
+  explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path config_file() const { return path_ / "run.yaml"; }
   std::filesystem::path state_file() const { return path_ / "state.pb"; }
   std::filesystem::path events_file() const { return path_ / "events.jsonl"; }
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path metrics_target_file() const { return path_ / "prometheus.json"; }
   std::filesystem::path branches_file() const { return path_ / "branches" / "branches.safetensors"; }
   std::filesystem::path latency_file() const { return path_ / "latency.json"; }
   std::filesystem::path gates_file() const { return path_ / "gates.json"; }

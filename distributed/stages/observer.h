@@ -4,6 +4,10 @@
 #include <string>
 #include <vector>
 
+namespace flashmorph::proto {
+class Measurement;
+}
+
 namespace flashmorph {
 
 struct StageStart {
@@ -30,6 +34,7 @@ class StageObserver {
   virtual void stepped(const StepReport& report) {}
   virtual void finished(const std::string& stage, double seconds) {}
   virtual void skipped(const std::string& stage, const std::string& why) {}
+  virtual void measured(const proto::Measurement& measurement) {}
   virtual void warn(const std::string& warning) {}
 };
 

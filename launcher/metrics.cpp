@@ -1,0 +1,123 @@
+#include "launcher/metrics.h"
+
+#include <prometheus/counter.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <nlohmann/json.hpp>
+
+#include "core/base/bad_input.h"
+#include "core/io/atomic_file.h"
+
+namespace flashmorph {
+namespace {
+
+const prometheus::Histogram::BucketBoundaries kStepSeconds = {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100};
+
+std::string host_name() {
+  char name[256] = {};
+  return gethostname(name, sizeof name - 1) == 0 ? name : "localhost";
+}
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Metrics::Metrics(const RunConfig& config, const std::string& version)
+    : run_(config.run.name), registry_(std::make_shared<prometheus::Registry>()) {
+  const std::string& listen = config.metrics.listen;
+  try {
+    exposer_ = std::make_unique<prometheus::Exposer>(listen, /*num_threads=*/2);
+  } catch (const std::exception&) {
+    throw BadInput("metrics.listen", "'" + listen + "' cannot be listened at; give another port, or port 0 for any free one");
+  }
+  address_ = listen.substr(0, listen.rfind(':') + 1) + std::to_string(exposer_->GetListeningPorts().front());
+  warnings_ = &prometheus::BuildCounter().Name("flashmorph_warnings_total").Help("Warnings so far.").Register(*registry_).Add({{"run", run_}});
+  tokens_ = &prometheus::BuildCounter().Name("flashmorph_tokens_total").Help("Tokens trained on, by stage.").Register(*registry_);
+  step_seconds_ = &prometheus::BuildHistogram().Name("flashmorph_step_seconds").Help("Wall time of a step, by stage.").Register(*registry_);
+  gauge("flashmorph_run_info", "Always 1; its labels say what runs.",
+        {{"model", config.model.path}, {"mixer", config.mixer.kind}, {"version", version}}).Set(1);
+  exposer_->RegisterCollectable(registry_);
+}
+
+void Metrics::write_target(const std::filesystem::path& file) const {
+  const size_t colon = address_.rfind(':');
+  const std::string host = address_.substr(0, colon), port = address_.substr(colon);
+  const std::string reachable = host.empty() || host == "0.0.0.0" ? host_name() : host;
+  write_file_atomically(file, nlohmann::json::array({{{"targets", {reachable + port}}}}).dump() + "\n");
+}
+
+prometheus::Gauge& Metrics::gauge(const std::string& name, const std::string& help, const Labels& labels) {
+  Labels all = labels;
+  all["run"] = run_;
+  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add(all);
+}
+
+void Metrics::started(const StageStart& start) {
+  const auto active = [&](double value) {
+    if (stage_.stage.empty()) return;
+    gauge("flashmorph_stage_active", "1 for the stage that runs, 0 for those before.", {{"stage", stage_.stage}, {"what", stage_.what}}).Set(value);
+  };
+  active(0);
+  stage_ = start;
+  active(1);
+  gauge("flashmorph_steps", "Steps planned, by stage.", {{"stage", start.stage}}).Set(static_cast<double>(start.steps));
+  counted_tokens_ = 0;
+  last_gates_.clear();
+  last_step_ = std::chrono::steady_clock::now();
+}
+
+void Metrics::stepped(const StepReport& report) {
+  const auto now = std::chrono::steady_clock::now();
+  const double seconds = std::chrono::duration<double>(now - last_step_).count();
+  last_step_ = now;
+  const Labels stage = {{"stage", stage_.stage}};
+  gauge("flashmorph_step", "Steps done, by stage.", stage).Set(static_cast<double>(report.step));
+  gauge("flashmorph_last_step_timestamp_seconds", "When the last step ended, Unix time.").Set(unix_time());
+  step_seconds_->Add({{"run", run_}, {"stage", stage_.stage}}, kStepSeconds).Observe(seconds);
+  if (report.tokens > 0) {
+    const auto step_tokens = static_cast<double>(report.tokens - counted_tokens_);
+    counted_tokens_ = report.tokens;
+    tokens_->Add({{"run", run_}, {"stage", stage_.stage}}).Increment(step_tokens);
+    gauge("flashmorph_tokens_per_second", "Pace of the last step, by stage.", stage).Set(step_tokens / std::max(seconds, 1e-9));
+    gauge("flashmorph_loss", "What the stage minimises, at the last step.", stage).Set(report.loss);
+    gauge("flashmorph_learning_rate", "Of the last step, by stage.", stage).Set(report.learning_rate);
+  }
+  if (!report.gates.empty()) set_gates(report);
+}
+
+void Metrics::set_gates(const StepReport& report) {
+  double least_kept = 1.0, most_dropped = 0.0;
+  for (size_t layer = 0; layer < report.gates.size(); ++layer) {
+    const double gate = report.gates[layer];
+    const bool kept = std::count(report.top_layers.begin(), report.top_layers.end(), static_cast<int64_t>(layer)) > 0;
+    const Labels labels = {{"layer", std::to_string(layer)}};
+    gauge("flashmorph_gate", "The layer's gate: 1 full attention, 0 linear.", labels).Set(gate);
+    gauge("flashmorph_gate_kept", "1 when the budget would keep the layer now.", labels).Set(kept);
+    gauge("flashmorph_gate_movement", "How far the gate moved in the last step.", labels)
+        .Set(last_gates_.empty() ? 0.0 : std::abs(gate - last_gates_[layer]));
+    (kept ? least_kept : most_dropped) = kept ? std::min(least_kept, gate) : std::max(most_dropped, gate);
+  }
+  last_gates_ = report.gates;
+  gauge("flashmorph_gate_margin", "Smallest kept gate minus largest dropped one.").Set(least_kept - most_dropped);
+}
+
+void Metrics::measured(const proto::Measurement& measurement) {
+  const Labels model = {{"model", measurement.name()}, {"after", measurement.after()}};
+  gauge("flashmorph_perplexity", "On held-out text.", model).Set(measurement.perplexity());
+  for (const proto::RecallAtLength& recall : measurement.recall()) {
+    if (recall.teacher_forced().words() == 0) continue;
+    Labels labels = model;
+    labels["length"] = std::to_string(recall.length());
+    gauge("flashmorph_recall_ratio", "Right passkey words on held-out text, teacher-forced.", labels)
+        .Set(static_cast<double>(recall.teacher_forced().right_words()) / static_cast<double>(recall.teacher_forced().words()));
+  }
+}
+
+void Metrics::warn(const std::string&) { warnings_->Increment(); }
+
+}  // namespace flashmorph
