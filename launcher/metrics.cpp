@@ -10,6 +10,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
+#include "proto/run.pb.h"
 
 namespace flashmorph {
 namespace {

@@ -15,6 +15,8 @@
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/journal.h"
+#include "launcher/metrics.h"
+#include "launcher/report.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -146,12 +148,14 @@ int run(const CommandLine& line, Communicator& world) {
 
   Inputs inputs;
   RunFolder folder(config);
+  std::unique_ptr<Metrics> metrics;
   std::string source_hash;
   together(world, [&] {
     inputs = read_inputs(config, world.size());
     if (!leads) return;
     source_hash = hash_of_weights(*inputs.checkpoint);
     if (!line.fresh) folder.check(config, source_hash);
+    if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
   PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device));
   placed.place(layout_of("align", config, inputs.spec, world.size()));  // weights that cannot be read are refused here
@@ -165,7 +169,13 @@ int run(const CommandLine& line, Communicator& world) {
     const std::filesystem::path aside = line.fresh ? folder.move_aside() : std::filesystem::path();
     folder.open(config, source_hash);
     journal = std::make_unique<Journal>(folder);
-    observers = std::make_unique<Observers>(std::vector<StageObserver*>{&terminal, journal.get()});
+    std::vector<StageObserver*> all = {&terminal, journal.get()};
+    if (metrics) {
+      all.push_back(metrics.get());
+      metrics->write_target(folder.metrics_target_file());
+      journal->event("metrics", "http://" + metrics->address() + "/metrics");
+    }
+    observers = std::make_unique<Observers>(all);
     terminal.header(config, inputs.spec, layouts_of(config, inputs.spec, world.size()), line.config_file, folder.path().string());
     if (!aside.empty()) observers->warn("the old run was moved to " + aside.string());
     journal->event("started", rank_map(placed.layout().shape, placed.layout().layers));
@@ -182,9 +192,10 @@ int run(const CommandLine& line, Communicator& world) {
     return kStoppedEarly;
   }
   if (leads) {
-    terminal.closing(coordinator.plans(), coordinator.evaluation(),
-                     config.stages.export_.enabled ? folder.export_folder().string() : "");
     journal->event("finished", "");
+    const std::filesystem::path report = write_report(folder.path());
+    terminal.closing(coordinator.plans(), coordinator.evaluation(),
+                     config.stages.export_.enabled ? folder.export_folder().string() : "", report.string());
   }
   return 0;
 }

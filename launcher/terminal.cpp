@@ -151,10 +151,11 @@ void Terminal::warn(const std::string& warning) {
 }
 
 void Terminal::closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation,
-                       const std::string& export_folder) {
+                       const std::string& export_folder, const std::string& report) {
   fmt::print(out_, "\n{}\n", aligned(results_table(plans, evaluation)));
   fmt::print(out_, "recall: right passkey words on held-out text, the right answer before each; greedy: written by the model\n");
   if (!export_folder.empty()) fmt::print(out_, "exported model: {}\n", export_folder);
+  fmt::print(out_, "report: {}\n", report);
   std::fflush(out_);
 }
 

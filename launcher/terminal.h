@@ -20,7 +20,8 @@ class Terminal : public StageObserver {
 
   void header(const RunConfig& config, const ModelSpec& spec, const StageLayouts& layouts, const std::string& config_file,
               const std::string& run_folder);
-  void closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation, const std::string& export_folder);
+  void closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation, const std::string& export_folder,
+               const std::string& report);
 
   void started(const StageStart& start) override;
   void stepped(const StepReport& report) override;

@@ -51,6 +51,14 @@ void check_budget(const BudgetSection& budget, YamlInput& input) {
           "is '" + budget.ratio + "', expected linear:full layers, for example 3:1");
 }
 
+void check_metrics(const MetricsSection& metrics, YamlInput& input) {
+  const size_t colon = metrics.listen.rfind(':');
+  const std::string port = colon == std::string::npos ? "" : metrics.listen.substr(colon + 1);
+  const bool is_number = !port.empty() && port.size() <= 5 && std::all_of(port.begin(), port.end(), [](unsigned char c) { return std::isdigit(c); });
+  require(!metrics.enabled() || (is_number && std::stoi(port) <= 65535), input, {"metrics.listen"},
+          "is '" + metrics.listen + "', expected HOST:PORT, for example 127.0.0.1:9464, or off");
+}
+
 void check_evaluate(const EvaluateSection& evaluate, YamlInput& input) {
   const std::string stage = "stages.evaluate.";
   require(evaluate.greedy_samples <= evaluate.samples, input, {stage + "greedy_samples", stage + "samples"},
@@ -85,6 +93,7 @@ void check(const RunConfig& config, YamlInput& input) {
   check_training("distill", config.stages.distill, input);
   check_training("finetune", config.stages.finetune, input);
   check_evaluate(config.stages.evaluate, input);
+  check_metrics(config.metrics, input);
 }
 
 }  // namespace flashmorph::schema

@@ -187,6 +187,7 @@ StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
             all.end());
   *evaluation_.add_measurements() = measured;
   *evaluation_.mutable_provenance() = provenance("evaluate", {});
+  inputs_.observer.measured(measured);
   write(folder_.evaluation_file(), evaluation_);
   return {0, watch.seconds()};
 }

@@ -3,15 +3,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include "core/data/sample_stream.h"
 #include "core/model/attention.h"
 #include "distributed/stages/trainer.h"
 
 namespace flashmorph {
-namespace {
 
-// One micro-batch through this rank's layers; each learns from its own error. Returns the states behind them, and adds
-// the mean error over all layers to `loss`. Letters: B sequences, T tokens, D hidden.
 at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
                              double& loss) {
   const c10::AutoGradMode no_gradient(false);
@@ -37,8 +33,6 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
   }
   return x_BTD;
 }
-
-}  // namespace
 
 StageCost align(MorphableModel& model, StageContext& context) {
   const AlignSection& section = context.config.stages.align;

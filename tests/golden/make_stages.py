@@ -2,8 +2,9 @@
 
 Run from the repository's root: python tests/golden/make_stages.py
 
-The file holds the input (`tokens` and `answers` [B, T], `alpha` [L], the branches as model.layers.{l}.linear_attn.*) and, for
-each output norm NORM, NORM.align_losses [L], NORM.align_gradient_norms.NAME, NORM.select_errors [L], NORM.gate_gradient [L].
+The file holds the input (`tokens` and `answers` [B, T], `alphas` [2, L], the branches as model.layers.{l}.linear_attn.*) and,
+for each output norm NORM, NORM.align_losses [L], NORM.align_gradient_norms.NAME, and for each row of alphas
+NORM.select_errors [2, L] and NORM.gate_gradients [2, L].
 """
 
 import json
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from reference import Reference
 
 HERE = Path(__file__).parent
-MODEL = HERE / "logits_small"
+MODEL = HERE / "families" / "qwen3"
 SEQUENCES, TOKENS = 2, 75  # a chunk and a ragged one
 
 
@@ -35,14 +36,15 @@ def main():
     branches = random_branches(config)
     tokens = torch.randint(config["vocab_size"], (SEQUENCES, TOKENS))
     answers = torch.rand(SEQUENCES, TOKENS) < 0.3
-    alpha = torch.tensor([1.0, 0.35, 0.0], dtype=torch.float64)  # both ends, and between
-    golden = {"tokens": tokens, "answers": answers, "alpha": alpha, **branches}
+    alphas = torch.tensor([[1.0, 0.35], [0.6, 0.0]], dtype=torch.float64)  # both ends, and between
+    golden = {"tokens": tokens, "answers": answers, "alphas": alphas, **branches}
     for norm in ("head", "hidden"):
         settings = SimpleNamespace(decay="alibi", output_norm=norm, rope=True)
         reference = Reference(MODEL, branches, settings, torch.float64)
         golden[f"{norm}.align_losses"], gradients = reference.align(tokens)
         golden |= {f"{norm}.align_gradient_norms.{name}": gradient.norm() for name, gradient in gradients.items()}
-        golden[f"{norm}.select_errors"], golden[f"{norm}.gate_gradient"] = reference.select(tokens, answers, alpha)
+        selected = [reference.select(tokens, answers, alpha) for alpha in alphas]
+        golden[f"{norm}.select_errors"], golden[f"{norm}.gate_gradients"] = map(torch.stack, zip(*selected))
     save_file(golden, HERE / "stages.safetensors")
 
 

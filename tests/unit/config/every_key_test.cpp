@@ -18,7 +18,7 @@ using test::kGood;
 
 // Values to try in place of the default, as YAML; rules between keys forbid some.
 std::vector<std::string> others(const std::string& value, const Rule& rule) {
-  if (rule.choices.empty()) return {yaml_of(std::string("other"))};
+  if (rule.choices.empty()) return {yaml_of(std::string("other")), yaml_of(std::string("off"))};
   std::vector<std::string> texts;
   for (const std::string& choice : rule.choices)
     if (choice != value) texts.push_back(yaml_of(choice));
