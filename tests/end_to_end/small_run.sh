@@ -29,10 +29,15 @@ refused() {
 run >"$work/first.log" || { cat "$work/first.log"; fail "the run"; }
 for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.safetensors gates.json plan.json \
   evaluation.json hybrid/flashmorph/finetune.safetensors hybrid/uniform/distill.safetensors export/config.json \
-  export/modeling_flashmorph.py export/README.md; do
+  export/modeling_flashmorph.py export/README.md \
+  report.html prometheus.json; do
   [[ -s "$work/small/$artifact" ]] || fail "no $artifact"
 done
 grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
+"$program" status "$work/small" | grep -q "finished" || fail "status of a finished run"
+"$program" status "$work/small" --json | "$python" -c 'import json, sys; assert json.load(sys.stdin)["phase"] == "finished"' ||
+  fail "status for programs"
+"$program" report "$work/small" | grep -qx "$work/small/report.html" || fail "report"
 run >"$work/second.log" || fail "the second start"
 grep -q "already done" "$work/second.log" || fail "the second start did the work again"
 code=0
@@ -47,7 +52,7 @@ refused "cannot be read" "$work/nothing.yaml"
 refused "did you mean full_layers?" "${good[@]}" --set budget.full_layer=3
 refused "expected 1 to 11" "${good[@]}" --set budget.full_layers=12
 refused "does not divide" "${good[@]}" --set parallel.tensor=3
-refused "cannot be read; model.path must be" "${good[@]}" --set model.path="$work"
+refused "expected the config.json of a Hugging Face model folder" "${good[@]}" --set model.path="$work"
 refused "data.text" "${good[@]}" --set data.text="$work/none.txt"
 refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.lengths='[8192]'
 refused "10 passkeys of 32 words need" "${good[@]}" --set stages.select.data.lengths='[512]'
