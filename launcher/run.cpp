@@ -12,6 +12,7 @@
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
 #include "core/data/sample_stream.h"
+#include "core/export/export_format.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/journal.h"
@@ -108,6 +109,7 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks) {
   inputs.spec = ModelSpec::open(config.model.path);
   if (config.budget.milliseconds == 0.0)
     layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
+  if (config.stages.export_.enabled) export_format(config.stages.export_.format, inputs.spec, config.mixer);  // or refused
   check_stages(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
   const std::filesystem::path tokenizer_file = std::filesystem::path(config.model.path) / "tokenizer.json";

@@ -131,6 +131,7 @@ struct EvaluateSection {
 
 struct ExportSection {
   bool enabled = true;
+  std::string format = "auto";  // auto: the first of qwen3_5_text, flashmorph that can hold the hybrid
 };
 
 struct MetricsSection {

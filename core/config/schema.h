@@ -229,6 +229,10 @@ void visit(Visitor& v, EvaluateSection& s) {
 template <class Visitor>
 void visit(Visitor& v, ExportSection& s) {
   v.key("enabled", s.enabled, {"write a Hugging Face folder at the end"});
+  v.key("format", s.format,
+        {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; auto takes the "
+                    "first that can",
+         .choices = {"auto", "qwen3_5_text", "flashmorph"}});
 }
 
 template <class Visitor>
