@@ -85,7 +85,7 @@ std::map<std::string, std::string> written(const RunConfig& config) {
 TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
   const auto before = written(RunConfig::from_yaml(kGood, "run.yaml"));
   for (const auto& [path, others] : all_keys()) {
-    if (path == "budget.ratio" || others.empty()) continue;  // tested below
+    if (others.empty() || path == "budget.ratio" || path == "data.jsonl" || path == "data.tokens") continue;  // below
     std::string accepted, faults;
     for (const std::string& other : others) {
       faults = faults_of(kGood, {path + "=" + other});
@@ -110,6 +110,15 @@ TEST(EveryKey, RatioStandsInForFullLayers) {
   const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"budget.ratio=3:1", "budget.full_layers=0"});
   EXPECT_EQ(config.budget.ratio, "3:1");
   EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").budget.ratio, "3:1");
+}
+
+TEST(EveryKey, JsonLinesOrTokensStandInForText) {
+  for (const std::string key : {"jsonl", "tokens"}) {
+    const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"data={" + key + ": corpus}"});
+    EXPECT_EQ(key == "jsonl" ? config.data.jsonl : config.data.tokens, "corpus");
+    EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
+    EXPECT_THAT(faults_of(kGood, {"data." + key + "=corpus"}), testing::HasSubstr("needs exactly one of text, jsonl and tokens"));
+  }
 }
 
 TEST(EveryKey, RefusesAMapAndNamesItself) {
