@@ -57,9 +57,10 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
   return {tokens, watch.seconds()};
 }
 
-StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens) {
+StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const Placement& placement = model.placement();
-  return {{sequences, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
+  const auto [rows, tokens] = rows_and_tokens;
+  return {{rows, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

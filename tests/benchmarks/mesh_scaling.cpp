@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
     const double waited_before = pipeline.seconds_waited();
     const int64_t bytes_before = mesh.bytes_moved();
     const Stopwatch watch;
-    pipeline.forward_backward({0, count}, state_shape(model, 1, length), /*with_fixed=*/true,
+    pipeline.forward_backward({0, count}, state_shape(model, {1, length}), /*with_fixed=*/true,
                               [&](int64_t, const States& x) {
                                 const at::Tensor alpha = at::full({model.own_layers().count()}, 0.5, at::kDouble);
                                 return mix_beside_teacher(model, batch_of_noise(length, spec.vocabulary),
