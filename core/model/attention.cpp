@@ -27,7 +27,8 @@ at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
 }
 
 // The tokens see all past ones and, of their own, those up to themselves.
-at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK, int64_t groups) {
+at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK,
+                          int64_t groups) {
   const int64_t tokens = q_BTHK.size(1), past = k_BTGK.size(1) - tokens;
   const bool all_visible = tokens == 1;
   const std::optional<at::Tensor> mask =
@@ -73,9 +74,8 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     v = appended(cache->values_BTGK, v);
   }
 
-  const at::Tensor o = positions.documents
-                           ? softmax_in_documents(q, k, v, spec.query_groups(), *positions.documents)
-                           : causal_softmax(q, k, v, spec.query_groups());
+  const at::Tensor o = positions.documents ? softmax_in_documents(q, k, v, spec.query_groups(), *positions.documents)
+                                           : causal_softmax(q, k, v, spec.query_groups());
   return at::linear(o.flatten(2, 3), weights.o);
 }
 
