@@ -12,6 +12,7 @@
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
 #include "core/data/sample_stream.h"
+#include "core/mixer/linear_branch.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/journal.h"
@@ -93,6 +94,7 @@ Inputs read_inputs(const RunConfig& config, const MeshShape& mesh) {
   inputs.spec = ModelSpec::open(config.model.path);
   config.budget.full_layers_of(inputs.spec.layers);
   inputs.spec.check_tensor_parallel(mesh.tensor);
+  check_mixer(config.mixer);
   check_stages(config, inputs.spec, mesh);
   inputs.checkpoint = Checkpoint::open(config.model.path);
   const std::filesystem::path tokenizer_file = std::filesystem::path(config.model.path) / "tokenizer.json";

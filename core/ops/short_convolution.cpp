@@ -34,7 +34,9 @@ Optional same_document(const Optional& documents, int64_t lag, int64_t first, co
 
 at::Tensor masked(const at::Tensor& x, const Optional& mask) { return mask ? x * *mask : x; }
 
-at::Tensor with_past(const at::Tensor& x_BTC, const Optional& past) { return past ? at::cat({*past, x_BTC}, 1) : x_BTC; }
+at::Tensor with_past(const at::Tensor& x_BTC, const Optional& past) {
+  return past ? at::cat({*past, x_BTC}, 1) : x_BTC;
+}
 
 at::Tensor forward(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const Optional& past,
                    const Optional& documents) {
@@ -60,7 +62,7 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_BTC, const at::
     const at::Tensor dy =
         masked(dy_BTC.narrow(1, lag.first, lag.count), same_document(documents, l, lag.first, dy_BTC));
     d_all.narrow(1, lag.source, lag.count).addcmul_(dy, weight_CW.select(1, W - 1 - l));
-    d_weight.select(1, W - 1 - l).copy_((dy * all.narrow(1, lag.source, lag.count)).sum({0, 1}));
+    d_weight.select(1, W - 1 - l).copy_((dy * all.narrow(1, lag.source, lag.count)).sum(at::IntArrayRef{0, 1}));
   }
   return {d_all.narrow(1, P, T), d_weight};
 }
@@ -84,8 +86,9 @@ struct ShortConvolution : Function<ShortConvolution> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    static const auto op =
-        operator_named<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, const Optional&, const Optional&)>("flashmorph::short_convolution_backward");
+    static const auto op = operator_named<std::tuple<at::Tensor, at::Tensor>(
+        const at::Tensor&, const at::Tensor&, const at::Tensor&, const Optional&, const Optional&)>(
+        "flashmorph::short_convolution_backward");
     const variable_list saved = context->get_saved_variables();
     const auto present = [](const at::Tensor& x) { return x.defined() ? Optional(x) : std::nullopt; };
     const auto [dx, d_weight] = op.call(gradients[0], saved[0], saved[1], present(saved[2]), present(saved[3]));
