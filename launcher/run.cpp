@@ -13,6 +13,7 @@
 #include "core/base/sha256.h"
 #include "core/data/sample_stream.h"
 #include "core/export/export_format.h"
+#include "core/mixer/linear_branch.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/journal.h"
@@ -110,6 +111,7 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks) {
   if (config.budget.milliseconds == 0.0)
     layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
   if (config.stages.export_.enabled) export_format(config.stages.export_.format, inputs.spec, config.mixer);  // or refused
+  check_mixer(config.mixer);
   check_stages(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);

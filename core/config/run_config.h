@@ -27,9 +27,10 @@ struct ModelSection {
 
 struct MixerSection {
   std::string kind = "lightning";
-  std::string decay = "alibi";        // log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
-  std::string output_norm = "head";   // RMSNorm of the output over each head, or over all heads ("hidden")
-  bool rope = true;                   // rotate the branch's queries and keys as the teacher does
+  std::string decay = "alibi";        // lightning's log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
+  std::string output_norm = "head";   // RMSNorm of the output over each head, or lightning's over all heads ("hidden")
+  bool rope = true;                   // rotate queries and keys as the teacher does; gated_delta_net never does
+  std::string init = "default";       // decays of gla and gated_delta_net at the start: usual, or from the teacher ("data")
   int64_t chunk = 64;                 // tokens a chunk
 };
 

@@ -42,12 +42,16 @@ void visit(Visitor& v, ModelSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, MixerSection& s) {
-  v.key("kind", s.kind, {.meaning = "linear attention of the branches", .choices = {"lightning"}});
-  v.key("decay", s.decay, {.meaning = "rule of the decay per head", .choices = {"alibi", "retnet", "layered"}});
-  v.key(
-      "output_norm", s.output_norm,
-      {.meaning = "RMSNorm of the branch's output: over each head, or over all heads", .choices = {"head", "hidden"}});
-  v.key("rope", s.rope, {"rotate the branch's queries and keys"});
+  v.key("kind", s.kind, {"linear attention of the branches: lightning, gla, gated_delta_net, or one of your own"});
+  v.key("decay", s.decay, {.meaning = "lightning's decay per head", .choices = {"alibi", "retnet", "layered"}});
+  v.key("output_norm", s.output_norm,
+        {.meaning = "RMSNorm of the branch's output: over each head, or (lightning) over all heads",
+         .choices = {"head", "hidden"}});
+  v.key("rope", s.rope, {"rotate queries and keys, in lightning and gla; gated_delta_net never does"});
+  v.key("init", s.init,
+        {.meaning = "decays of gla and gated_delta_net at the start: the usual ones, or half-lives from the mean "
+                    "distance of the teacher's attention",
+         .choices = {"default", "data"}});
   v.key("chunk", s.chunk, {"tokens a chunk of linear attention; changes speed, not results", 1, 4096});
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/GradMode.h>
 
 #include <memory>
 #include <string>
@@ -23,7 +24,8 @@ class LinearBranch {
 
   // x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over
   // the tensor group is A_lin(x). With a cache, x continues from the cached state, which moves on.
-  virtual at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache = nullptr) const = 0;
+  virtual at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions,
+                             LayerCache* cache = nullptr) const = 0;
 
   // Its weights under global names, model.layers.{l}.linear_attn.*; what align trains.
   virtual Parameters parameters() const = 0;
@@ -40,7 +42,8 @@ struct BranchContext {
   int64_t layer;
   int64_t seed;
   Placement placement;
-  Shard& shard;  // outlives the branch
+  Shard& shard;                        // outlives the branch
+  std::vector<double> distances = {};  // mean attention distance of each GLOBAL head, in tokens; empty: not measured
 };
 
 // A branch started from the teacher's attention: q and o copied, each kv head of k and v repeated consecutively to its
@@ -50,8 +53,22 @@ std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const At
 
 std::vector<std::string> branch_kinds();
 
-// A kind adds itself at start-up; see lightning.cpp.
+// BadInput for an unknown kind (naming the known ones) and for settings that the kind cannot honour.
+void check_mixer(const MixerSection& mixer);
+
+// A kind adds itself at start-up; see lightning.cpp. `check` throws BadInput for settings it cannot honour.
 using BranchFactory = std::unique_ptr<LinearBranch> (*)(const BranchContext&, const AttentionWeights&);
-bool register_branch(const std::string& kind, BranchFactory factory);
+using MixerCheck = void (*)(const MixerSection&);
+bool register_branch(const std::string& kind, BranchFactory factory, MixerCheck check);
+
+template <class Branch>
+std::unique_ptr<LinearBranch> make(const BranchContext& context, const AttentionWeights& teacher) {
+  const c10::NoGradGuard no_gradient;
+  return std::make_unique<Branch>(context, teacher);
+}
+
+// For kinds that learn their decays and normalise each head: BadInput when mixer.decay or mixer.output_norm ask
+// otherwise.
+void refuse_settings_of_lightning(const MixerSection& mixer);
 
 }  // namespace flashmorph

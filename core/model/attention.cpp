@@ -27,7 +27,8 @@ at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
 }
 
 // The tokens see all past ones and, of their own, those up to themselves.
-at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK, int64_t groups) {
+at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK,
+                          int64_t groups) {
   const int64_t tokens = q_BTHK.size(1), past = k_BTGK.size(1) - tokens;
   const bool all_visible = tokens == 1;
   const std::optional<at::Tensor> mask =
@@ -57,8 +58,8 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
       .unflatten(-1, {weight.size(0) / head_dim, head_dim});
 }
 
-at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
-                          const Positions& positions, LayerCache* cache) {
+QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                                      const Positions& positions, bool rotated) {
   at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
   at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
   at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
@@ -66,8 +67,16 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     q = rms_norm(q, weights.q_norm, spec.norm_epsilon);
     k = rms_norm(k, weights.k_norm, spec.norm_epsilon);
   }
-  q = rotate(q, positions.cos_TK, positions.sin_TK);
-  k = rotate(k, positions.cos_TK, positions.sin_TK);
+  if (rotated) {
+    q = rotate(q, positions.cos_TK, positions.sin_TK);
+    k = rotate(k, positions.cos_TK, positions.sin_TK);
+  }
+  return {q, k, v};
+}
+
+at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                          const Positions& positions, LayerCache* cache) {
+  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
   if (cache != nullptr) {
     k = appended(cache->keys_BTGK, k);
     v = appended(cache->values_BTGK, v);

@@ -16,7 +16,16 @@ namespace flashmorph {
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                           const Positions& positions, LayerCache* cache = nullptr);
 
-// The queries, keys and values of x as [B, T, heads, K], before any norm or rotation (shared with the mixers).
+// What softmax attention and the mixers that resemble it read.
+struct QueriesKeysValues {
+  at::Tensor q_BTHK, k_BTGK, v_BTGK;
+};
+
+// Queries, keys and values of x; queries and keys normalised per head when there are such weights, and rotated if asked.
+QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                                      const Positions& positions, bool rotated = true);
+
+// x projected, as [B, T, heads, K].
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias = {});
 
 }  // namespace flashmorph

@@ -108,7 +108,7 @@ TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
 }
 
 TEST(EveryKey, WithOneChoiceTakesIt) {
-  for (const std::string entry : {"mixer.kind=lightning", "device.kind=cpu"})
+  for (const std::string entry : {"device.kind=cpu"})
     EXPECT_EQ(faults_of(kGood, {entry}), "no fault");
 }
 
