@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/train/adamw.h"
+#include "core/train/recompute.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/stages/trainer.h"
@@ -15,7 +16,7 @@ namespace {
 // gradients are this tensor rank's partial sums; the last two are given by tensor rank 0 alone, so that summing rows
 // over ranks is right.
 at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, int64_t step, MicroBatchRange mine,
-                              const at::Tensor& alpha_l, Pipeline& pipeline) {
+                              const at::Tensor& alpha_l, bool recompute, Pipeline& pipeline) {
   std::vector<at::Tensor> leaves, rows;  // a leaf of its own for each micro-batch keeps its gradient apart
   std::vector<int64_t> answers;
   const std::vector<at::Tensor> errors = pipeline.forward_backward(
@@ -24,7 +25,7 @@ at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& d
         const Batch batch = data.micro_batch(step, index);
         leaves.push_back(alpha_l.detach().clone().set_requires_grad(true));
         answers.push_back(batch.answers_BT.sum().item<int64_t>());
-        return mix_beside_teacher(model, batch, leaves.back(), x);
+        return mix_beside_teacher(model, batch, leaves.back(), x, recompute);
       });
   const bool counts = model.shard().rank() == 0;
   for (size_t m = 0; m < leaves.size(); ++m)
@@ -48,9 +49,10 @@ std::vector<double> numbers(const at::Tensor& values) {
 
 }  // namespace
 
-StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_l, States x) {
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_l, States x,
+                               bool recompute) {
   const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten();
-  const auto at_answers = [&](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
+  const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();
   at::Tensor error = at::zeros({}, at::kDouble);
@@ -64,9 +66,17 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       teacher = at_answers(h);
       if (goes_on) x.fixed = model.feed_forward(l, h);
     }
-    const at::Tensor mixed = model.attend(l, x.learning, Route::mixed(alpha_l[l - first]), positions);
-    error = error + (at_answers(mixed) - teacher).square().sum().to(at::kDouble);
-    if (goes_on) x.learning = model.feed_forward(l, mixed);
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, alpha = alpha_l[l - first]](
+                                 const std::vector<at::Tensor>& inputs) {
+      const at::Tensor h = model.attend(l, inputs[0], Route::mixed(alpha), positions);
+      std::vector<at::Tensor> outputs = {at_answers(h)};
+      if (goes_on) outputs.push_back(model.feed_forward(l, h));
+      return outputs;
+    };
+    const std::vector<at::Tensor> mixed =
+        recompute ? recomputed(mixed_layer, {x.learning}, {alpha_l}) : mixed_layer({x.learning});
+    error = error + (mixed[0] - teacher).square().sum().to(at::kDouble);
+    if (goes_on) x.learning = mixed[1];
   }
   return {x, error / static_cast<double>(model.layer_count())};
 }
@@ -92,8 +102,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   for (int64_t step = 0; step < data.steps(); ++step) {
     stop_if_asked(context, "select", step);
     const int64_t micro_batches = data.micro_batches(step);
-    const at::Tensor rows =
-        gate_gradient_rows(model, data, step, local_micro_batches(micro_batches, context.mesh), alpha, pipeline);
+    const at::Tensor rows = gate_gradient_rows(model, data, step, local_micro_batches(micro_batches, context.mesh), alpha,
+                                               section.parallel.recompute == "full", pipeline);
     const at::Tensor sums = gather_in_sample_order(rows, micro_batches, context.mesh).sum(0);
     const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
     at::Tensor totals = at::stack({sums[own] / sums[own + 1] + section.gate_penalty * alpha.sum(), gradient.sum()});

@@ -5,6 +5,7 @@
 #include "core/train/adamw.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/parallel/zero.h"
 
 namespace flashmorph {
 namespace {
@@ -29,8 +30,10 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
                 const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
-  AdamW optimizer(values_of(parameters),
-                  {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay});
+  const auto whole = single_communicator("data");
+  DataShardedAdamW optimizer(values_of(parameters),
+                             {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
+                             section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   const Stopwatch watch;
   int64_t tokens = 0;

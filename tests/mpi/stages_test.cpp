@@ -133,5 +133,36 @@ TEST(Stages, TrainedHybridsAndTheirMeasureAreTheSameOnEveryMesh) {
   }
 }
 
+TEST(Stages, ZeroRecomputeAndAccumulationChangeNoWeight) {
+  const RunConfig plain = small_run();
+  const SharedModel small({.layers = 5});
+  const at::Tensor expected = made_by_one_rank([&](Mesh& mesh) { return trained_and_measured(small.path(), plain, mesh); });
+  RunConfig config = plain;
+  for (TrainingSection* section : std::initializer_list<TrainingSection*>{&config.stages.distill, &config.stages.finetune}) {
+    section->parallel.zero = true;
+    section->parallel.recompute = "full";
+  }
+  for (const MeshShape& shape : every_mesh()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    EXPECT_LT(test::relative_error(expected, trained_and_measured(small.path(), config, mesh)), 1e-9);
+  }
+  config.stages.distill.micro_batch_tokens = config.stages.finetune.micro_batch_tokens = 512 / world().size();
+  if (world().size() <= 4) {  // other micro-batches, of the same samples
+    Mesh mesh(world(), MeshShape::of(world().size(), 1));
+    EXPECT_LT(test::relative_error(expected, trained_and_measured(small.path(), config, mesh)), 1e-9);
+  }
+}
+
+TEST(Stages, RecomputedGatesAreTheSameBits) {
+  RunConfig config = small_run("3");
+  const SharedModel small({.layers = 5});
+  Mesh mesh(world(), MeshShape::of(world().size(), world().size() % 2 == 0 ? 2 : 1));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  const at::Tensor kept = gates_of(model, mesh, config);
+  config.stages.select.parallel.recompute = "full";
+  EXPECT_TRUE(gates_of(model, mesh, config).equal(kept));
+}
+
 }  // namespace
 }  // namespace flashmorph
