@@ -17,6 +17,7 @@
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
 #include "launcher/report.h"
+#include "launcher/start_checks.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -141,6 +142,7 @@ StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t 
 }  // namespace
 
 int run(const CommandLine& line, Communicator& world) {
+  check_same_start(start_facts(line), world);
   const bool leads = world.rank() == 0;
   const RunConfig config = shared_config(line, world);
   at::set_num_threads(static_cast<int>(config.device.threads));
