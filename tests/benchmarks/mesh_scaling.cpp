@@ -1,6 +1,7 @@
 // mesh_scaling MODEL PIPELINE TENSOR MICRO_BATCHES LENGTH: one row of a Markdown table about select's steps on the mesh of
 // these ranks (data = ranks / (pipeline * tensor); MICRO_BATCHES of one sequence each a data rank). Run by mesh_scaling.sh.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <sys/resource.h>
 
 #include <algorithm>
