@@ -109,15 +109,9 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks) {
     layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
   check_stages(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
-  const std::filesystem::path tokenizer_file = std::filesystem::path(config.model.path) / "tokenizer.json";
-  inputs.tokenizer = Tokenizer::open(tokenizer_file);
-  if (inputs.tokenizer->vocab_size() > inputs.spec.vocabulary)
-    throw BadInput(tokenizer_file.string(), "has ids up to " + std::to_string(inputs.tokenizer->vocab_size() - 1) +
-                                                ", the model's vocabulary ends at " +
-                                                std::to_string(inputs.spec.vocabulary - 1));
+  inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
-  inputs.corpus = Corpus::from_text(config.data.text, *inputs.tokenizer, config.data.held_out,
-                                    longest_sequence(config.stages) + 1);
+  inputs.corpus = Corpus::open(config.data, *inputs.tokenizer, longest_sequence(config.stages) + 1);
   for (const auto& [stage, section] : std::initializer_list<std::pair<const char*, const TrainingSection*>>{
            {"align", &config.stages.align}, {"select", &config.stages.select}, {"distill", &config.stages.distill},
            {"finetune", &config.stages.finetune}})

@@ -61,9 +61,12 @@ struct ParallelSection {               // of a run, and of each stage: by defaul
   bool operator==(const ParallelSection&) const = default;
 };
 
-struct DataSection {
-  std::string text;        // a text file: background of the passkeys, and perplexity
-  double held_out = 0.1;   // the last share of its tokens, kept for `evaluate`
+struct DataSection {  // background of the passkeys, plain sequences and perplexity; exactly one of text, jsonl and tokens
+  std::string text = "";         // a UTF-8 text file, one document
+  std::string jsonl = "";        // a file of JSON lines, each a document
+  std::string field = "text";    // where a JSON line holds its document
+  std::string tokens = "";       // the prefix of tokenized files: PREFIX.bin, .idx and .json
+  double held_out = 0.1;         // the last share of its tokens, kept for `evaluate`
 };
 
 // What the sequences of a stage are. Sample i of a stage is a pure function of (seed, stage, i).

@@ -126,8 +126,11 @@ void visit(Visitor& v, EvaluateParallel& s) {
 
 template <class Visitor>
 void visit(Visitor& v, DataSection& s) {
-  v.key("text", s.text, {.meaning = "UTF-8 text file: background of the passkeys, and perplexity", .required = true});
-  v.key("held_out", s.held_out, {"last share of the text, kept for evaluate", 0.001, 0.9});
+  v.key("text", s.text, {"UTF-8 text file, one document: background of the passkeys, plain sequences, perplexity"});
+  v.key("jsonl", s.jsonl, {"JSON lines, a document each, instead of text"});
+  v.key("field", s.field, {"where a line of jsonl holds its document"});
+  v.key("tokens", s.tokens, {"prefix of .bin, .idx and .json as `flashmorph-dist tokenize` writes them, instead of text"});
+  v.key("held_out", s.held_out, {"last share of the tokens, kept for evaluate", 0.001, 0.9});
 }
 
 template <class Visitor>

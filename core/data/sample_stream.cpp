@@ -21,6 +21,17 @@ int64_t drawn(const Range& range, KeyedRandom& random) {
   return range.min + static_cast<int64_t>(random.below(static_cast<uint64_t>(range.max - range.min + 1)));
 }
 
+// Where the documents start when the samples of one length stand behind each other, and where the last one ends.
+at::Tensor packed_documents(const std::vector<Sample>& samples, int64_t length) {
+  std::vector<int64_t> offsets;
+  for (int64_t b = 0; b < static_cast<int64_t>(samples.size()); ++b) {
+    offsets.push_back(b * length);
+    for (const int64_t start : samples[b].document_starts) offsets.push_back(b * length + start);
+  }
+  offsets.push_back(static_cast<int64_t>(samples.size()) * length);
+  return at::tensor(offsets, at::kLong);
+}
+
 }  // namespace
 
 Batch batch_of(const std::vector<Sample>& samples) {
@@ -34,6 +45,11 @@ Batch batch_of(const std::vector<Sample>& samples) {
     for (int64_t t = 0; t < length; ++t) tokens[b][t] = samples[b].tokens[t];
     for (const Answer& answer : samples[b].answers)
       for (int64_t t = answer.first; t < answer.first + answer.count; ++t) answers[b][t - 1] = true;
+  }
+  if (std::ranges::any_of(samples, [](const Sample& sample) { return !sample.document_starts.empty(); })) {
+    batch.tokens_BT = batch.tokens_BT.view({1, -1});
+    batch.answers_BT = batch.answers_BT.view({1, -1});
+    batch.documents = packed_documents(samples, length);
   }
   return batch;
 }

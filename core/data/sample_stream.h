@@ -20,6 +20,7 @@ struct Batch {
   std::optional<at::Tensor> documents;
 };
 
+// One row a sample; when any sample holds several documents, all of them packed in one row.
 Batch batch_of(const std::vector<Sample>& samples);
 
 // The places of tokens_BT.flatten() whose next token belongs to the same sequence and document: those a next-token loss

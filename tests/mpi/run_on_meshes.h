@@ -41,7 +41,7 @@ class SharedModel {
 
 struct StageInputs {
   Tokenizer tokenizer = Tokenizer::open(std::string(kTeacher) + "/tokenizer.json");
-  Corpus corpus = Corpus::from_text("tests/data/text/tinyshakespeare.txt", tokenizer, 0.1, 512);
+  Corpus corpus = Corpus::open({.text = "tests/data/text/tinyshakespeare.txt"}, tokenizer, 512);
   PasskeyTask passkeys{tokenizer};
   StageObserver observer;
   StopSignal stop;

@@ -150,7 +150,7 @@ TEST(BadConfigs, RulesBetweenKeysAreReportedWithTheOtherFaults) {
 
 TEST(BadConfigs, AllFaultsComeAtOnce) {
   const std::string faults = faults_of("budget: {full_layer: 3}\nmodel: {}\n");
-  for (const char* part : {"budget.full_layer (line 1)", "model.path: is missing", "data.text: is missing",
+  for (const char* part : {"budget.full_layer (line 1)", "model.path: is missing", "data: needs exactly one of text, jsonl and tokens",
                            "stages.align.tokens: is missing", "stages.select.tokens: is missing"})
     EXPECT_THAT(faults, HasSubstr(part));
 }

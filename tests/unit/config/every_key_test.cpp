@@ -85,7 +85,8 @@ std::map<std::string, std::string> written(const RunConfig& config) {
 TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
   const auto before = written(RunConfig::from_yaml(kGood, "run.yaml"));
   for (const auto& [path, others] : all_keys()) {
-    if (path == "budget.ratio" || path == "budget.kv_bytes_per_token" || path == "budget.milliseconds" || others.empty())
+    if (path == "budget.ratio" || path == "budget.kv_bytes_per_token" || path == "budget.milliseconds" ||
+        path == "data.jsonl" || path == "data.tokens" || others.empty())
       continue;  // tested below
     std::string accepted, faults;
     for (const std::string& other : others) {
@@ -135,6 +136,15 @@ TEST(EveryKey, AStagesMeshIsTheRunsUnlessItSaysOtherwise) {
   EXPECT_EQ(config.stages.select.parallel.pipeline, 4);
   EXPECT_TRUE(config.stages.distill.parallel.pipeline_cuts.empty());
   EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
+}
+
+TEST(EveryKey, JsonLinesOrTokensStandInForText) {
+  for (const std::string key : {"jsonl", "tokens"}) {
+    const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"data={" + key + ": corpus}"});
+    EXPECT_EQ(key == "jsonl" ? config.data.jsonl : config.data.tokens, "corpus");
+    EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
+    EXPECT_THAT(faults_of(kGood, {"data." + key + "=corpus"}), testing::HasSubstr("needs exactly one of text, jsonl and tokens"));
+  }
 }
 
 TEST(EveryKey, RefusesAMapAndNamesItself) {
