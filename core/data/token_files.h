@@ -38,6 +38,7 @@ class MappedTokens : public TokenStore, private DocumentStarts {
 
  private:
   std::vector<int64_t> inside(uint64_t first, uint64_t last) const override;
+  bool several() const override { return documents() > 1; }
 
   MappedFile bin_, idx_;
   MegatronIndex index_;

@@ -12,6 +12,7 @@ class DocumentStarts {
   virtual ~DocumentStarts() = default;
   // The starts s with first < s < last in ascending order, each once, as distances from `first`.
   virtual std::vector<int64_t> inside(uint64_t first, uint64_t last) const = 0;
+  virtual bool several() const = 0;  // there is more than one
 };
 
 // What a view's tokens are read from and checked against. Lives as long as its views.
@@ -35,6 +36,7 @@ class TokenView {
 
   std::vector<int32_t> tokens() const;
   std::vector<int64_t> document_starts() const;  // inside the view, without 0
+  bool of_several_documents() const { return source_->documents != nullptr && source_->documents->several(); }
 
  private:
   const TokenSource* source_;
@@ -64,6 +66,7 @@ class TokenList : public TokenStore, private DocumentStarts {
 
  private:
   std::vector<int64_t> inside(uint64_t first, uint64_t last) const override;
+  bool several() const override { return !inside(0, tokens_.size()).empty(); }
   std::vector<int32_t> tokens_;
   std::vector<uint64_t> starts_;
 };

@@ -190,22 +190,25 @@ TEST(SampleStream, DocumentsOfTheCorpusAreKeptApart) {
   section.micro_batch_tokens = 1024;
   section.data.passkey_share = 0.4;
   const SampleStream data(corpus, task(), section, 1, "distill");
-  int64_t packed = 0, unpacked = 0, whole = 0;
+  int64_t whole = 0;
   for (int64_t step = 0; step < data.steps(); ++step)
     for (int64_t index = 0; index < data.micro_batches(step); ++index) {
       const Batch batch = data.micro_batch(step, index);
-      ++(batch.documents ? packed : unpacked);
-      if (!batch.documents) continue;
       ASSERT_EQ(batch.tokens_BT.sizes(), (std::vector<int64_t>{1, 1024}));
+      EXPECT_EQ(data.micro_batch_shape(step), (std::pair<int64_t, int64_t>{1, 1024}));
+      ASSERT_TRUE(batch.documents.has_value()) << "even where passkeys alone are one document a sequence";
       const auto offsets = batch.documents->accessor<int64_t, 1>();
       for (int64_t d = 0; d + 1 < offsets.size(0); ++d) {
         ASSERT_LT(offsets[d], offsets[d + 1]);
         whole += as_tokens(batch.tokens_BT[0].slice(0, offsets[d], offsets[d + 1])) == document;
       }
     }
-  EXPECT_GT(packed, 0);
-  EXPECT_GT(unpacked, 0) << "passkeys alone are one document a sequence";
   EXPECT_GT(whole, 500);
+
+  section.data.passkey_share = 1.0;
+  const SampleStream passkeys(corpus, task(), section, 1, "distill");
+  EXPECT_FALSE(passkeys.micro_batch(0, 0).documents) << "a document a sequence needs no packing";
+  EXPECT_EQ(passkeys.micro_batch_shape(0), std::pair(passkeys.micro_batch_sequences(0), passkeys.length(0)));
 }
 
 TEST(SampleStream, PasskeysThatDoNotFitTheShortestLengthAreRefused) {
