@@ -44,7 +44,7 @@ StageCost align(MorphableModel& model, StageContext& context) {
   Pipeline pipeline(context.mesh);
   return train("align", model.branch_parameters(), section, data, context, [&](int64_t step, MicroBatchRange mine) {
     double loss = 0.0;
-    pipeline.stream(mine, state_shape(model, data.micro_batch_sequences(step), data.length(step)),
+    pipeline.stream(mine, state_shape(model, data, step),
                     [&](int64_t index, const at::Tensor& x) {
                       return align_micro_batch(model, data.micro_batch(step, index), x, data.micro_batches(step), loss);
                     });

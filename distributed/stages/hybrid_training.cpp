@@ -36,7 +36,7 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
   Pipeline pipeline(context.mesh);
   return train(training.stage, hybrid.all_parameters(), training.section, data, context,
                [&](int64_t step, MicroBatchRange mine) {
-                 const StateShape shape = state_shape(hybrid, data.micro_batch_sequences(step), data.length(step));
+                 const StateShape shape = state_shape(hybrid, data, step);
                  double sum = 0.0;
                  for (const at::Tensor& loss : pipeline.forward_backward(
                           mine, shape, training.with_teacher, [&](int64_t index, const States& input) {

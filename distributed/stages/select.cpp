@@ -19,7 +19,7 @@ at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& d
   std::vector<at::Tensor> leaves, rows;  // a leaf of its own for each micro-batch keeps its gradient apart
   std::vector<int64_t> answers;
   const std::vector<at::Tensor> errors = pipeline.forward_backward(
-      mine, state_shape(model, data.micro_batch_sequences(step), data.length(step)), /*with_fixed=*/true,
+      mine, state_shape(model, data, step), /*with_fixed=*/true,
       [&](int64_t index, const States& x) {
         const Batch batch = data.micro_batch(step, index);
         leaves.push_back(alpha_l.detach().clone().set_requires_grad(true));

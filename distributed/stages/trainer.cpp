@@ -54,9 +54,10 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
   return {tokens, watch.seconds()};
 }
 
-StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens) {
+StateShape state_shape(const MorphableModel& model, const SampleStream& data, int64_t step) {
   const Placement& placement = model.placement();
-  return {{sequences, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
+  const auto [rows, columns] = data.micro_batch_shape(step);
+  return {{rows, columns, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

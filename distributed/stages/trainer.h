@@ -22,7 +22,7 @@ using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
                 const SampleStream& data, StageContext& context, const StepLoss& loss_of);
 
-// What a pipeline carries for a micro-batch of these sequences.
-StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens);
+// What a pipeline carries for a micro-batch of this step.
+StateShape state_shape(const MorphableModel& model, const SampleStream& data, int64_t step);
 
 }  // namespace flashmorph
