@@ -52,8 +52,8 @@ inline StageInputs& inputs() {
   return shared;
 }
 
-inline StageContext context(Mesh& mesh, const RunConfig& config) {
-  return {config, mesh, inputs().corpus, inputs().passkeys, inputs().observer, inputs().stop};
+inline StageContext context(Mesh& mesh, const RunConfig& config, const Corpus& corpus = inputs().corpus) {
+  return {config, mesh, corpus, inputs().passkeys, inputs().observer, inputs().stop};
 }
 
 // This rank's piece, layers dealt out evenly.
