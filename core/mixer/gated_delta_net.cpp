@@ -50,7 +50,7 @@ struct Weights {
 };
 
 // The x with softplus(x) = y.
-double inverse_softplus(double y) { return y + std::log(-std::expm1(-y)); }
+at::Tensor inverse_softplus(const at::Tensor& y) { return y + (-at::expm1(-y)).log(); }
 
 // Log-uniform in [0.001, 0.1], as Mamba's.
 double usual_step(double uniform) { return std::exp(std::log(1e-3) + uniform * (std::log(0.1) - std::log(1e-3))); }
@@ -77,7 +77,8 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
     weights_.a = uniform_rows(context, /*stream=*/3, own.first, own.count, spec_.hidden);
     for (at::Tensor* taps : {&weights_.q_conv, &weights_.k_conv, &weights_.v_conv}) *taps = delta_taps(width, options);
     weights_.norm = at::ones({spec_.head_dim}, options);
-    set_decay(context);
+    weights_.A_log = per_head(context, /*stream=*/4, [](double u) { return std::log(std::max(16.0 * u, 1e-4)); });
+    weights_.dt_bias = inverse_softplus(per_head(context, /*stream=*/5, usual_step));
   }
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
@@ -93,18 +94,13 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
     return at::linear(swiglu(project_heads(x_BTD, weights_.z, spec_.head_dim), normed).flatten(2, 3), weights_.out);
   }
 
- private:
-  // exp(A_log) uniform in [0, 16) and the usual steps; or, from the teacher's distances, one decay per head.
-  void set_decay(const BranchContext& context) {
-    const std::vector<double>& distances = context.distances;
-    weights_.A_log = per_head(context, /*stream=*/4, [&](int64_t, double uniform) {
-      return distances.empty() ? std::log(std::max(16.0 * uniform, 1e-4)) : 0.0;
-    });
-    weights_.dt_bias = per_head(context, /*stream=*/5, [&](int64_t head, double uniform) {
-      return inverse_softplus(distances.empty() ? usual_step(uniform) : -log_decay_of_distance(distances.at(head)));
-    });
+  // One decay per head whatever a x adds: exp(A_log) = 1, softplus(dt_bias) = |log_decay|.
+  void start_decays(const at::Tensor& distance_H) override {
+    weights_.A_log.detach().zero_();
+    weights_.dt_bias.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
   }
 
+ private:
   // silu of the convolved projections, [B, T, H, K] each. The cache keeps the last projections of all three.
   std::array<at::Tensor, 3> convolved(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const {
     std::array<at::Tensor, 3> projected = {at::linear(x_BTD, weights_.q), at::linear(x_BTD, weights_.k),

@@ -38,9 +38,6 @@ struct Weights {
   }
 };
 
-// The b with logsigmoid(b) / 16 = log_decay.
-double decay_bias_of(double log_decay) { return -std::log(std::expm1(-kGateDivisor * log_decay)); }
-
 class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
  public:
   GatedLinearBranch(const BranchContext& context, const AttentionWeights& teacher) : BranchWith(context) {
@@ -50,10 +47,7 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
     weights_.g = uniform_rows(context, /*stream=*/1, first, width, spec_.hidden);
     weights_.decay_in = uniform_rows(context, /*stream=*/2, 0, kRank, spec_.hidden);
     weights_.decay_out = uniform_rows(context, /*stream=*/3, first, width, kRank);
-    const at::Tensor bias_H = per_head(context, /*stream=*/4, [&](int64_t head, double) {
-      return context.distances.empty() ? 0.0 : decay_bias_of(log_decay_of_distance(context.distances.at(head)));
-    });
-    weights_.decay_bias = bias_H.repeat_interleave(spec_.head_dim);
+    weights_.decay_bias = at::zeros({width}, teacher.q.options().requires_grad(false));
     weights_.o_norm = at::ones({spec_.head_dim}, teacher.q.options().requires_grad(false));
   }
 
@@ -64,6 +58,12 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
     if (cache != nullptr) cache->state_BHKV = state;
     const at::Tensor normed = rms_norm(o_BTHK, weights_.o_norm, spec_.norm_epsilon);
     return at::linear(swiglu(project_heads(x_BTD, weights_.g, spec_.head_dim), normed).flatten(2, 3), weights_.heads.o);
+  }
+
+  // The b with logsigmoid(b) / 16 = log_decay, for all channels of a head.
+  void start_decays(const at::Tensor& distance_H) override {
+    const at::Tensor bias_H = -at::expm1(log_decay_of_distance(distance_H) * -kGateDivisor).log();
+    weights_.decay_bias.detach().copy_(bias_H.repeat_interleave(spec_.head_dim));
   }
 
  private:

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -56,15 +55,16 @@ at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t f
   return placed(values, context.placement);
 }
 
-at::Tensor per_head(const BranchContext& context, uint64_t stream,
-                    const std::function<double(int64_t, double)>& value) {
+at::Tensor per_head(const BranchContext& context, uint64_t stream, const std::function<double(double)>& value) {
   const OwnHeads own(context);
   at::Tensor values = at::empty({own.count}, at::kDouble);
   for (int64_t h = 0; h < own.count; ++h)
-    values.data_ptr<double>()[h] = value(own.first + h, random_of(context, stream, own.first + h).unit());
+    values.data_ptr<double>()[h] = value(random_of(context, stream, own.first + h).unit());
   return placed(values, context.placement);
 }
 
-double log_decay_of_distance(double tokens) { return -std::clamp(std::numbers::ln2 / tokens, 1e-3, 5.0); }
+at::Tensor log_decay_of_distance(const at::Tensor& distance_H) {
+  return -(std::numbers::ln2 / distance_H.to(at::kDouble)).clamp(1e-3, 5.0);
+}
 
 }  // namespace flashmorph

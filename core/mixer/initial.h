@@ -27,11 +27,11 @@ AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec
 // Uniform in +-1/sqrt(columns): rows [first, first + rows) of the global [.., columns].
 at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns);
 
-// [H]: value(global head, a number uniform in [0, 1) of its own).
-at::Tensor per_head(const BranchContext& context, uint64_t stream, const std::function<double(int64_t, double)>& value);
+// [H]: value(a number uniform in [0, 1), of the global head's own).
+at::Tensor per_head(const BranchContext& context, uint64_t stream, const std::function<double(double)>& value);
 
-// The log-decay per token that halves a memory in the mean distance of the head's attention (Taylor-Calibrate, arXiv
-// 2606.16429): -min(max(ln 2 / distance, 1e-3), 5).
-double log_decay_of_distance(double tokens);
+// The log-decay per token that halves a memory in the mean distance (in tokens) of the head's attention
+// (Taylor-Calibrate, arXiv 2606.16429): -min(max(ln 2 / distance, 1e-3), 5), in float64.
+at::Tensor log_decay_of_distance(const at::Tensor& distance_H);
 
 }  // namespace flashmorph

@@ -1,7 +1,5 @@
 #include "core/mixer/linear_branch.h"
 
-#include <c10/util/Exception.h>
-
 #include <map>
 
 #include "core/base/bad_input.h"
@@ -43,8 +41,6 @@ void check_mixer(const MixerSection& mixer) { kind_named(mixer.kind).check(mixer
 
 std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const AttentionWeights& teacher) {
   check_mixer(context.mixer);
-  TORCH_CHECK((context.mixer.init == "data") == !context.distances.empty(),
-              "mixer.init: data needs the distances of the teacher's attention, default none");
   return kind_named(context.mixer.kind).make(context, teacher);
 }
 

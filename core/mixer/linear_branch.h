@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 
 #include <memory>
 #include <string>
@@ -30,6 +31,10 @@ class LinearBranch {
   // Its weights under global names, model.layers.{l}.linear_attn.*; what align trains.
   virtual Parameters parameters() const = 0;
 
+  // Starts the decays from the mean distance, in tokens, of each of this rank's heads' attention, as mixer.init: data
+  // asks (check_mixer refuses it for kinds that cannot).
+  virtual void start_decays(const at::Tensor& distance_H) { TORCH_CHECK(false, "this mixer has no decays to start"); }
+
   // A deep copy whose weights can be trained apart from this one's.
   virtual std::unique_ptr<LinearBranch> clone() const = 0;
 };
@@ -42,8 +47,7 @@ struct BranchContext {
   int64_t layer;
   int64_t seed;
   Placement placement;
-  Shard& shard;                        // outlives the branch
-  std::vector<double> distances = {};  // mean attention distance of each GLOBAL head, in tokens; empty: not measured
+  Shard& shard;  // outlives the branch
 };
 
 // A branch started from the teacher's attention: q and o copied, each kv head of k and v repeated consecutively to its

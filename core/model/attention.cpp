@@ -1,6 +1,7 @@
 #include "core/model/attention.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 #include <vector>
@@ -51,6 +52,13 @@ at::Tensor softmax_in_documents(const at::Tensor& q_BTHK, const at::Tensor& k_BT
   return at::cat(outputs, 1);
 }
 
+at::Tensor attended(const QueriesKeysValues& x, const Positions& positions) {
+  const int64_t groups = x.q_BTHK.size(2) / x.k_BTGK.size(2);  // of this rank; with replicated kv heads fewer than the model's
+  return positions.documents
+             ? softmax_in_documents(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups, *positions.documents)
+             : causal_softmax(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups);
+}
+
 }  // namespace
 
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias) {
@@ -82,10 +90,17 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     v = appended(cache->values_BTGK, v);
   }
 
-  const int64_t groups = q.size(2) / k.size(2);  // of this rank; with replicated kv heads fewer than the model's
-  const at::Tensor o = positions.documents ? softmax_in_documents(q, k, v, groups, *positions.documents)
-                                           : causal_softmax(q, k, v, groups);
-  return at::linear(o.flatten(2, 3), weights.o);
+  return at::linear(attended({q, k, v}, positions).flatten(2, 3), weights.o);
+}
+
+// With each token's place as its value, attention returns the place that is looked at.
+at::Tensor attention_distance(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                              const Positions& positions) {
+  const c10::NoGradGuard no_gradient;
+  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
+  const at::Tensor place_T11 = at::arange(q.size(1), q.options()).view({-1, 1, 1});
+  const at::Tensor looked_at = attended({q, k, place_T11.expand_as(v).contiguous()}, positions);
+  return (place_T11 - looked_at).to(at::kDouble).mean(at::IntArrayRef{0, 1, 3});
 }
 
 }  // namespace flashmorph

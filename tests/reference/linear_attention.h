@@ -22,7 +22,7 @@ Outcome recurrence(const at::Tensor& q, at::Tensor state, double scale, Step ste
   return {at::stack(outputs, 1), state};
 }
 
-inline at::Tensor outer(const at::Tensor& k_BHK, const at::Tensor& v_BHV) {
+inline at::Tensor written(const at::Tensor& k_BHK, const at::Tensor& v_BHV) {
   return k_BHK.unsqueeze(-1) * v_BHV.unsqueeze(-2);
 }
 
@@ -31,14 +31,14 @@ inline Outcome lightning_definition(const at::Tensor& q, const at::Tensor& k, co
                                     const at::Tensor& g_H, const at::Tensor& state, double scale) {
   const at::Tensor decay = g_H.exp().to(q.scalar_type()).view({1, -1, 1, 1});
   return recurrence(q, state, scale,
-                    [&](int64_t t, const at::Tensor& S) { return S * decay + outer(k.select(1, t), v.select(1, t)); });
+                    [&](int64_t t, const at::Tensor& S) { return S * decay + written(k.select(1, t), v.select(1, t)); });
 }
 
 // S = diag(exp(g)) S + k v^T, g [B, T, H, K].
 inline Outcome gated_linear_definition(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                        const at::Tensor& g, const at::Tensor& state, double scale) {
   return recurrence(q, state, scale, [&](int64_t t, const at::Tensor& S) {
-    return S * g.select(1, t).exp().unsqueeze(-1) + outer(k.select(1, t), v.select(1, t));
+    return S * g.select(1, t).exp().unsqueeze(-1) + written(k.select(1, t), v.select(1, t));
   });
 }
 
@@ -49,7 +49,7 @@ inline Outcome gated_delta_definition(const at::Tensor& q, const at::Tensor& k, 
   return recurrence(q, state, scale, [&](int64_t t, const at::Tensor& S) {
     const at::Tensor k_t = k.select(1, t), decayed = S * g.select(1, t).exp().unsqueeze(-1).unsqueeze(-1);
     const at::Tensor missing = v.select(1, t) - (decayed * k_t.unsqueeze(-1)).sum(-2);
-    return decayed + outer(k_t * beta.select(1, t).unsqueeze(-1), missing);
+    return decayed + written(k_t * beta.select(1, t).unsqueeze(-1), missing);
   });
 }
 

@@ -29,8 +29,8 @@ MixerSection mixer_of(const std::string& kind, bool rope = true) {
   return mixer;
 }
 
-at::Tensor sigmoid(const at::Tensor& x) { return 1.0 / (1.0 + (-x).exp()); }
-at::Tensor silu(const at::Tensor& x) { return x * sigmoid(x); }
+at::Tensor logistic(const at::Tensor& x) { return 1.0 / (1.0 + (-x).exp()); }
+at::Tensor swish(const at::Tensor& x) { return x * logistic(x); }
 at::Tensor rms(const at::Tensor& x_K, double epsilon) { return x_K / (x_K.square().mean() + epsilon).sqrt(); }
 
 // One sequence of [T, D], one token and one head at a time.
@@ -63,10 +63,10 @@ struct Definition {
         at::Tensor q_h = rms(q[h], teacher.spec.norm_epsilon) * w.at("q_norm");
         at::Tensor k_h = rms(k[h], teacher.spec.norm_epsilon) * w.at("k_norm");
         if (rope) q_h = turned(q_h, t), k_h = turned(k_h, t);
-        const at::Tensor decay = sigmoid(logit[h]).pow(1.0 / 16.0);  // exp(logsigmoid / 16)
+        const at::Tensor decay = logistic(logit[h]).pow(1.0 / 16.0);  // exp(logsigmoid / 16)
         state[h] = decay.unsqueeze(1) * state[h] + at::outer(k_h, v[h]);
         const at::Tensor o = state[h].t().mv(q_h) / std::sqrt(static_cast<double>(K()));
-        y.push_back(rms(o, teacher.spec.norm_epsilon) * w.at("o_norm") * silu(gate[h]));
+        y.push_back(rms(o, teacher.spec.norm_epsilon) * w.at("o_norm") * swish(gate[h]));
       }
       outputs.push_back(w.at("o_proj").mv(at::cat(y)));
     }
@@ -78,7 +78,7 @@ struct Definition {
     at::Tensor sum = at::zeros({heads() * K()}, at::kDouble);
     for (int64_t lag = 0; lag < 4 && lag <= t; ++lag)
       sum = sum + w.at(taps).select(1, 3 - lag) * w.at(projection).mv(x_TD[t - lag]);
-    return silu(sum).view({heads(), K()});
+    return swish(sum).view({heads(), K()});
   }
 
   at::Tensor gated_delta(const at::Tensor& x_TD) const {
@@ -88,14 +88,14 @@ struct Definition {
       const at::Tensor x = x_TD[t];
       const at::Tensor q = convolved(x_TD, t, "q_proj", "q_conv"), k = convolved(x_TD, t, "k_proj", "k_conv"),
                        v = convolved(x_TD, t, "v_proj", "v_conv"), z = w.at("z_proj").mv(x).view({heads(), K()});
-      const at::Tensor beta = sigmoid(w.at("b_proj").mv(x));
+      const at::Tensor beta = logistic(w.at("b_proj").mv(x));
       const at::Tensor g = -w.at("A_log").exp() * (1.0 + (w.at("a_proj").mv(x) + w.at("dt_bias")).exp()).log();
       std::vector<at::Tensor> y;
       for (int64_t h = 0; h < heads(); ++h) {
         const at::Tensor k_h = unit(k[h]), decayed = g[h].exp() * state[h];
         state[h] = decayed + beta[h] * at::outer(k_h, v[h] - decayed.t().mv(k_h));
         const at::Tensor o = state[h].t().mv(unit(q[h])) / std::sqrt(static_cast<double>(K()));
-        y.push_back(rms(o, teacher.spec.norm_epsilon) * w.at("norm") * silu(z[h]));
+        y.push_back(rms(o, teacher.spec.norm_epsilon) * w.at("norm") * swish(z[h]));
       }
       outputs.push_back(w.at("out_proj").mv(at::cat(y)));
     }
@@ -170,19 +170,21 @@ TEST(GatedDeltaStart, NewTensorsHaveTheirUsualValues) {
 
 TEST(DataStart, ADecayHalvesTheMemoryInTheMeanDistance) {
   const SmallTeacher teacher;
-  const std::vector<double> distances = {0.5, 3.0, 40.0, 1e6};  // of the four heads
+  const at::Tensor distances = at::tensor({0.5, 3.0, 40.0, 1e6}, at::kDouble);  // of the four heads
   const at::Tensor expected =
       at::tensor({-std::log(2.0) / 0.5, -std::log(2.0) / 3.0, -std::log(2.0) / 40.0, -1e-3}, at::kDouble);
   const auto started = [&](const char* kind) {
-    MixerSection mixer = mixer_of(kind);
-    mixer.init = "data";
-    return weights_of(*teacher.branch(mixer, test::alone(), test::kSeed, distances));
+    const auto branch = teacher.branch(mixer_of(kind));
+    train_all(*branch);
+    branch->start_decays(distances);
+    return weights_of(*branch);
   };
   const Weights delta = started("gated_delta_net"), linear = started("gla");
   EXPECT_LT(relative_error(expected, -delta.at("A_log").exp() * (1.0 + delta.at("dt_bias").exp()).log()), 1e-12);
   const at::Tensor log_decay = -(1.0 + (-linear.at("gk_proj.1.bias")).exp()).log() / 16.0;
   EXPECT_LT(relative_error(expected.repeat_interleave(8), log_decay), 1e-12);
-  EXPECT_EQ(log_decay_of_distance(0.01), -5.0);
+  EXPECT_EQ(log_decay_of_distance(at::tensor({0.01})).item<double>(), -5.0);
+  EXPECT_THROW(started("lightning"), c10::Error);
 }
 
 // Biases of the teacher's projections (Qwen2) are kept, head by head; Gated DeltaNet's export has no place for them.

@@ -177,7 +177,7 @@ TEST(LightningStart, ItSharesNothingWithTheTeacher) {
 
 TEST(LightningSlices, TheNormOverAllHeadsCostsTwoMoreSums) {
   for (const char* norm : {"head", "hidden"}) {
-    const Smallconst SmallTeacher teacher;
+    const SmallTeacher teacher;
     test::ShardPair pair;
     pair.run([&](Shard& shard) {
       const auto piece = teacher.branch(mixer_of(norm), shard);
@@ -189,7 +189,7 @@ TEST(LightningSlices, TheNormOverAllHeadsCostsTwoMoreSums) {
 }
 
 TEST(LightningStart, DataHasNothingToSet) {
-  const Smallconst SmallTeacher teacher;
+  const SmallTeacher teacher;
   MixerSection mixer;
   mixer.init = "data";
   try {

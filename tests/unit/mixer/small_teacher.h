@@ -35,10 +35,9 @@ struct SmallTeacher {
   AttentionWeights attention(const Placement& placement = {.dtype = at::kDouble}) const {
     return load_attention(Checkpoint::open(folder.path()), spec, kLayer, placement);
   }
-  std::unique_ptr<LinearBranch> branch(const MixerSection& mixer, Shard& shard = alone(), int64_t seed = kSeed,
-                                       const std::vector<double>& distances = {}) const {
+  std::unique_ptr<LinearBranch> branch(const MixerSection& mixer, Shard& shard = alone(), int64_t seed = kSeed) const {
     const Placement placement{shard.rank(), shard.size(), at::kDouble, at::kCPU};
-    return make_branch({spec, mixer, kLayer, seed, placement, shard, distances}, attention(placement));
+    return make_branch({spec, mixer, kLayer, seed, placement, shard}, attention(placement));
   }
   Positions positions(int64_t start, int64_t length, const std::optional<at::Tensor>& documents = std::nullopt) const {
     return positions_of(spec, start, length, {.dtype = at::kDouble}, documents);

@@ -273,7 +273,9 @@ TEST_P(Recurrence, ShapesThatDoNotFitAreRefused) {
   for (const char* name : {"q", "k", "v"}) EXPECT_THROW(run(shorter(name, 1), 16), c10::Error) << name;
   EXPECT_THROW(run(shorter("g", in["g"].dim() - 1), 16), c10::Error);
   EXPECT_THROW(run(shorter("state", 1), 16), c10::Error);
-  EXPECT_THROW(run(in.with("v", in["v"].to(at::kFloat)), 16), c10::Error);
+  Inputs mixed = in;
+  mixed.tensors["v"] = in["v"].to(at::kFloat);
+  EXPECT_THROW(run(mixed, 16), c10::Error);
   EXPECT_THROW(run(in, 0), c10::Error);
 }
 

@@ -18,7 +18,7 @@ at::Tensor seeded(at::IntArrayRef sizes, uint64_t seed) {
 // By ATen's own grouped convolution over a padded sequence, x [B, T, C].
 at::Tensor definition(const at::Tensor& x, const at::Tensor& weight) {
   const at::Tensor padded = at::constant_pad_nd(x.transpose(1, 2), {weight.size(1) - 1, 0});
-  return at::conv1d(padded, weight.unsqueeze(1), {}, 1, 0, 1, weight.size(0)).transpose(1, 2);
+  return at::convolution(padded, weight.unsqueeze(1), {}, {1}, {0}, {1}, false, {0}, weight.size(0)).transpose(1, 2);
 }
 
 TEST(ShortConvolution, IsTheDefinitionForwardAndBackward) {
