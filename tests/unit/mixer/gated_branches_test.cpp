@@ -199,8 +199,9 @@ TEST(ExpandedHeads, KeepBiasesAndRepeatThemByHead) {
   expanded_spec.kv_heads = teacher.spec.heads;
   const at::Tensor x = seeded({2, 9, 32}, 3);
   const Positions positions = teacher.positions(0, 9);
-  EXPECT_TRUE(
-      full_attention(x, biased, teacher.spec, positions).equal(full_attention(x, heads, expanded_spec, positions)));
+  // To float64's rounding: a matrix product may add up in another order when the weight has more rows.
+  EXPECT_LT(relative_error(full_attention(x, biased, teacher.spec, positions),
+                           full_attention(x, heads, expanded_spec, positions)), 1e-14);
   for (const char* kind : {"lightning", "gla"}) {
     const Placement placement{.dtype = at::kDouble};
     const Weights w = weights_of(*make_branch({teacher.spec, mixer_of(kind), 1, 7, placement, test::alone()}, biased));
