@@ -111,10 +111,13 @@ class MpiCommunicator : public Communicator {
   std::string broadcast_text(const std::string& text, int root) override {
     auto length = static_cast<int64_t>(text.size());
     check(MPI_Bcast(&length, 1, MPI_INT64_T, root, comm_), "MPI_Bcast");
-    at::Tensor bytes = at::empty({length}, at::kByte);
-    if (rank_ == root) std::copy(text.begin(), text.end(), static_cast<char*>(bytes.data_ptr()));
-    broadcast(bytes, root);
-    return {static_cast<const char*>(bytes.data_ptr()), static_cast<size_t>(length)};
+    std::string shared = text;  // no tensor: a text may travel before a device's library is opened
+    shared.resize(static_cast<size_t>(length));
+    for (int64_t done = 0; done < length; done += kMostElements) {
+      const auto bytes = static_cast<int>(std::min(kMostElements, length - done));
+      check(MPI_Bcast(shared.data() + done, bytes, MPI_BYTE, root, comm_), "MPI_Bcast");
+    }
+    return shared;
   }
 
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {

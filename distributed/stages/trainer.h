@@ -6,6 +6,7 @@
 
 #include "core/config/run_config.h"
 #include "core/data/sample_stream.h"
+#include "core/data/samples_ahead.h"
 #include "core/model/parameter.h"
 #include "core/morph/morphable_model.h"
 #include "distributed/parallel/pipeline.h"
@@ -24,5 +25,8 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
 
 // What a pipeline carries for a micro-batch of these sequences.
 StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens);
+
+// This rank's micro-batches of the stage, made one ahead.
+SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh);
 
 }  // namespace flashmorph

@@ -68,10 +68,11 @@ __device__ __forceinline__ Number warp_sum(Number value, int lanes = 32) {
   return value;
 }
 
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error));
+inline void check_call(cudaError_t error, const char* call) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
 }
+
+inline void check_launch(const char* kernel) { check_call(cudaGetLastError(), kernel); }
 
 inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>(std::max<int64_t>(1, (items + per_block - 1) / per_block));
