@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what flashmorph-dist needs on Debian 12: apt packages, and build/venv with LibTorch and Open MPI.
-#   deploy/install.sh [--tests]     --tests: also what the tests compare with (transformers, tokenizers)
+#   deploy/install.sh [--tests] [--fuzz]
+#     --tests: also what the tests compare with (transformers, tokenizers)    --fuzz: also clang for tests/fuzz/run.sh
 # Finds out first, so that a second start does nothing. Exit code 2: something is missing that it may not install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly kVenv=build/venv
-readonly kAptPackages=(
+apt_packages=(
   g++ cmake ninja-build ccache pkg-config python3-venv
   protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
   prometheus-cpp-dev
@@ -18,9 +19,9 @@ readonly kTestWheels=(transformers==5.23.0 tokenizers==0.23.3)
 missing_apt_packages() {
   local installed package
   # shellcheck disable=SC2016  # the braces are dpkg-query's
-  installed=$(dpkg-query -W -f '${binary:Package} ${db:Status-Status}\n' "${kAptPackages[@]}" 2>/dev/null |
+  installed=$(dpkg-query -W -f '${binary:Package} ${db:Status-Status}\n' "${apt_packages[@]}" 2>/dev/null |
     sed -n 's/^\([^: ]*\)\(:[^ ]*\)\{0,1\} installed$/\1/p' || true)
-  for package in "${kAptPackages[@]}"; do
+  for package in "${apt_packages[@]}"; do
     grep -qxF -- "$package" <<<"$installed" || echo "$package"
   done
 }
@@ -56,12 +57,19 @@ install_wheels() {
   echo "$*" >"$stamp"
 }
 
-if (($# > 1)) || [[ ${1-} != "" && ${1-} != --tests ]]; then
-  echo "usage: $0 [--tests]" >&2
-  exit 2
-fi
+tests=false
+for option in "$@"; do
+  case $option in
+    --tests) tests=true ;;
+    --fuzz) apt_packages+=(clang libclang-rt-14-dev) ;;
+    *)
+      echo "usage: $0 [--tests] [--fuzz]" >&2
+      exit 2
+      ;;
+  esac
+done
 started=$SECONDS
 install_apt_packages
 install_wheels program "${kProgramWheels[@]}"
-if [[ ${1-} == --tests ]]; then install_wheels tests "${kTestWheels[@]}"; fi
+if $tests; then install_wheels tests "${kTestWheels[@]}"; fi
 echo "install: $((SECONDS - started)) s"

@@ -5,12 +5,14 @@ namespace flashmorph {
 CommandWork inspect_command(CLI::App& app);
 CommandWork report_command(CLI::App& app);
 CommandWork status_command(CLI::App& app);
+CommandWork tokenize_command(CLI::App& app);
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> all = {
       {"inspect", "describe a checkpoint or an export: layers, parameters, memory a token", inspect_command},
       {"status", "say where a run is: stages, gates, pace, time left", status_command},
       {"report", "write a run's report.html again, from what is on disk", report_command},
+      {"tokenize", "write texts as tokens that runs map: .bin and .idx as Megatron's, and .json", tokenize_command},
   };
   return all;
 }

@@ -1,7 +1,7 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 
 #include "core/export/describe.h"
@@ -24,23 +24,50 @@ std::string in_units(int64_t bytes) {
 
 void line(const char* label, const std::string& value) { fmt::print("{:<14}{}\n", label, value); }
 
+std::string indices(const std::vector<bool>& layers, bool of) {
+  std::string text;
+  for (size_t layer = 0; layer < layers.size(); ++layer)
+    if (layers[layer] == of) text += (text.empty() ? "" : " ") + std::to_string(layer);
+  return text;
+}
+
+std::string layers_of(const HybridSpec& hybrid) {
+  const auto full = std::ranges::count(hybrid.full, true);
+  std::string text = fmt::format("{}, {} with full attention", hybrid.full.size(), full);
+  if (full == static_cast<int64_t>(hybrid.full.size())) return text;
+  return text + fmt::format(": {}; {} linear ({}): {}", indices(hybrid.full, true), hybrid.full.size() - full, hybrid.mixer.kind,
+                            indices(hybrid.full, false));
+}
+
+std::string experts_of(const ExpertsSpec& experts) {
+  return fmt::format("{} of {}, {} a token{}, in {} layers", experts.count, experts.intermediate, experts.per_token,
+                     experts.normalized ? ", weights normalised" : "", std::ranges::count(experts.in_layer, true));
+}
+
+std::string parameters_of(const ModelDescription& model) {
+  std::string dtypes;
+  for (const auto& [dtype, count] : model.parameters_as)
+    dtypes += fmt::format("{}{} as {}", dtypes.empty() ? "" : ", ", count, dtype);
+  return fmt::format("{} in {} tensors, {} ({})", model.parameters, model.tensors, in_units(model.bytes), dtypes);
+}
+
 void print(const ModelDescription& model, int64_t length) {
-  const ModelSpec& spec = model.spec;
+  const ModelSpec& spec = model.hybrid.model;
+  line("format", model.format);
   line("family", spec.model_type);
-  line("layers", fmt::format("{}, {} with full attention: {}", spec.layers, model.full_layers.size(),
-                             fmt::join(model.full_layers, " ")));
+  line("layers", layers_of(model.hybrid));
   line("sizes", fmt::format("hidden {}, heads {} of {}, kv heads {}, intermediate {}, vocabulary {}, positions {}",
                             spec.hidden, spec.heads, spec.head_dim, spec.kv_heads, spec.intermediate, spec.vocabulary,
                             spec.max_positions));
-  std::string dtypes;
-  for (const auto& [dtype, count] : model.parameters_as)
-    dtypes += fmt::format("{}{} {}", dtypes.empty() ? "" : ", ", count, dtype);
-  line("parameters", fmt::format("{} in {} tensors, {}", dtypes, model.tensors, in_units(model.bytes)));
+  if (spec.experts.count > 0) line("experts", experts_of(spec.experts));
+  line("parameters", parameters_of(model));
   const int64_t cache = model.cache_bytes(length);
-  line("KV cache", fmt::format("{} B a token", model.kv_bytes_per_token));
-  line("states", fmt::format("{} in all, whatever the length", in_units(model.state_bytes)));
-  line("memory", fmt::format("{} for one sequence of {} tokens, {:.1f} B a token", in_units(cache), length,
-                             static_cast<double>(cache) / static_cast<double>(length)));
+  line("KV cache", fmt::format("{} B a token; {} B if every layer had full attention", model.kv_bytes_per_token,
+                               model.full_kv_bytes_per_token));
+  line("states", fmt::format("{}, whatever the length", in_units(model.state_bytes)));
+  line("memory", fmt::format("{} for a sequence of {} tokens, {:.1f} B a token; {} if every layer had full attention",
+                             in_units(cache), length, static_cast<double>(cache) / static_cast<double>(length),
+                             in_units(model.full_kv_bytes_per_token * length)));
 }
 
 }  // namespace
@@ -52,7 +79,7 @@ CommandWork inspect_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   return [options] {
     const ModelDescription model = describe(options->folder);
-    print(model, options->length == 0 ? model.spec.max_positions : options->length);
+    print(model, options->length == 0 ? model.hybrid.model.max_positions : options->length);
     return 0;
   };
 }

@@ -43,6 +43,11 @@ void Journal::stepped(const StepReport& report) {
   append(metrics_, line);
 }
 
+void Journal::exported(const std::string& format, int64_t tokens, double largest_difference) {
+  append(events_, {{"time", unix_time()}, {"event", "exported"}, {"format", format}, {"tokens", tokens},
+                   {"largest_logit_difference", largest_difference}});
+}
+
 void Journal::finished(const std::string& stage, double seconds) {
   append(events_, {{"time", unix_time()}, {"event", "stage_finished"}, {"stage", stage}, {"seconds", seconds}});
 }

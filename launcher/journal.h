@@ -19,6 +19,7 @@ class Journal : public StageObserver {
 
   void started(const StageStart& start) override;
   void stepped(const StepReport& report) override;
+  void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void finished(const std::string& stage, double seconds) override;
   void skipped(const std::string& stage, const std::string& where) override;
   void warn(const std::string& warning) override;
@@ -38,6 +39,9 @@ class Observers : public StageObserver {
   }
   void stepped(const StepReport& report) override {
     for (StageObserver* one : all_) one->stepped(report);
+  }
+  void exported(const std::string& format, int64_t tokens, double largest_difference) override {
+    for (StageObserver* one : all_) one->exported(format, tokens, largest_difference);
   }
   void finished(const std::string& stage, double seconds) override {
     for (StageObserver* one : all_) one->finished(stage, seconds);

@@ -1,10 +1,12 @@
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "core/base/bad_input.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "launcher/command_line.h"
 #include "launcher/run.h"
+#include "launcher/start_checks.h"
 
 namespace {
 
@@ -32,12 +34,13 @@ int main(int argc, char** argv) {
 
   flashmorph::MpiSession mpi(&argc, &argv);
   const auto world = mpi.world();
-  const bool leads = world->rank() == 0;
+  const bool leads = world->rank() == 0 && (world->size() > 1 || flashmorph::is_first_process(std::getenv));
   try {
     if (!parsed.run) {
       if (leads) std::fputs(parsed.message.c_str(), parsed.exit_code == 0 ? stdout : stderr);
       return parsed.exit_code;
     }
+    flashmorph::check_ranks_found_each_other(world->size(), std::getenv);
     return flashmorph::run(*parsed.run, *world);
   } catch (const flashmorph::BadInput& fault) {  // the same on every rank
     if (leads) std::fprintf(stderr, "%s\n", fault.what());

@@ -12,12 +12,15 @@
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
 #include "core/data/sample_stream.h"
+#include "core/export/export_format.h"
+#include "core/mixer/linear_branch.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/device.h"
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
 #include "launcher/report.h"
+#include "launcher/start_checks.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -122,17 +125,13 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks) {
   inputs.spec = ModelSpec::open(config.model.path);
   if (config.budget.milliseconds == 0.0)
     layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
+  if (config.stages.export_.enabled) export_format(config.stages.export_.format, inputs.spec, config.mixer);  // or refused
+  check_mixer(config.mixer);
   check_stages(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
-  const std::filesystem::path tokenizer_file = std::filesystem::path(config.model.path) / "tokenizer.json";
-  inputs.tokenizer = Tokenizer::open(tokenizer_file);
-  if (inputs.tokenizer->vocab_size() > inputs.spec.vocabulary)
-    throw BadInput(tokenizer_file.string(), "has ids up to " + std::to_string(inputs.tokenizer->vocab_size() - 1) +
-                                                ", the model's vocabulary ends at " +
-                                                std::to_string(inputs.spec.vocabulary - 1));
+  inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
-  inputs.corpus = Corpus::from_text(config.data.text, *inputs.tokenizer, config.data.held_out,
-                                    longest_sequence(config.stages) + 1);
+  inputs.corpus = Corpus::open(config.data, *inputs.tokenizer, longest_sequence(config.stages) + 1);
   for (const auto& [stage, section] : std::initializer_list<std::pair<const char*, const TrainingSection*>>{
            {"align", &config.stages.align}, {"select", &config.stages.select}, {"distill", &config.stages.distill},
            {"finetune", &config.stages.finetune}})
@@ -158,7 +157,8 @@ StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t 
 int run(const CommandLine& line, Communicator& host_world) {
   const bool leads = host_world.rank() == 0;
   const RunConfig config = shared_config(line, host_world);
-  RunDevice device(config.device, host_world);
+  RunDevice device(config.device, host_world);  // no tensor before it
+  check_same_start(start_facts(line), host_world);
   Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
   StopSignal stop;

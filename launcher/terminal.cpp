@@ -140,6 +140,12 @@ void Terminal::show(const StepReport& report, bool last) {
   fmt::print(out_, "{}{}{}", live_ ? "\r\x1b[2K" : "", line, live_ && !last ? "" : "\n");
 }
 
+void Terminal::exported(const std::string& format, int64_t tokens, double largest_difference) {
+  fmt::print(out_, "{:<9} {}: read back, largest difference of a logit {:.1e} on {} tokens\n", "export", format,
+             largest_difference, tokens);
+  std::fflush(out_);
+}
+
 void Terminal::skipped(const std::string& stage, const std::string& where) {
   fmt::print(out_, "{:<9} already done: {}\n", stage, where);
   std::fflush(out_);

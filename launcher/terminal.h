@@ -26,6 +26,7 @@ class Terminal : public StageObserver {
 
   void started(const StageStart& start) override;
   void stepped(const StepReport& report) override;
+  void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void skipped(const std::string& stage, const std::string& where) override;
   void warn(const std::string& warning) override;
 

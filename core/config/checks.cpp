@@ -59,6 +59,12 @@ void check_metrics(const MetricsSection& metrics, YamlInput& input) {
           "is '" + metrics.listen + "', expected HOST:PORT, for example 127.0.0.1:9464, or off");
 }
 
+void check_data(const DataSection& data, YamlInput& input) {
+  const int given = !data.text.empty() + !data.jsonl.empty() + !data.tokens.empty();
+  require(given == 1, input, {"data", "data.text", "data.jsonl", "data.tokens"},
+          "needs exactly one of text, jsonl and tokens");
+}
+
 void check_evaluate(const EvaluateSection& evaluate, YamlInput& input) {
   const std::string stage = "stages.evaluate.";
   require(evaluate.greedy_samples <= evaluate.samples, input, {stage + "greedy_samples", stage + "samples"},
@@ -88,6 +94,7 @@ void check(const RunConfig& config, YamlInput& input) {
   require(is_plain_file_name(config.run.name), input, {"run.name"},
           "is '" + config.run.name + "', expected a plain folder name");
   check_budget(config.budget, input);
+  check_data(config.data, input);
   check_training("align", config.stages.align, input);
   check_training("select", config.stages.select, input);
   check_training("distill", config.stages.distill, input);

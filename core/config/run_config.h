@@ -27,9 +27,10 @@ struct ModelSection {
 
 struct MixerSection {
   std::string kind = "lightning";
-  std::string decay = "alibi";        // log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
-  std::string output_norm = "head";   // RMSNorm of the output over each head, or over all heads ("hidden")
-  bool rope = true;                   // rotate the branch's queries and keys as the teacher does
+  std::string decay = "alibi";        // lightning's log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
+  std::string output_norm = "head";   // RMSNorm of the output over each head, or lightning's over all heads ("hidden")
+  bool rope = true;                   // rotate queries and keys as the teacher does; gated_delta_net never does
+  std::string init = "default";       // decays of gla and gated_delta_net at the start: usual, or from the teacher ("data")
   int64_t chunk = 64;                 // tokens a chunk
 };
 
@@ -61,9 +62,12 @@ struct ParallelSection {               // of a run, and of each stage: by defaul
   bool operator==(const ParallelSection&) const = default;
 };
 
-struct DataSection {
-  std::string text;        // a text file: background of the passkeys, and perplexity
-  double held_out = 0.1;   // the last share of its tokens, kept for `evaluate`
+struct DataSection {  // background of the passkeys, plain sequences and perplexity; exactly one of text, jsonl and tokens
+  std::string text = "";         // a UTF-8 text file, one document
+  std::string jsonl = "";        // a file of JSON lines, each a document
+  std::string field = "text";    // where a JSON line holds its document
+  std::string tokens = "";       // the prefix of tokenized files: PREFIX.bin, .idx and .json
+  double held_out = 0.1;         // the last share of its tokens, kept for `evaluate`
 };
 
 // What the sequences of a stage are. Sample i of a stage is a pure function of (seed, stage, i).
@@ -131,6 +135,7 @@ struct EvaluateSection {
 
 struct ExportSection {
   bool enabled = true;
+  std::string format = "auto";  // auto: the first of qwen3_5_text, flashmorph that can hold the hybrid
 };
 
 struct MetricsSection {

@@ -42,12 +42,16 @@ void visit(Visitor& v, ModelSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, MixerSection& s) {
-  v.key("kind", s.kind, {.meaning = "linear attention of the branches", .choices = {"lightning"}});
-  v.key("decay", s.decay, {.meaning = "rule of the decay per head", .choices = {"alibi", "retnet", "layered"}});
-  v.key(
-      "output_norm", s.output_norm,
-      {.meaning = "RMSNorm of the branch's output: over each head, or over all heads", .choices = {"head", "hidden"}});
-  v.key("rope", s.rope, {"rotate the branch's queries and keys"});
+  v.key("kind", s.kind, {"linear attention of the branches: lightning, gla, gated_delta_net, or one of your own"});
+  v.key("decay", s.decay, {.meaning = "lightning's decay per head", .choices = {"alibi", "retnet", "layered"}});
+  v.key("output_norm", s.output_norm,
+        {.meaning = "RMSNorm of the branch's output: over each head, or (lightning) over all heads",
+         .choices = {"head", "hidden"}});
+  v.key("rope", s.rope, {"rotate queries and keys, in lightning and gla; gated_delta_net never does"});
+  v.key("init", s.init,
+        {.meaning = "decays of gla and gated_delta_net at the start: the usual ones, or half-lives from the mean "
+                    "distance of the teacher's attention",
+         .choices = {"default", "data"}});
   v.key("chunk", s.chunk, {"tokens a chunk of linear attention; changes speed, not results", 1, 4096});
 }
 
@@ -126,8 +130,11 @@ void visit(Visitor& v, EvaluateParallel& s) {
 
 template <class Visitor>
 void visit(Visitor& v, DataSection& s) {
-  v.key("text", s.text, {.meaning = "UTF-8 text file: background of the passkeys, and perplexity", .required = true});
-  v.key("held_out", s.held_out, {"last share of the text, kept for evaluate", 0.001, 0.9});
+  v.key("text", s.text, {"UTF-8 text file, one document: background of the passkeys, plain sequences, perplexity"});
+  v.key("jsonl", s.jsonl, {"JSON lines, a document each, instead of text"});
+  v.key("field", s.field, {"where a line of jsonl holds its document"});
+  v.key("tokens", s.tokens, {"prefix of .bin, .idx and .json as `flashmorph-dist tokenize` writes them, instead of text"});
+  v.key("held_out", s.held_out, {"last share of the tokens, kept for evaluate", 0.001, 0.9});
 }
 
 template <class Visitor>
@@ -229,6 +236,10 @@ void visit(Visitor& v, EvaluateSection& s) {
 template <class Visitor>
 void visit(Visitor& v, ExportSection& s) {
   v.key("enabled", s.enabled, {"write a Hugging Face folder at the end"});
+  v.key("format", s.format,
+        {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; auto takes the "
+                    "first that can",
+         .choices = {"auto", "qwen3_5_text", "flashmorph"}});
 }
 
 template <class Visitor>

@@ -1,48 +1,53 @@
 #include "core/data/corpus.h"
 
-#include <utf8proc.h>
-
-#include <fstream>
-#include <sstream>
-
 #include "core/base/bad_input.h"
+#include "core/data/documents.h"
+#include "core/data/token_files.h"
+#include "core/io/text_encoder.h"
 
 namespace flashmorph {
 namespace {
 
-bool is_utf8(const std::string& text) {
-  for (size_t at = 0; at < text.size();) {
-    utf8proc_int32_t code = 0;
-    const auto size = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + at),
-                                       static_cast<utf8proc_ssize_t>(text.size() - at), &code);
-    if (size <= 0) return false;
-    at += static_cast<size_t>(size);
+std::shared_ptr<const TokenStore> tokenized(const std::filesystem::path& file, const std::string& field,
+                                            const Tokenizer& tokenizer) {
+  DocumentReader reader(file, field);
+  TextEncoder encoder(tokenizer);
+  std::vector<int32_t> tokens;
+  std::vector<uint64_t> starts = {0};
+  for (DocumentReader::Part part{}; reader.next(part);) {
+    encoder.write(part.text, tokens);
+    if (!part.ends) continue;
+    encoder.finish(tokens);
+    starts.push_back(tokens.size());
   }
-  return true;
+  return std::make_shared<TokenList>(std::move(tokens), std::move(starts));
+}
+
+std::shared_ptr<const TokenStore> stored(const DataSection& data, const Tokenizer& tokenizer) {
+  if (!data.text.empty()) return tokenized(data.text, "", tokenizer);
+  if (!data.jsonl.empty()) return tokenized(data.jsonl, data.field, tokenizer);
+  return std::make_shared<MappedTokens>(data.tokens, tokenizer);
+}
+
+std::string named(const DataSection& data) {
+  if (!data.text.empty()) return "data.text: " + data.text;
+  if (!data.jsonl.empty()) return "data.jsonl: " + data.jsonl;
+  return "data.tokens: " + data.tokens;
 }
 
 }  // namespace
 
-Corpus Corpus::from_text(const std::filesystem::path& file, const Tokenizer& tokenizer, double held_out,
-                         int64_t least_tokens) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in || std::filesystem::is_directory(file)) throw BadInput("data.text: " + file.string(), "cannot be read");
-  std::stringstream content;
-  content << in.rdbuf();
-  const std::string text = content.str();
-  if (text.empty()) throw BadInput("data.text: " + file.string(), "is empty");
-  if (!is_utf8(text)) throw BadInput("data.text: " + file.string(), "is not UTF-8 text");
-
+Corpus Corpus::open(const DataSection& data, const Tokenizer& tokenizer, int64_t least_tokens) {
   Corpus corpus;
-  corpus.tokens_ = tokenizer.encode(text);
-  corpus.held_out_from_ =
-      corpus.tokens_.size() - static_cast<size_t>(static_cast<double>(corpus.tokens_.size()) * held_out);
-  for (const auto& [part, size] :
+  corpus.tokens_ = stored(data, tokenizer);
+  const size_t size = corpus.tokens_->all().size();
+  if (size == 0) throw BadInput(named(data), "is empty");
+  corpus.held_out_from_ = size - static_cast<size_t>(static_cast<double>(size) * data.held_out);
+  for (const auto& [part, tokens] :
        {std::pair("training", corpus.training().size()), {"held-out", corpus.held_out().size()}})
-    if (static_cast<int64_t>(size) < least_tokens)
-      throw BadInput("data.text: " + file.string(), std::string("its ") + part + " part has " + std::to_string(size) +
-                                                        " tokens, the longest sequence needs " +
-                                                        std::to_string(least_tokens));
+    if (static_cast<int64_t>(tokens) < least_tokens)
+      throw BadInput(named(data), std::string("its ") + part + " part has " + std::to_string(tokens) +
+                                      " tokens, the longest sequence needs " + std::to_string(least_tokens));
   return corpus;
 }
 

@@ -1,26 +1,27 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
-#include <span>
-#include <vector>
+#include <memory>
 
+#include "core/config/run_config.h"
+#include "core/data/token_view.h"
 #include "core/io/tokenizer.h"
 
 namespace flashmorph {
 
-// A text as tokens, its last share held out for evaluation.
+// The text of a run as tokens, its last share held out for evaluation. A text or JSON lines are read and tokenized into
+// memory; files of tokens stay where they are and are mapped.
 class Corpus {
  public:
-  // BadInput when the file is missing, empty, not UTF-8, or when either part is shorter than `least_tokens`.
-  static Corpus from_text(const std::filesystem::path& file, const Tokenizer& tokenizer, double held_out,
-                          int64_t least_tokens);
+  // BadInput when what the section names is missing, empty, malformed or of another tokenizer, or when either part is
+  // shorter than `least_tokens`.
+  static Corpus open(const DataSection& data, const Tokenizer& tokenizer, int64_t least_tokens);
 
-  std::span<const int32_t> training() const { return std::span(tokens_).first(held_out_from_); }
-  std::span<const int32_t> held_out() const { return std::span(tokens_).subspan(held_out_from_); }
+  TokenView training() const { return tokens_->all().first(held_out_from_); }
+  TokenView held_out() const { return tokens_->all().subspan(held_out_from_, tokens_->all().size() - held_out_from_); }
 
  private:
-  std::vector<int32_t> tokens_;
+  std::shared_ptr<const TokenStore> tokens_;
   size_t held_out_from_ = 0;
 };
 

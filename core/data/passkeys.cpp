@@ -18,8 +18,6 @@ constexpr const char* kWords[] = {"alpha",  "bravo",   "charlie", "delta",  "ech
 constexpr const char* kOrdinals[] = {"first", "second",  "third",  "fourth", "fifth",
                                      "sixth", "seventh", "eighth", "ninth",  "tenth"};
 
-constexpr const char* kEndOfText = "<|endoftext|>";
-
 using Tokens = std::vector<int32_t>;
 
 void append(Tokens& tokens, const Tokens& more) { tokens.insert(tokens.end(), more.begin(), more.end()); }
@@ -35,7 +33,7 @@ size_t longest(const std::vector<Tokens>& pieces) {
   return most;
 }
 
-std::span<const int32_t> random_window(std::span<const int32_t> text, size_t length, KeyedRandom& random) {
+TokenView random_window(TokenView text, size_t length, KeyedRandom& random) {
   TORCH_CHECK(text.size() >= length, "a window of ", length, " tokens of a text of ", text.size());
   return text.subspan(random.below(text.size() - length + 1), length);
 }
@@ -62,7 +60,7 @@ std::vector<Passkey> draw_passkeys(int64_t count, int64_t words, const std::vect
 
 // `count` places of the window, in order: right after a newline, or anywhere when it has too few of them, but with
 // `count` tokens of the window still to come, which can give way to newlines.
-std::vector<size_t> line_places(std::span<const int32_t> window, size_t count, int32_t newline, KeyedRandom& random) {
+std::vector<size_t> line_places(TokenView window, size_t count, int32_t newline, KeyedRandom& random) {
   std::vector<size_t> places;
   for (size_t i = 0; i < window.size(); ++i)
     if (window[i] == newline) places.push_back(i + 1);
@@ -84,18 +82,17 @@ std::vector<size_t> line_places(std::span<const int32_t> window, size_t count, i
 }  // namespace
 
 PasskeyTask::PasskeyTask(const Tokenizer& tokenizer) {
-  for (const char* word : kWords) words_.push_back(tokenizer.encode(std::string(" ") + word));
-  for (const char* ordinal : kOrdinals) ordinals_.push_back(tokenizer.encode(std::string(" ") + ordinal));
-  statement_before_ = tokenizer.encode("Remember this sequence of words, it is the");
-  statement_after_ = tokenizer.encode(" passkey to the vault:");
-  question_before_ = tokenizer.encode("\nWhat is the");
-  question_after_ = tokenizer.encode(" passkey to the vault?\nPasskey:");
-  const Tokens newline = tokenizer.encode("\n");
+  for (const char* word : kWords) words_.push_back(tokenizer.encode_rest(std::string(" ") + word));
+  for (const char* ordinal : kOrdinals) ordinals_.push_back(tokenizer.encode_rest(std::string(" ") + ordinal));
+  statement_before_ = tokenizer.encode_rest("Remember this sequence of words, it is the");
+  statement_after_ = tokenizer.encode_rest(" passkey to the vault:");
+  question_before_ = tokenizer.encode_rest("\nWhat is the");
+  question_after_ = tokenizer.encode_rest(" passkey to the vault?\nPasskey:");
+  const Tokens newline = tokenizer.encode_rest("\n");
   if (newline.size() != 1)
     throw BadInput("tokenizer.json", "writes a newline as " + std::to_string(newline.size()) + " tokens, expected one");
   newline_ = newline[0];
-  end_of_text_ = tokenizer.id_of(kEndOfText);
-  if (end_of_text_ < 0) throw BadInput("tokenizer.json: added_tokens", std::string("has no ") + kEndOfText);
+  end_of_text_ = tokenizer.end_of_text();
 }
 
 int64_t PasskeyTask::least_length(int64_t passkeys, int64_t words) const {
@@ -105,7 +102,7 @@ int64_t PasskeyTask::least_length(int64_t passkeys, int64_t words) const {
   return passkeys * static_cast<int64_t>(statement + question) + 1;
 }
 
-Sample PasskeyTask::make(std::span<const int32_t> background, int64_t length, int64_t passkeys, int64_t words,
+Sample PasskeyTask::make(TokenView background, int64_t length, int64_t passkeys, int64_t words,
                          KeyedRandom& random) const {
   if (passkeys < 1 || passkeys > kMostPasskeys || least_length(passkeys, words) > length)
     throw BadInput("passkeys", std::to_string(passkeys) + " passkeys of " + std::to_string(words) +
@@ -150,9 +147,9 @@ Sample PasskeyTask::make(std::span<const int32_t> background, int64_t length, in
   return sample;
 }
 
-Sample plain_text(std::span<const int32_t> background, int64_t length, KeyedRandom& random) {
+Sample plain_text(TokenView background, int64_t length, KeyedRandom& random) {
   const auto window = random_window(background, static_cast<size_t>(length), random);
-  return {{window.begin(), window.end()}, {}};
+  return {window.tokens(), {}, window.document_starts()};
 }
 
 }  // namespace flashmorph

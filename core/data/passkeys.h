@@ -1,10 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "core/base/random.h"
+#include "core/data/token_view.h"
 #include "core/io/tokenizer.h"
 
 namespace flashmorph {
@@ -20,6 +20,7 @@ struct Answer {
 struct Sample {
   std::vector<int32_t> tokens;  // exactly the asked length
   std::vector<Answer> answers;  // in the order asked; none in plain text
+  std::vector<int64_t> document_starts = {};  // inside plain text of several documents, without 0
 };
 
 // Synthetic long-context recall: passkeys of random words at random lines of a background text, then a question for
@@ -31,8 +32,8 @@ class PasskeyTask {
   explicit PasskeyTask(const Tokenizer& tokenizer);  // BadInput when the tokenizer cannot write the template
 
   // `length` tokens: passkey lines inside a random window of `background`, the questions and answers, the end-of-text
-  // token. Ordinals are drawn without repetition from all ten. BadInput when they do not fit.
-  Sample make(std::span<const int32_t> background, int64_t length, int64_t passkeys, int64_t words,
+  // token; one document, whatever the background was. Ordinals are drawn without repetition from all ten. BadInput when they do not fit.
+  Sample make(TokenView background, int64_t length, int64_t passkeys, int64_t words,
               KeyedRandom& random) const;
 
   // The tokens of a sample with no background at all.
@@ -49,7 +50,7 @@ class PasskeyTask {
   int32_t end_of_text_ = 0;
 };
 
-// `length` tokens of plain text from a random place.
-Sample plain_text(std::span<const int32_t> background, int64_t length, KeyedRandom& random);
+// `length` tokens of plain text from a random place, with the documents in it.
+Sample plain_text(TokenView background, int64_t length, KeyedRandom& random);
 
 }  // namespace flashmorph

@@ -21,9 +21,20 @@ int64_t drawn(const Range& range, KeyedRandom& random) {
   return range.min + static_cast<int64_t>(random.below(static_cast<uint64_t>(range.max - range.min + 1)));
 }
 
+// Where the documents start when the samples of one length stand behind each other, and where the last one ends.
+at::Tensor packed_documents(const std::vector<Sample>& samples, int64_t length) {
+  std::vector<int64_t> offsets;
+  for (int64_t b = 0; b < static_cast<int64_t>(samples.size()); ++b) {
+    offsets.push_back(b * length);
+    for (const int64_t start : samples[b].document_starts) offsets.push_back(b * length + start);
+  }
+  offsets.push_back(static_cast<int64_t>(samples.size()) * length);
+  return at::tensor(offsets, at::kLong);
+}
+
 }  // namespace
 
-Batch batch_of(const std::vector<Sample>& samples) {
+Batch batch_of(const std::vector<Sample>& samples, bool packed) {
   const auto sequences = static_cast<int64_t>(samples.size()),
              length = static_cast<int64_t>(samples.at(0).tokens.size());
   Batch batch{at::empty({sequences, length}, at::kLong), at::zeros({sequences, length}, at::kBool), std::nullopt};
@@ -34,6 +45,11 @@ Batch batch_of(const std::vector<Sample>& samples) {
     for (int64_t t = 0; t < length; ++t) tokens[b][t] = samples[b].tokens[t];
     for (const Answer& answer : samples[b].answers)
       for (int64_t t = answer.first; t < answer.first + answer.count; ++t) answers[b][t - 1] = true;
+  }
+  if (packed || std::ranges::any_of(samples, [](const Sample& sample) { return !sample.document_starts.empty(); })) {
+    batch.tokens_BT = batch.tokens_BT.view({1, -1});
+    batch.answers_BT = batch.answers_BT.view({1, -1});
+    batch.documents = packed_documents(samples, length);
   }
   return batch;
 }
@@ -47,7 +63,8 @@ at::Tensor predicting_places(const Batch& batch) {
 
 SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const TrainingSection& config, int64_t seed,
                            const std::string& stage)
-    : corpus_(&corpus), task_(&task), config_(config), seed_(static_cast<uint64_t>(seed)), stage_(name_hash(stage)) {
+    : corpus_(&corpus), task_(&task), config_(config), seed_(static_cast<uint64_t>(seed)), stage_(name_hash(stage)),
+      packed_(config.data.passkey_share < 1.0 && corpus.training().of_several_documents()) {
   const SequenceSection& data = config.data;
   const int64_t shortest = std::ranges::min(data.lengths),
                 needed = task.least_length(data.passkeys.max, data.words.max);
@@ -75,6 +92,11 @@ int64_t SampleStream::micro_batch_sequences(int64_t step) const {
   return tokens / length(step);
 }
 
+std::pair<int64_t, int64_t> SampleStream::micro_batch_shape(int64_t step) const {
+  const int64_t sequences = micro_batch_sequences(step);
+  return packed_ ? std::pair(int64_t{1}, sequences * length(step)) : std::pair(sequences, length(step));
+}
+
 Batch SampleStream::micro_batch(int64_t step, int64_t index) const {
   const SequenceSection& data = config_.data;
   const int64_t sequences = micro_batch_sequences(step), most = config_.batch_tokens / std::ranges::min(data.lengths);
@@ -89,7 +111,7 @@ Batch SampleStream::micro_batch(int64_t step, int64_t index) const {
     const int64_t words = drawn(data.words, random), passkeys = drawn(data.passkeys, random);
     samples.push_back(task_->make(corpus_->training(), length(step), passkeys, words, random));
   }
-  return batch_of(samples);
+  return batch_of(samples, packed_);
 }
 
 }  // namespace flashmorph

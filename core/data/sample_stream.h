@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/config/run_config.h"
 #include "core/data/corpus.h"
@@ -20,7 +21,8 @@ struct Batch {
   std::optional<at::Tensor> documents;
 };
 
-Batch batch_of(const std::vector<Sample>& samples);
+// One row a sample; or, to be `packed` or when any holds several documents, all of them behind each other in one row.
+Batch batch_of(const std::vector<Sample>& samples, bool packed = false);
 
 // The places of tokens_BT.flatten() whose next token belongs to the same sequence and document: those a next-token loss
 // is over.
@@ -37,6 +39,8 @@ class SampleStream {
   int64_t length(int64_t step) const;               // tokens of each sequence of this step
   int64_t micro_batches(int64_t step) const;        // of the whole step, over all ranks
   int64_t micro_batch_sequences(int64_t step) const;
+  // The rows and columns of a micro-batch's tensors: one row for all when the text's documents are to be kept apart.
+  std::pair<int64_t, int64_t> micro_batch_shape(int64_t step) const;
   Batch micro_batch(int64_t step, int64_t index) const;
 
  private:
@@ -45,6 +49,7 @@ class SampleStream {
   TrainingSection config_;
   uint64_t seed_;
   uint64_t stage_;
+  bool packed_;
 };
 
 }  // namespace flashmorph

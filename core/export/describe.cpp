@@ -10,34 +10,46 @@
 namespace flashmorph {
 namespace {
 
-void count_weights(const Checkpoint& checkpoint, ModelDescription& model) {
+void count_weights(const Checkpoint& checkpoint, ModelDescription& description) {
   for (const std::string& name : checkpoint.names()) {
     const TensorEntry& entry = checkpoint.entry(name);
     const int64_t elements = std::accumulate(entry.shape.begin(), entry.shape.end(), int64_t{1}, std::multiplies<>());
-    ++model.tensors;
-    model.parameters += elements;
-    model.bytes += static_cast<int64_t>(entry.bytes);
-    model.parameters_as[c10::toString(entry.dtype)] += elements;
+    ++description.tensors;
+    description.parameters += elements;
+    description.bytes += static_cast<int64_t>(entry.bytes);
+    description.parameters_as[std::string(c10::toString(entry.dtype))] += elements;
   }
 }
 
-// The dtype of most parameters: what a loader would hold the cache in.
-int64_t element_bytes(const Checkpoint& checkpoint) {
-  return static_cast<int64_t>(c10::elementSize(checkpoint.entry("model.embed_tokens.weight").dtype));
+HybridSpec hybrid_of(const ConfigJson& config, std::string& format_name) {
+  if (const ExportFormat* format = format_of(config)) {
+    format_name = format->name();
+    return format->hybrid_of(config);
+  }
+  format_name = "checkpoint";
+  HybridSpec teacher{.model = ModelSpec::of(config), .mixer = {}, .full = {}};
+  teacher.full.assign(static_cast<size_t>(teacher.model.layers), true);
+  return teacher;
 }
 
 }  // namespace
 
+int64_t ModelDescription::full_layer_count() const { return std::ranges::count(hybrid.full, true); }
+
 ModelDescription describe(const std::filesystem::path& folder) {
-  ModelDescription model;
-  model.spec = ModelSpec::open(folder);
+  ModelDescription description;
+  description.hybrid = hybrid_of(ConfigJson::open(folder), description.format);
   const Checkpoint checkpoint = Checkpoint::open(folder);
-  count_weights(checkpoint, model);
-  model.full_layers.resize(model.spec.layers);
-  std::iota(model.full_layers.begin(), model.full_layers.end(), 0);
-  model.kv_bytes_per_token = static_cast<int64_t>(model.full_layers.size()) * 2 * model.spec.kv_heads *
-                             model.spec.head_dim * element_bytes(checkpoint);
-  return model;
+  count_weights(checkpoint, description);
+  const ModelSpec& model = description.hybrid.model;
+  const auto element = static_cast<int64_t>(c10::elementSize(checkpoint.entry("model.embed_tokens.weight").dtype));
+  const int64_t layer = 2 * model.kv_heads * model.head_dim * element;
+  description.kv_bytes_per_token = description.full_layer_count() * layer;
+  description.full_kv_bytes_per_token = model.layers * layer;
+  constexpr int64_t kStateElement = 4;
+  description.state_bytes =
+      (model.layers - description.full_layer_count()) * model.heads * model.head_dim * model.head_dim * kStateElement;
+  return description;
 }
 
 }  // namespace flashmorph

@@ -1,8 +1,8 @@
-"""A hybrid-attention decoder made by FlashMorph (arXiv 2606.30562) from a Qwen3 model.
+"""A hybrid-attention decoder made by FlashMorph (arXiv 2606.30562) from a Llama, Mistral or Qwen model.
 
-Each layer has full attention, or a lightning-attention branch whose memory does not grow with the tokens:
-    S_t = exp(g_h) S_{t-1} + k_t v_t^T        o_t = K^-1/2 S_t^T q_t
-Letters: B batch, T new tokens, S tokens so far, H heads, G key/value heads, K head size, C tokens a chunk.
+Each layer has full attention, or a linear-attention branch whose memory, a state S a head, does not grow with the tokens.
+`config.flashmorph` says in numbers what families and mixers do differently.
+Letters: B batch, T new tokens, S tokens so far, H heads, G key/value heads, K head size, C tokens a chunk, N tokens of a batch.
 """
 
 import torch
@@ -10,6 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+try:
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    from fla.ops.gla import chunk_gla
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    KERNELS = {"lightning": chunk_simple_gla, "gla": chunk_gla, "gated_delta_net": chunk_gated_delta_rule}
+except ImportError:
+    KERNELS = {}
 
 
 class FlashmorphConfig(PretrainedConfig):
@@ -25,17 +34,12 @@ class FlashmorphConfig(PretrainedConfig):
     pad_token_id: int | None = None
 
 
-def rope_theta(config):
-    theta = getattr(config, "rope_theta", None)
-    return config.rope_parameters["rope_theta"] if theta is None else theta
-
-
-def rotary_table(position_ids, config, dtype):
+def rotary_table(position_ids, rotary, dtype):
     """cos and sin, [B, 1, T, K]; the angles are computed in float64 and rounded once."""
-    channels = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=position_ids.device)
-    angles = position_ids[..., None].double() * rope_theta(config) ** (-channels / config.head_dim)
+    frequencies = torch.tensor(rotary["frequencies"], dtype=torch.float64, device=position_ids.device)
+    angles = position_ids[..., None].double() * frequencies
     angles = torch.cat([angles, angles], dim=-1)[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return (angles.cos() * rotary["scale"]).to(dtype), (angles.sin() * rotary["scale"]).to(dtype)
 
 
 def rotate(x, rotary):
@@ -64,11 +68,27 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.epsilon)
 
 
+def chunks(size, *tensors):
+    """Pieces of `size` tokens of [B, H, T, ...] tensors, side by side."""
+    return zip(*(tensor.split(size, 2) for tensor in tensors))
+
+
+def future(tokens, device):
+    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
+
+
+# Three recurrences, in matrix products inside a chunk and states from chunk to chunk. q, k, v are [B, H, T, K]; they return
+# o [B, H, T, K] and the last state [B, H, K, K]. Decays are exponentials of differences, never a quotient of two, so that
+# they cannot overflow. flash-linear-attention's kernels take over on a GPU where that package is installed.
+
+
 def lightning_attention(q, k, v, log_decay, state, chunk):
-    """o [B, H, T, K] and the last state [B, H, K, K]; matrix products inside a chunk, states from chunk to chunk."""
+    """S_t = exp(g) S_{t-1} + k_t v_t^T, o_t = K^-1/2 S_t^T q_t; log_decay [H]."""
+    if "lightning" in fused_for(q):
+        return kernel(KERNELS["lightning"], q, k, v, state, g_gamma=log_decay.float())
     q = q * q.shape[-1] ** -0.5
     outputs = []
-    for q_c, k_c, v_c in zip(q.split(chunk, 2), k.split(chunk, 2), v.split(chunk, 2)):
+    for q_c, k_c, v_c in chunks(chunk, q, k, v):
         tokens = q_c.shape[2]
         place = torch.arange(1, tokens + 1, device=q.device)
         distance = place[:, None] - place[None, :]
@@ -78,6 +98,54 @@ def lightning_attention(q, k, v, log_decay, state, chunk):
         outputs.append((q_c @ k_c.transpose(2, 3) * within) @ v_c + since_start * (q_c @ state))
         state = since_start[:, -1:] * state + k_c.transpose(2, 3) @ (to_end * v_c)
     return torch.cat(outputs, dim=2), state
+
+
+def gated_linear_attention(q, k, v, log_decay, state, chunk):
+    """S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T, o_t = K^-1/2 S_t^T q_t; log_decay [B, H, T, K]."""
+    if "gla" in fused_for(q):
+        return kernel(KERNELS["gla"], q, k, v, state, g=log_decay.transpose(1, 2))
+    q = q * q.shape[-1] ** -0.5
+    outputs = []
+    for q_c, k_c, v_c, g_c in chunks(min(chunk, 16), q, k, v, log_decay):  # pairs of tokens and channels are kept
+        b = g_c.cumsum(2)
+        between = b[:, :, :, None] - b[:, :, None]  # [B, H, C, C, K]
+        between = between.masked_fill(future(b.shape[2], b.device)[..., None], -torch.inf).exp()
+        within = (q_c[:, :, :, None] * k_c[:, :, None] * between).sum(-1)
+        outputs.append(within @ v_c + (q_c * b.exp()) @ state)
+        end = b[:, :, -1:]
+        state = end.exp().transpose(2, 3) * state + (k_c * (end - b).exp()).transpose(2, 3) @ v_c
+    return torch.cat(outputs, dim=2), state
+
+
+def gated_delta_rule(q, k, v, log_decay, beta, state, chunk):
+    """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = K^-1/2 S_t^T q_t; log_decay, beta [B, H, T]."""
+    if "gated_delta_net" in fused_for(q):
+        return kernel(KERNELS["gated_delta_net"], q, k, v, state, g=log_decay.transpose(1, 2), beta=beta.transpose(1, 2))
+    q = q * q.shape[-1] ** -0.5
+    outputs = []
+    for q_c, k_c, v_c, g_c, beta_c in chunks(chunk, q, k, v, log_decay[..., None], beta[..., None]):
+        b = g_c.cumsum(2)  # [B, H, C, 1]
+        between = (b - b.transpose(2, 3)).masked_fill(future(b.shape[2], b.device), -torch.inf).exp()
+        # What each token writes depends on what the earlier ones of the chunk wrote: a triangular system.
+        earlier = (beta_c * between * (k_c @ k_c.transpose(2, 3))).tril(-1)
+        new = beta_c * (v_c - b.exp() * (k_c @ state))
+        written = torch.linalg.solve_triangular(earlier, new, upper=False, unitriangular=True)
+        outputs.append(b.exp() * (q_c @ state) + (q_c @ k_c.transpose(2, 3) * between) @ written)
+        end = b[:, :, -1:]
+        state = end.exp() * state + (k_c * (end - b).exp()).transpose(2, 3) @ written
+    return torch.cat(outputs, dim=2), state
+
+
+def fused_for(q):
+    return KERNELS if q.is_cuda and q.dtype != torch.float64 else {}
+
+
+def kernel(operator, q, k, v, state, **more):
+    """Calls an operator of flash-linear-attention, whose tensors are [B, T, H, ...]."""
+    o, state = operator(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), initial_state=state, output_final_state=True, **more
+    )
+    return o.transpose(1, 2), state
 
 
 class FlashmorphCache:
@@ -100,13 +168,16 @@ class FullAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        settings = config.flashmorph
         heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, heads * size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_heads * size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_heads * size, bias=False)
+        bias = settings["attention_bias"]
+        self.q_proj = nn.Linear(config.hidden_size, heads * size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_heads * size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_heads * size, bias=bias)
         self.o_proj = nn.Linear(heads * size, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(size, config.rms_norm_eps)
-        self.k_norm = RMSNorm(size, config.rms_norm_eps)
+        normed = settings["query_key_norm"]
+        self.q_norm = RMSNorm(size, config.rms_norm_eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(size, config.rms_norm_eps) if normed else nn.Identity()
 
     def forward(self, x, rotary, valid, remembered):
         heads = (*x.shape[:2], -1, self.config.head_dim)
@@ -133,21 +204,22 @@ def visible_keys(tokens, keys, valid, device):
     return visible
 
 
-class LightningAttention(nn.Module):
-    def __init__(self, config, layer):
+class LinearAttention(nn.Module):
+    """A branch as the teacher's attention has it, but with keys and values of its own for every head."""
+
+    def __init__(self, config, normed):
         super().__init__()
         self.config = config
         self.settings = config.flashmorph
-        self.log_decay = self.settings["log_decay"][layer]  # by head; not a buffer: it is no weight
-        width = config.num_attention_heads * config.head_dim
-        for name in ("q_proj", "k_proj", "v_proj", "z_proj"):
-            setattr(self, name, nn.Linear(config.hidden_size, width, bias=False))
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-        self.o_norm = RMSNorm(width, config.rms_norm_eps)
+        self.width = config.num_attention_heads * config.head_dim
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(self, name, nn.Linear(config.hidden_size, self.width, bias=self.settings["attention_bias"]))
+        self.o_proj = nn.Linear(self.width, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if normed else nn.Identity()
 
-    def forward(self, x, rotary, valid, remembered):
+    def queries_keys_values(self, x, rotary, valid):
+        """[B, H, T, K] each; the values of padding are zero, so that it leaves no trace in the state."""
         heads = (*x.shape[:2], -1, self.config.head_dim)
         q = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
         k = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
@@ -155,10 +227,27 @@ class LightningAttention(nn.Module):
         if self.settings["rope"]:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if valid is not None:
-            v = v * valid[:, None, -x.shape[1] :, None]  # padding leaves no trace in the state
-        q, k, v = wide(q), wide(k), wide(v)
+            v = v * valid[:, None, -x.shape[1] :, None]
+        return wide(q), wide(k), wide(v)
+
+
+def no_state(q, v):
+    return q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
+
+
+class Lightning(LinearAttention):
+    """A constant decay per head."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, normed=True)
+        self.log_decay = self.settings["log_decay"][layer]  # by head; not a buffer: it is no weight
+        self.z_proj = nn.Linear(config.hidden_size, self.width, bias=False)
+        self.o_norm = RMSNorm(self.width, config.rms_norm_eps)
+
+    def forward(self, x, rotary, valid, remembered):
+        q, k, v = self.queries_keys_values(x, rotary, valid)
         log_decay = torch.tensor(self.log_decay, dtype=torch.float64, device=x.device)
-        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3]) if remembered is None else remembered[0]
+        state = no_state(q, v) if remembered is None else remembered[0]
         o, state = lightning_attention(q, k, v, log_decay, state, self.settings["chunk"])
         return self.o_proj(self.normalize(o.to(x.dtype)) * torch.sigmoid(self.z_proj(x))), (state,)
 
@@ -170,15 +259,113 @@ class LightningAttention(nn.Module):
         return rms_norm(o, self.o_norm.weight.view(o.shape[2:]), self.o_norm.epsilon).flatten(2)
 
 
-class FeedForward(nn.Module):
-    def __init__(self, config):
+class GatedLinear(LinearAttention):
+    """A decay per channel that the input sets."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, normed=config.flashmorph["query_key_norm"])
+        rank = self.settings["decay_rank"]
+        self.g_proj = nn.Linear(config.hidden_size, self.width, bias=False)
+        self.gk_proj = nn.Sequential(nn.Linear(config.hidden_size, rank, bias=False), nn.Linear(rank, self.width))
+        self.o_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(self, x, rotary, valid, remembered):
+        q, k, v = self.queries_keys_values(x, rotary, valid)
+        heads = (*x.shape[:2], -1, self.config.head_dim)
+        log_decay = F.logsigmoid(wide(self.gk_proj(x))).view(heads).transpose(1, 2) / self.settings["decay_divisor"]
+        state = no_state(q, v) if remembered is None else remembered[0]
+        o, state = gated_linear_attention(q, k, v, log_decay, state, self.settings["chunk"])
+        o = self.o_norm(o.to(x.dtype).transpose(1, 2)) * F.silu(self.g_proj(x).view(heads))
+        return self.o_proj(o.flatten(2)), (state,)
+
+
+class ShortConvolution(nn.Module):
+    """Each channel's own causal filter; the last tap is the token itself."""
+
+    def __init__(self, channels, taps):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.weight = nn.Parameter(torch.zeros(channels, taps))
+
+    def forward(self, x):
+        """[B, taps - 1 + T, C] to [B, T, C]."""
+        return F.conv1d(x.transpose(1, 2), self.weight[:, None], groups=x.shape[2]).transpose(1, 2)
+
+
+class GatedDeltaNet(nn.Module):
+    """The delta rule with a decay per head that the input sets: qwen3_5's linear attention."""
+
+    def __init__(self, config, layer):
+        super().__init__()
+        self.config = config
+        self.settings = config.flashmorph
+        heads, width = config.num_attention_heads, config.num_attention_heads * config.head_dim
+        for name in ("q_proj", "k_proj", "v_proj", "z_proj"):
+            setattr(self, name, nn.Linear(config.hidden_size, width, bias=False))
+        for name in ("q_conv", "k_conv", "v_conv"):
+            setattr(self, name, ShortConvolution(width, self.settings["convolution"]))
+        self.b_proj = nn.Linear(config.hidden_size, heads, bias=False)
+        self.a_proj = nn.Linear(config.hidden_size, heads, bias=False)
+        self.A_log = nn.Parameter(torch.zeros(heads))
+        self.dt_bias = nn.Parameter(torch.zeros(heads))
+        self.norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.out_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x, rotary, valid, remembered):
+        heads = (*x.shape[:2], -1, self.config.head_dim)
+        projected = torch.stack([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=1)  # [B, 3, T, C]
+        if valid is not None:
+            projected = projected * valid[:, None, -x.shape[1] :, None]  # padding leaves no trace in the state
+        before = self.settings["convolution"] - 1
+        recent = F.pad(projected, (0, 0, before, 0)) if remembered is None else torch.cat([remembered[1], projected], dim=2)
+        convolved = (self.q_conv(recent[:, 0]), self.k_conv(recent[:, 1]), self.v_conv(recent[:, 2]))
+        q, k, v = (wide(F.silu(part)).view(heads).transpose(1, 2) for part in convolved)
+        beta = torch.sigmoid(wide(self.b_proj(x))).transpose(1, 2)
+        log_decay = -wide(self.A_log).exp() * F.softplus(wide(self.a_proj(x)) + wide(self.dt_bias))
+        state = no_state(q, v) if remembered is None else remembered[0]
+        o, state = gated_delta_rule(
+            unit_length(q), unit_length(k), v, log_decay.transpose(1, 2), beta, state, self.settings["chunk"]
+        )
+        o = self.norm(o.to(x.dtype).transpose(1, 2)) * F.silu(self.z_proj(x).view(heads))
+        return self.out_proj(o.flatten(2)), (state, recent[:, :, -before:])
+
+
+def unit_length(x):
+    return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
+
+
+MIXERS = {"lightning": Lightning, "gla": GatedLinear, "gated_delta_net": GatedDeltaNet}
+
+
+class FeedForward(nn.Module):
+    def __init__(self, hidden, intermediate):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token goes to its best experts, weighted by their share of the router's softmax."""
+
+    def __init__(self, hidden, experts):
+        super().__init__()
+        self.settings = experts
+        self.gate = nn.Linear(hidden, experts["count"], bias=False)
+        self.experts = nn.ModuleList(FeedForward(hidden, experts["intermediate"]) for _ in range(experts["count"]))
+
+    def forward(self, x):
+        x_ND = x.flatten(0, 1)
+        share, chosen = wide(self.gate(x_ND)).softmax(-1).topk(self.settings["per_token"], -1)
+        if self.settings["normalized"]:
+            share = share / share.sum(-1, keepdim=True)
+        share, y_ND = share.to(x.dtype), torch.zeros_like(x_ND)
+        for index in chosen.unique().tolist():
+            token, place = torch.where(chosen == index)
+            y_ND = y_ND.index_add(0, token, self.experts[index](x_ND[token]) * share[token, place, None])
+        return y_ND.view(x.shape)
 
 
 class Layer(nn.Module):
@@ -188,9 +375,13 @@ class Layer(nn.Module):
         if config.layer_types[layer] == "full_attention":
             self.self_attn = FullAttention(config)
         else:
-            self.linear_attn = LightningAttention(config, layer)
+            self.linear_attn = MIXERS[config.flashmorph["mixer"]](config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config)
+        experts = config.flashmorph.get("experts")
+        if experts is not None and experts["in_layer"][layer]:
+            self.mlp = MixtureOfExperts(config.hidden_size, experts)
+        else:
+            self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
 
     def forward(self, x, rotary, valid, remembered):
         attention = self.self_attn if hasattr(self, "self_attn") else self.linear_attn
@@ -256,7 +447,7 @@ class FlashmorphForCausalLM(PreTrainedModel, GenerationMixin):
         if position_ids is None:
             position_ids = torch.arange(cache.tokens, cache.tokens + x.shape[1], device=x.device)[None]
         valid = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
-        hidden = self.model(x, rotary_table(position_ids, self.config, x.dtype), valid, cache)
+        hidden = self.model(x, rotary_table(position_ids, self.config.flashmorph["rotary"], x.dtype), valid, cache)
         cache.tokens += x.shape[1]
         logits = self.lm_head(hidden[:, -logits_to_keep:])
         loss = None

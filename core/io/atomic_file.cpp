@@ -1,57 +1,23 @@
 #include "core/io/atomic_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <system_error>
+#include "core/io/output_file.h"
 
 namespace flashmorph {
-namespace {
 
-[[noreturn]] void fail(const std::filesystem::path& path, const char* step) {
-  const int error = errno;  // before anything else can change it
-  throw std::system_error(error, std::generic_category(), path.string() + ": " + step);
+std::filesystem::path hidden_neighbour(const std::filesystem::path& path, const std::string& ending) {
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  return folder / ("." + path.filename().string() + ending);
 }
-
-class Descriptor {
- public:
-  Descriptor(const std::filesystem::path& path, int flags) : path_(path), fd_(open(path.c_str(), flags | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) fail(path_, "open");
-  }
-  ~Descriptor() { close(fd_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  void write_all(std::string_view content) const {
-    while (!content.empty()) {
-      const ssize_t written = ::write(fd_, content.data(), content.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail(path_, "write");
-      content.remove_prefix(static_cast<size_t>(written));
-    }
-  }
-  void sync() const {
-    if (fsync(fd_) != 0) fail(path_, "fsync");
-  }
-
- private:
-  std::filesystem::path path_;
-  int fd_;
-};
-
-}  // namespace
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
   write_file_atomically(path, std::vector<std::string_view>{content});
 }
 
 void write_file_atomically(const std::filesystem::path& path, const std::vector<std::string_view>& pieces) {
-  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  const std::filesystem::path hidden = folder / ("." + path.filename().string() + ".part");
+  const std::filesystem::path hidden = hidden_neighbour(path, ".part");
   try {
-    const Descriptor file(hidden, O_WRONLY | O_CREAT | O_TRUNC);
-    for (const std::string_view piece : pieces) file.write_all(piece);
+    const OutputFile file(hidden);
+    for (const std::string_view piece : pieces) file.write(piece);
     file.sync();
     std::filesystem::rename(hidden, path);
   } catch (...) {
@@ -59,7 +25,7 @@ void write_file_atomically(const std::filesystem::path& path, const std::vector<
     std::filesystem::remove(hidden, ignored);
     throw;
   }
-  Descriptor(folder, O_RDONLY | O_DIRECTORY).sync();
+  sync_folder_of(path);
 }
 
 }  // namespace flashmorph

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -12,5 +13,8 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 
 // The same for content in pieces, so that large files need not be put together in memory first.
 void write_file_atomically(const std::filesystem::path& path, const std::vector<std::string_view>& pieces);
+
+// Where a file is while it is written: in the same folder, its name behind a dot, with `ending`.
+std::filesystem::path hidden_neighbour(const std::filesystem::path& path, const std::string& ending);
 
 }  // namespace flashmorph

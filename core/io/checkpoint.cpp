@@ -56,7 +56,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
     const std::string where = index.string() + ": " + name, file = file_name(value, where);
     if (!opened.contains(file)) opened[file] = SafetensorsFile::open(folder / file);
     if (!opened[file]->entries().contains(name)) throw BadInput(where, "is not in " + file);
-    checkpoint.file_of_[name] = opened[file];
+    checkpoint.add(name, opened[file]);
   }
   return checkpoint;
 }
@@ -65,20 +65,42 @@ Checkpoint Checkpoint::open_file(const std::filesystem::path& safetensors) {
   Checkpoint checkpoint;
   checkpoint.path_ = safetensors;
   const auto file = SafetensorsFile::open(safetensors);
-  for (const auto& [name, entry] : file->entries()) checkpoint.file_of_[name] = file;
+  for (const auto& [name, entry] : file->entries()) checkpoint.add(name, file);
   return checkpoint;
+}
+
+Checkpoint Checkpoint::of(const std::filesystem::path& origin, const std::map<std::string, MadeTensor>& tensors) {
+  Checkpoint checkpoint;
+  checkpoint.path_ = origin;
+  for (const auto& [name, made] : tensors) {
+    const uint64_t bytes = static_cast<uint64_t>(c10::multiply_integers(made.shape)) * c10::elementSize(made.dtype);
+    checkpoint.tensors_[name] = {{made.dtype, made.shape, /*offset=*/0, bytes}, nullptr, made.make};
+  }
+  return checkpoint;
+}
+
+Checkpoint Checkpoint::of(const std::filesystem::path& origin,
+                          const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+  std::map<std::string, MadeTensor> made;
+  for (const auto& [name, tensor] : tensors)
+    made[name] = {tensor.sizes().vec(), tensor.scalar_type(), [tensor = tensor] { return tensor; }};
+  return of(origin, made);
+}
+
+void Checkpoint::add(const std::string& name, std::shared_ptr<const SafetensorsFile> file) {
+  tensors_[name] = {file->entries().at(name), file, nullptr};
 }
 
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;
-  for (const auto& [name, file] : file_of_) names.push_back(name);
+  for (const auto& [name, stored] : tensors_) names.push_back(name);
   return names;
 }
 
 const TensorEntry& Checkpoint::entry(const std::string& name) const {
-  const auto found = file_of_.find(name);
-  if (found == file_of_.end()) throw BadInput(path_.string(), "has no tensor " + name);
-  return found->second->entries().at(name);
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) throw BadInput(path_.string(), "has no tensor " + name);
+  return found->second.entry;
 }
 
 const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const { return entry(name).shape; }
@@ -86,7 +108,8 @@ const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const { r
 at::Tensor Checkpoint::stored(const std::string& name, at::IntArrayRef expected) const {
   if (at::IntArrayRef(shape(name)) != expected)
     throw BadInput(where(name), "has shape " + text_of(shape(name)) + ", expected " + text_of(expected));
-  return file_of_.at(name)->tensor(name);
+  const Stored& stored = tensors_.at(name);
+  return stored.file ? stored.file->tensor(name) : stored.make();
 }
 
 std::string Checkpoint::where(const std::string& name) const { return path_.string() + ": tensor " + name; }
@@ -95,6 +118,8 @@ at::Tensor Checkpoint::read(const std::string& name, at::IntArrayRef expected, a
   return checked_copy(stored(name, expected), dtype, where(name));
 }
 
+at::Tensor Checkpoint::read(const std::string& name) const { return read(name, shape(name), entry(name).dtype); }
+
 at::Tensor Checkpoint::read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
                                   int64_t start, int64_t length) const {
   return checked_copy(stored(name, expected).narrow(dim, start, length), dtype, where(name));
@@ -102,7 +127,8 @@ at::Tensor Checkpoint::read_slice(const std::string& name, at::IntArrayRef expec
 
 std::vector<std::filesystem::path> Checkpoint::files() const {
   std::set<std::filesystem::path> files;
-  for (const auto& [name, file] : file_of_) files.insert(file->path());
+  for (const auto& [name, stored] : tensors_)
+    if (stored.file) files.insert(stored.file->path());
   return {files.begin(), files.end()};
 }
 

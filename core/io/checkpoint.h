@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,22 +13,34 @@
 
 namespace flashmorph {
 
+// A tensor that is made each time it is read.
+struct MadeTensor {
+  std::vector<int64_t> shape;
+  at::ScalarType dtype;
+  std::function<at::Tensor()> make;
+};
+
 // The weights of a Hugging Face folder by name: model.safetensors, or the files that model.safetensors.index.json
-// lists. Opening reads headers only; a rank then reads just its slice of each tensor.
+// lists. Opening reads headers only; a rank then reads just its slice of each tensor. Tensors that are made of others (an
+// export's, under the names of the model it came from) or held in memory are a checkpoint as well.
 class Checkpoint {
  public:
   static Checkpoint open(const std::filesystem::path& folder);          // throws BadInput
   static Checkpoint open_file(const std::filesystem::path& safetensors);  // a single file
+  static Checkpoint of(const std::filesystem::path& origin, const std::map<std::string, MadeTensor>& tensors);
+  static Checkpoint of(const std::filesystem::path& origin,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors);
 
   const std::filesystem::path& path() const { return path_; }
   std::vector<std::string> names() const;
-  bool has(const std::string& name) const { return file_of_.contains(name); }
+  bool has(const std::string& name) const { return tensors_.contains(name); }
   const TensorEntry& entry(const std::string& name) const;           // BadInput when missing
   const std::vector<int64_t>& shape(const std::string& name) const;  // BadInput when missing
 
   // A copy in `dtype` on the CPU of rows (dim 0) or columns (dim 1) [start, start + length) of a tensor; BadInput when
   // it is missing or its shape is not `expected`, or when a value read is not finite.
   at::Tensor read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const;
+  at::Tensor read(const std::string& name) const;  // its own shape and dtype
   at::Tensor read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
                         int64_t start, int64_t length) const;
 
@@ -38,8 +51,16 @@ class Checkpoint {
   at::Tensor stored(const std::string& name, at::IntArrayRef expected) const;
   std::string where(const std::string& name) const;  // for messages
 
+  struct Stored {
+    TensorEntry entry;
+    std::shared_ptr<const SafetensorsFile> file;  // null: made
+    std::function<at::Tensor()> make;
+  };
+
+  void add(const std::string& name, std::shared_ptr<const SafetensorsFile> file);
+
   std::filesystem::path path_;
-  std::map<std::string, std::shared_ptr<const SafetensorsFile>> file_of_;
+  std::map<std::string, Stored> tensors_;
 };
 
 }  // namespace flashmorph

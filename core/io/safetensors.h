@@ -7,7 +7,10 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "core/io/mapped_file.h"
 
 namespace flashmorph {
 
@@ -19,9 +22,8 @@ struct TensorEntry {
   uint64_t bytes;
 };
 
-// A safetensors file, memory-mapped and checked when opened: header length, JSON, dtypes, shapes against byte ranges,
-// ranges inside the file and without overlap. Every fault is a BadInput that names the file and the tensor.
-// Format: https://github.com/huggingface/safetensors (8-byte little-endian header length, JSON header, data).
+// A safetensors file, memory-mapped and checked when opened (safetensors_header.h says how). Every fault is a BadInput
+// that names the file and the tensor.
 class SafetensorsFile {
  public:
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& file);
@@ -33,17 +35,14 @@ class SafetensorsFile {
   // A view of the mapped bytes (read-only by convention; it keeps the mapping alive). Shape and dtype as stored.
   at::Tensor tensor(const std::string& name) const;
 
-  ~SafetensorsFile();
-
  private:
-  SafetensorsFile() = default;
+  explicit SafetensorsFile(const std::filesystem::path& path) : path_(path), mapped_(path) {}
 
   std::filesystem::path path_;
+  MappedFile mapped_;
+  std::string_view data_;  // the data section
   std::map<std::string, TensorEntry> entries_;
   std::map<std::string, std::string> metadata_;
-  const unsigned char* bytes_ = nullptr;
-  uint64_t size_ = 0;
-  uint64_t data_start_ = 0;
   std::weak_ptr<const SafetensorsFile> self_;
 };
 

@@ -31,7 +31,10 @@ class TextEncoder {
   };
   const State& state() const { return state_; }
   uint64_t taken() const { return taken_; }  // bytes of the document
-  void go_on_from(State state) { state_ = std::move(state); }
+  void go_on_from(State state, uint64_t taken = 0) {
+    state_ = std::move(state);
+    taken_ = taken;
+  }
 
  private:
   void encode_part(std::string_view text, bool last, std::vector<int32_t>& tokens);

@@ -1,12 +1,24 @@
 #include "core/io/tokenizer.h"
 
+#include "core/base/bad_input.h"
 #include "core/io/text_encoder.h"
 #include "core/io/tokenizer_file.h"
 
 namespace flashmorph {
 
 Tokenizer Tokenizer::open(const std::filesystem::path& path) {
-  return Tokenizer(std::make_shared<const TokenizerFile>(read_tokenizer_file(path)));
+  return of(read_tokenizer_file(path));
+}
+
+Tokenizer Tokenizer::of(TokenizerFile file) { return Tokenizer(std::make_shared<const TokenizerFile>(std::move(file))); }
+
+Tokenizer Tokenizer::of_model(const std::filesystem::path& folder, int64_t vocabulary) {
+  const std::filesystem::path file = folder / "tokenizer.json";
+  Tokenizer tokenizer = open(file);
+  if (tokenizer.vocab_size() > vocabulary)
+    throw BadInput(file.string(), "has ids up to " + std::to_string(tokenizer.vocab_size() - 1) +
+                                      ", the model's vocabulary ends at " + std::to_string(vocabulary - 1));
+  return tokenizer;
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
@@ -39,6 +51,12 @@ int32_t Tokenizer::id_of(std::string_view token) const {
   for (const AddedToken& added : file_->added)
     if (added.content == token) return added.id;
   return -1;
+}
+
+int32_t Tokenizer::end_of_text() const {
+  for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "</s>"})  // GPT-2 and Qwen, Llama 3, Llama 2 and Mistral
+    if (const int32_t id = id_of(name); id >= 0) return id;
+  throw BadInput("tokenizer.json: added_tokens", "has none of <|endoftext|>, <|end_of_text|> and </s> to end a document");
 }
 
 const std::string& Tokenizer::sha256() const { return file_->sha256; }

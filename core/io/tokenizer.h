@@ -18,6 +18,9 @@ struct TokenizerFile;
 class Tokenizer {
  public:
   static Tokenizer open(const std::filesystem::path& tokenizer_json);
+  static Tokenizer of(TokenizerFile file);
+  // folder/tokenizer.json; BadInput when it has ids beyond a model's vocabulary.
+  static Tokenizer of_model(const std::filesystem::path& folder, int64_t vocabulary);
 
   std::vector<int32_t> encode(std::string_view text) const;  // added tokens inside the text are recognised
   std::vector<int32_t> encode_rest(
@@ -26,6 +29,7 @@ class Tokenizer {
 
   int32_t vocab_size() const;                   // highest id + 1, added tokens included
   int32_t id_of(std::string_view token) const;  // an added token's id, or -1
+  int32_t end_of_text() const;                   // the added token that ends a document; BadInput when there is none
   const std::string& sha256() const;            // of the file
   const TokenizerFile& file() const { return *file_; }
 

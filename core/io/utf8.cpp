@@ -109,6 +109,15 @@ std::string valid_utf8(std::string_view text) {
   return valid.append(text, start);
 }
 
+size_t invalid_utf8_at(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const auto [bytes, whole] = front(text.substr(at));
+    if (!whole) return at;
+    at += bytes;
+  }
+  return std::string_view::npos;
+}
+
 std::string nfc(std::string_view text) {
   if (std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; }))
     return std::string(text);

@@ -15,6 +15,8 @@ bool is_white_space(std::string_view character);  // Unicode's White_Space
 // The text with each broken sequence replaced by one U+FFFD, as Unicode recommends (section 3.9, maximal subparts).
 std::string valid_utf8(std::string_view text);
 
+size_t invalid_utf8_at(std::string_view text);  // the first byte that is not part of valid UTF-8, or npos
+
 // Unicode's normalization form C of valid UTF-8, as the `tokenizers` package computes it.
 std::string nfc(std::string_view text);
 

@@ -7,31 +7,49 @@
 namespace flashmorph {
 namespace {
 
-std::map<std::string, BranchFactory>& factories() {
-  static std::map<std::string, BranchFactory> known;
+struct Kind {
+  BranchFactory make;
+  MixerCheck check;
+};
+
+std::map<std::string, Kind>& kinds() {
+  static std::map<std::string, Kind> known;
   return known;
+}
+
+const Kind& kind_named(const std::string& name) {
+  const auto found = kinds().find(name);
+  if (found != kinds().end()) return found->second;
+  std::string known;
+  for (const std::string& kind : branch_kinds()) known += (known.empty() ? "" : ", ") + kind;
+  throw BadInput("mixer.kind", "is '" + name + "', expected one of: " + known);
 }
 
 }  // namespace
 
-bool register_branch(const std::string& kind, BranchFactory factory) {
-  return factories().emplace(kind, factory).second;
+bool register_branch(const std::string& kind, BranchFactory factory, MixerCheck check) {
+  return kinds().emplace(kind, Kind{factory, check}).second;
 }
 
 std::vector<std::string> branch_kinds() {
-  std::vector<std::string> kinds;
-  for (const auto& [kind, factory] : factories()) kinds.push_back(kind);
-  return kinds;
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : kinds()) names.push_back(name);
+  return names;
 }
 
+void check_mixer(const MixerSection& mixer) { kind_named(mixer.kind).check(mixer); }
+
 std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const AttentionWeights& teacher) {
-  const auto found = factories().find(context.mixer.kind);
-  if (found == factories().end()) {
-    std::string known;
-    for (const std::string& kind : branch_kinds()) known += (known.empty() ? "" : ", ") + kind;
-    throw BadInput("mixer.kind", "'" + context.mixer.kind + "' is not a known mixer; known: " + known);
-  }
-  return found->second(context, teacher);
+  check_mixer(context.mixer);
+  return kind_named(context.mixer.kind).make(context, teacher);
+}
+
+void refuse_settings_of_lightning(const MixerSection& mixer) {
+  const MixerSection usual;
+  if (mixer.decay != usual.decay)
+    throw BadInput("mixer.decay", "is '" + mixer.decay + "', but " + mixer.kind + " learns its decays: leave it out");
+  if (mixer.output_norm != "head")
+    throw BadInput("mixer.output_norm", "is '" + mixer.output_norm + "', but " + mixer.kind + " normalises each head");
 }
 
 }  // namespace flashmorph

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 
 #include <memory>
 #include <string>
@@ -23,10 +25,15 @@ class LinearBranch {
 
   // x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over
   // the tensor group is A_lin(x). With a cache, x continues from the cached state, which moves on.
-  virtual at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache = nullptr) const = 0;
+  virtual at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions,
+                             LayerCache* cache = nullptr) const = 0;
 
   // Its weights under global names, model.layers.{l}.linear_attn.*; what align trains.
   virtual Parameters parameters() const = 0;
+
+  // Starts the decays from the mean distance, in tokens, of each of this rank's heads' attention, as mixer.init: data
+  // asks (check_mixer refuses it for kinds that cannot).
+  virtual void start_decays(const at::Tensor& distance_H) { TORCH_CHECK(false, "this mixer has no decays to start"); }
 
   // A deep copy whose weights can be trained apart from this one's.
   virtual std::unique_ptr<LinearBranch> clone() const = 0;
@@ -50,8 +57,22 @@ std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const At
 
 std::vector<std::string> branch_kinds();
 
-// A kind adds itself at start-up; see lightning.cpp.
+// BadInput for an unknown kind (naming the known ones) and for settings that the kind cannot honour.
+void check_mixer(const MixerSection& mixer);
+
+// A kind adds itself at start-up; see lightning.cpp. `check` throws BadInput for settings it cannot honour.
 using BranchFactory = std::unique_ptr<LinearBranch> (*)(const BranchContext&, const AttentionWeights&);
-bool register_branch(const std::string& kind, BranchFactory factory);
+using MixerCheck = void (*)(const MixerSection&);
+bool register_branch(const std::string& kind, BranchFactory factory, MixerCheck check);
+
+template <class Branch>
+std::unique_ptr<LinearBranch> make(const BranchContext& context, const AttentionWeights& teacher) {
+  const c10::NoGradGuard no_gradient;
+  return std::make_unique<Branch>(context, teacher);
+}
+
+// For kinds that learn their decays and normalise each head: BadInput when mixer.decay or mixer.output_norm ask
+// otherwise.
+void refuse_settings_of_lightning(const MixerSection& mixer);
 
 }  // namespace flashmorph

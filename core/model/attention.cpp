@@ -1,6 +1,7 @@
 #include "core/model/attention.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 #include <vector>
@@ -30,7 +31,8 @@ at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
 }
 
 // The tokens see all past ones and, of their own, those up to themselves.
-at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK, int64_t groups) {
+at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK,
+                          int64_t groups) {
   const int64_t tokens = q_BTHK.size(1), past = k_BTGK.size(1) - tokens;
   const bool all_visible = tokens == 1;
   const std::optional<at::Tensor> mask =
@@ -56,6 +58,13 @@ at::Tensor softmax_in_documents(const at::Tensor& q_BTHK, const at::Tensor& k_BT
   return at::cat(outputs, 1);
 }
 
+at::Tensor attended(const QueriesKeysValues& x, const Positions& positions) {
+  const int64_t groups = x.q_BTHK.size(2) / x.k_BTGK.size(2);  // of this rank; with replicated kv heads fewer than the model's
+  return positions.documents
+             ? softmax_in_documents(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups, *positions.documents)
+             : causal_softmax(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups);
+}
+
 }  // namespace
 
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias) {
@@ -63,8 +72,8 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
       .unflatten(-1, {weight.size(0) / head_dim, head_dim});
 }
 
-at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
-                          const Positions& positions, LayerCache* cache) {
+QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                                      const Positions& positions, bool rotated) {
   at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
   at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
   at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
@@ -72,17 +81,32 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     q = rms_norm(q, weights.q_norm, spec.norm_epsilon);
     k = rms_norm(k, weights.k_norm, spec.norm_epsilon);
   }
-  q = rotate(q, positions.cos_TK, positions.sin_TK);
-  k = rotate(k, positions.cos_TK, positions.sin_TK);
+  if (rotated) {
+    q = rotate(q, positions.cos_TK, positions.sin_TK);
+    k = rotate(k, positions.cos_TK, positions.sin_TK);
+  }
+  return {q, k, v};
+}
+
+at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                          const Positions& positions, LayerCache* cache) {
+  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
   if (cache != nullptr) {
     k = appended(cache->keys_BTGK, k);
     v = appended(cache->values_BTGK, v);
   }
 
-  const int64_t groups = q.size(2) / k.size(2);  // of this rank; with replicated kv heads fewer than the model's
-  const at::Tensor o = positions.documents ? softmax_in_documents(q, k, v, groups, *positions.documents)
-                                           : causal_softmax(q, k, v, groups);
-  return at::linear(o.flatten(2, 3), weights.o);
+  return at::linear(attended({q, k, v}, positions).flatten(2, 3), weights.o);
+}
+
+// With each token's place as its value, attention returns the place that is looked at.
+at::Tensor attention_distance(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                              const Positions& positions) {
+  const c10::NoGradGuard no_gradient;
+  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
+  const at::Tensor place_T11 = at::arange(q.size(1), q.options()).view({-1, 1, 1});
+  const at::Tensor looked_at = attended({q, k, place_T11.expand_as(v).contiguous()}, positions);
+  return (place_T11 - looked_at).to(at::kDouble).mean(at::IntArrayRef{0, 1, 3});
 }
 
 }  // namespace flashmorph

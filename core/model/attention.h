@@ -10,13 +10,29 @@ namespace flashmorph {
 
 // Grouped-query causal softmax attention of the checkpoint, without the residual:
 //   o_proj( softmax(q k^T / sqrt(K)) v ), q and k normalised per head (when the spec says so) and rotated.
-// x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over the
-// tensor group is A_full(x). With a cache, x continues the cached tokens and is appended to it.
-// Packed documents (in one row) attend apart.
+// x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over
+// the tensor group is A_full(x). With a cache, x continues the cached tokens and is appended to it. Packed documents
+// (in one row) attend apart.
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                           const Positions& positions, LayerCache* cache = nullptr);
 
-// The queries, keys and values of x as [B, T, heads, K], before any norm or rotation (shared with the mixers).
-at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias = {});
+// What softmax attention and the mixers that resemble it read.
+struct QueriesKeysValues {
+  at::Tensor q_BTHK, k_BTGK, v_BTGK;
+};
+
+// Queries, keys and values of x; queries and keys normalised per head when there are such weights, and rotated if
+// asked.
+QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                                      const Positions& positions, bool rotated = true);
+
+// How far each of this rank's heads looks back in that attention: the mean over tokens of sum_j p_ij (i - j), in
+// tokens, [H] in float64.
+at::Tensor attention_distance(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
+                              const Positions& positions);
+
+// x projected, as [B, T, heads, K].
+at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim,
+                         const at::Tensor& bias = {});
 
 }  // namespace flashmorph

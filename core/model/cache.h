@@ -10,6 +10,7 @@ struct LayerCache {
   at::Tensor keys_BTGK;
   at::Tensor values_BTGK;
   at::Tensor state_BHKV;
+  at::Tensor recent_BPC;  // the last P inputs of a short convolution
 };
 
 }  // namespace flashmorph

@@ -6,6 +6,7 @@
 #include "core/model/blocks.h"
 #include "core/ops/gate_mix.h"
 #include "core/ops/norm.h"
+#include "core/train/recompute.h"
 
 namespace flashmorph {
 namespace {
@@ -155,6 +156,17 @@ at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, co
   return x;
 }
 
+at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions) const {
+  check_routes(routes);
+  for (int64_t l = own_.first; l < own_.last; ++l)
+    x = recomputed(
+        [this, l, route = routes[l], positions](const std::vector<at::Tensor>& inputs) {
+          return std::vector{feed_forward(l, attend(l, inputs[0], route, positions))};
+        },
+        {x}, weights_of(l))[0];
+  return x;
+}
+
 at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
                                    std::vector<LayerCache>* caches) const {
   at::Tensor x;
@@ -183,6 +195,16 @@ Parameters MorphableModel::frozen_parameters() const {
   }
   append(all, head_parameters());
   return all;
+}
+
+std::vector<at::Tensor> MorphableModel::weights_of(int64_t layer) const {
+  const MorphableLayer& here = this->layer(layer);
+  Parameters all = parameters_of(here.block, layer);
+  if (here.attention) append(all, parameters_of(*here.attention, layer));
+  if (here.branch) append(all, here.branch->parameters());
+  std::vector<at::Tensor> weights;
+  for (const Parameter& parameter : all) weights.push_back(parameter.value);
+  return weights;
 }
 
 Parameters MorphableModel::embedding_parameters() const {

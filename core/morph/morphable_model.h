@@ -76,6 +76,10 @@ class MorphableModel {
   at::Tensor through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
                             std::vector<LayerCache>* caches = nullptr) const;
 
+  // The same without caches, keeping of each layer only its input for the backward pass, where the layer runs again
+  // (core/train/recompute.h). The model must outlive the backward pass.
+  at::Tensor through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions) const;
+
   // The whole model on these tokens: embed (or the states of the piece before), through_layers, final_hidden. Undefined
   // on every piece but the last: there the states went on. No gradient crosses from piece to piece.
   at::Tensor forward(const at::Tensor& tokens_BT, const Routes& routes, const Positions& positions,
@@ -103,6 +107,7 @@ class MorphableModel {
       : spec_(spec), placement_(placement), shard_(&shard), own_(own), neighbours_(&neighbours) {}
 
   void check_routes(const Routes& routes) const;
+  std::vector<at::Tensor> weights_of(int64_t layer) const;
   Parameters embedding_parameters() const;
   Parameters head_parameters() const;
 

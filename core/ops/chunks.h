@@ -10,23 +10,23 @@ namespace flashmorph {
 // What a factor below this contributes is zero in any dtype; a bound keeps -inf out of differences and products.
 inline constexpr double kForgotten = -750.0;
 
-// How the tokens of a linear-attention call lie in chunks. The rows of a batch are cut alike; packed documents are cut one
-// by one, so that no chunk spans two of them. A sequence's last chunk may be shorter: zeros fill it up.
-// Letters: B batch, T tokens, H heads, D any width, N chunks, C tokens a chunk, S sequences, K key dim, V value dim.
+// How the tokens of a linear-attention call lie in chunks. The rows of a batch are cut alike; packed documents are cut
+// one by one, so that no chunk spans two of them. A sequence's last chunk may be shorter: zeros fill it up. Letters: B
+// batch, T tokens, H heads, D any width, N chunks, C tokens a chunk, S sequences, K key dim, V value dim.
 class Chunks {
  public:
   Chunks(int64_t batch, int64_t tokens, int64_t chunk, const std::optional<at::Tensor>& documents);
 
-  at::Tensor split(const at::Tensor& x_BTHD) const;   // any strides -> contiguous [B, H, N, C, D]
-  at::Tensor join(const at::Tensor& x_BHNCD) const;   // -> [B, T, H, D]
+  at::Tensor split(const at::Tensor& x_BTHD) const;                      // any strides -> contiguous [B, H, N, C, D]
+  at::Tensor join(const at::Tensor& x_BHNCD) const;                      // -> [B, T, H, D]
   int64_t count() const { return static_cast<int64_t>(spans_.size()); }  // N
-  int64_t size() const { return size_; }                                // C
-  int64_t length(int64_t chunk) const { return spans_[chunk].length; }  // its tokens, without the filling
+  int64_t size() const { return size_; }                                 // C
+  int64_t length(int64_t chunk) const { return spans_[chunk].length; }   // its tokens, without the filling
 
   // Walks the states over the chunks, from first to last or back. A sequence starts from its entry of start_SHKV (zero
   // when absent); advance(n, state_BHKV) takes the state over chunk n in place.
-  // Returns the state at which the walk entered each chunk, [B, H, N, K, V], and those where it left the sequences, [S, H,
-  // K, V].
+  // Returns the state at which the walk entered each chunk, [B, H, N, K, V], and those where it left the sequences, [S,
+  // H, K, V].
   template <class Advance>
   std::pair<at::Tensor, at::Tensor> forwards(const std::optional<at::Tensor>& start_SHKV, at::Tensor like_BHKV,
                                              const Advance& advance) const {

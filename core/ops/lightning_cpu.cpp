@@ -56,9 +56,8 @@ struct Call {
         decays(log_decay_H, chunks, q.options()) {
     const at::Tensor added = unflat(at::bmm(flat(k * decays.tail_HNC).transpose(1, 2), flat(v)));
     std::tie(before_BHNKV, final_SHKV) =
-        chunks.forwards(initial, added.select(2, 0), [&](int64_t n, at::Tensor& state) {
-          state.mul_(decays.whole_NH[n]).add_(added.select(2, n));
-        });
+        chunks.forwards(initial, added.select(2, 0),
+                        [&](int64_t n, at::Tensor& state) { state.mul_(decays.whole_NH[n]).add_(added.select(2, n)); });
   }
 
   at::Tensor split(const at::Tensor& x) const { return chunks.split(x.to(at::toOpMathType(x.scalar_type()))); }

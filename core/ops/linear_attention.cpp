@@ -22,7 +22,8 @@ using Optional = std::optional<at::Tensor>;
 template <class... Input>
 struct Signatures {
   static constexpr size_t kInputs = sizeof...(Input);
-  using Forward = std::tuple<at::Tensor, at::Tensor>(const Input&..., const Optional&, const Optional&, double, int64_t);
+  using Forward = std::tuple<at::Tensor, at::Tensor>(const Input&..., const Optional&, const Optional&, double,
+                                                     int64_t);
   using Backward = std::vector<at::Tensor>(const at::Tensor&, const Optional&, const Input&..., const Optional&,
                                            const Optional&, double, int64_t);
 };
@@ -62,12 +63,13 @@ struct GatedDelta : FiveInputs {
 // How many documents the offsets describe.
 int64_t check_documents(const char* name, const at::Tensor& documents, int64_t batch, int64_t tokens) {
   TORCH_CHECK(batch == 1, name, ": packed documents lie in one row, the batch is ", batch);
-  TORCH_CHECK(documents.dim() == 1 && documents.size(0) >= 2 && documents.scalar_type() == at::kLong && documents.is_cpu(),
-              name, ": documents must be int64 offsets on the CPU, one more than there are documents");
+  TORCH_CHECK(
+      documents.dim() == 1 && documents.size(0) >= 2 && documents.scalar_type() == at::kLong && documents.is_cpu(),
+      name, ": documents must be int64 offsets on the CPU, one more than there are documents");
   const at::Tensor offsets = documents.contiguous();
   const int64_t *first = offsets.const_data_ptr<int64_t>(), *last = first + offsets.size(0) - 1;
-  TORCH_CHECK(*first == 0 && *last == tokens, name, ": documents must go from 0 to ", tokens, ", found ", *first, " to ",
-              *last);
+  TORCH_CHECK(*first == 0 && *last == tokens, name, ": documents must go from 0 to ", tokens, ", found ", *first,
+              " to ", *last);
   for (const int64_t* at = first; at < last; ++at)
     TORCH_CHECK(at[0] < at[1], name, ": documents must increase, found ", at[1], " after ", at[0]);
   return documents.size(0) - 1;
@@ -115,7 +117,8 @@ struct Recurrence : Function<Recurrence<Op>> {
     return [&]<size_t... I>(std::index_sequence<I...>) {
       const auto [output, state] = forward_op<Op>().call(inputs[I]..., initial, documents, scale, chunk);
       return variable_list{output, state};
-    }(Places());
+    }
+    (Places());
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -127,7 +130,8 @@ struct Recurrence : Function<Recurrence<Op>> {
     const std::vector<at::Tensor> found = [&]<size_t... I>(std::index_sequence<I...>) {
       return op.call(d_output, present(gradients[1]), saved[I]..., initial, documents,
                      context->saved_data["scale"].toDouble(), context->saved_data["chunk"].toInt());
-    }(Places());
+    }
+    (Places());
     variable_list result(Op::kInputs + 4);  // the inputs, the initial state, documents, scale, chunk
     std::copy_n(found.begin(), Op::kTrained, result.begin());
     if (initial) result[Op::kInputs] = found.at(Op::kTrained).to(initial->scalar_type());
@@ -146,8 +150,8 @@ std::tuple<at::Tensor, at::Tensor> checked(const Optional& initial, const Option
 
 template <class Op>
 std::tuple<at::Tensor, at::Tensor> with_gradient(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                 const at::Tensor& g, const Optional& initial, const Optional& documents,
-                                                 double scale, int64_t chunk) {
+                                                 const at::Tensor& g, const Optional& initial,
+                                                 const Optional& documents, double scale, int64_t chunk) {
   return checked<Op>(initial, documents, scale, chunk, q, k, v, g);
 }
 
@@ -181,7 +185,8 @@ TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) {
 LinearAttentionResult lightning_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                           const at::Tensor& log_decay_H, const Optional& initial_state,
                                           const Optional& documents, double scale, int64_t chunk) {
-  const auto [output, state] = forward_op<Lightning>().call(q, k, v, log_decay_H, initial_state, documents, scale, chunk);
+  const auto [output, state] =
+      forward_op<Lightning>().call(q, k, v, log_decay_H, initial_state, documents, scale, chunk);
   return {output, state};
 }
 
@@ -193,8 +198,9 @@ LinearAttentionResult gated_linear_attention(const at::Tensor& q, const at::Tens
 }
 
 LinearAttentionResult gated_delta_rule(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial_state,
-                                       const Optional& documents, double scale, int64_t chunk) {
+                                       const at::Tensor& g_BTH, const at::Tensor& beta_BTH,
+                                       const Optional& initial_state, const Optional& documents, double scale,
+                                       int64_t chunk) {
   const auto [output, state] =
       forward_op<GatedDelta>().call(q, k, v, g_BTH, beta_BTH, initial_state, documents, scale, chunk);
   return {output, state};

@@ -7,13 +7,13 @@
 
 namespace flashmorph {
 
-// The linear-attention recurrences, computed in chunks: matrix products inside a chunk, a scan of states between chunks.
-// Letters: B batch, T tokens, H heads, K key dim, V value dim, S sequences.
+// The linear-attention recurrences, computed in chunks: matrix products inside a chunk, a scan of states between
+// chunks. Letters: B batch, T tokens, H heads, K key dim, V value dim, S sequences.
 //
-// q_BTHK, k_BTHK, v_BTHV: any strides, one floating dtype and device. Decays are logarithms <= 0; -inf forgets everything.
-// documents_S+1 (int64, on the CPU): offsets of several documents packed one after the other in one row (B = 1), from 0 to
-// T, increasing; each runs apart from the others, exactly. The sequences are then the S documents, else the S = B rows.
-// initial_state_SHKV: zero when absent. scale multiplies the queries. chunk >= 1 changes rounding only.
+// q_BTHK, k_BTHK, v_BTHV: any strides, one floating dtype and device. Decays are logarithms <= 0; -inf forgets
+// everything. documents_S+1 (int64, on the CPU): offsets of several documents packed one after the other in one row (B
+// = 1), from 0 to T, increasing; each runs apart from the others, exactly. The sequences are then the S documents, else
+// the S = B rows. initial_state_SHKV: zero when absent. scale multiplies the queries. chunk >= 1 changes rounding only.
 // Returns output_BTHV and final_state_SHKV (float32 at least), both differentiable.
 // Also callable from Python as torch.ops.flashmorph.*. c10::Error for shapes that do not fit.
 using LinearAttentionResult = std::pair<at::Tensor, at::Tensor>;

@@ -168,4 +168,10 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
   return forward_op().call(x, weight, epsilon);
 }
 
+at::Tensor l2_norm(const at::Tensor& x, double epsilon) {
+  const int64_t width = x.size(-1);
+  const auto size = static_cast<double>(width);
+  return rms_norm(x, at::full({width}, 1.0 / std::sqrt(size), x.options().requires_grad(false)), epsilon / size);
+}
+
 }  // namespace flashmorph

@@ -11,6 +11,9 @@ namespace flashmorph {
 // in float32 at least. Differentiable in x and weight; saves nothing but its inputs.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
 
+// y = x / sqrt(sum(x^2) + epsilon) over the last dim: the same operator, as sum and mean differ by a factor.
+at::Tensor l2_norm(const at::Tensor& x, double epsilon);
+
 // silu(gate) * up, elementwise; one shape. Differentiable in both; saves nothing but its inputs.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 

@@ -15,7 +15,12 @@
 namespace flashmorph {
 namespace {
 
-std::string config_hash(const RunConfig& config) {
+// Of all that results depend on: a run may go on on another mesh.
+std::string config_hash(RunConfig config) {
+  StagesSection& stages = config.stages;
+  for (ParallelSection* mesh : {&config.parallel, &stages.align.parallel, &stages.select.parallel, &stages.distill.parallel,
+                                &stages.finetune.parallel, &stages.evaluate.parallel})
+    *mesh = {};
   const std::string text = config.to_yaml();
   return sha256_of_bytes(text.data(), text.size());
 }
@@ -73,6 +78,7 @@ void RunFolder::check(const RunConfig& config, const std::string& source_hash) c
 void RunFolder::open(const RunConfig& config, const std::string& source_hash) {
   if (std::filesystem::exists(state_file())) {
     read_message(state_file(), state_);
+    write_file_atomically(config_file(), config.to_yaml());  // its mesh may be another one
     return;
   }
   std::filesystem::create_directories(path_);

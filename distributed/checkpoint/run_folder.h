@@ -33,7 +33,7 @@ class RunFolder {
   }
 
   // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config or
-  // teacher (naming the lines that differ). Changes nothing on disk.
+  // teacher (naming the lines that differ); the mesh may be another. Changes nothing on disk.
   void check(const RunConfig& config, const std::string& source_hash) const;
 
   // Creates the folder, or reads where its run is.

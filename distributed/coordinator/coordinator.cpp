@@ -212,14 +212,17 @@ StageCost Coordinator::export_hybrid() {
   const proto::HybridPlan& plan = plans_.plans(0);
   const NamedTensors whole =
       gather_global(hybrid(plan, last_training(inputs_.config)).all_parameters(), placed_.mesh());
+  HybridSpec spec{placed_.spec(), inputs_.config.mixer, std::vector<bool>(static_cast<size_t>(placed_.spec().layers), false)};
+  for (const int64_t layer : plan.full_layers()) spec.full[static_cast<size_t>(layer)] = true;
+  const ExportFormat& format = export_format(inputs_.config.stages.export_.format, spec.model, spec.mixer);
   together(world_, [&] {
     if (!leads()) return;
-    export_hugging_face(folder_.export_folder(),
-                        {.source = inputs_.config.model.path,
-                         .tensors = whole,
-                         .full_layers = {plan.full_layers().begin(), plan.full_layers().end()},
-                         .mixer = inputs_.config.mixer,
-                         .model_card = model_card(inputs_.config, plans_, evaluation_)});
+    const ExportReport report = export_hugging_face(folder_.export_folder(), format,
+                                                    {.source = inputs_.config.model.path,
+                                                     .hybrid = spec,
+                                                     .tensors = whole,
+                                                     .model_card = model_card(inputs_.config, plans_, evaluation_)});
+    inputs_.observer.exported(report.format, report.tokens, report.largest_difference);
   });
   return {0, watch.seconds()};
 }

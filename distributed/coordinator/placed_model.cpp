@@ -5,11 +5,18 @@
 #include "distributed/parallel/together.h"
 
 namespace flashmorph {
+namespace {
+
+bool is_same_mesh(const ParallelSection& a, const ParallelSection& b) {
+  return a.tensor == b.tensor && a.pipeline == b.pipeline && a.pipeline_cuts == b.pipeline_cuts;
+}
+
+}  // namespace
 
 Layout layout_of(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   const StagesSection& stages = config.stages;
   const auto layout = [&](const ParallelSection& parallel, const std::vector<int64_t>& lengths, bool makes_logits) {
-    const std::string section = parallel == config.parallel ? "parallel" : "stages." + stage + ".parallel";
+    const std::string section = is_same_mesh(parallel, config.parallel) ? "parallel" : "stages." + stage + ".parallel";
     return Layout::of(ranks, parallel, section, spec, std::ranges::max(lengths), makes_logits);
   };
   if (stage == "align") return layout(stages.align.parallel, stages.align.data.lengths, false);

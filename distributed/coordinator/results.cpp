@@ -64,8 +64,7 @@ std::string model_card(const RunConfig& config, const proto::PlanSet& plans, con
   std::string card = "# " + config.run.name + "\n\nA hybrid-attention model made by flashmorph-dist from `" +
                      config.model.path + "`: full attention in layers " + layers_of(plans, plan.name()) + " of " +
                      std::to_string(plans.layers()) + " (chosen by " + plan.name() + "), " + config.mixer.kind +
-                     " attention in the others.\n\nIt loads with `AutoModelForCausalLM.from_pretrained(folder, "
-                     "trust_remote_code=True)`.\n\n";
+                     " attention in the others.\n\n";
   const TextTable table = results_table(plans, evaluation);
   for (size_t row = 0; row < table.size(); ++row) {
     for (const std::string& cell : table[row]) card += "| " + cell + " ";

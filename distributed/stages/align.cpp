@@ -56,7 +56,7 @@ StageCost align(MorphableModel& model, StageContext& context) {
   Pipeline pipeline(context.mesh);
   return train("align", model.branch_parameters(), section, data, context, [&](int64_t step, MicroBatchRange mine) {
     at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
-    pipeline.stream(mine, state_shape(model, data.micro_batch_sequences(step), data.length(step)),
+    pipeline.stream(mine, state_shape(model, data.micro_batch_shape(step)),
                     [&](int64_t index, const at::Tensor& x) {
                       return align_micro_batch(model, samples.micro_batch(step, index), x, data.micro_batches(step), loss);
                     });

@@ -17,6 +17,14 @@ at::Tensor share_of_step(const at::Tensor& sum_over_tokens, int64_t tokens, int6
   return sum_over_tokens / static_cast<double>(tokens * micro_batches);
 }
 
+// The hybrid's states behind this rank's layers; `input` is undefined on the first rank.
+at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, const at::Tensor& input, const Routes& routes,
+                          const Positions& positions, const ParallelSection& parallel) {
+  const at::Tensor x = hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input;
+  return parallel.recompute == "full" ? hybrid.through_layers_recomputed(x, routes, positions)
+                                      : hybrid.through_layers(x, routes, positions);
+}
+
 // One micro-batch through this rank's layers, towards the loss that the last rank makes.
 using HybridForward = std::function<StageOutput(const Batch& batch, const States& input, int64_t micro_batches)>;
 
@@ -37,7 +45,7 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
   Pipeline pipeline(context.mesh);
   return train(training.stage, hybrid.all_parameters(), training.section, data, context,
                [&](int64_t step, MicroBatchRange mine) {
-                 const StateShape shape = state_shape(hybrid, data.micro_batch_sequences(step), data.length(step));
+                 const StateShape shape = state_shape(hybrid, data.micro_batch_shape(step));
                  double sum = 0.0;
                  for (const at::Tensor& loss : pipeline.forward_backward(
                           mine, shape, training.with_teacher, [&](int64_t index, const States& input) {
@@ -56,7 +64,7 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
   const auto forward = [&](const Batch& batch, const States& input, int64_t micro_batches) -> StageOutput {
     const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
     const at::Tensor student =
-        hybrid.through_layers(hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input.learning, routes, positions);
+        through_hybrid(hybrid, batch, input.learning, routes, positions, context.config.stages.distill.parallel);
     at::Tensor target;
     {
       const c10::NoGradGuard no_gradient;
@@ -76,7 +84,7 @@ StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std
   const auto forward = [&](const Batch& batch, const States& input, int64_t micro_batches) -> StageOutput {
     const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
     const at::Tensor x =
-        hybrid.through_layers(hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input.learning, routes, positions);
+        through_hybrid(hybrid, batch, input.learning, routes, positions, context.config.stages.finetune.parallel);
     if (!hybrid.has_head()) return {{x, {}}, {}};
     const at::Tensor places = predicting_places(batch);
     const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places);

@@ -32,6 +32,8 @@ class StageObserver {
   virtual ~StageObserver() = default;
   virtual void started(const StageStart& start) {}
   virtual void stepped(const StepReport& report) {}
+  // A folder in this format was read back and gave the hybrid's logits on so many tokens, up to this difference.
+  virtual void exported(const std::string& format, int64_t tokens, double largest_difference) {}
   virtual void finished(const std::string& stage, double seconds) {}
   virtual void skipped(const std::string& stage, const std::string& why) {}
   virtual void measured(const proto::Measurement& measurement) {}

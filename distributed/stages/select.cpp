@@ -5,6 +5,7 @@
 
 #include "core/ops/squared_distance.h"
 #include "core/train/adamw.h"
+#include "core/train/recompute.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/stages/trainer.h"
@@ -21,16 +22,17 @@ std::vector<double> numbers(const at::Tensor& values) {
 // gradients are this tensor rank's partial sums; the last two are given by tensor rank 0 alone, so that summing rows
 // over ranks is right.
 at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, SamplesAhead& samples,
-                              int64_t step, MicroBatchRange mine, const at::Tensor& alpha_l, Pipeline& pipeline) {
+                              int64_t step, MicroBatchRange mine, const at::Tensor& alpha_l, bool recompute,
+                              Pipeline& pipeline) {
   std::vector<at::Tensor> leaves, rows;  // a leaf of its own for each micro-batch keeps its gradient apart
   std::vector<int64_t> answers;
   const std::vector<at::Tensor> errors = pipeline.forward_backward(
-      mine, state_shape(model, data.micro_batch_sequences(step), data.length(step)), /*with_fixed=*/true,
+      mine, state_shape(model, data.micro_batch_shape(step)), /*with_fixed=*/true,
       [&](int64_t index, const States& x) {
         const Batch batch = samples.micro_batch(step, index);
         leaves.push_back(alpha_l.detach().clone().to(model.placement().device).set_requires_grad(true));
         answers.push_back(batch.answers_BT.sum().item<int64_t>());
-        return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), alpha_l), x);
+        return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), alpha_l), x, recompute);
       });
   const bool counts = model.shard().rank() == 0;
   for (size_t m = 0; m < leaves.size(); ++m)
@@ -57,10 +59,11 @@ Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {
   return routes;
 }
 
-StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x) {
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
+                               bool recompute) {
   const Placement& placement = model.placement();
   const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten().to(placement.device);
-  const auto at_answers = [&](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
+  const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();
   at::Tensor error = at::zeros({}, at::TensorOptions(at::kDouble).device(placement.device));
@@ -74,9 +77,17 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       teacher = at_answers(h);
       if (goes_on) x.fixed = model.feed_forward(l, h);
     }
-    const at::Tensor mixed = model.attend(l, x.learning, mixing.at(l - first), positions);
-    error = error + squared_distance(at_answers(mixed), teacher);
-    if (goes_on) x.learning = model.feed_forward(l, mixed);
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, route = mixing.at(l - first)](
+                                 const std::vector<at::Tensor>& inputs) {
+      const at::Tensor h = model.attend(l, inputs[0], route, positions);
+      std::vector<at::Tensor> outputs = {at_answers(h)};
+      if (goes_on) outputs.push_back(model.feed_forward(l, h));
+      return outputs;
+    };
+    const std::vector<at::Tensor> mixed =
+        recompute ? recomputed(mixed_layer, {x.learning}, {mixing.at(l - first).alpha}) : mixed_layer({x.learning});
+    error = error + squared_distance(mixed[0], teacher);
+    if (goes_on) x.learning = mixed[1];
   }
   return {x, error / static_cast<double>(model.layer_count())};
 }
@@ -104,7 +115,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
     stop_if_asked(context, "select", step);
     const int64_t micro_batches = data.micro_batches(step);
     const at::Tensor rows =
-        gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha, pipeline);
+        gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha,
+                           section.parallel.recompute == "full", pipeline);
     const at::Tensor sums = gather_in_sample_order(rows, micro_batches, context.mesh).sum(0);
     const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
     at::Tensor totals = at::stack({sums[own] / sums[own + 1] + section.gate_penalty * alpha.sum(), gradient.sum()});

@@ -5,6 +5,7 @@
 #include "core/train/adamw.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/parallel/zero.h"
 
 namespace flashmorph {
 namespace {
@@ -29,8 +30,10 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
                 const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
-  AdamW optimizer(values_of(parameters),
-                  {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay});
+  const auto whole = single_communicator("data");
+  DataShardedAdamW optimizer(values_of(parameters),
+                             {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
+                             section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   const Stopwatch watch;
   int64_t tokens = 0;
@@ -62,9 +65,10 @@ SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model
   return SamplesAhead(data, mine, /*page_locked=*/!model.placement().device.is_cpu());
 }
 
-StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens) {
+StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const Placement& placement = model.placement();
-  return {{sequences, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
+  const auto [rows, tokens] = rows_and_tokens;
+  return {{rows, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

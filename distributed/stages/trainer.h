@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "core/config/run_config.h"
 #include "core/data/sample_stream.h"
@@ -23,8 +24,8 @@ using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
                 const SampleStream& data, StageContext& context, const StepLoss& loss_of);
 
-// What a pipeline carries for a micro-batch of these sequences.
-StateShape state_shape(const MorphableModel& model, int64_t sequences, int64_t tokens);
+// What a pipeline carries for a micro-batch of so many rows of so many tokens.
+StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens);
 
 // This rank's micro-batches of the stage, made one ahead.
 SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh);

@@ -1,40 +1,40 @@
-// hybrid_logits TEACHER EXPORT OUTPUT: this program's own logits of an exported hybrid on held-out tokens, and the
-// tokens it would write next, for test_export.py to compare with transformers.
+// hybrid_logits TEACHER EXPORT OUTPUT [GREEDY]: this program's own logits of an exported hybrid on some tokens, and the GREEDY
+// tokens (32) that it would write next, for test_export.py to compare with transformers.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <fstream>
-#include <nlohmann/json.hpp>
-
-#include "core/io/checkpoint.h"
+#include "core/export/export_format.h"
 #include "core/morph/morphable_model.h"
 #include "core/ops/vocabulary_loss.h"
 
 using namespace flashmorph;
 
 int main(int argc, char** argv) {
-  TORCH_CHECK(argc == 4, "usage: hybrid_logits TEACHER EXPORT OUTPUT");
+  TORCH_CHECK(argc == 4 || argc == 5, "usage: hybrid_logits TEACHER EXPORT OUTPUT [GREEDY]");
   const c10::NoGradGuard no_gradient;
   const std::filesystem::path teacher = argv[1], exported = argv[2];
-  const auto config = nlohmann::json::parse(std::ifstream(exported / "config.json"));
+  const int64_t to_write = argc == 5 ? std::stoll(argv[4]) : 32;
+  const ConfigJson config = ConfigJson::open(exported);
+  const ExportFormat* format = format_of(config);
+  TORCH_CHECK(format != nullptr, argv[2], " is no export");
+  const HybridSpec spec = format->hybrid_of(config);
   Routes routes;
-  for (const auto& type : config["layer_types"])
-    routes.push_back(type == "full_attention" ? Route::full() : Route::linear());
+  for (const bool full : spec.full) routes.push_back(full ? Route::full() : Route::linear());
 
   Shard whole;
   MorphableModel model =
       MorphableModel::load(Checkpoint::open(teacher), ModelSpec::open(teacher), Placement{}, whole);
-  model.add_branches(MixerSection{}, 1);
+  model.add_branches(spec.mixer, 1);
   const MorphableModel hybrid = model.hybrid(routes);
-  read_into(hybrid.all_parameters(), Checkpoint::open(exported), Placement{});
+  read_into(hybrid.all_parameters(), format->own_tensors(Checkpoint::open(exported), spec), Placement{});
 
-  constexpr int64_t kTokens = 300, kGreedy = 32;
-  const at::Tensor tokens = at::arange(kTokens, at::kLong) * 37 % 1021;
+  constexpr int64_t kTokens = 300;
+  const at::Tensor tokens = at::arange(kTokens, at::kLong) * 37 % (spec.model.vocabulary - 3);
   std::vector<LayerCache> caches(static_cast<size_t>(model.layer_count()));
   at::Tensor hidden = hybrid.forward(tokens.unsqueeze(0), routes, hybrid.positions(0, kTokens), &caches).squeeze(0);
   const at::Tensor logits = at::mm(hidden, hybrid.head().t());
   std::vector<at::Tensor> greedy;
-  for (int64_t t = 0; t < kGreedy; ++t) {
+  for (int64_t t = 0; t < to_write; ++t) {
     greedy.push_back(greedy_tokens(hidden.narrow(0, hidden.size(0) - 1, 1), hybrid.head(), whole));
     hidden = hybrid.forward(greedy.back().unsqueeze(0), routes, hybrid.positions(kTokens + t, 1), &caches).squeeze(0);
   }

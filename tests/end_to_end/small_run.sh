@@ -29,10 +29,15 @@ refused() {
 run >"$work/first.log" || { cat "$work/first.log"; fail "the run"; }
 for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.safetensors gates.json plan.json \
   evaluation.json hybrid/flashmorph/finetune.safetensors hybrid/uniform/distill.safetensors export/config.json \
-  export/modeling_flashmorph.py export/README.md; do
+  export/modeling_flashmorph.py export/README.md \
+  report.html prometheus.json; do
   [[ -s "$work/small/$artifact" ]] || fail "no $artifact"
 done
 grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
+"$program" status "$work/small" | grep -q "finished" || fail "status of a finished run"
+"$program" status "$work/small" --json | "$python" -c 'import json, sys; assert json.load(sys.stdin)["phase"] == "finished"' ||
+  fail "status for programs"
+"$program" report "$work/small" | grep -qx "$work/small/report.html" || fail "report"
 run >"$work/second.log" || fail "the second start"
 grep -q "already done" "$work/second.log" || fail "the second start did the work again"
 code=0
@@ -41,13 +46,18 @@ run --set stages.align.tokens=32K >"$work/other.log" 2>&1 || code=$?
 
 "$hybrid_logits" tests/data/passkey-teacher "$work/small/export" "$work/logits.safetensors"
 "$python" tests/golden/test_export.py "$work/small/export" "$work/logits.safetensors"
+grep -q '"event":"exported".*"largest_logit_difference"' "$work/small/events.jsonl" || fail "the export's difference is not in the journal"
+"$program" inspect "$work/small/export" --length 1000 >"$work/inspect.log" || fail "inspect"
+grep -q "12, 3 with full attention.*9 linear (lightning)" "$work/inspect.log" || fail "inspect: $(<"$work/inspect.log")"
 
 good=(configs/quickstart.yaml --set run.dir="$work" --set run.name=none --set parallel.tensor=1)
 refused "cannot be read" "$work/nothing.yaml"
 refused "did you mean full_layers?" "${good[@]}" --set budget.full_layer=3
 refused "expected 1 to 11" "${good[@]}" --set budget.full_layers=12
 refused "does not divide" "${good[@]}" --set parallel.tensor=3
-refused "cannot be read; model.path must be" "${good[@]}" --set model.path="$work"
+refused "expected the config.json of a Hugging Face model folder" "${good[@]}" --set model.path="$work"
+refused "cannot hold this hybrid" "${good[@]}" --set stages.export.format=qwen3_5_text
+refused "expected the config.json" inspect tests/data/text
 refused "data.text" "${good[@]}" --set data.text="$work/none.txt"
 refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.lengths='[8192]'
 refused "10 passkeys of 32 words need" "${good[@]}" --set stages.select.data.lengths='[512]'

@@ -41,7 +41,7 @@ class SharedModel {
 
 struct StageInputs {
   Tokenizer tokenizer = Tokenizer::open(std::string(kTeacher) + "/tokenizer.json");
-  Corpus corpus = Corpus::from_text("tests/data/text/tinyshakespeare.txt", tokenizer, 0.1, 512);
+  Corpus corpus = Corpus::open({.text = "tests/data/text/tinyshakespeare.txt"}, tokenizer, 512);
   PasskeyTask passkeys{tokenizer};
   StageObserver observer;
   StopSignal stop;
@@ -52,8 +52,8 @@ inline StageInputs& inputs() {
   return shared;
 }
 
-inline StageContext context(Mesh& mesh, const RunConfig& config) {
-  return {config, mesh, inputs().corpus, inputs().passkeys, inputs().observer, inputs().stop};
+inline StageContext context(Mesh& mesh, const RunConfig& config, const Corpus& corpus = inputs().corpus) {
+  return {config, mesh, corpus, inputs().passkeys, inputs().observer, inputs().stop};
 }
 
 // This rank's piece, layers dealt out evenly.

@@ -1,6 +1,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
@@ -100,12 +102,13 @@ TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
 }
 
 // Weights after distill, then finetune, then what evaluate measures of them.
-at::Tensor trained_and_measured(const std::string& path, const RunConfig& config, Mesh& mesh) {
+at::Tensor trained_and_measured(const std::string& path, const RunConfig& config, Mesh& mesh,
+                                const Corpus& corpus = test::inputs().corpus) {
   const MorphableModel model = load(path, mesh, config, at::kDouble);
   Routes routes(model.layer_count(), Route::linear());
   routes[1] = routes[3] = Route::full();
   const MorphableModel hybrid = model.hybrid(routes);
-  StageContext here = context(mesh, config);
+  StageContext here = context(mesh, config, corpus);
   distill(model, hybrid, routes, "test", here);
   finetune(hybrid, routes, "test", here);
   for (const Parameter& parameter : hybrid.all_parameters()) EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
@@ -117,6 +120,25 @@ at::Tensor trained_and_measured(const std::string& path, const RunConfig& config
                   at::tensor({measured.perplexity(), 1.0 + static_cast<double>(forced.right_words()),
                               1.0 + static_cast<double>(greedy.right_words())},
                              at::kDouble)});
+}
+
+TEST(Stages, DocumentsKeptApartAreTheSameOnEveryMesh) {
+  const test::TemporaryFolder folder;
+  std::ofstream lines(folder.path() / "lines.jsonl");
+  for (int document = 0; document < 1000; ++document)
+    lines << "{\"text\": \"" << document << (document % 3 == 0 ? " short" : " a document of some more words than that one")
+          << "\\n\"}\n";
+  lines.close();
+  const Corpus corpus = Corpus::open({.jsonl = (folder.path() / "lines.jsonl").string()}, test::inputs().tokenizer, 256);
+  const RunConfig config = small_run();
+  const SharedModel small({.layers = 5});
+  const auto train = [&](Mesh& mesh) { return trained_and_measured(small.path(), config, mesh, corpus); };
+  const at::Tensor expected = made_by_one_rank(train);
+  for (const MeshShape& shape : every_mesh()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    EXPECT_LT(test::relative_error(expected, train(mesh)), 1e-9);
+  }
 }
 
 TEST(Stages, TrainedHybridsAndTheirMeasureAreTheSameOnEveryMesh) {
@@ -131,6 +153,37 @@ TEST(Stages, TrainedHybridsAndTheirMeasureAreTheSameOnEveryMesh) {
       EXPECT_LT(test::relative_error(expected, train(mesh)), 1e-9);
     }
   }
+}
+
+TEST(Stages, ZeroRecomputeAndAccumulationChangeNoWeight) {
+  const RunConfig plain = small_run();
+  const SharedModel small({.layers = 5});
+  const at::Tensor expected = made_by_one_rank([&](Mesh& mesh) { return trained_and_measured(small.path(), plain, mesh); });
+  RunConfig config = plain;
+  for (TrainingSection* section : std::initializer_list<TrainingSection*>{&config.stages.distill, &config.stages.finetune}) {
+    section->parallel.zero = true;
+    section->parallel.recompute = "full";
+  }
+  for (const MeshShape& shape : every_mesh()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    EXPECT_LT(test::relative_error(expected, trained_and_measured(small.path(), config, mesh)), 1e-9);
+  }
+  config.stages.distill.micro_batch_tokens = config.stages.finetune.micro_batch_tokens = 512 / world().size();
+  if (world().size() <= 4) {  // other micro-batches, of the same samples
+    Mesh mesh(world(), MeshShape::of(world().size(), 1));
+    EXPECT_LT(test::relative_error(expected, trained_and_measured(small.path(), config, mesh)), 1e-9);
+  }
+}
+
+TEST(Stages, RecomputedGatesAreTheSameBits) {
+  RunConfig config = small_run("3");
+  const SharedModel small({.layers = 5});
+  Mesh mesh(world(), MeshShape::of(world().size(), world().size() % 2 == 0 ? 2 : 1));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  const at::Tensor kept = gates_of(model, mesh, config);
+  config.stages.select.parallel.recompute = "full";
+  EXPECT_TRUE(gates_of(model, mesh, config).equal(kept));
 }
 
 }  // namespace

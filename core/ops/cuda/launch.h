@@ -88,4 +88,14 @@ void with_type(Element element, const Work& work) {
   }
 }
 
+// Calls work(T(), integral_constant<W>): the wide form where `size` is a multiple of it.
+template <class Work>
+void with_width(Element type, int64_t size, const Work& work) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    if (size % kWide<T> == 0) return work(t, std::integral_constant<int, kWide<T>>());
+    work(t, std::integral_constant<int, 1>());
+  });
+}
+
 }  // namespace flashmorph::cuda

@@ -74,15 +74,6 @@ struct ConstantDecay {
   }
 };
 
-template <class Work>
-void with_width(Element type, int64_t size, const Work& work) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
-    if (size % kWide<T> == 0) return work(t, std::integral_constant<int, kWide<T>>());
-    work(t, std::integral_constant<int, 1>());
-  });
-}
-
 bool aligned(const void* pointer, int64_t stride, int64_t element_size) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride * element_size % 16 == 0;
 }

@@ -364,16 +364,6 @@ __global__ void squared_distance_gradient(const double* upstream, const T* a, co
   store<T, W>(da + i, out);
 }
 
-// Calls work(T(), integral_constant<W>): the wide form where `size` is a multiple of it.
-template <class Work>
-void with_width(Element type, int64_t size, const Work& work) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
-    if (size % kWide<T> == 0) return work(t, std::integral_constant<int, kWide<T>>());
-    work(t, std::integral_constant<int, 1>());
-  });
-}
-
 }  // namespace
 
 void rms_norm(Element type, const void* x, const void* weight, void* y, int64_t rows, int64_t width, double epsilon,

@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"device: {threads: 0}\n", "device.threads (line 7): is 0, expected a number in [1, 1024]"},
         BadYaml{"device: {threads: 1.5}\n", "device.threads (line 7): is '1.5', expected a whole number"},
         BadYaml{"parallel: {tensor: two}\n", "parallel.tensor (line 7): is 'two', expected a whole number"},
-        BadYaml{"mixer: {kind: gla}\n", "mixer.kind (line 7): is 'gla', expected one of: lightning"},
+        BadYaml{"mixer: {init: warm}\n", "mixer.init (line 7): is 'warm', expected one of: default, data"},
         BadYaml{"mixer: {decay: slow}\n", "mixer.decay (line 7): is 'slow', expected one of: alibi, retnet, layered"},
         BadYaml{"mixer: {rope: yes}\n", "mixer.rope (line 7): is 'yes', expected true or false"},
         BadYaml{"mixer: {chunk: 0}\n", "mixer.chunk (line 7): is 0, expected a number in [1, 4096]"},
@@ -150,7 +150,7 @@ TEST(BadConfigs, RulesBetweenKeysAreReportedWithTheOtherFaults) {
 
 TEST(BadConfigs, AllFaultsComeAtOnce) {
   const std::string faults = faults_of("budget: {full_layer: 3}\nmodel: {}\n");
-  for (const char* part : {"budget.full_layer (line 1)", "model.path: is missing", "data.text: is missing",
+  for (const char* part : {"budget.full_layer (line 1)", "model.path: is missing", "data: needs exactly one of text, jsonl and tokens",
                            "stages.align.tokens: is missing", "stages.select.tokens: is missing"})
     EXPECT_THAT(faults, HasSubstr(part));
 }

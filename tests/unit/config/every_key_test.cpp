@@ -85,8 +85,9 @@ std::map<std::string, std::string> written(const RunConfig& config) {
 TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
   const auto before = written(RunConfig::from_yaml(kGood, "run.yaml"));
   for (const auto& [path, others] : all_keys()) {
-    if (path == "budget.ratio" || path == "budget.kv_bytes_per_token" || path == "budget.milliseconds" || others.empty())
-      continue;  // tested below
+    const bool stands_in = path == "budget.ratio" || path == "budget.kv_bytes_per_token" || path == "budget.milliseconds" ||
+                           path == "data.jsonl" || path == "data.tokens";
+    if (others.empty() || stands_in) continue;  // tested below
     std::string accepted, faults;
     for (const std::string& other : others) {
       faults = faults_of(kGood, {path + "=" + other});
@@ -107,7 +108,7 @@ TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
 }
 
 TEST(EveryKey, WithOneChoiceTakesIt) {
-  for (const std::string entry : {"mixer.kind=lightning", "device.kind=cpu"})
+  for (const std::string entry : {"device.kind=cpu"})
     EXPECT_EQ(faults_of(kGood, {entry}), "no fault");
 }
 
@@ -135,6 +136,15 @@ TEST(EveryKey, AStagesMeshIsTheRunsUnlessItSaysOtherwise) {
   EXPECT_EQ(config.stages.select.parallel.pipeline, 4);
   EXPECT_TRUE(config.stages.distill.parallel.pipeline_cuts.empty());
   EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
+}
+
+TEST(EveryKey, JsonLinesOrTokensStandInForText) {
+  for (const std::string key : {"jsonl", "tokens"}) {
+    const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"data={" + key + ": corpus}"});
+    EXPECT_EQ(key == "jsonl" ? config.data.jsonl : config.data.tokens, "corpus");
+    EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
+    EXPECT_THAT(faults_of(kGood, {"data." + key + "=corpus"}), testing::HasSubstr("needs exactly one of text, jsonl and tokens"));
+  }
 }
 
 TEST(EveryKey, RefusesAMapAndNamesItself) {

@@ -74,7 +74,7 @@ std::string without_newlines(std::string text) {
   return text;
 }
 
-std::string training_text() { return tokenizer().decode({plays().training().begin(), plays().training().end()}); }
+std::string training_text() { return tokenizer().decode(plays().training().tokens()); }
 
 // Length, passkeys, words; the last of each pair leaves little or no background.
 class PasskeySample : public testing::TestWithParam<std::tuple<int64_t, int64_t, int64_t>> {};
@@ -163,11 +163,11 @@ TEST(PasskeyTask, LeastLengthIsThatOfTheTemplatesText) {
 }
 
 TEST(PasskeyTask, ATextWithoutLinesGetsThemForItsStatements) {
-  const std::vector<int32_t> one_line(5000, tokenizer().encode(" the").at(0));
+  const TokenList one_line(std::vector<int32_t>(5000, tokenizer().encode(" the").at(0)));
   for (uint64_t index = 0; index < 50; ++index)
     for (const int64_t length : {185, 186, 188, 189, 190, 195, 230, 512}) {
       KeyedRandom random{3, index};
-      const Sample sample = task().make(one_line, length, 4, 8, random);
+      const Sample sample = task().make(one_line.all(), length, 4, 8, random);
       ASSERT_EQ(static_cast<int64_t>(sample.tokens.size()), length);
       EXPECT_EQ(read(tokenizer().decode(sample.tokens)).statements.size(), 4U);
       EXPECT_EQ(tokenizer().encode(tokenizer().decode(sample.tokens)), sample.tokens);
@@ -239,11 +239,11 @@ TEST(PasskeyTask, ATokenizerWithoutEndOfTextIsRefused) {
 }
 
 TEST(PlainText, IsAPieceOfTheTextAndReachesBothEnds) {
-  const std::vector<int32_t> text = {0, 1, 2, 3, 4, 5};
+  const TokenList text({0, 1, 2, 3, 4, 5});
   std::set<int32_t> starts;
   for (uint64_t index = 0; index < 100; ++index) {
     KeyedRandom random{5, index};
-    const Sample sample = plain_text(text, 4, random);
+    const Sample sample = plain_text(text.all(), 4, random);
     starts.insert(sample.tokens.at(0));
     const int32_t start = sample.tokens[0];
     EXPECT_EQ(sample.tokens, (std::vector<int32_t>{start, start + 1, start + 2, start + 3}));

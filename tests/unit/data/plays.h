@@ -22,7 +22,7 @@ inline const PasskeyTask& task() {
 }
 
 inline const Corpus& plays() {
-  static const Corpus read = Corpus::from_text(kPlays, tokenizer(), 0.1, 4096);
+  static const Corpus read = Corpus::open({.text = kPlays}, tokenizer(), 4096);
   return read;
 }
 

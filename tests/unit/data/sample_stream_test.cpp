@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "core/base/bad_input.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/unit/data/plays.h"
 
 namespace flashmorph {
@@ -43,7 +45,8 @@ std::vector<int32_t> as_tokens(const at::Tensor& row) {
   return {narrow.const_data_ptr<int32_t>(), narrow.const_data_ptr<int32_t>() + narrow.numel()};
 }
 
-bool is_part_of(std::span<const int32_t> text, const std::vector<int32_t>& piece) {
+bool is_part_of(TokenView view, const std::vector<int32_t>& piece) {
+  const std::vector<int32_t> text = view.tokens();
   return std::search(text.begin(), text.end(), piece.begin(), piece.end()) != text.end();
 }
 
@@ -53,6 +56,17 @@ TEST(BatchOf, MarksTheStatesThatMustKnowAnAnswersNextToken) {
   EXPECT_TRUE(batch.tokens_BT.equal(at::stack({at::arange(10, 16, at::kLong), at::arange(20, 26, at::kLong)})));
   const at::Tensor marked = at::tensor({0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0}, at::kLong).view({2, 6});
   EXPECT_TRUE(batch.answers_BT.equal(marked.to(at::kBool)));
+}
+
+TEST(BatchOf, PacksSamplesThatHoldSeveralDocumentsInOneRow) {
+  const Sample two{{10, 11, 12, 13}, {}, {3}}, asked{{20, 21, 22, 23}, {{2, 1, 0, 0.0}}}, three{{30, 31, 32, 33}, {}, {1, 2}};
+  const Batch batch = batch_of({two, asked, three});
+  EXPECT_TRUE(batch.tokens_BT.equal(
+      at::cat({at::arange(10, 14, at::kLong), at::arange(20, 24, at::kLong), at::arange(30, 34, at::kLong)}).view({1, 12})));
+  EXPECT_TRUE(batch.documents->equal(at::tensor({0, 3, 4, 8, 9, 10, 12}, at::kLong)));
+  EXPECT_TRUE(batch.answers_BT.flatten().nonzero().flatten().equal(at::tensor({5}, at::kLong)));
+  EXPECT_TRUE(predicting_places(batch).equal(at::tensor({0, 1, 4, 5, 6, 10}, at::kLong)));
+  EXPECT_FALSE(batch_of({asked}).documents);
 }
 
 TEST(BatchOf, SamplesOfTwoLengthsAreRefused) {
@@ -163,6 +177,38 @@ TEST(SampleStream, ReadsTheTrainingPartOnly) {
       EXPECT_TRUE(is_part_of(plays().training(), as_tokens(row)));
       EXPECT_FALSE(is_part_of(plays().held_out(), as_tokens(row)));
     }
+}
+
+TEST(SampleStream, DocumentsOfTheCorpusAreKeptApart) {
+  const test::TemporaryFolder folder;
+  std::ofstream lines(folder.path() / "lines.jsonl");
+  for (int document = 0; document < 2000; ++document) lines << "{\"text\": \"a few words of one document\\n\"}\n";
+  lines.close();
+  const Corpus corpus = Corpus::open({.jsonl = (folder.path() / "lines.jsonl").string()}, test::tokenizer(), 1024);
+  const std::vector<int32_t> document = test::tokenizer().encode("a few words of one document\n");
+  TrainingSection section = mixed_lengths();
+  section.micro_batch_tokens = 1024;
+  section.data.passkey_share = 0.4;
+  const SampleStream data(corpus, task(), section, 1, "distill");
+  int64_t whole = 0;
+  for (int64_t step = 0; step < data.steps(); ++step)
+    for (int64_t index = 0; index < data.micro_batches(step); ++index) {
+      const Batch batch = data.micro_batch(step, index);
+      ASSERT_EQ(batch.tokens_BT.sizes(), (std::vector<int64_t>{1, 1024}));
+      EXPECT_EQ(data.micro_batch_shape(step), (std::pair<int64_t, int64_t>{1, 1024}));
+      ASSERT_TRUE(batch.documents.has_value()) << "even where passkeys alone are one document a sequence";
+      const auto offsets = batch.documents->accessor<int64_t, 1>();
+      for (int64_t d = 0; d + 1 < offsets.size(0); ++d) {
+        ASSERT_LT(offsets[d], offsets[d + 1]);
+        whole += as_tokens(batch.tokens_BT[0].slice(0, offsets[d], offsets[d + 1])) == document;
+      }
+    }
+  EXPECT_GT(whole, 500);
+
+  section.data.passkey_share = 1.0;
+  const SampleStream passkeys(corpus, task(), section, 1, "distill");
+  EXPECT_FALSE(passkeys.micro_batch(0, 0).documents) << "a document a sequence needs no packing";
+  EXPECT_EQ(passkeys.micro_batch_shape(0), std::pair(passkeys.micro_batch_sequences(0), passkeys.length(0)));
 }
 
 TEST(SampleStream, PasskeysThatDoNotFitTheShortestLengthAreRefused) {

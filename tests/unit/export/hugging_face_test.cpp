@@ -11,27 +11,18 @@
 #include "core/base/bad_input.h"
 #include "core/io/safetensors.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/export/small_hybrid.h"
 
 namespace flashmorph {
 namespace {
 
 namespace fs = std::filesystem;
+using test::small_hybrid;
 using test::TemporaryFolder;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 using ::testing::UnorderedElementsAre;
-
-const fs::path kTeacher = "tests/data/passkey-teacher";
-
-ExportContent random_content() {
-  return {.source = kTeacher,
-          .tensors = {{"model.embed_tokens.weight", at::randn({8, 4})},
-                      {"model.layers.0.linear_attn.o_norm.weight", at::randn({6})},
-                      {"model.layers.2.self_attn.q_proj.weight", at::randn({6, 4}).t()}},
-          .full_layers = {2, 7},
-          .mixer = {},
-          .model_card = "# A hybrid\n"};
-}
 
 std::string read(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -44,119 +35,153 @@ std::vector<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
-TEST(ExportHuggingFace, WritesEveryFile) {
-  const TemporaryFolder temporary;
-  const fs::path folder = temporary.path() / "run" / "export";
-  export_hugging_face(folder, random_content());
-  EXPECT_THAT(names_in(folder),
-              UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors",
-                                   "modeling_flashmorph.py", "README.md", "tokenizer.json", "tokenizer_config.json"));
-  EXPECT_THAT(names_in(folder.parent_path()), UnorderedElementsAre("export"));
-  EXPECT_EQ(read(folder / "modeling_flashmorph.py"), read("core/export/modeling_flashmorph.py"));
-  EXPECT_EQ(read(folder / "tokenizer.json"), read(kTeacher / "tokenizer.json"));
-  EXPECT_EQ(read(folder / "README.md"), "# A hybrid\n");
+struct ExportHuggingFace : testing::Test {
+  ExportReport write(const ExportContent& content) {
+    return export_hugging_face(target.path() / "export", export_format("flashmorph", content.hybrid.model, content.hybrid.mixer),
+                               content);
+  }
+  fs::path folder() const { return target.path() / "export"; }
+
+  TemporaryFolder source, target;
+};
+
+TEST_F(ExportHuggingFace, WritesEveryFile) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"})
+    fs::copy(fs::path("tests/data/passkey-teacher") / name, source.path() / name);
+  const ExportReport report = write(small_hybrid(source.path()));
+  EXPECT_THAT(names_in(folder()),
+              UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors", "modeling_flashmorph.py",
+                                   "README.md", "tokenizer.json", "tokenizer_config.json"));
+  EXPECT_THAT(names_in(target.path()), UnorderedElementsAre("export"));
+  EXPECT_EQ(read(folder() / "modeling_flashmorph.py"), read("core/export/modeling_flashmorph.py"));
+  EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));
+  EXPECT_THAT(read(folder() / "README.md"), StartsWith("# A hybrid\n\nIt loads with `AutoModelForCausalLM"));
+  EXPECT_THAT(read(folder() / "README.md"), HasSubstr("Its story.\n"));
+  EXPECT_EQ(report.format, "flashmorph");
+  EXPECT_EQ(report.tokens, 256);
+  EXPECT_EQ(report.largest_difference, 0.0);
 }
 
-TEST(ExportHuggingFace, TensorsComeBackExactly) {
-  const TemporaryFolder temporary;
-  const ExportContent content = random_content();
-  export_hugging_face(temporary.path() / "export", content);
-  const auto file = SafetensorsFile::open(temporary.path() / "export" / "model.safetensors");
+TEST_F(ExportHuggingFace, TensorsComeBackExactly) {
+  const ExportContent content = small_hybrid(source.path());
+  write(content);
+  const auto file = SafetensorsFile::open(folder() / "model.safetensors");
   EXPECT_EQ(file->entries().size(), content.tensors.size());
   for (const auto& [name, tensor] : content.tensors) EXPECT_TRUE(at::equal(file->tensor(name), tensor)) << name;
   EXPECT_EQ(file->metadata().at("format"), "pt");
 }
 
-TEST(ExportHuggingFace, ConfigIsTheTeachersPlusTheHybrids) {
-  const TemporaryFolder temporary;
-  ExportContent content = random_content();
-  content.mixer.output_norm = "hidden";
-  content.mixer.rope = false;
-  export_hugging_face(temporary.path() / "export", content);
-  const auto config = nlohmann::json::parse(read(temporary.path() / "export" / "config.json"));
-  auto expected = nlohmann::json::parse(read(kTeacher / "config.json"));
-  expected.erase("torch_dtype");
+TEST_F(ExportHuggingFace, ConfigIsTheTeachersPlusTheHybrids) {
+  MixerSection mixer;
+  mixer.output_norm = "hidden";
+  mixer.rope = false;
+  write(small_hybrid(source.path(), mixer));
+  const auto config = nlohmann::json::parse(read(folder() / "config.json"));
+  auto expected = nlohmann::json::parse(read(source.path() / "config.json"));
+  expected.erase("rope_theta");
   expected.update(nlohmann::json::parse(R"({
     "model_type": "flashmorph", "architectures": ["FlashmorphForCausalLM"], "dtype": "float32",
     "auto_map": {"AutoConfig": "modeling_flashmorph.FlashmorphConfig",
                  "AutoModelForCausalLM": "modeling_flashmorph.FlashmorphForCausalLM"},
-    "flashmorph": {"mixer": "lightning", "decay": "alibi", "output_norm": "hidden", "rope": false, "chunk": 64}})"));
-  for (int layer = 0; layer < 12; ++layer) {
-    expected["layer_types"].push_back(layer == 2 || layer == 7 ? "full_attention" : "linear_attention");
-    expected["flashmorph"]["log_decay"].push_back({-0.25, -0.0625, -0.015625, -0.00390625});  // -2^(-2(h+1))
-  }
-  EXPECT_EQ(config, expected);
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"]})"));
+  for (const auto& [key, value] : expected.items()) EXPECT_EQ(config.at(key), value) << key;
+  EXPECT_EQ(config.size(), expected.size() + 1);
+  const auto settings = config.at("flashmorph");
+  EXPECT_EQ(settings.at("teacher"), "qwen3");
+  EXPECT_EQ(settings.at("mixer"), "lightning");
+  EXPECT_EQ(settings.at("output_norm"), "hidden");
+  EXPECT_EQ(settings.at("rope"), false);
+  EXPECT_EQ(settings.at("log_decay").size(), 3u);
+  EXPECT_EQ(settings.at("log_decay")[2], nlohmann::json({-0.25, -0.0625, -0.015625, -0.00390625}));  // -2^(-2(h+1))
+  EXPECT_EQ(settings.at("rotary").at("teacher"), nlohmann::json({{"rope_theta", 10000.0}}));
+  EXPECT_EQ(settings.at("rotary").at("frequencies")[2], 0.01);  // 10000^(-2*2/8)
+  EXPECT_EQ(settings.at("query_key_norm"), true);
 }
 
-TEST(ExportHuggingFace, DtypeIsTheTensors) {
-  const TemporaryFolder temporary;
-  ExportContent content = random_content();
-  for (auto& [name, tensor] : content.tensors) tensor = tensor.to(at::kDouble);
-  export_hugging_face(temporary.path() / "export", content);
-  EXPECT_THAT(read(temporary.path() / "export" / "config.json"), HasSubstr(R"("dtype": "float64")"));
+TEST_F(ExportHuggingFace, DtypeIsTheTensors) {
+  write(small_hybrid(source.path(), {}, {.dtype = at::kDouble}));
+  EXPECT_THAT(read(folder() / "config.json"), HasSubstr(R"("dtype": "float64")"));
 }
 
-TEST(ExportHuggingFace, InterruptedLeavesNothing) {
-  const TemporaryFolder temporary;
-  ExportContent content = random_content();
+TEST_F(ExportHuggingFace, InterruptedLeavesNothing) {
+  ExportContent content = small_hybrid(source.path());
   content.tensors.emplace_back("unwritable", at::zeros({2}, at::kComplexFloat));
-  EXPECT_ANY_THROW(export_hugging_face(temporary.path() / "export", content));
-  EXPECT_THAT(names_in(temporary.path()), IsEmpty());
-}
-
-TEST(ExportHuggingFace, ReplacesAnOlderExportAndWhatAKilledOneLeft) {
-  const TemporaryFolder temporary;
-  for (const char* name : {"export", ".export.partial", ".export.old"}) {
-    fs::create_directory(temporary.path() / name);
-    std::ofstream(temporary.path() / name / "stale") << "stale";
-  }
-  ExportContent content = random_content();
-  content.tensors.emplace_back("unwritable", at::zeros({2}, at::kComplexFloat));
-  EXPECT_ANY_THROW(export_hugging_face(temporary.path() / "export", content));
-  EXPECT_THAT(names_in(temporary.path() / "export"), UnorderedElementsAre("stale"));
-
-  export_hugging_face(temporary.path() / "export", random_content());
-  EXPECT_THAT(names_in(temporary.path()), UnorderedElementsAre("export"));
-  EXPECT_FALSE(fs::exists(temporary.path() / "export" / "stale"));
-}
-
-// The fault of exporting from a source folder whose config.json holds `config`.
-std::string fault_of(const std::string& config) {
-  const TemporaryFolder source, target;
-  std::ofstream(source.path() / "config.json") << config;
-  ExportContent content = random_content();
-  content.source = source.path();
-  try {
-    export_hugging_face(target.path() / "export", content);
-  } catch (const BadInput& bad) {
-    EXPECT_EQ(bad.faults().front().where, (source.path() / "config.json").string());
-    EXPECT_THAT(names_in(target.path()), IsEmpty());
-    return bad.faults().front().what;
-  }
-  return "no fault";
-}
-
-TEST(ExportHuggingFace, RefusesAConfigItCannotUse) {
-  EXPECT_THAT(fault_of("{"), HasSubstr("expected a JSON object"));
-  EXPECT_THAT(fault_of("[1]"), HasSubstr("expected a JSON object"));
-  EXPECT_THAT(fault_of(R"({"num_attention_heads": 4})"), HasSubstr("num_hidden_layers"));
-  EXPECT_THAT(fault_of(R"({"num_hidden_layers": 12, "num_attention_heads": "4"})"),
-              HasSubstr("num_attention_heads: expected a positive integer, found \"4\""));
-}
-
-TEST(ExportHuggingFace, RefusesASourceWithoutConfig) {
-  const TemporaryFolder source, target;
-  ExportContent content = random_content();
-  content.source = source.path();
-  EXPECT_THROW(export_hugging_face(target.path() / "export", content), BadInput);
+  EXPECT_ANY_THROW(write(content));
   EXPECT_THAT(names_in(target.path()), IsEmpty());
 }
 
-TEST(ExportHuggingFace, RefusesAFullLayerTheModelDoesNotHave) {
-  const TemporaryFolder target;
-  ExportContent content = random_content();
-  content.full_layers = {12};
-  EXPECT_ANY_THROW(export_hugging_face(target.path() / "export", content));
+TEST_F(ExportHuggingFace, AMissingTensorIsNoExport) {
+  ExportContent content = small_hybrid(source.path());
+  content.tensors.pop_back();
+  EXPECT_THROW(write(content), BadInput);
+  EXPECT_THAT(names_in(target.path()), IsEmpty());
+}
+
+// The format of our own, but one channel of one norm is written wrong.
+class Careless : public ExportFormat {
+ public:
+  explicit Careless(double error) : error_(error) {}
+  std::string name() const override { return "careless"; }
+  std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override { return good_.obstacle(model, mixer); }
+  std::string how_to_load() const override { return good_.how_to_load(); }
+  nlohmann::ordered_json config(const HybridSpec& hybrid, const nlohmann::ordered_json& teacher) const override {
+    return good_.config(hybrid, teacher);
+  }
+  NamedTensors tensors(const HybridSpec& hybrid, const NamedTensors& own) const override {
+    NamedTensors written = good_.tensors(hybrid, own);
+    for (auto& [name, tensor] : written)
+      if (name == "model.norm.weight") tensor = tensor + error_ * at::one_hot(at::zeros({}, at::kLong), tensor.numel());
+    return written;
+  }
+  bool reads(const ConfigJson& config) const override { return good_.reads(config); }
+  HybridSpec hybrid_of(const ConfigJson& config) const override { return good_.hybrid_of(config); }
+  Checkpoint own_tensors(const Checkpoint& files, const HybridSpec& hybrid) const override {
+    return good_.own_tensors(files, hybrid);
+  }
+
+ private:
+  const ExportFormat& good_ = *export_formats().back();
+  double error_;
+};
+
+TEST_F(ExportHuggingFace, FilesThatGiveOtherLogitsAreNoExport) {
+  const ExportContent content = small_hybrid(source.path());
+  try {
+    export_hugging_face(folder(), Careless(1e-2), content);
+    ADD_FAILURE() << "it was exported";
+  } catch (const std::runtime_error& wrong) {
+    EXPECT_THAT(wrong.what(), HasSubstr("a logit differs by"));
+  }
+  EXPECT_THAT(names_in(target.path()), IsEmpty());
+  const ExportReport report = export_hugging_face(folder(), Careless(1e-5), content);
+  EXPECT_GT(report.largest_difference, 1e-7);
+  EXPECT_LT(report.largest_difference, 2e-4);
+}
+
+TEST_F(ExportHuggingFace, ReplacesAnOlderExportAndWhatAKilledOneLeft) {
+  for (const char* name : {"export", ".export.partial", ".export.old"}) {
+    fs::create_directory(target.path() / name);
+    std::ofstream(target.path() / name / "stale") << "stale";
+  }
+  ExportContent content = small_hybrid(source.path());
+  content.tensors.emplace_back("unwritable", at::zeros({2}, at::kComplexFloat));
+  EXPECT_ANY_THROW(write(content));
+  EXPECT_THAT(names_in(folder()), UnorderedElementsAre("stale"));
+
+  content.tensors.pop_back();
+  write(content);
+  EXPECT_THAT(names_in(target.path()), UnorderedElementsAre("export"));
+  EXPECT_FALSE(fs::exists(folder() / "stale"));
+}
+
+TEST_F(ExportHuggingFace, RefusesATeachersConfigThatIsGone) {
+  const ExportContent content = small_hybrid(source.path());
+  for (const char* text : {"{", "[1", ""}) {
+    std::ofstream(source.path() / "config.json") << text;
+    EXPECT_THROW(write(content), BadInput) << text;
+  }
+  fs::remove(source.path() / "config.json");
+  EXPECT_THROW(write(content), BadInput);
   EXPECT_THAT(names_in(target.path()), IsEmpty());
 }
 

@@ -1,0 +1,50 @@
+#include "core/export/export_format.h"
+
+#include "core/base/bad_input.h"
+
+namespace flashmorph {
+
+const ExportFormat& qwen3_5_format();
+const ExportFormat& flashmorph_format();
+
+const std::vector<const ExportFormat*>& export_formats() {
+  static const std::vector<const ExportFormat*> all = {&qwen3_5_format(), &flashmorph_format()};
+  return all;
+}
+
+const ExportFormat* format_of(const ConfigJson& config) {
+  for (const ExportFormat* format : export_formats())
+    if (format->reads(config)) return format;
+  return nullptr;
+}
+
+const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer) {
+  std::string reasons;
+  for (const ExportFormat* format : export_formats()) {
+    if (name != "auto" && name != format->name()) continue;
+    const std::string obstacle = format->obstacle(model, mixer);
+    if (obstacle.empty()) return *format;
+    reasons += (reasons.empty() ? "" : "; ") + format->name() + " cannot hold this hybrid: " + obstacle;
+  }
+  throw BadInput("stages.export.format", reasons.empty() ? "'" + name + "' is no export format" : reasons);
+}
+
+std::vector<std::string> layer_types(const std::vector<bool>& full) {
+  std::vector<std::string> types;
+  for (const bool layer : full) types.emplace_back(layer ? "full_attention" : "linear_attention");
+  return types;
+}
+
+std::vector<bool> full_layers(const ConfigJson& config, int64_t layers) {
+  std::vector<bool> full;
+  for (const std::string& type : config.texts("layer_types")) {
+    if (type != "full_attention" && type != "linear_attention")
+      config.fail("layer_types", "holds '" + type + "', expected full_attention or linear_attention");
+    full.push_back(type == "full_attention");
+  }
+  if (static_cast<int64_t>(full.size()) != layers)
+    config.fail("layer_types", "lists " + std::to_string(full.size()) + " layers of " + std::to_string(layers));
+  return full;
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/config/run_config.h"
+#include "core/io/checkpoint.h"
+#include "core/model/model_spec.h"
+
+namespace flashmorph {
+
+// A hybrid by its sizes: the teacher, the mixer of its linear layers, and which layers those are.
+struct HybridSpec {
+  ModelSpec model;
+  MixerSection mixer;
+  std::vector<bool> full;  // a layer each; the others are linear
+};
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+// A format that others load. Its tensors are a function of the hybrid's own (named as in this program), and back.
+class ExportFormat {
+ public:
+  virtual ~ExportFormat() = default;
+  virtual std::string name() const = 0;
+
+  // Why a hybrid of this teacher and mixer cannot be written in this format; "" when it can.
+  virtual std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const = 0;
+
+  // How a user loads it, one line of Markdown.
+  virtual std::string how_to_load() const = 0;
+
+  // config.json, started from the teacher's; without dtype.
+  virtual nlohmann::ordered_json config(const HybridSpec& hybrid, const nlohmann::ordered_json& teacher) const = 0;
+
+  // Every tensor of the format, from every tensor of the hybrid; `dtype` is what the weights are stored in.
+  virtual NamedTensors tensors(const HybridSpec& hybrid, const NamedTensors& own) const = 0;
+
+  // Files beside config.json and the weights, by name.
+  virtual std::map<std::string, std::string> more_files() const { return {}; }
+
+  // Back from the files of an export: the hybrid, and its tensors under their own names. BadInput when they are not as
+  // this format has them.
+  virtual bool reads(const ConfigJson& config) const = 0;
+  virtual HybridSpec hybrid_of(const ConfigJson& config) const = 0;
+  virtual Checkpoint own_tensors(const Checkpoint& files, const HybridSpec& hybrid) const = 0;
+};
+
+// In the order of preference.
+const std::vector<const ExportFormat*>& export_formats();
+
+// The format that this config.json is written in; null when it is none of them.
+const ExportFormat* format_of(const ConfigJson& config);
+
+// The format of this name, or for "auto" the first without an obstacle. BadInput (stages.export.format) gives the reason.
+const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer);
+
+// Written as layer_types in config.json.
+std::vector<std::string> layer_types(const std::vector<bool>& full);
+std::vector<bool> full_layers(const ConfigJson& config, int64_t layers);
+
+}  // namespace flashmorph

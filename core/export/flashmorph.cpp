@@ -1,0 +1,118 @@
+#include <ATen/ATen.h>
+
+#include <set>
+
+#include "core/base/bad_input.h"
+#include "core/export/export_format.h"
+#include "core/export/modeling_code.h"
+#include "core/mixer/decay.h"
+
+// The format of our own: the teacher's config.json and tensors with those of the branches beside them, and
+// modeling_flashmorph.py, which transformers runs with trust_remote_code.
+
+namespace flashmorph {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Kept in `flashmorph.rotary.teacher`: at the top level transformers would check them against keys that it does not know here.
+constexpr const char* kRopeKeys[] = {"rope_theta", "rope_scaling", "rope_parameters"};
+
+// Loaders differ in what a rule's name means, so the numbers themselves are written.
+Json settings_of(const HybridSpec& hybrid) {
+  const ModelSpec& model = hybrid.model;
+  Json log_decay = Json::array();
+  for (int64_t layer = 0; layer < model.layers; ++layer)
+    log_decay.push_back(log_decays(hybrid.mixer.decay, model.heads, layer, model.layers));
+  Json settings = {{"teacher", model.model_type},
+                   {"query_key_norm", model.query_key_norm},
+                   {"attention_bias", model.attention_bias},
+                   {"rotary", {{"frequencies", model.rope.frequencies(model.head_dim)}, {"scale", model.rope.scale}}},
+                   {"mixer", hybrid.mixer.kind},
+                   {"decay", hybrid.mixer.decay},
+                   {"log_decay", log_decay},
+                   {"output_norm", hybrid.mixer.output_norm},
+                   {"rope", hybrid.mixer.rope},
+                   {"chunk", hybrid.mixer.chunk}};
+  // As core/mixer's gated_linear.cpp and gated_delta_net.cpp make them.
+  if (hybrid.mixer.kind == "gla") {
+    settings["decay_rank"] = 16;
+    settings["decay_divisor"] = 16;
+  }
+  if (hybrid.mixer.kind == "gated_delta_net") settings["convolution"] = 4;
+  if (model.experts.count > 0)
+    settings["experts"] = {{"count", model.experts.count},
+                           {"per_token", model.experts.per_token},
+                           {"intermediate", model.experts.intermediate},
+                           {"normalized", model.experts.normalized},
+                           {"in_layer", model.experts.in_layer}};
+  return settings;
+}
+
+class Flashmorph : public ExportFormat {
+ public:
+  std::string name() const override { return "flashmorph"; }
+
+  std::string obstacle(const ModelSpec&, const MixerSection& mixer) const override {
+    static const std::set<std::string> known = {"lightning", "gla", "gated_delta_net"};
+    return known.contains(mixer.kind) ? "" : "modeling_flashmorph.py has no mixer " + mixer.kind;
+  }
+
+  std::string how_to_load() const override {
+    return "It loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.";
+  }
+
+  Json config(const HybridSpec& hybrid, const Json& teacher) const override {
+    Json config = teacher;
+    config["model_type"] = "flashmorph";
+    config["architectures"] = {"FlashmorphForCausalLM"};
+    config["auto_map"] = {{"AutoConfig", "modeling_flashmorph.FlashmorphConfig"},
+                          {"AutoModelForCausalLM", "modeling_flashmorph.FlashmorphForCausalLM"}};
+    config["head_dim"] = hybrid.model.head_dim;  // these two may be left to a family's defaults
+    config["num_key_value_heads"] = hybrid.model.kv_heads;
+    config["layer_types"] = layer_types(hybrid.full);
+    config["flashmorph"] = settings_of(hybrid);
+    Json& rope = config["flashmorph"]["rotary"]["teacher"] = Json::object();
+    for (const char* key : kRopeKeys) {
+      if (!config.contains(key)) continue;
+      rope[key] = config[key];
+      config.erase(key);
+    }
+    return config;
+  }
+
+  NamedTensors tensors(const HybridSpec&, const NamedTensors& own) const override { return own; }
+
+  std::map<std::string, std::string> more_files() const override {
+    return {{"modeling_flashmorph.py", std::string(modeling_code())}};
+  }
+
+  bool reads(const ConfigJson& config) const override { return config.text("model_type", "") == "flashmorph"; }
+
+  HybridSpec hybrid_of(const ConfigJson& config) const override {
+    const ConfigJson settings = config.inside("flashmorph");
+    nlohmann::json teacher = config.values();
+    teacher["model_type"] = settings.text("teacher", "");
+    teacher.erase("layer_types");
+    teacher.update(settings.inside("rotary").inside("teacher").values());
+    HybridSpec hybrid{.model = ModelSpec::of(ConfigJson(teacher, config.file())), .mixer = {}, .full = {}};
+    hybrid.mixer.kind = settings.text("mixer", "");
+    hybrid.mixer.decay = settings.text("decay", hybrid.mixer.decay);
+    hybrid.mixer.output_norm = settings.text("output_norm", hybrid.mixer.output_norm);
+    hybrid.mixer.rope = settings.flag("rope", hybrid.mixer.rope);
+    hybrid.mixer.chunk = settings.size("chunk", hybrid.mixer.chunk);
+    hybrid.full = full_layers(config, hybrid.model.layers);
+    return hybrid;
+  }
+
+  Checkpoint own_tensors(const Checkpoint& files, const HybridSpec&) const override { return files; }
+};
+
+}  // namespace
+
+const ExportFormat& flashmorph_format() {
+  static const Flashmorph format;
+  return format;
+}
+
+}  // namespace flashmorph

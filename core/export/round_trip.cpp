@@ -1,0 +1,62 @@
+#include "core/export/round_trip.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "core/mixer/linear_branch.h"
+#include "core/model/attention.h"
+#include "core/model/blocks.h"
+#include "core/ops/norm.h"
+
+namespace flashmorph {
+namespace {
+
+// What a branch is started from when its own weights are read right after.
+AttentionWeights blank_attention(const ModelSpec& spec, at::ScalarType dtype) {
+  const auto zeros = [&](std::vector<int64_t> shape) { return at::zeros(shape, dtype); };
+  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
+  AttentionWeights blank;
+  blank.q = zeros({queries, spec.hidden});
+  blank.k = zeros({keys, spec.hidden});
+  blank.v = zeros({keys, spec.hidden});
+  blank.o = zeros({spec.hidden, queries});
+  if (spec.query_key_norm) {
+    blank.q_norm = zeros({spec.head_dim});
+    blank.k_norm = zeros({spec.head_dim});
+  }
+  if (spec.attention_bias) {
+    blank.q_bias = zeros({queries});
+    blank.k_bias = zeros({keys});
+    blank.v_bias = zeros({keys});
+  }
+  return blank;
+}
+
+}  // namespace
+
+at::Tensor hybrid_logits(const HybridSpec& hybrid, const Checkpoint& own, const at::Tensor& tokens_T, at::ScalarType dtype) {
+  const c10::NoGradGuard no_gradient;
+  const ModelSpec& spec = hybrid.model;
+  const Placement whole{.dtype = dtype};
+  const Positions positions = positions_of(spec, 0, tokens_T.size(0), whole);
+  Shard alone;
+
+  const EmbeddingWeights embedding = load_embedding(own, spec, whole);
+  at::Tensor x = embed(tokens_T.unsqueeze(0), embedding, alone);
+  for (int64_t layer = 0; layer < spec.layers; ++layer) {
+    const BlockWeights block = load_block(own, spec, layer, whole);
+    const at::Tensor normed = rms_norm(x, block.input_norm, spec.norm_epsilon);
+    if (hybrid.full[static_cast<size_t>(layer)]) {
+      x = x + full_attention(normed, load_attention(own, spec, layer, whole), spec, positions);
+    } else {
+      const auto branch = make_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone}, blank_attention(spec, dtype));
+      read_into(branch->parameters(), own, whole);
+      x = x + branch->forward(normed, positions);
+    }
+    x = x + feed_forward(rms_norm(x, block.post_norm, spec.norm_epsilon), block, spec);
+  }
+  const HeadWeights head = load_head(own, spec, whole, spec.tied_embeddings ? &embedding : nullptr);
+  return at::linear(rms_norm(x, head.norm, spec.norm_epsilon), head.output).squeeze(0);
+}
+
+}  // namespace flashmorph

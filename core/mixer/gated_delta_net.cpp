@@ -1,0 +1,134 @@
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "core/mixer/branch_with.h"
+#include "core/mixer/initial.h"
+#include "core/model/attention.h"
+#include "core/ops/linear_attention.h"
+#include "core/ops/norm.h"
+#include "core/ops/short_convolution.h"
+
+// Gated DeltaNet's branch (arXiv 2412.06464) in exactly the shape of the qwen3_5_text layer it is exported as:
+//   q, k, v = silu(short convolution(projection)); q, k scaled to length 1 per head; no rotation, no bias
+//   beta = sigmoid(b x);  log-decay = -exp(A_log) softplus(a x + dt_bias);  y = out(RMSNorm(o) silu(z x))
+// Letters: B batch, T tokens, D hidden, H this rank's heads, K head dim, W taps of the convolution.
+
+namespace flashmorph {
+namespace {
+
+constexpr int64_t kTaps = 4;             // W
+constexpr double kLengthEpsilon = 1e-6;  // of the L2 norm
+
+struct Weights {
+  at::Tensor q, k, v, z;              // [H*K, D]
+  at::Tensor b, a;                    // [H, D]
+  at::Tensor q_conv, k_conv, v_conv;  // [H*K, W], the last tap is the token itself
+  at::Tensor A_log, dt_bias;          // [H]
+  at::Tensor norm;                    // [K]
+  at::Tensor out;                     // [D, H*K]
+
+  template <class Self, class Visit>
+  static void each(Self& w, Visit visit) {
+    visit("q_proj.weight", w.q, Split::rows, false);
+    visit("k_proj.weight", w.k, Split::rows, false);
+    visit("v_proj.weight", w.v, Split::rows, false);
+    visit("z_proj.weight", w.z, Split::rows, false);
+    visit("b_proj.weight", w.b, Split::rows, false);
+    visit("a_proj.weight", w.a, Split::rows, false);
+    visit("q_conv.weight", w.q_conv, Split::rows, false);
+    visit("k_conv.weight", w.k_conv, Split::rows, false);
+    visit("v_conv.weight", w.v_conv, Split::rows, false);
+    visit("A_log", w.A_log, Split::rows, false);
+    visit("dt_bias", w.dt_bias, Split::rows, false);
+    visit("norm.weight", w.norm, Split::none, true);
+    visit("out_proj.weight", w.out, Split::columns, false);
+  }
+};
+
+// The x with softplus(x) = y.
+at::Tensor inverse_softplus(const at::Tensor& y) { return y + (-at::expm1(-y)).log(); }
+
+// Log-uniform in [0.001, 0.1], as Mamba's.
+double usual_step(double uniform) { return std::exp(std::log(1e-3) + uniform * (std::log(0.1) - std::log(1e-3))); }
+
+at::Tensor delta_taps(int64_t channels, const at::TensorOptions& options) {
+  at::Tensor taps = at::zeros({channels, kTaps}, options);
+  taps.select(1, kTaps - 1).fill_(1.0);
+  return taps;
+}
+
+class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
+ public:
+  GatedDeltaNetBranch(const BranchContext& context, const AttentionWeights& teacher) : BranchWith(context) {
+    const auto options = teacher.q.options().requires_grad(false);
+    const OwnHeads own(context);
+    const int64_t width = own.count * spec_.head_dim;
+    const AttentionWeights heads = expanded(teacher, spec_);
+    weights_.q = heads.q;
+    weights_.k = heads.k;
+    weights_.v = heads.v;
+    weights_.out = heads.o;
+    weights_.z = uniform_rows(context, /*stream=*/1, own.first * spec_.head_dim, width, spec_.hidden);
+    weights_.b = uniform_rows(context, /*stream=*/2, own.first, own.count, spec_.hidden);
+    weights_.a = uniform_rows(context, /*stream=*/3, own.first, own.count, spec_.hidden);
+    for (at::Tensor* taps : {&weights_.q_conv, &weights_.k_conv, &weights_.v_conv}) *taps = delta_taps(width, options);
+    weights_.norm = at::ones({spec_.head_dim}, options);
+    weights_.A_log = per_head(context, /*stream=*/4, [](double u) { return std::log(std::max(16.0 * u, 1e-4)); });
+    weights_.dt_bias = inverse_softplus(per_head(context, /*stream=*/5, usual_step));
+  }
+
+  at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
+    const auto [q, k, v] = convolved(x_BTD, positions, cache);
+    const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
+    const at::Tensor beta_BTH = at::sigmoid(exact(at::linear(x_BTD, weights_.b)));
+    const at::Tensor step_BTH = at::softplus(exact(at::linear(x_BTD, weights_.a)) + weights_.dt_bias);
+    const at::Tensor g_BTH = -exact(weights_.A_log).exp() * step_BTH;
+    const auto [o_BTHK, state] =
+        gated_delta_rule(l2_norm(q, kLengthEpsilon), l2_norm(k, kLengthEpsilon), v, g_BTH, beta_BTH, state_of(cache),
+                         positions.documents, scale(), mixer_.chunk);
+    if (cache != nullptr) cache->state_BHKV = state;
+    const at::Tensor normed = rms_norm(o_BTHK, weights_.norm, spec_.norm_epsilon);
+    return at::linear(swiglu(project_heads(x_BTD, weights_.z, spec_.head_dim), normed).flatten(2, 3), weights_.out);
+  }
+
+  // One decay per head whatever a x adds: exp(A_log) = 1, softplus(dt_bias) = |log_decay|.
+  void start_decays(const at::Tensor& distance_H) override {
+    weights_.A_log.detach().zero_();
+    weights_.dt_bias.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
+  }
+
+ private:
+  // silu of the convolved projections, [B, T, H, K] each. The cache keeps the last projections of all three.
+  std::array<at::Tensor, 3> convolved(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const {
+    std::array<at::Tensor, 3> projected = {at::linear(x_BTD, weights_.q), at::linear(x_BTD, weights_.k),
+                                           at::linear(x_BTD, weights_.v)};
+    const std::array<at::Tensor, 3> taps = {weights_.q_conv, weights_.k_conv, weights_.v_conv};
+    const bool continues = cache != nullptr && cache->recent_BPC.defined();
+    const std::vector<at::Tensor> past = continues ? cache->recent_BPC.chunk(3, -1) : std::vector<at::Tensor>();
+    if (cache != nullptr) keep_recent(at::cat(projected, -1), *cache);
+    std::array<at::Tensor, 3> outputs;
+    for (size_t i = 0; i < 3; ++i)
+      outputs[i] = at::silu(short_convolution(projected[i], taps[i], continues ? std::optional(past[i]) : std::nullopt,
+                                              positions.documents))
+                       .unflatten(-1, {-1, spec_.head_dim});
+    return outputs;
+  }
+
+  static void keep_recent(const at::Tensor& projected_BTC, LayerCache& cache) {
+    const at::Tensor all = cache.recent_BPC.defined() ? at::cat({cache.recent_BPC, projected_BTC}, 1) : projected_BTC;
+    const int64_t kept = std::min(kTaps - 1, all.size(1));
+    cache.recent_BPC = all.narrow(1, all.size(1) - kept, kept).clone();
+  }
+};
+
+void check(const MixerSection& mixer) { refuse_settings_of_lightning(mixer); }
+
+[[maybe_unused]] const bool registered = register_branch("gated_delta_net", make<GatedDeltaNetBranch>, check);
+
+}  // namespace
+}  // namespace flashmorph

@@ -1,0 +1,70 @@
+#include "core/mixer/initial.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "core/base/random.h"
+
+namespace flashmorph {
+namespace {
+
+KeyedRandom random_of(const BranchContext& context, uint64_t stream, int64_t place) {
+  return KeyedRandom{static_cast<uint64_t>(context.seed), static_cast<uint64_t>(context.layer),
+                     static_cast<uint64_t>(place), stream};
+}
+
+at::Tensor placed(const at::Tensor& values, const Placement& placement) {
+  return values.to(at::TensorOptions(placement.dtype).device(placement.device));
+}
+
+at::Tensor copied(const at::Tensor& weight) { return weight.defined() ? weight.clone() : weight; }
+
+}  // namespace
+
+OwnHeads::OwnHeads(const BranchContext& context)
+    : first(context.placement.shard_rank * context.spec.heads / context.placement.shard_size),
+      count(context.spec.heads / context.placement.shard_size) {}
+
+AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec) {
+  const auto repeated = [&](const at::Tensor& rows) {
+    if (!rows.defined()) return rows;
+    const at::Tensor heads = rows.unflatten(0, {rows.size(0) / spec.head_dim, spec.head_dim});
+    return heads.repeat_interleave(teacher.q.size(0) / rows.size(0), 0).flatten(0, 1).contiguous();
+  };
+  return {.q = copied(teacher.q),
+          .k = repeated(teacher.k),
+          .v = repeated(teacher.v),
+          .o = copied(teacher.o),
+          .q_norm = copied(teacher.q_norm),
+          .k_norm = copied(teacher.k_norm),
+          .q_bias = copied(teacher.q_bias),
+          .k_bias = repeated(teacher.k_bias),
+          .v_bias = repeated(teacher.v_bias)};
+}
+
+at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
+  at::Tensor values = at::empty({rows, columns}, at::kDouble);
+  double* out = values.data_ptr<double>();
+  for (int64_t row = 0; row < rows; ++row) {
+    KeyedRandom random = random_of(context, stream, first + row);
+    for (int64_t column = 0; column < columns; ++column) *out++ = bound * (2.0 * random.unit() - 1.0);
+  }
+  return placed(values, context.placement);
+}
+
+at::Tensor per_head(const BranchContext& context, uint64_t stream, const std::function<double(double)>& value) {
+  const OwnHeads own(context);
+  at::Tensor values = at::empty({own.count}, at::kDouble);
+  for (int64_t h = 0; h < own.count; ++h)
+    values.data_ptr<double>()[h] = value(random_of(context, stream, own.first + h).unit());
+  return placed(values, context.placement);
+}
+
+at::Tensor log_decay_of_distance(const at::Tensor& distance_H) {
+  return -(std::numbers::ln2 / distance_H.to(at::kDouble)).clamp(1e-3, 5.0);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,170 @@
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+#include <torch/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "core/ops/chunks.h"
+
+// gated_delta_rule of linear_attention.h in ATen: inside a chunk the writes u~ solve a unit lower triangular system
+// (the WY/UT form of arXiv 2412.06464). Letters: B batch, T tokens, H heads, K key dim, V value dim, N chunks, C tokens
+// a chunk, G = B*H*N. b_i = g_1 + .. + g_i in a chunk; gam_i = exp(b_i), tail_i = exp(b_C - b_i), Gam_ij = exp(b_i -
+// b_j) for j <= i, else 0.
+
+namespace flashmorph {
+namespace {
+
+using Optional = std::optional<at::Tensor>;
+
+// (I + M)^-1 x or (I + M)^-T x for a strictly lower M.
+at::Tensor solve(const at::Tensor& M_GCC, const at::Tensor& x, bool transposed = false) {
+  return at::linalg_solve_triangular(transposed ? M_GCC.transpose(1, 2) : M_GCC, x, /*upper=*/transposed, /*left=*/true,
+                                     /*unitriangular=*/true);
+}
+
+// sum of x_i over i >= m, for each token m.
+at::Tensor sum_from(const at::Tensor& x_GC) { return x_GC.flip(1).cumsum(1).flip(1); }
+
+// sum of x_j over j < m.
+at::Tensor sum_before(const at::Tensor& x_GC) {
+  return at::constant_pad_nd(x_GC.narrow(1, 0, x_GC.size(1) - 1), {1, 0}).cumsum(1);
+}
+
+// sum of X_ij over the pairs j < m <= i, X strictly lower.
+at::Tensor sum_across(const at::Tensor& X_GCC) {
+  const int64_t C = X_GCC.size(1);
+  const at::Tensor before = X_GCC.cumsum(2).narrow(2, 0, C - 1).tril(-1);  // [i, m - 1]: over j < m, when i >= m
+  return at::constant_pad_nd(before.sum(1), {1, 0});
+}
+
+// A call's tensors in chunks, in the dtype it is computed in.
+struct Call {
+  Chunks chunks;
+  int64_t B, H;
+  at::Tensor q, k, v;                // [G, C, K or V]
+  at::Tensor beta;                   // [G, C, 1]
+  at::Tensor gam, tail, Gam, whole;  // [G, C, 1], [G, C, 1], [G, C, C], [G, 1, 1]
+  at::Tensor kk, M;                  // [G, C, C]: k_i . k_j, and beta_i Gam_ij k_i . k_j for j < i
+  at::Tensor k_tail, k_gone;         // [G, C, K]: tail k, and W = (I + M)^-1 beta gam k
+  at::Tensor written;                // [G, C, V]: u~ = (I + M)^-1 beta (v - gam S^T k), what each token adds along k
+  at::Tensor before_GKV, final_SHKV;
+
+  Call(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
+       const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents, int64_t chunk)
+      : chunks(q_BTHK.size(0), q_BTHK.size(1), chunk, documents),
+        B(q_BTHK.size(0)),
+        H(q_BTHK.size(2)),
+        q(split(q_BTHK)),
+        k(split(k_BTHK)),
+        v(split(v_BTHV)),
+        beta(split(beta_BTH.unsqueeze(-1).to(q.scalar_type()))) {
+    set_decays(g_BTH);
+    kk = at::bmm(k, k.transpose(1, 2));
+    M = (kk * Gam).mul_(beta).tril_(-1);
+    k_tail = k * tail;
+    const int64_t K = k.size(2), V = v.size(2);
+    const at::Tensor solved = solve(M, at::cat({k * (beta * gam), v * beta}, 2));
+    k_gone = solved.narrow(2, 0, K).contiguous();
+    written = solved.narrow(2, K, V).contiguous();
+    const at::Tensor like = at::empty({B, H, K, V}, k.options());
+    const auto [before, final_state] = chunks.forwards(initial, like, [&](int64_t n, at::Tensor& state_BHKV) {
+      at::Tensor state = state_BHKV.flatten(0, 1), u = of_chunk(written, n);
+      u.baddbmm_(of_chunk(k_gone, n), state, 1.0, -1.0);
+      state.mul_(of_chunk(whole, n)).baddbmm_(of_chunk(k_tail, n).transpose(1, 2), u);
+    });
+    before_GKV = flat(before);
+    final_SHKV = final_state;
+  }
+
+  at::Tensor split(const at::Tensor& x) const { return flat(chunks.split(x.to(at::toOpMathType(x.scalar_type())))); }
+  at::Tensor unflat(const at::Tensor& x) const { return x.unflatten(0, {B, H, chunks.count()}); }
+  at::Tensor of_chunk(const at::Tensor& x, int64_t n) const { return unflat(x).select(2, n).flatten(0, 1); }
+  at::Tensor scores() const { return at::bmm(q, k.transpose(1, 2)).mul_(Gam); }
+
+ private:
+  // In float64: the differences of sums are small where the sums are not.
+  void set_decays(const at::Tensor& g_BTH) {
+    const at::Tensor g = g_BTH.unsqueeze(-1).to(at::kDouble).clamp_min(kForgotten);
+    const at::Tensor b = flat(chunks.split(g)).cumsum(1), last = b.narrow(1, b.size(1) - 1, 1);
+    const auto factor = [&](const at::Tensor& exponent) { return exponent.to(q.scalar_type()).exp(); };
+    gam = factor(b);
+    tail = factor(last - b);
+    whole = factor(last);
+    Gam = factor((b - b.transpose(1, 2)).clamp_max_(0.0)).tril_();
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
+                                           const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial,
+                                           const Optional& documents, double scale, int64_t chunk) {
+  const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, chunk);
+  at::Tensor o = at::bmm(call.scores(), call.written);
+  o.baddbmm_(call.q * call.gam, call.before_GKV, scale, scale);
+  return {call.chunks.join(call.unflat(o)).to(v_BTHV.scalar_type()), call.final_SHKV};
+}
+
+// With Y = (I + M)^-T d_written no gradient of the inverse is formed: dM = -Y written^T.
+std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
+                                 const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
+                                 const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents,
+                                 double scale, int64_t chunk) {
+  const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, chunk);
+  const at::Tensor &q = call.q, &k = call.k, &v = call.v, &beta = call.beta, &gam = call.gam, &tail = call.tail;
+  const at::Tensor dO = call.split(d_output_BTHV) * scale;
+  const at::Tensor q_gam = q * gam;
+
+  const at::Tensor d_written =
+      at::bmm(call.scores().transpose(1, 2), dO);  // from inside the chunk; the walk adds the rest
+  const at::Tensor read = at::bmm(q_gam.transpose(1, 2), dO);
+  const at::Tensor like = at::empty({call.B, call.H, k.size(2), v.size(2)}, k.options());
+  const auto [d_after, d_initial] = call.chunks.backwards(d_final, like, [&](int64_t n, at::Tensor& d_state_BHKV) {
+    at::Tensor d_state = d_state_BHKV.flatten(0, 1), du = call.of_chunk(d_written, n);
+    du.baddbmm_(call.of_chunk(call.k_tail, n), d_state);
+    d_state.mul_(call.of_chunk(call.whole, n)).add_(call.of_chunk(read, n));
+    d_state.baddbmm_(call.of_chunk(call.k_gone, n).transpose(1, 2), du, 1.0, -1.0);
+  });
+  const at::Tensor d_after_GKV = flat(d_after);
+
+  const at::Tensor Y = solve(call.M, d_written, /*transposed=*/true).contiguous();
+  const at::Tensor through_q = at::bmm(dO, call.before_GKV.transpose(1, 2));         // S dO_i
+  const at::Tensor through_k = at::bmm(Y, call.before_GKV.transpose(1, 2));          // S y_i
+  const at::Tensor from_state = at::bmm(call.written, d_after_GKV.transpose(1, 2));  // dS' u~_i
+  const at::Tensor d_scores = at::bmm(dO, call.written.transpose(1, 2)).mul_(call.Gam);
+  const at::Tensor D = at::bmm(Y, call.written.transpose(1, 2)).mul_(call.Gam).tril_(-1).neg_();
+  const at::Tensor D_beta = D * beta;
+
+  at::Tensor dq = (through_q * gam).baddbmm_(d_scores, k);
+  at::Tensor dk = from_state * tail - through_k * (beta * gam);
+  dk.baddbmm_(d_scores.transpose(1, 2), q).baddbmm_(D_beta + D_beta.transpose(1, 2), k);
+  const at::Tensor dv = Y * beta;
+  const at::Tensor k_read = (k * through_k).sum(2, /*keepdim=*/true).mul_(gam);  // gam_i y_i . S^T k_i
+  const at::Tensor d_beta = (Y * v).sum(2, /*keepdim=*/true) - k_read + (D * call.kk).sum(2, /*keepdim=*/true);
+
+  // Every place where a decay acts, each term as it is: no difference of large sums.
+  const at::Tensor pairs = ((d_scores * at::bmm(q, k.transpose(1, 2))).tril_(-1)).add_(D_beta * call.kk);
+  const at::Tensor reads = (q_gam * through_q).sum(2) - (beta * k_read).squeeze(2);
+  const at::Tensor writes = (call.k_tail * from_state).sum(2);
+  const at::Tensor carried = (call.before_GKV * d_after_GKV).sum({1, 2}).unsqueeze(1) * call.whole.squeeze(2);
+  const at::Tensor dg = sum_across(pairs) + sum_from(reads) + sum_before(writes) + carried;
+
+  const auto joined = [&](const at::Tensor& x, const at::Tensor& like) {
+    return call.chunks.join(call.unflat(x)).to(like.scalar_type());
+  };
+  return {joined(dq, q_BTHK),
+          joined(dk, k_BTHK),
+          joined(dv, v_BTHV),
+          joined(dg.unsqueeze(2), g_BTH).squeeze(3),
+          joined(d_beta, beta_BTH).squeeze(3),
+          d_initial};
+}
+
+}  // namespace
+
+// On every device: a card has no kernels of its own for it yet.
+TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
+  library.impl("gated_delta_rule", forward);
+  library.impl("gated_delta_rule_backward", backward);
+}
+
+}  // namespace flashmorph

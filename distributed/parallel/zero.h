@@ -1,0 +1,41 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "core/train/adamw.h"
+#include "distributed/communication/communicator.h"
+
+namespace flashmorph {
+
+// AdamW whose two moments are shared out over the data ranks (ZeRO stage 1, arXiv 1910.02054): the parameters, laid end
+// to end, are cut into equal stretches; each rank updates its own and gathers the others. The update is elementwise, so
+// the result is that of AdamW. Parameters have one dtype; gradients are the same on all data ranks.
+class DataShardedAdamW {
+ public:
+  DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options, Communicator& data);
+  void step(const std::vector<at::Tensor>& gradients, double learning_rate);
+
+  int64_t state_elements() const { return 2 * own_elements_; }  // this rank's moments
+
+ private:
+  struct Piece {  // of a parameter, by flat elements
+    size_t parameter;
+    int64_t first;
+    int64_t count;
+  };
+
+  std::vector<at::Tensor> own_pieces(const std::vector<at::Tensor>& whole) const;
+  void gather();
+
+  std::vector<at::Tensor> parameters_;
+  Communicator& data_;
+  int64_t stretch_;           // elements a rank; the last one's may be fewer
+  std::vector<Piece> pieces_;  // this rank's
+  int64_t own_elements_ = 0;
+  AdamW optimizer_;
+};
+
+}  // namespace flashmorph

@@ -1,0 +1,101 @@
+#include "core/data/tokenize.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <memory>
+
+#include "core/model/model_spec.h"
+#include "launcher/commands.h"
+#include "launcher/terminal.h"
+
+namespace flashmorph {
+namespace {
+
+struct Options {
+  TokenizeJob job;
+  std::string model;
+};
+
+std::string megabytes(uint64_t bytes) { return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e6); }
+
+// One line, redrawn on a terminal, a plain line now and then elsewhere.
+class ProgressLine {
+ public:
+  void show(const TokenizeProgress& progress) {
+    const double seconds = elapsed();
+    if (seconds < next_) return;
+    next_ = seconds + (live_ ? 0.2 : 10.0);
+    std::fputs(text(progress, seconds).c_str(), stderr);
+    drawn_ = true;
+  }
+
+  void finish(const TokenizeProgress& progress) {
+    if (live_ && drawn_) std::fputs(text(progress, elapsed()).c_str(), stderr);
+    if (live_ && drawn_) std::fputs("\n", stderr);
+  }
+
+  double elapsed() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::string text(const TokenizeProgress& progress, double seconds) const {
+    const double share =
+        static_cast<double>(progress.bytes) / static_cast<double>(std::max<uint64_t>(progress.bytes_in_all, 1));
+    const double pace =
+        static_cast<double>(progress.bytes - progress.bytes_before) / std::max(seconds, 1e-9);  // bytes a second
+    const auto filled = static_cast<int>(share * kWidth);
+    const std::string line =
+        fmt::format("tokenize [{}{}] {:3.0f}%  {} of {} MB  {} tokens  {:.1f} MB/s  {} left",
+                    std::string(static_cast<size_t>(filled), '#'),
+                    std::string(static_cast<size_t>(kWidth - filled), '.'), 100 * share, megabytes(progress.bytes),
+                    megabytes(progress.bytes_in_all), short_count(static_cast<int64_t>(progress.tokens)), pace / 1e6,
+                    pace > 0 ? short_time(static_cast<double>(progress.bytes_in_all - progress.bytes) / pace) : "?");
+    return live_ ? "\r" + line + "\x1b[K" : line + "\n";
+  }
+
+  static constexpr int kWidth = 24;
+  const bool live_ = isatty(STDERR_FILENO) != 0;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double next_ = live_ ? 0.2 : 10.0;
+  bool drawn_ = false;
+};
+
+int work(const Options& options) {
+  const Tokenizer tokenizer = Tokenizer::of_model(options.model, ModelSpec::open(options.model).vocabulary);
+  ProgressLine line;
+  const TokenizeProgress progress =
+      tokenize(options.job, tokenizer, [&](const TokenizeProgress& now) { line.show(now); });
+  line.finish(progress);
+  const std::string& prefix = options.job.prefix;
+  if (progress.done_before) {
+    fmt::print("{}.bin, .idx and .json are there already, from the same inputs and settings\n", prefix);
+    return 0;
+  }
+  fmt::print("{}.bin, .idx and .json: {} tokens in {} documents of {} MB, {:.1f} s{}\n", prefix, progress.tokens,
+             progress.documents, megabytes(progress.bytes_in_all), line.elapsed(),
+             progress.bytes_before > 0
+                 ? fmt::format(" (the first {} MB were done before)", megabytes(progress.bytes_before))
+                 : "");
+  return 0;
+}
+
+}  // namespace
+
+CommandWork tokenize_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("input", options->job.inputs, "text files, a document each; with --jsonl files of JSON lines")
+      ->required();
+  app.add_option("--model", options->model, "the Hugging Face folder whose tokenizer.json is used")->required();
+  app.add_option("--output", options->job.prefix, "prefix of the .bin, .idx (Megatron's format) and .json to write")
+      ->required()
+      ->type_name("PREFIX");
+  app.add_option("--jsonl", options->job.field, "each line is a JSON object with a document at this key")
+      ->type_name("FIELD");
+  app.add_flag("--append-eod", options->job.append_end, "put the tokenizer's end of text behind each document");
+  app.add_flag("--fresh", options->job.fresh, "start anew, whatever lies there (otherwise an unfinished job goes on)");
+  return [options] { return work(*options); };
+}
+
+}  // namespace flashmorph

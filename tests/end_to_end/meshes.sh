@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Meshes through the program itself: a mesh of its own for each stage, going on with another one, and every mesh, start and
+# plan that must be refused with exit code 2 and one message.
+#   meshes.sh FLASHMORPH_DIST MPIRUN     from the repository's root
+set -euo pipefail
+program=$1 mpirun=$2
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+ranks=("$mpirun" --oversubscribe --bind-to none -np)
+few=(tests/data/run64.yaml --set run.dir="$work" --set run.name=few --set stages.finetune.tokens=0
+  --set stages.evaluate.compare='[]' --set stages.evaluate.perplexity_tokens=64)
+
+# refused EXPECTED COMMAND...: exit code 2, one line with the expected words from all ranks together.
+refused() {
+  local expected=$1 code=0
+  shift
+  timeout 120 "$@" >"$work/refused.log" 2>"$work/refused.err" || code=$?
+  ((code == 2)) || fail "exit code $code instead of 2 for $*: $(<"$work/refused.log") $(<"$work/refused.err")"
+  [[ $(grep -cF -- "$expected" "$work/refused.err") == 1 ]] || fail "not once '$expected' for $*: $(<"$work/refused.err")"
+}
+
+# A mesh of its own for select and distill; the export turned off, so that something is left to do.
+"${ranks[@]}" 2 "$program" "${few[@]}" --set parallel.tensor=1 --set parallel.pipeline=2 --set parallel.pipeline_cuts='[5]' \
+  --set stages.select.parallel.tensor=2 --set stages.select.parallel.pipeline=1 --set stages.select.parallel.pipeline_cuts='[]' \
+  --set stages.distill.parallel.pipeline=1 --set stages.distill.parallel.pipeline_cuts='[]' >"$work/first.log" ||
+  { cat "$work/first.log"; fail "a mesh for each stage"; }
+grep -q "select: 2 ranks = data 1 x pipeline 1 x tensor 2" "$work/first.log" || fail "the header names no mesh of select"
+grep -q "layers 5-11: ranks 1" "$work/first.log" || fail "pipeline_cuts were not followed"
+
+# Nothing is done again on another mesh, and nothing refused.
+"${ranks[@]}" 1 "$program" "${few[@]}" --set parallel.tensor=1 --set parallel.pipeline=1 >"$work/again.log" || fail "another mesh"
+grep -q "already done" "$work/again.log" || fail "another mesh did the work again"
+
+# A budget that is measured.
+"${ranks[@]}" 2 "$program" "${few[@]}" --set run.name=timed --set parallel.tensor=1 --set parallel.pipeline=2 --set budget.full_layers=0 --set budget.milliseconds=100000 \
+  >"$work/timed.log" 2>&1 && fail "a budget for every layer was accepted"
+grep -q "budget.milliseconds: leaves" "$work/timed.log" || fail "no measured budget: $(<"$work/timed.log")"
+
+other=("${few[@]}" --set run.name=other)
+refused "parallel.tensor: 4 does not divide the 2 ranks" "${ranks[@]}" 2 "$program" "${other[@]}" --set parallel.pipeline=1 --set parallel.tensor=4
+refused "is 8, which does not divide the 4 ranks" "${ranks[@]}" 4 "$program" "${other[@]}"
+refused "parallel.pipeline_cuts: has 1 cuts, expected 3" "${ranks[@]}" 8 "$program" "${other[@]}" --set parallel.pipeline_cuts='[2]'
+refused "stages.select.parallel.tensor: 3 does not divide the model's" "${ranks[@]}" 3 "$program" "${other[@]}" --set parallel.tensor=1 \
+  --set parallel.pipeline=1 --set stages.select.parallel.tensor=3
+refused "3 data ranks cannot share evenly" "${ranks[@]}" 3 "$program" "${other[@]}" --set parallel.tensor=1 --set parallel.pipeline=1 \
+  --set stages.distill.tokens=0 --set stages.select.batch_tokens=1536 --set stages.align.batch_tokens=1024
+refused "SLURM_NTASKS: is 8, but this process is alone in MPI" env SLURM_NTASKS=8 SLURM_PROCID=0 "$program" "${other[@]}"
+cp tests/data/run64.yaml "$work/same.yaml"
+sed 's/seed: 1/seed: 2/' tests/data/run64.yaml >"$work/differs.yaml"
+refused "rank 1 has" "${ranks[@]}" 1 "$program" "$work/same.yaml" --set run.dir="$work" : \
+  -np 1 "$program" "$work/differs.yaml" --set run.dir="$work"
+cp "$program" "$work/changed"
+printf 'x' >>"$work/changed"
+refused "rank 1 has the program" "${ranks[@]}" 1 "$program" "${other[@]}" : -np 1 "$work/changed" "${other[@]}"
+sed -i '0,/"margin": [0-9.e-]*/s//"margin": 0.75/' "$work/few/plan.json"
+refused "is not what this run's discretize wrote" "${ranks[@]}" 2 "$program" "${few[@]}" --set parallel.tensor=2 --set parallel.pipeline=1
+[[ ! -e "$work/other" ]] || fail "a refused run left a folder"
+echo "meshes: all checks passed"

@@ -1,0 +1,87 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "distributed/stages/hybrid_training.h"
+#include "distributed/stages/select.h"
+#include "tests/mpi/run_on_meshes.h"
+
+// What one step sends, counted by the groups themselves.
+
+namespace flashmorph {
+namespace {
+
+using test::context;
+using test::load;
+using test::SharedModel;
+using test::world;
+
+constexpr int64_t kLayers = 6, kTokens = 128, kHidden = 32, kMicroBatches = 4;
+constexpr int64_t kStates = kTokens * kHidden * 8;  // bytes of one micro-batch's states in float64
+
+RunConfig one_step() {
+  const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
+  return RunConfig::from_yaml(
+      "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
+      "  align: {tokens: 512, batch_tokens: 512, " + data + "}\n  select: {tokens: 512, batch_tokens: 512, " + data + "}\n"
+      "  distill: {tokens: 512, batch_tokens: 512, " + data + "}\n",
+      "test");
+}
+
+Traffic::Entry traffic(const Communicator& group, const std::string& operation) {
+  const auto& all = group.traffic().by_operation;
+  return all.contains(operation) ? all.at(operation) : Traffic::Entry{};
+}
+
+TEST(SelectTraffic, AMorphableAttentionTakesOneReductionForwardAndOneBackward) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = kLayers});
+  const RunConfig config = one_step();
+  Mesh mesh(world(), MeshShape::of(world().size(), 2));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  StageContext here = context(mesh, config);
+  const int64_t before = traffic(mesh.tensor(), "all_reduce").calls, bytes_before = traffic(mesh.tensor(), "all_reduce").bytes;
+  select_gates(model, LayerBudget::of_layers(kLayers, 3), here);
+
+  // Forward: the embedding, then teacher and mixture, an attention each layer and a feed-forward each but the last.
+  // Backward: through the mixture only, and never below the first gate.
+  const int64_t mine = kMicroBatches / mesh.shape().data;
+  const int64_t forward = 1 + 2 * (kLayers + kLayers - 1), backward = kLayers - 1 + kLayers - 1;
+  EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls - before, mine * (forward + backward) + 1);
+  EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").bytes - bytes_before,
+            mine * (forward + backward) * kStates + mine * (kLayers + 2) * 8);  // the gates' rows, once a step
+  EXPECT_EQ(traffic(mesh.data(), "all_gather").calls, 1);
+  EXPECT_EQ(traffic(mesh.data(), "all_gather").bytes, mine * (kLayers + 2) * 8);
+  EXPECT_EQ(traffic(mesh.data(), "all_reduce").calls, 0);
+}
+
+TEST(SelectTraffic, AMixedAttentionsShareIsOneEachWay) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = kLayers});
+  Mesh mesh(world(), MeshShape::of(world().size(), 2));
+  const MorphableModel model = load(small.path(), mesh, one_step(), at::kDouble);
+  const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
+  const at::Tensor x = at::ones({1, 8, kHidden}, at::kDouble).set_requires_grad(true);
+  const at::Tensor h = model.attend(2, x, Route::mixed(alpha), model.positions(0, 8));
+  EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 1);
+  h.sum().backward();
+  EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 2);
+}
+
+TEST(PipelineTraffic, TeacherAndMixtureGoForwardTheMixturesGradientComesBack) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = kLayers});
+  const RunConfig config = one_step();
+  Mesh mesh(world(), MeshShape::of(world().size(), 1, 2));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  StageContext here = context(mesh, config);
+  select_gates(model, LayerBudget::of_layers(kLayers, 3), here);
+  const int64_t mine = kMicroBatches / mesh.shape().data;
+  const bool is_first = mesh.pipeline_rank() == 0;
+  EXPECT_EQ(traffic(mesh.pipeline(), "send").calls, mine);
+  EXPECT_EQ(traffic(mesh.pipeline(), "send").bytes, mine * kStates * (is_first ? 2 : 1));
+  EXPECT_EQ(traffic(mesh.pipeline(), "receive").bytes, mine * kStates * (is_first ? 1 : 2));
+  EXPECT_EQ(traffic(mesh.pipeline(), "all_reduce").bytes, 8 * (2 + kLayers));  // the totals, then all layers' gates
+}
+
+}  // namespace
+}  // namespace flashmorph

@@ -1,0 +1,188 @@
+#include "core/data/tokenize.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+
+#include "core/base/bad_input.h"
+#include "core/data/token_files.h"
+#include "core/data/token_writer.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/unit/data/plays.h"
+#include "tests/unit/data/token_files.h"
+
+namespace flashmorph {
+namespace {
+
+using testing::HasSubstr;
+
+std::string content_of(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+struct Killed {};
+
+class Tokenize : public testing::Test {
+ protected:
+  std::filesystem::path holding(const std::string& name, const std::string& content) {
+    test::write_file(folder_.path() / name, content);
+    return folder_.path() / name;
+  }
+  TokenizeJob job(std::vector<std::filesystem::path> inputs, const std::string& name, const std::string& field = "") {
+    return {.inputs = std::move(inputs), .prefix = (folder_.path() / name).string(), .field = field};
+  }
+  // The three files' bytes.
+  static std::string bytes_of(const TokenizeJob& job) {
+    const TokenFiles files = TokenFiles::of(job.prefix);
+    return content_of(files.bin) + "|" + content_of(files.idx) + "|" + content_of(files.json);
+  }
+  static TokenizeProgress run(const TokenizeJob& job) {
+    return tokenize(job, test::tokenizer(), [](const auto&) {});
+  }
+  static std::string fault_of(const TokenizeJob& job) {
+    try {
+      run(job);
+    } catch (const BadInput& fault) {
+      return fault.what();
+    }
+    return "no fault";
+  }
+  // Starts the job again and again, each time stopped at the same report.
+  static int starts_until_done(TokenizeJob job, uint64_t commit_bytes, int last_report) {
+    job.commit_bytes = commit_bytes;
+    for (int starts = 1;; ++starts) {
+      int reports = 0;
+      try {
+        tokenize(job, test::tokenizer(), [&](const auto&) {
+          if (++reports == last_report) throw Killed();
+        });
+        return starts;
+      } catch (const Killed&) {
+        EXPECT_FALSE(std::filesystem::exists(TokenFiles::of(job.prefix).json)) << "nothing is there before all is";
+      }
+    }
+  }
+  size_t files_in_folder() const {
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_.path()), {}));
+  }
+
+  test::TemporaryFolder folder_;
+};
+
+TEST_F(Tokenize, ATextIsOneDocumentThatReadsBackAsItself) {
+  const TokenizeJob plays = job({test::kPlays}, "plays");
+  const TokenizeProgress progress = run(plays);
+  EXPECT_EQ(progress.tokens, 472001u);
+  EXPECT_EQ(progress.documents, 1u);
+  EXPECT_EQ(progress.bytes, progress.bytes_in_all);
+  const MappedTokens tokens(plays.prefix, test::tokenizer());
+  EXPECT_EQ(test::tokenizer().decode(tokens.all().tokens()), content_of(test::kPlays));
+  EXPECT_EQ(std::filesystem::file_size(TokenFiles::of(plays.prefix).bin), 2 * 472001u) << "uint16";
+}
+
+TEST_F(Tokenize, ALargeVocabularyIsWrittenInFourBytes) {
+  const std::string prefix = (folder_.path() / "wide").string();
+  for (const int64_t vocabulary : {65499, 65500}) {
+    TokenWriter writer(prefix, vocabulary, {});
+    writer.append(std::vector<int32_t>{1, 65498});
+    writer.end_document("x");
+    writer.write_rest("{}");
+    TokenWriter::move_into_place(prefix);
+    EXPECT_EQ(content_of(TokenFiles::of(prefix).bin),
+              vocabulary == 65499 ? test::bytes_of(std::vector<uint16_t>{1, 65498}) : test::bytes_of(std::vector<int32_t>{1, 65498}));
+    EXPECT_EQ(content_of(TokenFiles::of(prefix).idx)[17], vocabulary == 65499 ? 8 : 4);
+  }
+}
+
+TEST_F(Tokenize, JsonLinesAreADocumentEachWithItsEnd) {
+  TokenizeJob lines = job({holding("a.jsonl", "{\"t\": \"one\"}\n{\"t\": \"\"}\n{\"t\": \"two words\"}\n"),
+                           holding("b.jsonl", "{\"t\": \"three\"}")},
+                          "lines", "t");
+  lines.append_end = true;
+  EXPECT_EQ(run(lines).documents, 3u);
+  const MappedTokens tokens(lines.prefix, test::tokenizer());
+  EXPECT_EQ(test::tokenizer().decode(tokens.all().tokens()),
+            "one<|endoftext|>two words<|endoftext|>three<|endoftext|>");
+  EXPECT_EQ(tokens.documents(), 3u);
+  EXPECT_EQ(tokens.all()[static_cast<size_t>(tokens.all().document_starts().at(0)) - 1], 1021);
+}
+
+TEST_F(Tokenize, KilledAtAnyReportItGoesOnToTheSameBytes) {
+  std::string text, lines;
+  for (int i = 0; i < 40; ++i) text += content_of(test::kPlays).substr(0, 200'000);
+  for (int i = 0; i < 25; ++i) lines += "{\"text\": \"" + std::string(static_cast<size_t>(i), 'x') + " words\\n\"}\n";
+  const auto long_text = holding("long.txt", text), short_text = holding("short.txt", "short");
+  const auto json = holding("lines.jsonl", lines);
+  struct Case {
+    std::vector<std::filesystem::path> inputs;
+    const char* field;
+    uint64_t commit_bytes;
+    int last_report, starts;
+  };
+  for (const Case& each :
+       {Case{{long_text, short_text}, "", 1, 2, 5}, Case{{long_text, short_text}, "", 2'000'000, 4, 2},
+        Case{{json, json}, "text", 1, 2, 25}, Case{{json, json}, "text", 60, 5, 10}}) {
+    const TokenizeJob at_once = job(each.inputs, "once", each.field), killed = job(each.inputs, "killed", each.field);
+    run(at_once);
+    EXPECT_GE(starts_until_done(killed, each.commit_bytes, each.last_report), each.starts);
+    EXPECT_EQ(bytes_of(killed), bytes_of(at_once));
+    for (const TokenizeJob& done : {at_once, killed}) std::filesystem::remove(TokenFiles::of(done.prefix).json);
+  }
+}
+
+TEST_F(Tokenize, ADoneJobIsNotDoneAgainAndLeavesNothingBeside) {
+  const TokenizeJob text = job({holding("text", "some words")}, "corpus");
+  EXPECT_FALSE(run(text).done_before);
+  EXPECT_EQ(files_in_folder(), 4u);
+  const auto written = std::filesystem::last_write_time(TokenFiles::of(text.prefix).bin);
+  EXPECT_TRUE(run(text).done_before);
+  EXPECT_EQ(std::filesystem::last_write_time(TokenFiles::of(text.prefix).bin), written);
+}
+
+TEST_F(Tokenize, AnotherJobsFilesAreNotTouchedUnlessAsked) {
+  const auto one = holding("one", "some words"), other = holding("other", "other words, a few");
+  TokenizeJob first = job({one}, "corpus"), second = job({other}, "corpus");
+  run(first);
+  const std::string before = bytes_of(first);
+  EXPECT_THAT(fault_of(second), HasSubstr("is there already"));
+  EXPECT_EQ(bytes_of(first), before);
+  second.fresh = true;
+  EXPECT_EQ(fault_of(second), "no fault");
+  EXPECT_NE(bytes_of(first), before);
+}
+
+TEST_F(Tokenize, AnUnfinishedJobOfOtherSettingsIsRefused) {
+  const auto text = holding("lines", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+  TokenizeJob unfinished = job({text}, "corpus", "text");
+  unfinished.commit_bytes = 1;
+  EXPECT_THROW(tokenize(unfinished, test::tokenizer(), [](const auto&) { throw Killed(); }), Killed);
+  TokenizeJob other = unfinished;
+  other.append_end = true;
+  EXPECT_THAT(fault_of(other), HasSubstr("an unfinished job of other inputs or settings"));
+  EXPECT_EQ(fault_of(unfinished), "no fault");
+}
+
+TEST_F(Tokenize, AStateThatWasTamperedWithIsRefused) {
+  TokenizeJob unfinished = job({holding("lines", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n")}, "corpus", "text");
+  unfinished.commit_bytes = 1;
+  EXPECT_THROW(tokenize(unfinished, test::tokenizer(), [](const auto&) { throw Killed(); }), Killed);
+  const auto state = folder_.path() / ".corpus.tokenize.json";
+  std::string content = content_of(state);
+  content.replace(content.find("\"position\": 14"), 14, "\"position\": -1");
+  test::write_file(state, content);
+  EXPECT_THAT(fault_of(unfinished), HasSubstr(".corpus.tokenize.json: position: is -1; --fresh starts anew"));
+}
+
+TEST_F(Tokenize, BadInputsAreNamedAndLeaveNoCorpus) {
+  EXPECT_THAT(fault_of(job({folder_.path() / "none"}, "corpus")), HasSubstr("none: is not a regular file"));
+  EXPECT_THAT(fault_of(job({holding("bad", "ab\xff")}, "corpus")), HasSubstr("bad: is not UTF-8 text: see byte 2"));
+  EXPECT_THAT(fault_of(job({holding("text", "a")}, "none/corpus")), HasSubstr("none: is not a folder"));
+  EXPECT_EQ(files_in_folder(), 2u) << "the inputs";
+}
+
+}  // namespace
+}  // namespace flashmorph

@@ -1,0 +1,212 @@
+// The branches of GLA and Gated DeltaNet against their definitions, and what they start from.
+// Letters: B batch, T tokens, D hidden, H heads, K head dim.
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/mixer/initial.h"
+#include "tests/support/tensors.h"
+#include "tests/unit/mixer/small_teacher.h"
+
+namespace flashmorph {
+namespace {
+
+using test::perturb_norms;
+using test::relative_error;
+using test::seeded;
+using test::SmallTeacher;
+using test::train_all;
+using test::Weights;
+using test::weights_of;
+
+MixerSection mixer_of(const std::string& kind, bool rope = true) {
+  MixerSection mixer;
+  mixer.kind = kind;
+  mixer.rope = rope;
+  mixer.chunk = 4;
+  return mixer;
+}
+
+at::Tensor logistic(const at::Tensor& x) { return 1.0 / (1.0 + (-x).exp()); }
+at::Tensor swish(const at::Tensor& x) { return x * logistic(x); }
+at::Tensor rms(const at::Tensor& x_K, double epsilon) { return x_K / (x_K.square().mean() + epsilon).sqrt(); }
+
+// One sequence of [T, D], one token and one head at a time.
+struct Definition {
+  const SmallTeacher& teacher;
+  const Weights& w;
+  bool rope;
+
+  int64_t heads() const { return teacher.spec.heads; }
+  int64_t K() const { return teacher.spec.head_dim; }
+
+  at::Tensor turned(const at::Tensor& x_K, int64_t position) const {
+    const int64_t half = K() / 2;
+    const auto pair = at::arange(half, at::kDouble) * (-2.0 / static_cast<double>(K()));
+    const at::Tensor angle = (pair * std::log(10000.0)).exp() * static_cast<double>(position);
+    const at::Tensor a = x_K.narrow(0, 0, half), b = x_K.narrow(0, half, half);
+    return at::cat({a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()});
+  }
+
+  at::Tensor gated_linear(const at::Tensor& x_TD) const {
+    std::vector<at::Tensor> state(heads(), at::zeros({K(), K()}, at::kDouble)), outputs;
+    for (int64_t t = 0; t < x_TD.size(0); ++t) {
+      const at::Tensor x = x_TD[t];
+      const auto heads_of = [&](const at::Tensor& row) { return row.view({heads(), K()}); };
+      const at::Tensor q = heads_of(w.at("q_proj").mv(x)), k = heads_of(w.at("k_proj").mv(x)),
+                       v = heads_of(w.at("v_proj").mv(x)), gate = heads_of(w.at("g_proj").mv(x));
+      const at::Tensor logit = heads_of(w.at("gk_proj.1").mv(w.at("gk_proj.0").mv(x)) + w.at("gk_proj.1.bias"));
+      std::vector<at::Tensor> y;
+      for (int64_t h = 0; h < heads(); ++h) {
+        at::Tensor q_h = rms(q[h], teacher.spec.norm_epsilon) * w.at("q_norm");
+        at::Tensor k_h = rms(k[h], teacher.spec.norm_epsilon) * w.at("k_norm");
+        if (rope) q_h = turned(q_h, t), k_h = turned(k_h, t);
+        const at::Tensor decay = logistic(logit[h]).pow(1.0 / 16.0);  // exp(logsigmoid / 16)
+        state[h] = decay.unsqueeze(1) * state[h] + at::outer(k_h, v[h]);
+        const at::Tensor o = state[h].t().mv(q_h) / std::sqrt(static_cast<double>(K()));
+        y.push_back(rms(o, teacher.spec.norm_epsilon) * w.at("o_norm") * swish(gate[h]));
+      }
+      outputs.push_back(w.at("o_proj").mv(at::cat(y)));
+    }
+    return at::stack(outputs);
+  }
+
+  // y_t = sum of the last four inputs times their taps.
+  at::Tensor convolved(const at::Tensor& x_TD, int64_t t, const char* projection, const char* taps) const {
+    at::Tensor sum = at::zeros({heads() * K()}, at::kDouble);
+    for (int64_t lag = 0; lag < 4 && lag <= t; ++lag)
+      sum = sum + w.at(taps).select(1, 3 - lag) * w.at(projection).mv(x_TD[t - lag]);
+    return swish(sum).view({heads(), K()});
+  }
+
+  at::Tensor gated_delta(const at::Tensor& x_TD) const {
+    const auto unit = [](const at::Tensor& x) { return x / (x.square().sum() + 1e-6).sqrt(); };
+    std::vector<at::Tensor> state(heads(), at::zeros({K(), K()}, at::kDouble)), outputs;
+    for (int64_t t = 0; t < x_TD.size(0); ++t) {
+      const at::Tensor x = x_TD[t];
+      const at::Tensor q = convolved(x_TD, t, "q_proj", "q_conv"), k = convolved(x_TD, t, "k_proj", "k_conv"),
+                       v = convolved(x_TD, t, "v_proj", "v_conv"), z = w.at("z_proj").mv(x).view({heads(), K()});
+      const at::Tensor beta = logistic(w.at("b_proj").mv(x));
+      const at::Tensor g = -w.at("A_log").exp() * (1.0 + (w.at("a_proj").mv(x) + w.at("dt_bias")).exp()).log();
+      std::vector<at::Tensor> y;
+      for (int64_t h = 0; h < heads(); ++h) {
+        const at::Tensor k_h = unit(k[h]), decayed = g[h].exp() * state[h];
+        state[h] = decayed + beta[h] * at::outer(k_h, v[h] - decayed.t().mv(k_h));
+        const at::Tensor o = state[h].t().mv(unit(q[h])) / std::sqrt(static_cast<double>(K()));
+        y.push_back(rms(o, teacher.spec.norm_epsilon) * w.at("norm") * swish(z[h]));
+      }
+      outputs.push_back(w.at("out_proj").mv(at::cat(y)));
+    }
+    return at::stack(outputs);
+  }
+};
+
+struct Case {
+  std::string kind;
+  bool rope;
+};
+
+class GatedBranches : public testing::TestWithParam<Case> {};
+
+TEST_P(GatedBranches, AreTheirDefinitionForwardAndEveryGradient) {
+  const SmallTeacher teacher;
+  const auto fast = teacher.branch(mixer_of(GetParam().kind, GetParam().rope));
+  perturb_norms(*fast);
+  const auto exact = fast->clone();
+  train_all(*fast);
+  train_all(*exact);
+  const at::Tensor input = seeded({2, 11, 32}, 1), upstream = seeded({2, 11, 32}, 2);  // two chunks and a ragged one
+  const at::Tensor x = input.clone().set_requires_grad(true), x_exact = input.clone().set_requires_grad(true);
+
+  const at::Tensor actual = fast->forward(x, teacher.positions(0, 11));
+  const Weights weights = weights_of(*exact);
+  const Definition definition{teacher, weights, GetParam().rope};
+  const auto define = [&](const at::Tensor& x_TD) {
+    return GetParam().kind == "gla" ? definition.gated_linear(x_TD) : definition.gated_delta(x_TD);
+  };
+  const at::Tensor expected = at::stack({define(x_exact[0]), define(x_exact[1])});
+  EXPECT_LT(relative_error(expected, actual), 1e-12);
+
+  actual.backward(upstream);
+  expected.backward(upstream);
+  EXPECT_LT(relative_error(x_exact.grad(), x.grad()), 1e-11);
+  for (const auto& [name, value] : weights_of(*fast))
+    EXPECT_LT(relative_error(weights.at(name).grad(), value.grad()), 1e-11) << "gradient of " << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, GatedBranches,
+                         testing::Values(Case{"gla", true}, Case{"gla", false}, Case{"gated_delta_net", true}),
+                         [](const auto& info) { return info.param.kind + (info.param.rope ? "" : "_no_rope"); });
+
+TEST(GatedLinearStart, NewTensorsHaveTheirUsualValues) {
+  const SmallTeacher teacher;
+  const Weights w = weights_of(*teacher.branch(mixer_of("gla")));
+  EXPECT_EQ(w.at("gk_proj.0").sizes(), (std::vector<int64_t>{16, 32}));
+  EXPECT_EQ(w.at("gk_proj.1").sizes(), (std::vector<int64_t>{32, 16}));
+  EXPECT_TRUE(w.at("gk_proj.1.bias").equal(at::zeros({32}, at::kDouble)));
+  EXPECT_TRUE(w.at("o_norm").equal(at::ones({8}, at::kDouble)));
+  EXPECT_LE(w.at("g_proj").abs().max().item<double>(), 1.0 / std::sqrt(32.0));
+  EXPECT_LE(w.at("gk_proj.1").abs().max().item<double>(), 0.25);
+  EXPECT_GT(w.at("gk_proj.1").std().item<double>(), 0.1);
+  EXPECT_FALSE(w.at("gk_proj.0").equal(w.at("g_proj").narrow(0, 0, 16))) << "each tensor has its own stream";
+}
+
+TEST(GatedDeltaStart, NewTensorsHaveTheirUsualValues) {
+  const SmallTeacher teacher;
+  const Weights w = weights_of(*teacher.branch(mixer_of("gated_delta_net")));
+  for (const char* name : {"q_conv", "k_conv", "v_conv"}) {
+    EXPECT_TRUE(w.at(name).narrow(1, 0, 3).equal(at::zeros({32, 3}, at::kDouble))) << name;
+    EXPECT_TRUE(w.at(name).select(1, 3).equal(at::ones({32}, at::kDouble))) << name;
+  }
+  EXPECT_TRUE(w.at("norm").equal(at::ones({8}, at::kDouble)));
+  EXPECT_LE(w.at("A_log").exp().max().item<double>(), 16.0);
+  const at::Tensor step = (1.0 + w.at("dt_bias").exp()).log();
+  EXPECT_GE(step.min().item<double>(), 1e-3 * (1 - 1e-12));
+  EXPECT_LE(step.max().item<double>(), 0.1 * (1 + 1e-12));
+  EXPECT_GT(step.std().item<double>(), 0.0);
+}
+
+TEST(DataStart, ADecayHalvesTheMemoryInTheMeanDistance) {
+  const SmallTeacher teacher;
+  const at::Tensor distances = at::tensor({0.5, 3.0, 40.0, 1e6}, at::kDouble);  // of the four heads
+  const at::Tensor expected =
+      at::tensor({-std::log(2.0) / 0.5, -std::log(2.0) / 3.0, -std::log(2.0) / 40.0, -1e-3}, at::kDouble);
+  const auto started = [&](const char* kind) {
+    const auto branch = teacher.branch(mixer_of(kind));
+    train_all(*branch);
+    branch->start_decays(distances);
+    return weights_of(*branch);
+  };
+  const Weights delta = started("gated_delta_net"), linear = started("gla");
+  EXPECT_LT(relative_error(expected, -delta.at("A_log").exp() * (1.0 + delta.at("dt_bias").exp()).log()), 1e-12);
+  const at::Tensor log_decay = -(1.0 + (-linear.at("gk_proj.1.bias")).exp()).log() / 16.0;
+  EXPECT_LT(relative_error(expected.repeat_interleave(8), log_decay), 1e-12);
+  EXPECT_EQ(log_decay_of_distance(at::tensor({0.01})).item<double>(), -5.0);
+  EXPECT_THROW(started("lightning"), c10::Error);
+}
+
+// Biases of the teacher's projections (Qwen2) are kept, head by head; Gated DeltaNet's export has no place for them.
+TEST(ExpandedHeads, KeepBiasesAndRepeatThemByHead) {
+  const SmallTeacher teacher;
+  AttentionWeights biased = teacher.attention();
+  biased.q_bias = seeded({32}, 1);
+  biased.k_bias = seeded({16}, 2);
+  biased.v_bias = seeded({16}, 3);
+  const AttentionWeights heads = expanded(biased, teacher.spec);
+  ModelSpec expanded_spec = teacher.spec;
+  expanded_spec.kv_heads = teacher.spec.heads;
+  const at::Tensor x = seeded({2, 9, 32}, 3);
+  const Positions positions = teacher.positions(0, 9);
+  EXPECT_TRUE(
+      full_attention(x, biased, teacher.spec, positions).equal(full_attention(x, heads, expanded_spec, positions)));
+  for (const char* kind : {"lightning", "gla"}) {
+    const Placement placement{.dtype = at::kDouble};
+    const Weights w = weights_of(*make_branch({teacher.spec, mixer_of(kind), 1, 7, placement, test::alone()}, biased));
+    EXPECT_TRUE(w.at("k_proj.bias").equal(heads.k_bias)) << kind;
+  }
+}
+
+}  // namespace
+}  // namespace flashmorph
