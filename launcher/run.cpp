@@ -16,6 +16,7 @@
 #include "core/mixer/linear_branch.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
+#include "launcher/device.h"
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
 #include "launcher/report.h"
@@ -27,15 +28,29 @@ namespace {
 
 constexpr int kStoppedEarly = 75;
 
-at::ScalarType dtype_of(const DeviceSection& device) { return device.dtype == "float64" ? at::kDouble : at::kFloat; }
+at::ScalarType dtype_of(const DeviceSection& device) {
+  if (device.dtype == "bfloat16") return at::kBFloat16;
+  return device.dtype == "float64" ? at::kDouble : at::kFloat;
+}
 
-// Rank 0 reads the file, so that all ranks run the same config.
+// Rank 0 reads the file, so that all ranks run the same config. No tensor is made before it is known to be sound: a
+// device's library must be opened first.
 RunConfig shared_config(const CommandLine& line, Communicator& world) {
   std::string yaml;
+  std::optional<BadInput> fault;
+  if (world.rank() == 0) {
+    try {
+      yaml = RunConfig::from_file(line.config_file, line.set).to_yaml();
+    } catch (const BadInput& found) {
+      fault = found;
+    }
+  }
+  yaml = world.broadcast_text(yaml, 0);
+  if (!yaml.empty()) return RunConfig::from_yaml(yaml, line.config_file);
   together(world, [&] {
-    if (world.rank() == 0) yaml = RunConfig::from_file(line.config_file, line.set).to_yaml();
+    if (fault) throw *fault;
   });
-  return RunConfig::from_yaml(world.broadcast_text(yaml, 0), line.config_file);
+  throw std::logic_error("an empty config without a fault");
 }
 
 std::string hash_of_weights(const Checkpoint& checkpoint) {
@@ -139,10 +154,12 @@ StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t 
 
 }  // namespace
 
-int run(const CommandLine& line, Communicator& world) {
-  check_same_start(start_facts(line), world);
-  const bool leads = world.rank() == 0;
-  const RunConfig config = shared_config(line, world);
+int run(const CommandLine& line, Communicator& host_world) {
+  const bool leads = host_world.rank() == 0;
+  const RunConfig config = shared_config(line, host_world);
+  RunDevice device(config.device, host_world);  // no tensor before it
+  check_same_start(start_facts(line), host_world);
+  Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
   StopSignal stop;
 
@@ -157,7 +174,7 @@ int run(const CommandLine& line, Communicator& world) {
     if (!line.fresh) folder.check(config, source_hash);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
-  PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device));
+  PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device), device.place());
   placed.place(layout_of("align", config, inputs.spec, world.size()));  // weights that cannot be read are refused here
 
   Terminal terminal(stdout);
@@ -176,8 +193,10 @@ int run(const CommandLine& line, Communicator& world) {
       journal->event("metrics", "http://" + metrics->address() + "/metrics");
     }
     observers = std::make_unique<Observers>(all);
-    terminal.header(config, inputs.spec, layouts_of(config, inputs.spec, world.size()), line.config_file, folder.path().string());
+    terminal.header(config, inputs.spec, layouts_of(config, inputs.spec, world.size()), device.description(),
+                    line.config_file, folder.path().string());
     if (!aside.empty()) observers->warn("the old run was moved to " + aside.string());
+    journal->event("device", device.description());
     journal->event("started", rank_map(placed.layout().shape, placed.layout().layers));
   });
 

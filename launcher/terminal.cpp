@@ -88,12 +88,12 @@ std::string mesh_text(const Layout& layout) {
 }
 
 void Terminal::header(const RunConfig& config, const ModelSpec& spec, const StageLayouts& layouts,
-                      const std::string& config_file, const std::string& run_folder) {
+                      const std::string& device, const std::string& config_file, const std::string& run_folder) {
   const auto& stages = config.stages;
   fmt::print(out_, "flashmorph-dist: {}\n", config.run.name);
   fmt::print(out_, "  model   {} ({}, {} layers, hidden {}, {} heads, {} kv heads)\n", config.model.path, spec.model_type,
              spec.layers, spec.hidden, spec.heads, spec.kv_heads);
-  fmt::print(out_, "  device  {} {}, {} thread(s) a rank\n", config.device.kind, config.device.dtype, config.device.threads);
+  fmt::print(out_, "  device  {}; {}, {} thread(s) a rank\n", device, config.device.dtype, config.device.threads);
   fmt::print(out_, "  mesh    {}\n", mesh_text(layouts.front().second));
   for (const auto& [stage, layout] : layouts)
     if (!(layout == layouts.front().second)) fmt::print(out_, "          {}: {}\n", stage, mesh_text(layout));

@@ -48,7 +48,7 @@ struct BudgetSection {           // exactly one of these; 0 and "": not given
 
 struct DeviceSection {
   std::string kind = "cpu";
-  std::string dtype = "float32";  // float32 or float64
+  std::string dtype = "float32";  // float32, float64, or bfloat16; with bfloat16 losses, gates and states stay wider
   int64_t threads = 1;            // torch threads a rank
 };
 

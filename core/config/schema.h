@@ -70,8 +70,8 @@ void visit(Visitor& v, BudgetSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, DeviceSection& s) {
-  v.key("kind", s.kind, {.meaning = "where tensors live", .choices = {"cpu"}, .why = "this build has no CUDA library"});
-  v.key("dtype", s.dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64"}});
+  v.key("kind", s.kind, {.meaning = "where tensors live; cuda: each rank of a host takes a card", .choices = {"cpu", "cuda"}});
+  v.key("dtype", s.dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64", "bfloat16"}});
   v.key("threads", s.threads, {"torch threads a rank", 1, 1024});
 }
 

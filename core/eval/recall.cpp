@@ -75,7 +75,9 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
     const at::Tensor places = tokens.answers_BT.flatten().nonzero().flatten();
     at::Tensor predicted = at::full({static_cast<int64_t>(part.size()) * length}, -1, at::kLong);
     predicted.index_copy_(0, places,
-                          greedy_tokens(hidden.flatten(0, 1).index_select(0, places), model.head(), model.shard()));
+                          greedy_tokens(hidden.flatten(0, 1).index_select(0, places.to(hidden.device())), model.head(),
+                                        model.shard())
+                              .cpu());
     for (size_t s = 0; s < part.size(); ++s)
       for (const Answer& answer : part[s].answers) {
         const int64_t* first =

@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 
 #include <algorithm>
 #include <array>
@@ -83,9 +84,10 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
     const auto [q, k, v] = convolved(x_BTD, positions, cache);
-    const at::Tensor beta_BTH = at::sigmoid(at::linear(x_BTD, weights_.b));
-    const at::Tensor step_BTH = at::softplus(at::linear(x_BTD, weights_.a) + weights_.dt_bias);
-    const at::Tensor g_BTH = -weights_.A_log.exp() * step_BTH;
+    const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
+    const at::Tensor beta_BTH = at::sigmoid(exact(at::linear(x_BTD, weights_.b)));
+    const at::Tensor step_BTH = at::softplus(exact(at::linear(x_BTD, weights_.a)) + weights_.dt_bias);
+    const at::Tensor g_BTH = -exact(weights_.A_log).exp() * step_BTH;
     const auto [o_BTHK, state] =
         gated_delta_rule(l2_norm(q, kLengthEpsilon), l2_norm(k, kLengthEpsilon), v, g_BTH, beta_BTH, state_of(cache),
                          positions.documents, scale(), mixer_.chunk);

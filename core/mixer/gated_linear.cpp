@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 
 #include <cmath>
 
@@ -70,7 +71,7 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
   at::Tensor log_decay(const at::Tensor& x_BTD) const {
     const at::Tensor logit =
         project_heads(at::linear(x_BTD, weights_.decay_in), weights_.decay_out, spec_.head_dim, weights_.decay_bias);
-    return at::log_sigmoid(logit) / kGateDivisor;
+    return at::log_sigmoid(logit.to(at::toOpMathType(logit.scalar_type()))) / kGateDivisor;
   }
 };
 

@@ -7,6 +7,7 @@
 #include "core/mixer/decay.h"
 #include "core/mixer/initial.h"
 #include "core/model/attention.h"
+#include "core/ops/gated_norm.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
 
@@ -51,17 +52,17 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
     const auto [o_BTHK, state] =
         lightning_attention(q, k, v, log_decay_H_, state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    return at::linear(normed(o_BTHK) * at::sigmoid(at::linear(x_BTD, weights_.z)), weights_.heads.o);
+    const at::Tensor z = at::linear(x_BTD, weights_.z);
+    const at::Tensor gated = mixer_.output_norm == "head"
+                                 ? gated_rms_norm(o_BTHK, weights_.o_norm, z, spec_.norm_epsilon, /*swish=*/false)
+                                 : normed_over_all(o_BTHK) * at::sigmoid(z);
+    return at::linear(gated, weights_.heads.o);
   }
 
  private:
-  // RMSNorm over each head, or over all heads of the model: there the sum of squares crosses the shards.
-  at::Tensor normed(const at::Tensor& o_BTHK) const {
+  // RMSNorm over all heads of the model: the sum of squares crosses the shards.
+  at::Tensor normed_over_all(const at::Tensor& o_BTHK) const {
     const at::Tensor o_BTC = o_BTHK.flatten(2, 3);
-    if (mixer_.output_norm == "head")
-      return rms_norm(o_BTHK, at::ones({spec_.head_dim}, o_BTHK.options().requires_grad(false)), spec_.norm_epsilon)
-                 .flatten(2, 3) *
-             weights_.o_norm;
     const auto channels = static_cast<double>(spec_.heads * spec_.head_dim);
     // Every shard's loss depends on the whole sum, so its gradient is summed on the way back as well.
     const at::Tensor squares =

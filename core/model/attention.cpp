@@ -22,6 +22,9 @@ at::Tensor for_query_heads(const at::Tensor& x_BTGK, int64_t groups) {
   return groups == 1 ? x : x.repeat_interleave(groups, 1);
 }
 
+// Whether the kernels read each kv head for all its query heads themselves, so that nothing is repeated in memory.
+bool grouped_by_kernel(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == at::kBFloat16; }
+
 // Query i of the new block is at position past + i and sees the positions up to it.
 at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
   return at::ones({tokens, past + tokens}, like.options().dtype(at::kBool).requires_grad(false)).tril(past);
@@ -34,9 +37,12 @@ at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, co
   const bool all_visible = tokens == 1;
   const std::optional<at::Tensor> mask =
       past > 0 && !all_visible ? std::optional(mask_after(past, tokens, q_BTHK)) : std::nullopt;
+  const bool grouped = grouped_by_kernel(q_BTHK) && !mask;
+  const int64_t repeats = grouped ? 1 : groups;
   const at::Tensor o = at::scaled_dot_product_attention(
-      q_BTHK.transpose(1, 2), for_query_heads(k_BTGK, groups), for_query_heads(v_BTGK, groups), mask,
-      /*dropout_p=*/0.0, /*is_causal=*/past == 0 && !all_visible, 1.0 / std::sqrt(static_cast<double>(q_BTHK.size(3))));
+      q_BTHK.transpose(1, 2), for_query_heads(k_BTGK, repeats), for_query_heads(v_BTGK, repeats), mask,
+      /*dropout_p=*/0.0, /*is_causal=*/past == 0 && !all_visible, 1.0 / std::sqrt(static_cast<double>(q_BTHK.size(3))),
+      /*enable_gqa=*/grouped);
   return o.transpose(1, 2);
 }
 

@@ -15,7 +15,8 @@ at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, co
   return weights.experts ? mixture_of_experts(x_BTD, *weights.experts, spec.experts) : mlp(x_BTD, weights.mlp);
 }
 
-at::Tensor embed(const at::Tensor& tokens_BT, const EmbeddingWeights& weights, Shard& shard) {
+at::Tensor embed(const at::Tensor& tokens_on_host_BT, const EmbeddingWeights& weights, Shard& shard) {
+  const at::Tensor tokens_BT = tokens_on_host_BT.to(weights.tokens.device(), /*non_blocking=*/true);
   if (shard.size() == 1) return at::embedding(weights.tokens, tokens_BT);
   const int64_t rows = weights.tokens.size(0), first = shard.rank() * rows;
   const at::Tensor here = tokens_BT.ge(first).logical_and(tokens_BT.lt(first + rows));

@@ -1,6 +1,7 @@
 #include "core/model/positions.h"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 
 namespace flashmorph {
 namespace {
@@ -18,12 +19,12 @@ at::Tensor restarting(const at::Tensor& documents, int64_t length) {
 Positions positions_of(const ModelSpec& spec, int64_t start, int64_t length, const Placement& placement,
                        const std::optional<at::Tensor>& documents) {
   TORCH_CHECK(!documents || start == 0, "packed documents start at position 0");
-  const auto exact = at::TensorOptions(at::kDouble);
+  const auto exact = at::TensorOptions(at::kDouble).device(placement.device);
   const at::Tensor frequency = at::tensor(spec.rope.frequencies(spec.head_dim), exact);
-  const at::Tensor position = documents ? restarting(*documents, length) : at::arange(start, start + length);
+  const at::Tensor position = documents ? restarting(*documents, length) : at::arange(start, start + length, exact);
   const at::Tensor angle = position.to(exact).unsqueeze(1) * frequency;  // [T, K/2]
   const at::Tensor both = at::cat({angle, angle}, 1);
-  const auto placed = at::TensorOptions(placement.dtype).device(placement.device);
+  const auto placed = at::toOpMathType(placement.dtype);
   return {(both.cos() * spec.rope.scale).to(placed), (both.sin() * spec.rope.scale).to(placed), documents};
 }
 

@@ -19,7 +19,7 @@ struct Positions {
 };
 
 // The positions [start, start + length), or those of documents packed in `length` tokens (start must be 0 then). Angles
-// are computed in float64 and rounded once to the placement's dtype, times the scale of YaRN.
+// are computed in float64 and rounded once to the placement's dtype, float32 at least, times the scale of YaRN.
 Positions positions_of(const ModelSpec& spec, int64_t start, int64_t length, const Placement& placement,
                        const std::optional<at::Tensor>& documents = std::nullopt);
 

@@ -57,6 +57,17 @@ MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpe
   return model;
 }
 
+MorphableModel MorphableModel::assemble(const ModelSpec& spec, const Placement& placement, Shard& shard,
+                                        EmbeddingWeights embedding, std::vector<MorphableLayer> layers,
+                                        HeadWeights head) {
+  TORCH_CHECK(static_cast<int64_t>(layers.size()) == spec.layers, layers.size(), " layers of ", spec.layers);
+  MorphableModel model(spec, placement, shard, {0, spec.layers}, Neighbours::none());
+  model.embedding_ = std::move(embedding);
+  model.layers_ = std::move(layers);
+  model.head_ = std::move(head);
+  return model;
+}
+
 const MorphableLayer& MorphableModel::layer(int64_t index) const {
   TORCH_CHECK(own_.first <= index && index < own_.last, "layer ", index, " is not in [", own_.first, ", ", own_.last, ")");
   return layers_[index - own_.first];

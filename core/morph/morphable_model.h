@@ -54,6 +54,10 @@ class MorphableModel {
   static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
                              Shard& shard, LayerRange layers, Neighbours& neighbours);
 
+  // A whole model on one rank from its weights.
+  static MorphableModel assemble(const ModelSpec& spec, const Placement& placement, Shard& shard,
+                                 EmbeddingWeights embedding, std::vector<MorphableLayer> layers, HeadWeights head);
+
   // Gives every layer of this piece a branch started from its attention.
   void add_branches(const MixerSection& mixer, int64_t seed);
 

@@ -161,7 +161,8 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
+// On every device: a card has no kernels of its own for it yet.
+TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
   library.impl("gated_delta_rule", forward);
   library.impl("gated_delta_rule_backward", backward);
 }

@@ -17,7 +17,7 @@ at::Tensor l2_norm(const at::Tensor& x, double epsilon);
 // silu(gate) * up, elementwise; one shape. Differentiable in both; saves nothing but its inputs.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 
-// Rotary embedding of x_BTHK by cos_TK and sin_TK, in the half-split layout of Hugging Face's Llama and Qwen:
+// Rotary embedding of x_BTHK by cos_TK and sin_TK (of x's dtype, or float32 for a shorter one), in the half-split layout of Hugging Face's Llama and Qwen:
 // y = x * cos + [-x2, x1] * sin with x = [x1, x2]. Differentiable in x only.
 at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK);
 

@@ -54,7 +54,7 @@ std::tuple<at::Tensor, at::Tensor> swiglu_backward(const at::Tensor& dy_any, con
 at::Tensor rotate_composite(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
   const auto halves = x_BTHK.chunk(2, -1);
   const at::Tensor turned = at::cat({-halves[1], halves[0]}, -1);
-  return at::addcmul(x_BTHK * cos_TK.unsqueeze(1), turned, sin_TK.unsqueeze(1));
+  return (x_BTHK * cos_TK.unsqueeze(1) + turned * sin_TK.unsqueeze(1)).to(x_BTHK.scalar_type());
 }
 
 // The heads of one token share its angles.

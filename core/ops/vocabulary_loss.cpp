@@ -1,6 +1,7 @@
 #include "core/ops/vocabulary_loss.h"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -18,6 +19,13 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 constexpr int64_t kIgnored = -100;  // the target of a token that does not count
+
+// a b, summed and given in float32 at least.
+at::Tensor exact_product(const at::Tensor& a, const at::Tensor& b) {
+  const at::ScalarType exact = at::toOpMathType(a.scalar_type());
+  if (exact == a.scalar_type()) return at::mm(a, b);
+  return a.is_cuda() ? at::mm(a, b, exact) : at::mm(a.to(exact), b.to(exact));
+}
 
 // In place: logits -> log softmax over the whole vocabulary. What several logits of the same tokens reduce over the shard
 // travels together.
@@ -59,20 +67,24 @@ struct Gradients {
 template <class LossOfChunk>
 std::pair<at::Tensor, Gradients> chunked_loss(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard,
                                               int64_t chunk, Wanted wanted, LossOfChunk chunk_loss) {
-  at::Tensor loss = at::zeros({1}, hidden_ND.options());
+  const auto exact = hidden_ND.options().dtype(at::toOpMathType(hidden_ND.scalar_type())).requires_grad(false);
+  at::Tensor loss = at::zeros({1}, exact);
   Gradients gradients;
   if (wanted.hidden) gradients.hidden = at::empty_like(hidden_ND);
-  if (wanted.head) gradients.head = at::zeros_like(head_WD);
+  if (wanted.head) gradients.head = at::zeros(head_WD.sizes(), exact);
   for (int64_t start = 0; start < hidden_ND.size(0); start += chunk) {
     const int64_t count = std::min(chunk, hidden_ND.size(0) - start);
     const at::Tensor hidden = hidden_ND.narrow(0, start, count);
-    const ChunkLoss part = chunk_loss(at::mm(hidden, head_WD.t()), start, count);
+    const ChunkLoss part = chunk_loss(exact_product(hidden, head_WD.t()), start, count);
     loss += part.loss;
-    if (wanted.hidden) gradients.hidden.narrow(0, start, count).copy_(at::mm(part.d_logits_NW, head_WD));
-    if (wanted.head) gradients.head.addmm_(part.d_logits_NW.t(), hidden);
+    if (!wanted.any()) continue;
+    const at::Tensor d_logits = part.d_logits_NW.to(hidden.scalar_type());
+    if (wanted.hidden) gradients.hidden.narrow(0, start, count).copy_(at::mm(d_logits, head_WD));
+    if (wanted.head) gradients.head.add_(exact_product(d_logits.t(), hidden));
   }
   shard.all_reduce_sum(loss);
   if (wanted.hidden) shard.all_reduce_sum(gradients.hidden);
+  if (wanted.head) gradients.head = gradients.head.to(head_WD.scalar_type());
   return {loss.squeeze(0), gradients};
 }
 
@@ -89,7 +101,7 @@ struct KlDivergence : Function<KlDivergence> {
                             Wanted wanted) {
     auto [loss, gradients] = chunked_loss(
         student_hidden, student_head, *shard, chunk, wanted, [&](at::Tensor student, int64_t start, int64_t count) {
-          at::Tensor teacher = at::mm(teacher_hidden.narrow(0, start, count), teacher_head.t());
+          at::Tensor teacher = exact_product(teacher_hidden.narrow(0, start, count), teacher_head.t());
           log_softmax_({student, teacher}, *shard);
           const at::Tensor probability = teacher.exp();
           const at::Tensor loss_NW = teacher.sub_(student).mul_(probability);
@@ -155,7 +167,7 @@ at::Tensor cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_WD,
   TORCH_CHECK(targets_N.dim() == 1 && targets_N.size(0) == hidden_ND.size(0) && counted.ge(0).all().item<bool>() &&
                   counted.lt(head_WD.size(0) * shard.size()).all().item<bool>(),
               "cross_entropy: targets must be one id of the vocabulary, or ", kIgnored, ", a token");
-  return CrossEntropy::apply(hidden_ND, head_WD, targets_N, &shard, chunk, Wanted(hidden_ND, head_WD));
+  return CrossEntropy::apply(hidden_ND, head_WD, targets_N.to(hidden_ND.device()), &shard, chunk, Wanted(hidden_ND, head_WD));
 }
 
 at::Tensor greedy_tokens(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard, int64_t chunk) {
@@ -167,7 +179,7 @@ at::Tensor greedy_tokens(const at::Tensor& hidden_ND, const at::Tensor& head_WD,
   for (int64_t start = 0; start < hidden_ND.size(0); start += chunk) {
     const int64_t count = std::min(chunk, hidden_ND.size(0) - start);
     const at::Tensor hidden = hidden_ND.narrow(0, start, count);
-    const auto [largest, column] = at::mm(hidden, head_WD.t()).max(1);
+    const auto [largest, column] = exact_product(hidden, head_WD.t()).max(1);
     at::Tensor best = largest.clone();
     shard.all_reduce_max(best);
     at::Tensor negated = at::where(largest == best, -(column + first), at::full({}, -kNowhere, column.options()));

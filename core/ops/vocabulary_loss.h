@@ -8,7 +8,7 @@ namespace flashmorph {
 
 // Losses over a vocabulary whose rows are split over a shard's group, computed in chunks of tokens: a
 // [tokens, vocabulary] tensor is never held. Letters: N tokens, D hidden, W this rank's vocabulary rows.
-// Both are sums over tokens (the caller divides), identical on every rank, and differentiable in the hidden states and
+// Both are sums over tokens (the caller divides), in float32 at least, identical on every rank, and differentiable in the hidden states and
 // the head weight. Gradients with respect to hidden states are complete on every rank (reduced inside).
 
 // sum over tokens of KL(softmax(teacher logits) || softmax(student logits)), logits = hidden * head^T.
@@ -18,7 +18,7 @@ at::Tensor kl_divergence(const at::Tensor& student_hidden_ND, const at::Tensor& 
                          int64_t chunk = 2048);
 
 // sum over tokens of -log softmax(hidden * head^T)[target]; targets_N are global ids, this rank holds the rows
-// [rank * W, (rank + 1) * W). Targets of -100 count nothing.
+// [rank * W, (rank + 1) * W). Targets of -100 count nothing. They may lie on the host, where checking them is cheapest.
 at::Tensor cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_WD, const at::Tensor& targets_N,
                          Shard& shard, int64_t chunk = 2048);
 

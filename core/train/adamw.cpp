@@ -1,6 +1,7 @@
 #include "core/train/adamw.h"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 #include <c10/core/GradMode.h>
 
 namespace flashmorph {
@@ -8,8 +9,9 @@ namespace flashmorph {
 AdamW::AdamW(std::vector<at::Tensor> parameters, Options options)
     : parameters_(std::move(parameters)), options_(options) {
   for (const at::Tensor& parameter : parameters_) {
-    first_moments_.push_back(at::zeros_like(parameter.detach()));
-    second_moments_.push_back(at::zeros_like(parameter.detach()));
+    exact_.push_back(parameter.detach().to(at::toOpMathType(parameter.scalar_type())));
+    first_moments_.push_back(at::zeros_like(exact_.back()));
+    second_moments_.push_back(at::zeros_like(exact_.back()));
     steps_.push_back(at::zeros({}, parameter.options().dtype(at::kFloat).requires_grad(false)));
   }
 }
@@ -17,9 +19,17 @@ AdamW::AdamW(std::vector<at::Tensor> parameters, Options options)
 void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
   TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(), " parameters");
   const c10::NoGradGuard no_gradient;
-  for (at::Tensor& step : steps_) step.add_(1);
-  at::_fused_adamw_(parameters_, gradients, first_moments_, second_moments_, {}, steps_, learning_rate, options_.beta1,
+  at::_foreach_add_(steps_, 1);
+  std::vector<at::Tensor> exact_gradients = gradients, rounded, unrounded;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (exact_[i].is_alias_of(parameters_[i])) continue;
+    exact_gradients[i] = gradients[i].to(exact_[i].scalar_type());
+    rounded.push_back(parameters_[i]);
+    unrounded.push_back(exact_[i]);
+  }
+  at::_fused_adamw_(exact_, exact_gradients, first_moments_, second_moments_, {}, steps_, learning_rate, options_.beta1,
                     options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  if (!rounded.empty()) at::_foreach_copy_(rounded, unrounded);
 }
 
 }  // namespace flashmorph

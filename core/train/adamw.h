@@ -8,7 +8,8 @@
 namespace flashmorph {
 
 // AdamW with decoupled weight decay (Loshchilov & Hutter 2019), through torch's fused kernel: one pass over the
-// parameters a step. Parameters are leaf tensors; gradients are handed in, in the same order.
+// parameters a step. Parameters are leaf tensors; gradients are handed in, in the same order. What is shorter than float32
+// is updated in a float32 copy and rounded from there: a step is often too small to move a bfloat16.
 class AdamW {
  public:
   struct Options {
@@ -23,6 +24,7 @@ class AdamW {
 
  private:
   std::vector<at::Tensor> parameters_;
+  std::vector<at::Tensor> exact_;  // the parameters themselves, or their float32 copies
   std::vector<at::Tensor> first_moments_;
   std::vector<at::Tensor> second_moments_;
   std::vector<at::Tensor> steps_;

@@ -22,6 +22,7 @@ MPI_Datatype mpi_type(at::ScalarType type) {
     case at::kInt: return MPI_INT32_T;
     case at::kByte: return MPI_UINT8_T;
     case at::kBool: return MPI_CXX_BOOL;
+    case at::kBFloat16: return MPI_UINT16_T;  // as bits: only moved, never reduced
     default: TORCH_CHECK(false, "no MPI type for tensors of ", c10::toString(type));
   }
 }
@@ -47,11 +48,13 @@ class MpiCommunicator : public Communicator {
 
   void all_reduce(at::Tensor& values, Reduction reduction) override {
     count("all_reduce", values);
-    const bool truths = values.scalar_type() == at::kBool;  // their sum and largest: is any true
-    const MPI_Op op = truths ? MPI_LOR : reduction == Reduction::sum ? MPI_SUM : MPI_MAX;
-    in_pieces("MPI_Allreduce", values, [&](void* data, int elements, MPI_Datatype type) {
-      return MPI_Allreduce(MPI_IN_PLACE, data, elements, type, op, comm_);
-    });
+    if (values.scalar_type() == at::kBFloat16) {  // MPI has no such number; sums in float32 are better anyway
+      at::Tensor exact = values.to(at::kFloat);
+      reduce_in_place(exact, reduction);
+      values.copy_(exact);
+    } else {
+      reduce_in_place(values, reduction);
+    }
   }
 
   void broadcast(at::Tensor& values, int root) override {
@@ -111,10 +114,13 @@ class MpiCommunicator : public Communicator {
   std::string broadcast_text(const std::string& text, int root) override {
     auto length = static_cast<int64_t>(text.size());
     check(MPI_Bcast(&length, 1, MPI_INT64_T, root, comm_), "MPI_Bcast");
-    at::Tensor bytes = at::empty({length}, at::kByte);
-    if (rank_ == root) std::copy(text.begin(), text.end(), static_cast<char*>(bytes.data_ptr()));
-    broadcast(bytes, root);
-    return {static_cast<const char*>(bytes.data_ptr()), static_cast<size_t>(length)};
+    std::string shared = text;  // no tensor: a text may travel before a device's library is opened
+    shared.resize(static_cast<size_t>(length));
+    for (int64_t done = 0; done < length; done += kMostElements) {
+      const auto bytes = static_cast<int>(std::min(kMostElements, length - done));
+      check(MPI_Bcast(shared.data() + done, bytes, MPI_BYTE, root, comm_), "MPI_Bcast");
+    }
+    return shared;
   }
 
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
@@ -135,6 +141,14 @@ class MpiCommunicator : public Communicator {
       check(MPI_Test(&sending_.front().request, &done, MPI_STATUS_IGNORE), "MPI_Test");
       if (done != 0) sending_.pop_front();
     }
+  }
+
+  void reduce_in_place(at::Tensor& values, Reduction reduction) {
+    const bool truths = values.scalar_type() == at::kBool;  // their sum and largest: is any true
+    const MPI_Op op = truths ? MPI_LOR : reduction == Reduction::sum ? MPI_SUM : MPI_MAX;
+    in_pieces("MPI_Allreduce", values, [&](void* data, int elements, MPI_Datatype type) {
+      return MPI_Allreduce(MPI_IN_PLACE, data, elements, type, op, comm_);
+    });
   }
 
   void check_host(const at::Tensor& values, const char* call) const {

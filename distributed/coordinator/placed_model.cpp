@@ -37,7 +37,7 @@ void PlacedModel::place(const Layout& layout) {
   }
   layout_ = layout;
   together(world_, [&] {
-    const Placement placement{mesh_->tensor_rank(), layout.shape.tensor, dtype_, at::kCPU};
+    const Placement placement{mesh_->tensor_rank(), layout.shape.tensor, dtype_, device_};
     model_ = MorphableModel::load(teacher_, spec_, placement, mesh_->shard(), layout.layers[mesh_->pipeline_rank()],
                                   mesh_->neighbours());
   });

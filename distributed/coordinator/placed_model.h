@@ -18,8 +18,14 @@ Layout layout_of(const std::string& stage, const RunConfig& config, const ModelS
 // piece, read from disk again: only one is held at a time.
 class PlacedModel {
  public:
-  PlacedModel(Communicator& world, const RunConfig& config, ModelSpec spec, Checkpoint teacher, at::ScalarType dtype)
-      : world_(world), config_(config), spec_(std::move(spec)), teacher_(std::move(teacher)), dtype_(dtype) {}
+  PlacedModel(Communicator& world, const RunConfig& config, ModelSpec spec, Checkpoint teacher, at::ScalarType dtype,
+              at::Device device = at::kCPU)
+      : world_(world),
+        config_(config),
+        spec_(std::move(spec)),
+        teacher_(std::move(teacher)),
+        dtype_(dtype),
+        device_(device) {}
 
   // Collective. The model has branches at their initial values when it is new.
   void place(const Layout& layout);
@@ -42,6 +48,7 @@ class PlacedModel {
   ModelSpec spec_;
   Checkpoint teacher_;
   at::ScalarType dtype_;
+  at::Device device_;
   Layout layout_;
   std::unique_ptr<Mesh> mesh_;
   std::optional<MorphableModel> model_;

@@ -81,12 +81,14 @@ std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& me
 
 double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh) {
   at::Tensor square = at::zeros({1}, at::kDouble);
+  std::vector<at::Tensor> counted;
   for (size_t i = 0; i < parameters.size(); ++i)
-    if (counts_here(parameters[i], mesh)) square += gradients[i].to(at::kDouble).square().sum();
+    if (counts_here(parameters[i], mesh)) counted.push_back(gradients[i]);
+  if (!counted.empty()) square += at::stack(at::_foreach_norm(counted, 2, at::kDouble)).square().sum().cpu();
   mesh.replica().all_reduce(square, Reduction::sum);
   const double norm = std::sqrt(square.item<double>());
   if (limit > 0.0 && norm > limit)
-    for (at::Tensor& gradient : gradients) gradient.mul_(limit / norm);
+    at::_foreach_mul_(gradients, limit / norm);
   return norm;
 }
 

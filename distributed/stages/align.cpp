@@ -4,15 +4,27 @@
 #include <c10/core/GradMode.h>
 
 #include "core/model/attention.h"
+#include "core/ops/squared_distance.h"
 #include "distributed/stages/trainer.h"
 
 namespace flashmorph {
 
+namespace {
+
+// Sums over the shards, in one reduction.
+std::pair<at::Tensor, at::Tensor> summed_together(const at::Tensor& a, const at::Tensor& b, Shard& shard) {
+  if (shard.size() == 1) return {a, b};
+  const at::Tensor sums = sum_over_shards(at::stack({a, b}), shard);
+  return {sums[0], sums[1]};
+}
+
+}  // namespace
+
 at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
-                             double& loss) {
+                             at::Tensor& loss) {
   const c10::AutoGradMode no_gradient(false);
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const auto shares = static_cast<double>(model.layer_count() * micro_batches);
+  const auto shares = static_cast<double>(model.layer_count() * micro_batches * batch.tokens_BT.numel() * model.spec().hidden);
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
     const MorphableLayer& layer = model.layer(l);
@@ -22,12 +34,11 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
     {
       const c10::AutoGradMode gradient(true);
       const at::Tensor linear = layer.branch->forward(normed, positions);
-      // One reduction for both: what flows on, and the error.
-      const at::Tensor summed = sum_over_shards(at::stack({full, linear - full}), model.shard());
-      attended = summed[0].detach();
-      const at::Tensor error = summed[1].square().mean() / shares;
+      const auto [whole_full, whole_linear] = summed_together(full, linear, model.shard());
+      attended = whole_full.detach();
+      const at::Tensor error = squared_distance(whole_linear, attended) / shares;
       error.backward();
-      loss += error.item<double>();
+      loss += error.detach();
     }
     if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, x_BTD + attended);
   }
@@ -41,14 +52,15 @@ StageCost align(MorphableModel& model, StageContext& context) {
                             .what = std::to_string(model.layer_count()) + " linear branches",
                             .steps = data.steps(),
                             .tokens = data.steps() * section.batch_tokens});
+  SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
   return train("align", model.branch_parameters(), section, data, context, [&](int64_t step, MicroBatchRange mine) {
-    double loss = 0.0;
+    at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
     pipeline.stream(mine, state_shape(model, data.micro_batch_shape(step)),
                     [&](int64_t index, const at::Tensor& x) {
-                      return align_micro_batch(model, data.micro_batch(step, index), x, data.micro_batches(step), loss);
+                      return align_micro_batch(model, samples.micro_batch(step, index), x, data.micro_batches(step), loss);
                     });
-    return loss;
+    return loss.item<double>();
   });
 }
 

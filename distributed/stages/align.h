@@ -7,10 +7,11 @@
 namespace flashmorph {
 
 // One micro-batch through this rank's layers; each branch's gradient is this micro-batch's share of the step's. Returns
-// the states behind the layers, and adds the mean error over all layers, divided by micro_batches, to `loss`.
+// the states behind the layers, and adds the mean error over all layers, divided by micro_batches, to `loss`,
+// a float64 scalar where the model is.
 // x_BTD: the states before them, undefined where the model begins. Letters: B sequences, T tokens, D hidden.
 at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
-                             double& loss);
+                             at::Tensor& loss);
 
 // Trains every layer's linear branch to do what its attention does on the teacher's own states:
 //     mean over layers, tokens and channels of |A_lin(LN X) - A_full(LN X)|^2,  X the teacher's.

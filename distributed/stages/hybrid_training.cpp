@@ -41,6 +41,7 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
                             .what = plan,
                             .steps = data.steps(),
                             .tokens = data.steps() * training.section.batch_tokens});
+  SamplesAhead samples = samples_ahead(data, hybrid, context.mesh);
   Pipeline pipeline(context.mesh);
   return train(training.stage, hybrid.all_parameters(), training.section, data, context,
                [&](int64_t step, MicroBatchRange mine) {
@@ -48,7 +49,7 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
                  double sum = 0.0;
                  for (const at::Tensor& loss : pipeline.forward_backward(
                           mine, shape, training.with_teacher, [&](int64_t index, const States& input) {
-                            return forward(data.micro_batch(step, index), input, data.micro_batches(step));
+                            return forward(samples.micro_batch(step, index), input, data.micro_batches(step));
                           }))
                    if (loss.defined()) sum += loss.item<double>();
                  return sum;

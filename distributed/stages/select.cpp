@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "core/ops/squared_distance.h"
 #include "core/train/adamw.h"
 #include "core/train/recompute.h"
 #include "core/train/schedule.h"
@@ -12,24 +13,30 @@
 namespace flashmorph {
 namespace {
 
+std::vector<double> numbers(const at::Tensor& values) {
+  const at::Tensor host = values.detach().to(at::kCPU, at::kDouble).contiguous();
+  return {host.data_ptr<double>(), host.data_ptr<double>() + host.numel()};
+}
+
 // A step of this rank's micro-batches: a row each, [d error / d alpha of its layers, error, answer tokens], float64. The
 // gradients are this tensor rank's partial sums; the last two are given by tensor rank 0 alone, so that summing rows
 // over ranks is right.
-at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, int64_t step, MicroBatchRange mine,
-                              const at::Tensor& alpha_l, bool recompute, Pipeline& pipeline) {
+at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, SamplesAhead& samples,
+                              int64_t step, MicroBatchRange mine, const at::Tensor& alpha_l, bool recompute,
+                              Pipeline& pipeline) {
   std::vector<at::Tensor> leaves, rows;  // a leaf of its own for each micro-batch keeps its gradient apart
   std::vector<int64_t> answers;
   const std::vector<at::Tensor> errors = pipeline.forward_backward(
       mine, state_shape(model, data.micro_batch_shape(step)), /*with_fixed=*/true,
       [&](int64_t index, const States& x) {
-        const Batch batch = data.micro_batch(step, index);
-        leaves.push_back(alpha_l.detach().clone().set_requires_grad(true));
+        const Batch batch = samples.micro_batch(step, index);
+        leaves.push_back(alpha_l.detach().clone().to(model.placement().device).set_requires_grad(true));
         answers.push_back(batch.answers_BT.sum().item<int64_t>());
-        return mix_beside_teacher(model, batch, leaves.back(), x, recompute);
+        return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), alpha_l), x, recompute);
       });
   const bool counts = model.shard().rank() == 0;
   for (size_t m = 0; m < leaves.size(); ++m)
-    rows.push_back(at::cat({leaves[m].grad(), counts ? errors[m].view({1}) : at::zeros({1}, at::kDouble),
+    rows.push_back(at::cat({leaves[m].grad().cpu(), counts ? errors[m].view({1}).cpu() : at::zeros({1}, at::kDouble),
                             at::full({1}, counts ? static_cast<double>(answers[m]) : 0.0, at::kDouble)}));
   return at::stack(rows);
 }
@@ -42,20 +49,24 @@ at::Tensor of_all_layers(const at::Tensor& own, const MorphableModel& model, Mes
   return all;
 }
 
-std::vector<double> numbers(const at::Tensor& values) {
-  const at::Tensor host = values.detach().to(at::kCPU, at::kDouble).contiguous();
-  return {host.data_ptr<double>(), host.data_ptr<double>() + host.numel()};
-}
-
 }  // namespace
 
-StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_l, States x,
+Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {
+  const std::vector<at::Tensor> gates = alpha_l.unbind();
+  const std::vector<double> values = numbers(on_host_l);
+  Routes routes;
+  for (size_t l = 0; l < gates.size(); ++l) routes.push_back(Route::mixed(gates[l], values[l]));
+  return routes;
+}
+
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
                                bool recompute) {
-  const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten();
+  const Placement& placement = model.placement();
+  const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten().to(placement.device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();
-  at::Tensor error = at::zeros({}, at::kDouble);
+  at::Tensor error = at::zeros({}, at::TensorOptions(at::kDouble).device(placement.device));
   if (model.has_embedding()) x.fixed = x.learning = model.embed(batch.tokens_BT);
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
@@ -66,16 +77,16 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       teacher = at_answers(h);
       if (goes_on) x.fixed = model.feed_forward(l, h);
     }
-    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, alpha = alpha_l[l - first]](
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, route = mixing.at(l - first)](
                                  const std::vector<at::Tensor>& inputs) {
-      const at::Tensor h = model.attend(l, inputs[0], Route::mixed(alpha), positions);
+      const at::Tensor h = model.attend(l, inputs[0], route, positions);
       std::vector<at::Tensor> outputs = {at_answers(h)};
       if (goes_on) outputs.push_back(model.feed_forward(l, h));
       return outputs;
     };
     const std::vector<at::Tensor> mixed =
-        recompute ? recomputed(mixed_layer, {x.learning}, {alpha_l}) : mixed_layer({x.learning});
-    error = error + (mixed[0] - teacher).square().sum().to(at::kDouble);
+        recompute ? recomputed(mixed_layer, {x.learning}, {mixing.at(l - first).alpha}) : mixed_layer({x.learning});
+    error = error + squared_distance(mixed[0], teacher);
     if (goes_on) x.learning = mixed[1];
   }
   return {x, error / static_cast<double>(model.layer_count())};
@@ -94,6 +105,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   at::Tensor alpha = at::ones({own}, at::kDouble);  // start exactly at the teacher
   AdamW optimizer({alpha}, {.beta1 = section.beta1, .beta2 = section.beta2});
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
+  SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
   GateTrajectory trajectory;
   const Stopwatch watch;
@@ -102,8 +114,9 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   for (int64_t step = 0; step < data.steps(); ++step) {
     stop_if_asked(context, "select", step);
     const int64_t micro_batches = data.micro_batches(step);
-    const at::Tensor rows = gate_gradient_rows(model, data, step, local_micro_batches(micro_batches, context.mesh), alpha,
-                                               section.parallel.recompute == "full", pipeline);
+    const at::Tensor rows =
+        gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha,
+                           section.parallel.recompute == "full", pipeline);
     const at::Tensor sums = gather_in_sample_order(rows, micro_batches, context.mesh).sum(0);
     const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
     at::Tensor totals = at::stack({sums[own] / sums[own + 1] + section.gate_penalty * alpha.sum(), gradient.sum()});

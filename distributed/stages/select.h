@@ -26,8 +26,11 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
 
 // One micro-batch through this rank's layers, the mixture (learning) beside the teacher (fixed). The loss is its error,
 // float64: over its layers and the answer tokens the sum of |H_mix - H_teacher|^2, divided by the layers of the model.
-// alpha_l: the gates of this rank's layers. `recompute`: keep a layer's input only, and run it again in the backward pass.
-StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const at::Tensor& alpha_l, States x,
+// mixing: a mixed route for each of this rank's layers; mixing_routes makes them of the gates, a leaf where the model is,
+// with their numbers from the host, so that nobody waits for a device to read them. `recompute`: keep a layer's input
+// only, and run it again in the backward pass.
+Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l);
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
                                bool recompute = false);
 
 }  // namespace flashmorph

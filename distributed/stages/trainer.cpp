@@ -57,6 +57,14 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
   return {tokens, watch.seconds()};
 }
 
+SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh) {
+  const auto mine = [&](int64_t step) -> SamplesAhead::Range {
+    const MicroBatchRange range = local_micro_batches(data.micro_batches(step), mesh);
+    return {range.first, range.last};
+  };
+  return SamplesAhead(data, mine, /*page_locked=*/!model.placement().device.is_cpu());
+}
+
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const Placement& placement = model.placement();
   const auto [rows, tokens] = rows_and_tokens;

@@ -7,6 +7,7 @@
 
 #include "core/config/run_config.h"
 #include "core/data/sample_stream.h"
+#include "core/data/samples_ahead.h"
 #include "core/model/parameter.h"
 #include "core/morph/morphable_model.h"
 #include "distributed/parallel/pipeline.h"
@@ -25,5 +26,8 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
 
 // What a pipeline carries for a micro-batch of so many rows of so many tokens.
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens);
+
+// This rank's micro-batches of the stage, made one ahead.
+SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh);
 
 }  // namespace flashmorph

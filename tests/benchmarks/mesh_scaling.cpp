@@ -72,9 +72,10 @@ int main(int argc, char** argv) {
     const Stopwatch watch;
     pipeline.forward_backward({0, count}, state_shape(model, {1, length}), /*with_fixed=*/true,
                               [&](int64_t, const States& x) {
-                                const at::Tensor alpha = at::full({model.own_layers().count()}, 0.5, at::kDouble);
+                                const at::Tensor alpha =
+                                    at::full({model.own_layers().count()}, 0.5, at::kDouble).set_requires_grad(true);
                                 return mix_beside_teacher(model, batch_of_noise(length, spec.vocabulary),
-                                                          alpha.set_requires_grad(true), x);
+                                                          mixing_routes(alpha, alpha), x);
                               });
     const double own = watch.seconds();
     const double whole = over_world(own, *world, Reduction::max);

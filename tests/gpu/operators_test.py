@@ -1,6 +1,6 @@
 """The CUDA operators against their definitions in float64, and bit for bit against themselves.
 
-    python tests/gpu/operators_test.py DIR_OF_LIBRARIES [--small] [--only NAME]
+    python tests/gpu/operators_test.py DIR_OF_LIBRARIES [--small] [--only NAME...] [--dtypes NAME...]
 
 DIR has libflashmorph_core_ops.so and libflashmorph_cuda.so. --small: shapes for compute-sanitizer. Exit code 1 when an
 error is above its bound. An error is RMS(x - exact) / RMS(exact), over everything and over the worst row (a row may be
@@ -14,6 +14,7 @@ import torch
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
 ROW_FACTOR = 8.0
+OPERATORS = ["pointwise", "lightning_attention", "gated_linear_attention", "gated_delta_rule"]
 failures = []
 
 
@@ -172,6 +173,10 @@ def pointwise(small):
         for width in (128, 96, 5) if small else (128, 2048, 96, 5, 8192):
             pointwise_case("rms_norm", lambda x, w: ops.rms_norm(x, w, 1e-6), dtype,
                            [random(2, tokens, width), random(width)], [0, 1])
+        for width in (128, 6):
+            for swish in (False, True):
+                pointwise_case("gated_rms_norm", lambda x, w, gate: ops.gated_rms_norm(x, w, gate, 1e-6, swish), dtype,
+                               [random(2, tokens, 3, width), random(3 * width), random(2, tokens, 3 * width)], [0, 1, 2])
         for width in (64, 7):
             pointwise_case("swiglu", ops.swiglu, dtype, [random(tokens, width), random(tokens, width)], [0, 1])
         for size in (128, 6):
@@ -180,6 +185,22 @@ def pointwise(small):
                            [random(2, tokens, 3, size)], [0])
         for shape in ((tokens, 64), (tokens, 3)):
             gate_mix_case(dtype, shape)
+            squared_distance_case(dtype, shape)
+
+
+def squared_distance_case(dtype, shape):
+    ops = torch.ops.flashmorph
+    torch.manual_seed(5)
+    a, b = (torch.randn(shape, dtype=torch.float64).to(dtype).double() for _ in range(2))
+    upstream = torch.tensor(0.37, dtype=torch.float64)
+    label = f"squared_distance {str(dtype)[6:]} {list(shape)}"
+    runs = [(ops.squared_distance(a.cuda().to(dtype), b.cuda().to(dtype)),
+             ops.squared_distance_backward(upstream.cuda(), a.cuda().to(dtype), b.cuda().to(dtype))) for _ in range(2)]
+    check(f"{label}: sum", runs[0][0], (a - b).square().sum().cuda(), 1e-6)
+    check(f"{label}: gradient", runs[0][1], (2 * upstream * (a - b)).cuda(), BOUNDS[dtype])
+    if not all(torch.equal(x, y) for x, y in zip(*runs)):
+        failures.append(label)
+        print(f"FAIL {label} differs between two runs")
 
 
 def recurrences(kinds, small):
@@ -218,20 +239,40 @@ def strong_decays(kinds):
             print(f"{'ok  ' if good else 'FAIL'} {kind} with decays exp({g})")
 
 
+def hard_reset(kinds):
+    """What comes behind a decay of -inf in the middle of a chunk is as if it came first."""
+    for kind in (kind for kind in kinds if kind != "lightning_attention"):
+        op = getattr(torch.ops.flashmorph, kind)
+        torch.manual_seed(11)
+        q, k, v = (torch.randn(1, 100, 2, 32, device="cuda") for _ in range(3))
+        k = torch.nn.functional.normalize(k, dim=-1)
+        gates = [decay_of(kind, 2, 100, 1, 32).float().cuda()]
+        gates[0][:, 37] = -float("inf")
+        if kind == "gated_delta_rule":
+            gates.append(torch.rand(1, 100, 2, device="cuda"))
+        both = op(q, k, v, *gates, None, None, 1.0, 64)[0][:, 37:]
+        alone = op(*(x[:, 37:] for x in (q, k, v, *gates)), None, None, 1.0, 64)[0]
+        check(f"{kind} behind a reset", both, alone.double(), 1e-5)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("libraries")
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", help="one operator")
+    parser.add_argument("--only", nargs="+", choices=OPERATORS, default=OPERATORS)
+    parser.add_argument("--dtypes", nargs="+", choices=[str(t)[6:] for t in BOUNDS], default=[str(t)[6:] for t in BOUNDS])
     arguments = parser.parse_args()
+    for unwanted in [t for t in BOUNDS if str(t)[6:] not in arguments.dtypes]:
+        del BOUNDS[unwanted]
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_core_ops.so")
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_cuda.so")
-    kinds = [arguments.only] if arguments.only else ["lightning_attention", "gated_linear_attention", "gated_delta_rule"]
-    if not arguments.only:
+    kinds = [name for name in arguments.only if name != "pointwise"]
+    if "pointwise" in arguments.only:
         pointwise(arguments.small)
     recurrences(kinds, arguments.small)
     if not arguments.small:
         strong_decays(kinds)
+        hard_reset(kinds)
     print(f"{len(failures)} failures" if failures else "all good")
     sys.exit(1 if failures else 0)
 

@@ -31,6 +31,15 @@ TEST(MpiCommunicator, EveryRankGetsTheSameBits) {
   for (int64_t rank = 0; rank < world().size(); ++rank) EXPECT_TRUE(all[rank].equal(sum)) << rank;
 }
 
+TEST(MpiCommunicator, ShortNumbersAreAddedInFloat32AndMovedAsTheyAre) {
+  const int64_t ranks = world().size();
+  at::Tensor sum = at::full({5}, world().rank() == 0 ? 1.0 : 0.00390625, at::kBFloat16);  // 1 + 2^-8 rounds to 1
+  world().all_reduce(sum, Reduction::sum);
+  EXPECT_TRUE(sum.equal(at::full({5}, 1.0 + 0.00390625 * static_cast<double>(ranks - 1)).to(at::kBFloat16)));
+  const at::Tensor all = world().all_gather(at::full({3}, 0.5 + static_cast<double>(world().rank()), at::kBFloat16));
+  for (int64_t rank = 0; rank < ranks; ++rank) EXPECT_EQ(all[rank][2].item<float>(), 0.5f + static_cast<float>(rank));
+}
+
 TEST(MpiCommunicator, GathersInRankOrderAndBroadcasts) {
   const at::Tensor all = world().all_gather(at::full({2}, static_cast<double>(world().rank()), at::kDouble));
   for (int64_t rank = 0; rank < world().size(); ++rank) EXPECT_EQ(all[rank][1].item<double>(), static_cast<double>(rank));

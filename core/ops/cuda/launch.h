@@ -68,10 +68,11 @@ __device__ __forceinline__ Number warp_sum(Number value, int lanes = 32) {
   return value;
 }
 
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error));
+inline void check_call(cudaError_t error, const char* call) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
 }
+
+inline void check_launch(const char* kernel) { check_call(cudaGetLastError(), kernel); }
 
 inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>(std::max<int64_t>(1, (items + per_block - 1) / per_block));
@@ -85,6 +86,16 @@ void with_type(Element element, const Work& work) {
     case Element::float64: return work(double());
     case Element::bfloat16: return work(__nv_bfloat16());
   }
+}
+
+// Calls work(T(), integral_constant<W>): the wide form where `size` is a multiple of it.
+template <class Work>
+void with_width(Element type, int64_t size, const Work& work) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    if (size % kWide<T> == 0) return work(t, std::integral_constant<int, kWide<T>>());
+    work(t, std::integral_constant<int, 1>());
+  });
 }
 
 }  // namespace flashmorph::cuda

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/ops/cuda/chunking.h"
+#include "core/ops/cuda/products.h"
 #include "core/ops/cuda/tensors.h"
 
 // lightning_attention of linear_attention.h on the card: the chunks' products are batched matrix products in the inputs'
@@ -14,32 +15,6 @@ namespace flashmorph::cuda {
 namespace {
 
 using Optional = std::optional<at::Tensor>;
-
-constexpr double kForgotten = -750.0;  // exp of it is 0 in any dtype; a bound keeps -inf out of products
-
-at::Tensor flat(const at::Tensor& x_NHXY) { return x_NHXY.flatten(0, 1); }
-at::Tensor flipped(const at::Tensor& x_NHXY) { return x_NHXY.transpose(2, 3); }
-
-// a b, summed and given in float32 at least.
-at::Tensor exact_product(const at::Tensor& a_NHXY, const at::Tensor& b_NHYZ) {
-  const at::ScalarType exact = at::toOpMathType(a_NHXY.scalar_type());
-  const at::Tensor product = exact == a_NHXY.scalar_type() ? at::bmm(flat(a_NHXY), flat(b_NHYZ))
-                                                           : at::bmm(flat(a_NHXY), flat(b_NHYZ), exact);
-  return product.unflatten(0, {a_NHXY.size(0), a_NHXY.size(1)});
-}
-
-at::Tensor product(const at::Tensor& a_NHXY, const at::Tensor& b_NHYZ) {
-  return at::bmm(flat(a_NHXY), flat(b_NHYZ)).unflatten(0, {a_NHXY.size(0), a_NHXY.size(1)});
-}
-
-// scale (a b + c d)
-at::Tensor scaled_sum(double scale, const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, const at::Tensor& d) {
-  at::Tensor sum = at::empty({a.size(0), a.size(1), a.size(2), b.size(3)}, a.options());
-  at::Tensor flat_sum = flat(sum);
-  flat_sum.baddbmm_(flat(a), flat(b), /*beta=*/0, scale);
-  flat_sum.baddbmm_(flat(c), flat(d), /*beta=*/1, scale);
-  return sum;
-}
 
 struct Call {
   const c10::cuda::CUDAGuard guard;

@@ -1,6 +1,7 @@
 #include "core/ops/cuda/lightning_kernels.h"
 
 #include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/scan.cuh"
 
 namespace flashmorph::cuda {
 namespace {
@@ -64,54 +65,14 @@ __global__ void decay_score_rows(T* scores, int64_t heads, int64_t size, const d
   }
 }
 
-// A thread has W entries of one state; blockIdx.x: a sequence and head. Loads run kAhead chunks before their use.
-template <class T, int W>
-__global__ void scan_entries(const Acc<T>* added, Acc<T>* state, T* entered, int64_t heads, int64_t state_size,
-                             ChunkTable table, const double* log_decay_H, Acc<T> factor, bool backwards) {
-  using A = Acc<T>;
-  constexpr int kAhead = 4;
-  const int64_t entry = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * W;
-  if (entry >= state_size) return;
-  const int64_t sequence = blockIdx.x / heads, head = blockIdx.x % heads;
-  const int64_t first = table.first_chunk_S1[sequence], last = table.first_chunk_S1[sequence + 1];
-  const auto chunk_at = [&](int64_t step) { return backwards ? last - 1 - step : first + step; };
-  const auto place_of = [&](int64_t chunk) { return (chunk * heads + head) * state_size + entry; };
-
-  A* const kept = state + int64_t{blockIdx.x} * state_size + entry;
-  auto now = load<A, W>(kept);
-  for (int64_t step = 0; step < last - first; step += kAhead) {
-    Vector<A, W> more[kAhead];
-    A shrink[kAhead];
-#pragma unroll
-    for (int ahead = 0; ahead < kAhead; ++ahead)
-      if (step + ahead < last - first) {
-        const int64_t chunk = chunk_at(step + ahead);
-        more[ahead] = load<A, W>(added + place_of(chunk));
-        shrink[ahead] = decay_over<A>(log_decay_H, head, table.length_N[chunk]);
-      }
-#pragma unroll
-    for (int ahead = 0; ahead < kAhead; ++ahead)
-      if (step + ahead < last - first) {
-        Vector<T, W> out;
-#pragma unroll
-        for (int w = 0; w < W; ++w) {
-          out.value[w] = cuda::to<T>(now.value[w]);
-          now.value[w] = now.value[w] * shrink[ahead] + factor * more[ahead].value[w];
-        }
-        store<T, W>(entered + place_of(chunk_at(step + ahead)), out);
-      }
+template <class A>
+struct ConstantDecay {
+  const double* log_decay_H;
+  const int64_t* length_N;
+  __device__ A operator()(int64_t chunk, int64_t head, int64_t) const {
+    return decay_over<A>(log_decay_H, head, length_N[chunk]);
   }
-  store<A, W>(kept, now);
-}
-
-template <class Work>
-void with_width(Element type, int64_t size, const Work& work) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
-    if (size % kWide<T> == 0) return work(t, std::integral_constant<int, kWide<T>>());
-    work(t, std::integral_constant<int, 1>());
-  });
-}
+};
 
 bool aligned(const void* pointer, int64_t stride, int64_t element_size) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride * element_size % 16 == 0;
@@ -156,14 +117,8 @@ void scan_states(Element type, const void* added, void* state, void* entered, in
                  const ChunkTable& table, const double* log_decay_H, double factor, bool backwards, Stream stream) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
-    const auto launch = [&]<int W>(std::integral_constant<int, W>) {
-      const dim3 grid(static_cast<unsigned>(table.sequences * heads), blocks_for(state_size / W, kThreads));
-      scan_entries<T, W><<<grid, kThreads, 0, stream>>>(static_cast<const Acc<T>*>(added), static_cast<Acc<T>*>(state),
-                                                        static_cast<T*>(entered), heads, state_size, table, log_decay_H,
-                                                        static_cast<Acc<T>>(factor), backwards);
-    };
-    constexpr int kWidest = kWide<Acc<T>>;
-    state_size % kWidest == 0 ? launch(std::integral_constant<int, kWidest>()) : launch(std::integral_constant<int, 1>());
+    launch_scan<T>(static_cast<const Acc<T>*>(added), static_cast<Acc<T>*>(state), static_cast<T*>(entered), heads,
+                   state_size, state_size, table, ConstantDecay<Acc<T>>{log_decay_H, table.length_N}, static_cast<Acc<T>>(factor), backwards, stream);
   });
   check_launch("scan_states");
 }

@@ -38,6 +38,38 @@ std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy_any, const
   return {dx, d_weight};
 }
 
+at::Tensor norm_gated(const at::Tensor& x_any, const at::Tensor& weight_any, const at::Tensor& gate_any, double epsilon,
+                      bool swish) {
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const at::Tensor x = x_any.contiguous(), weight = weight_any.contiguous(), gate = gate_any.contiguous();
+  at::Tensor y = at::empty_like(gate);
+  gated_norm(element_of(x), x.const_data_ptr(), weight.const_data_ptr(), gate.const_data_ptr(), y.data_ptr(),
+             x.size(0) * x.size(1), x.size(2), x.size(3), epsilon, swish, stream_of(x));
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
+                                                                   const at::Tensor& weight_any, const at::Tensor& gate_any,
+                                                                   double epsilon, bool swish, bool weight_gradient) {
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
+                   gate = gate_any.contiguous();
+  const int64_t tokens = x.size(0) * x.size(1), heads = x.size(2), width = x.size(3);
+  at::Tensor dx = at::empty_like(x), d_gate = at::empty_like(gate), d_weight;
+  at::Tensor inverse_rms = at::empty({tokens, heads}, accumulator_of(x));
+  gated_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(),
+                      gate.const_data_ptr(), dx.data_ptr(), d_gate.data_ptr(), inverse_rms.data_ptr(), tokens, heads,
+                      width, epsilon, swish, stream_of(x));
+  if (weight_gradient) {
+    at::Tensor partial = at::empty({kParts, heads * width}, accumulator_of(x));
+    gated_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), gate.const_data_ptr(),
+                               inverse_rms.const_data_ptr(), partial.data_ptr(), kParts, tokens, heads, width, swish,
+                               stream_of(x));
+    d_weight = partial.sum(0).to(weight.scalar_type());
+  }
+  return {dx, d_weight, d_gate};
+}
+
 at::Tensor swiglu_forward(const at::Tensor& gate_any, const at::Tensor& up_any) {
   const c10::cuda::CUDAGuard guard(gate_any.device());
   const at::Tensor gate = gate_any.contiguous(), up = up_any.contiguous();
@@ -92,16 +124,38 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> mix_gradients(const at::Tensor& d
   return {d_full, d_linear, difference ? partial.sum() : at::Tensor()};
 }
 
+at::Tensor distance(const at::Tensor& a_any, const at::Tensor& b_any) {
+  const c10::cuda::CUDAGuard guard(a_any.device());
+  const at::Tensor a = a_any.contiguous(), b = b_any.contiguous();
+  at::Tensor partial = at::empty({kParts}, a.options().dtype(at::kDouble));
+  squared_distance(element_of(a), a.const_data_ptr(), b.const_data_ptr(), partial.data_ptr<double>(), kParts, a.numel(),
+                   stream_of(a));
+  return partial.sum();
+}
+
+at::Tensor distance_gradient(const at::Tensor& upstream, const at::Tensor& a_any, const at::Tensor& b_any) {
+  const c10::cuda::CUDAGuard guard(a_any.device());
+  const at::Tensor a = a_any.contiguous(), b = b_any.contiguous(), scale = upstream.to(a.options().dtype(at::kDouble));
+  at::Tensor da = at::empty_like(a);
+  squared_distance_backward(element_of(a), scale.const_data_ptr<double>(), a.const_data_ptr(), b.const_data_ptr(),
+                            da.data_ptr(), a.numel(), stream_of(a));
+  return da;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
   library.impl("rms_norm", norm);
   library.impl("rms_norm_backward", norm_backward);
+  library.impl("gated_rms_norm", norm_gated);
+  library.impl("gated_rms_norm_backward", norm_gated_backward);
   library.impl("swiglu", swiglu_forward);
   library.impl("swiglu_backward", swiglu_gradients);
   library.impl("rotate", rotated);
   library.impl("gate_mix", mixed);
   library.impl("gate_mix_backward", mix_gradients);
+  library.impl("squared_distance", distance);
+  library.impl("squared_distance_backward", distance_gradient);
 }
 
 }  // namespace flashmorph::cuda

@@ -129,6 +129,112 @@ __global__ void rms_norm_weight_rows(const T* dy, const T* x, const Acc<T>* inve
   }
 }
 
+// f(gate) of a gated norm.
+template <class A>
+__device__ __forceinline__ A opened(A gate, bool swish) {
+  const A sigma = A(1) / (A(1) + exponential(-gate));
+  return swish ? gate * sigma : sigma;
+}
+
+template <class A>
+__device__ __forceinline__ A opened_slope(A gate, bool swish) {
+  const A sigma = A(1) / (A(1) + exponential(-gate));
+  return swish ? sigma * (A(1) + gate * (A(1) - sigma)) : sigma * (A(1) - sigma);
+}
+
+// A row is one token's head.
+template <class T, int W>
+__global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y, int64_t rows, int64_t heads,
+                                int64_t width, Acc<T> epsilon, bool swish, RowGroup group) {
+  using A = Acc<T>;
+  const int64_t row = int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads;
+  const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
+  const bool here = row < rows;
+  x += row * width;
+  A squares = 0;
+  if (here)
+    for (int64_t i = first; i < width; i += step) {
+      const auto values = load<T, W>(x + i);
+#pragma unroll
+      for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
+    }
+  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+  if (!here) return;
+  weight += row % heads * width;
+  for (int64_t i = first; i < width; i += step) {
+    const auto values = load<T, W>(x + i), scale = load<T, W>(weight + i), gates = load<T, W>(gate + row * width + i);
+    Vector<T, W> out;
+#pragma unroll
+    for (int w = 0; w < W; ++w)
+      out.value[w] = to<T>(to<A>(values.value[w]) * s * to<A>(scale.value[w]) * opened(to<A>(gates.value[w]), swish));
+    store<T, W>(y + row * width + i, out);
+  }
+}
+
+// With u = dy w f(gate): dx = s u - x s^3 / width <u, x>;  d_gate = dy w x s f'(gate).
+template <class T, int W>
+__global__ void gated_norm_backward_rows(const T* dy, const T* x, const T* weight, const T* gate, T* dx, T* d_gate,
+                                         Acc<T>* inverse_rms, int64_t rows, int64_t heads, int64_t width, Acc<T> epsilon,
+                                         bool swish, RowGroup group) {
+  using A = Acc<T>;
+  const int64_t row = int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads, start = row * width;
+  const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
+  const bool here = row < rows;
+  weight += row % heads * width;
+  A squares = 0, along = 0;
+  if (here)
+    for (int64_t i = first; i < width; i += step) {
+      const auto values = load<T, W>(x + start + i), upstream = load<T, W>(dy + start + i);
+      const auto scale = load<T, W>(weight + i), gates = load<T, W>(gate + start + i);
+#pragma unroll
+      for (int w = 0; w < W; ++w) {
+        const A value = to<A>(values.value[w]);
+        squares += value * value;
+        along += to<A>(upstream.value[w]) * to<A>(scale.value[w]) * opened(to<A>(gates.value[w]), swish) * value;
+      }
+    }
+  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+  along = row_sum(along, group.threads) * s * s * s / static_cast<A>(width);
+  if (!here) return;
+  for (int64_t i = first; i < width; i += step) {
+    const auto values = load<T, W>(x + start + i), upstream = load<T, W>(dy + start + i);
+    const auto scale = load<T, W>(weight + i), gates = load<T, W>(gate + start + i);
+    Vector<T, W> to_x, to_gate;
+#pragma unroll
+    for (int w = 0; w < W; ++w) {
+      const A value = to<A>(values.value[w]), g = to<A>(gates.value[w]);
+      const A weighted = to<A>(upstream.value[w]) * to<A>(scale.value[w]);
+      to_x.value[w] = to<T>(s * weighted * opened(g, swish) - value * along);
+      to_gate.value[w] = to<T>(weighted * value * s * opened_slope(g, swish));
+    }
+    store<T, W>(dx + start + i, to_x);
+    store<T, W>(d_gate + start + i, to_gate);
+  }
+  if (first == 0) inverse_rms[row] = s;
+}
+
+// A block has one part of the tokens and kThreads * W of the channels.
+template <class T, int W>
+__global__ void gated_norm_weight_columns(const T* dy, const T* x, const T* gate, const Acc<T>* inverse_rms,
+                                          Acc<T>* partial, int64_t tokens, int64_t heads, int64_t width, bool swish) {
+  using A = Acc<T>;
+  const int64_t channels = heads * width, column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * W;
+  if (column >= channels) return;
+  const int64_t per_part = (tokens + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * per_part;
+  const int64_t end = begin + per_part < tokens ? begin + per_part : tokens;
+  A sums[W] = {};
+  for (int64_t token = begin; token < end; ++token) {
+    const int64_t at = token * channels + column;
+    const auto values = load<T, W>(x + at), upstream = load<T, W>(dy + at), gates = load<T, W>(gate + at);
+    const A s = inverse_rms[token * heads + column / width];
+#pragma unroll
+    for (int w = 0; w < W; ++w)
+      sums[w] += to<A>(upstream.value[w]) * to<A>(values.value[w]) * s * opened(to<A>(gates.value[w]), swish);
+  }
+#pragma unroll
+  for (int w = 0; w < W; ++w) partial[blockIdx.x * channels + column + w] = sums[w];
+}
+
 template <class T, int W>
 __global__ void swiglu_forward(const T* gate, const T* up, T* y, int64_t count) {
   using A = Acc<T>;
@@ -227,14 +333,35 @@ __global__ void gate_mix_gradients(const T* d_mixed, const T* difference, Acc<T>
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// Calls work(T(), integral_constant<W>): the wide form where `size` is a multiple of it.
-template <class Work>
-void with_width(Element type, int64_t size, const Work& work) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
-    if (size % kWide<T> == 0) return work(t, std::integral_constant<int, kWide<T>>());
-    work(t, std::integral_constant<int, 1>());
-  });
+template <class T, int W>
+__global__ void squared_distance_parts(const T* a, const T* b, double* partial, int64_t count) {
+  using A = Acc<T>;
+  double sum = 0.0;
+  for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W; i < count; i += int64_t{gridDim.x} * kThreads * W) {
+    const auto first = load<T, W>(a + i), second = load<T, W>(b + i);
+    A squares = 0;
+#pragma unroll
+    for (int w = 0; w < W; ++w) {
+      const A off = to<A>(first.value[w]) - to<A>(second.value[w]);
+      squares += off * off;
+    }
+    sum += static_cast<double>(squares);
+  }
+  sum = row_sum(sum, kThreads);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+template <class T, int W>
+__global__ void squared_distance_gradient(const double* upstream, const T* a, const T* b, T* da, int64_t count) {
+  using A = Acc<T>;
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W;
+  if (i >= count) return;
+  const A twice = static_cast<A>(2.0 * *upstream);
+  const auto first = load<T, W>(a + i), second = load<T, W>(b + i);
+  Vector<T, W> out;
+#pragma unroll
+  for (int w = 0; w < W; ++w) out.value[w] = to<T>(twice * (to<A>(first.value[w]) - to<A>(second.value[w])));
+  store<T, W>(da + i, out);
 }
 
 }  // namespace
@@ -269,6 +396,42 @@ void rms_norm_weight_gradient(Element type, const void* dy, const void* x, const
         static_cast<Acc<T>*>(partial), rows, width, RowGroup::of(width / W));
   });
   check_launch("rms_norm_weight_gradient");
+}
+
+void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens, int64_t heads,
+                int64_t width, double epsilon, bool swish, Stream stream) {
+  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
+    const RowGroup group = RowGroup::of(width / W);
+    gated_norm_rows<T, W><<<blocks_for(tokens * heads, group.rows), kThreads, 0, stream>>>(
+        static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const T*>(gate), static_cast<T*>(y),
+        tokens * heads, heads, width, static_cast<Acc<T>>(epsilon), swish, group);
+  });
+  check_launch("gated_norm");
+}
+
+void gated_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* gate, void* dx,
+                         void* d_gate, void* inverse_rms, int64_t tokens, int64_t heads, int64_t width, double epsilon,
+                         bool swish, Stream stream) {
+  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
+    const RowGroup group = RowGroup::of(width / W);
+    gated_norm_backward_rows<T, W><<<blocks_for(tokens * heads, group.rows), kThreads, 0, stream>>>(
+        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const T*>(gate),
+        static_cast<T*>(dx), static_cast<T*>(d_gate), static_cast<Acc<T>*>(inverse_rms), tokens * heads, heads, width,
+        static_cast<Acc<T>>(epsilon), swish, group);
+  });
+  check_launch("gated_norm_backward");
+}
+
+void gated_norm_weight_gradient(Element type, const void* dy, const void* x, const void* gate, const void* inverse_rms,
+                                void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width, bool swish,
+                                Stream stream) {
+  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
+    const dim3 grid(static_cast<unsigned>(parts), blocks_for(heads * width / W, kThreads));
+    gated_norm_weight_columns<T, W><<<grid, kThreads, 0, stream>>>(
+        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(gate),
+        static_cast<const Acc<T>*>(inverse_rms), static_cast<Acc<T>*>(partial), tokens, heads, width, swish);
+  });
+  check_launch("gated_norm_weight_gradient");
 }
 
 void swiglu(Element type, const void* gate, const void* up, void* y, int64_t count, Stream stream) {
@@ -324,6 +487,24 @@ void gate_mix_backward(Element type, const void* d_mixed, const void* difference
         static_cast<T*>(d_full), static_cast<T*>(d_linear), partial, count);
   });
   check_launch("gate_mix_backward");
+}
+
+void squared_distance(Element type, const void* a, const void* b, double* partial, int64_t parts, int64_t count,
+                      Stream stream) {
+  with_width(type, count, [&]<class T, int W>(T, std::integral_constant<int, W>) {
+    squared_distance_parts<T, W><<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(
+        static_cast<const T*>(a), static_cast<const T*>(b), partial, count);
+  });
+  check_launch("squared_distance");
+}
+
+void squared_distance_backward(Element type, const double* upstream, const void* a, const void* b, void* da,
+                               int64_t count, Stream stream) {
+  with_width(type, count, [&]<class T, int W>(T, std::integral_constant<int, W>) {
+    squared_distance_gradient<T, W><<<blocks_for(count, kThreads * W), kThreads, 0, stream>>>(
+        upstream, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(da), count);
+  });
+  check_launch("squared_distance_backward");
 }
 
 }  // namespace flashmorph::cuda

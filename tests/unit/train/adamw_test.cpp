@@ -84,6 +84,15 @@ TEST(AdamW, ReachesTheNumbersOfTorchOptim) {
   EXPECT_LT(test::max_abs_error(expected, parameter), 1e-13);
 }
 
+// Each step is far below what a bfloat16 near 1 resolves (2^-8); together they are not.
+TEST(AdamW, SmallStepsOfShortNumbersAddUp) {
+  const at::Tensor parameter = at::ones({3}, at::kBFloat16);
+  AdamW optimizer({parameter}, {});
+  for (int step = 0; step < 100; ++step) optimizer.step({at::ones({3}, at::kBFloat16)}, 1e-3);
+  EXPECT_EQ(parameter.scalar_type(), at::kBFloat16);
+  EXPECT_LT(test::max_abs_error(at::full({3}, 0.9), parameter), 4e-3);
+}
+
 TEST(AdamW, WithoutDecayAndGradientNothingMoves) {
   const at::Tensor parameter = at::tensor({1.0f, -2.0f});
   AdamW optimizer({parameter}, {});

@@ -1,0 +1,145 @@
+#include "distributed/communication/nccl/nccl_communicator.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "distributed/communication/device_communicator.h"
+#include "distributed/communication/nccl/nccl_group.h"
+
+namespace flashmorph {
+namespace {
+
+ncclDataType_t nccl_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return ncclFloat32;
+    case at::kDouble: return ncclFloat64;
+    case at::kBFloat16: return ncclBfloat16;
+    case at::kLong: return ncclInt64;
+    case at::kInt: return ncclInt32;
+    case at::kByte:
+    case at::kBool: return ncclUint8;
+    default: TORCH_CHECK(false, "no NCCL type for tensors of ", c10::toString(type));
+  }
+}
+
+class NcclCommunicator : public DeviceCommunicator {
+ public:
+  NcclCommunicator(std::unique_ptr<Communicator> host, int card, double deadline)
+      : DeviceCommunicator(std::move(host)),
+        card_(card),
+        deadline_(deadline),
+        group_(shared_id(), rank(), size(), name(), card, deadline) {}
+
+  std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
+    return nccl_communicator(host().split(color, key, name), card_, deadline_);
+  }
+
+  void finish_sends() override {
+    DeviceCommunicator::finish_sends();
+    for (auto& [peer, lanes] : peers_) lanes.sending->wait();
+  }
+
+ protected:
+  void all_reduce_on_device(at::Tensor& values, Reduction reduction) override {
+    const bool sums = reduction == Reduction::sum && values.scalar_type() != at::kBool;  // truths: any
+    group_.call("ncclAllReduce", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllReduce(values.data_ptr(), values.data_ptr(), values.numel(), nccl_type(values.scalar_type()),
+                           sums ? ncclSum : ncclMax, comm, stream);
+    });
+  }
+
+  void broadcast_on_device(at::Tensor& values, int root) override {
+    group_.call("ncclBroadcast", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclBroadcast(values.data_ptr(), values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), root,
+                           comm, stream);
+    });
+  }
+
+  at::Tensor all_gather_on_device(const at::Tensor& values) override {
+    std::vector<int64_t> shape = values.sizes().vec();
+    shape.insert(shape.begin(), size());
+    at::Tensor all = at::empty(shape, values.options());
+    all[rank()].copy_(values);
+    group_.call("ncclAllGather", all, true, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllGather(all[rank()].data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()), comm,
+                           stream);
+    });
+    return all;
+  }
+
+  void send_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/true); }
+  void send_later_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/false); }
+
+  void receive_on_device(at::Tensor& values, int from) override {
+    lanes_with(from).receiving->call("ncclRecv", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclRecv(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), 1, comm, stream);
+    });
+  }
+
+ private:
+  // A communicator for each direction, with two ranks: the sender is 0. On one of them alone, a send that waits for its
+  // receiver would hold back the receive behind it for which that receiver waits.
+  struct Lanes {
+    std::unique_ptr<NcclGroup> sending, receiving;
+  };
+
+  void put(const at::Tensor& values, int to, bool crosses_back) {
+    lanes_with(to).sending->call("ncclSend", values, crosses_back, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclSend(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), 1, comm, stream);
+    });
+  }
+
+  // Made when two ranks first exchange something, by both.
+  Lanes& lanes_with(int peer) {
+    const auto found = peers_.find(peer);
+    if (found != peers_.end()) return found->second;
+    const bool low = rank() < peer;
+    at::Tensor bytes = at::empty({2, static_cast<int64_t>(sizeof(ncclUniqueId))}, at::kByte);
+    ncclUniqueId upwards{}, downwards{};
+    if (low) {
+      upwards = NcclGroup::new_id();
+      downwards = NcclGroup::new_id();
+      std::memcpy(bytes[0].data_ptr(), &upwards, sizeof upwards);
+      std::memcpy(bytes[1].data_ptr(), &downwards, sizeof downwards);
+      host().send(bytes, peer);
+    } else {
+      host().receive(bytes, peer);
+      std::memcpy(&upwards, bytes[0].data_ptr(), sizeof upwards);
+      std::memcpy(&downwards, bytes[1].data_ptr(), sizeof downwards);
+    }
+    Lanes lanes;
+    auto up = std::make_unique<NcclGroup>(upwards, low ? 0 : 1, 2, name() + ", up", card_, deadline_);
+    auto down = std::make_unique<NcclGroup>(downwards, low ? 1 : 0, 2, name() + ", down", card_, deadline_);
+    lanes.sending = low ? std::move(up) : std::move(down);
+    lanes.receiving = low ? std::move(down) : std::move(up);
+    return peers_.emplace(peer, std::move(lanes)).first->second;
+  }
+
+  ncclUniqueId shared_id() {
+    at::Tensor bytes = at::zeros({static_cast<int64_t>(sizeof(ncclUniqueId))}, at::kByte);
+    if (rank() == 0) {
+      const ncclUniqueId made = NcclGroup::new_id();
+      std::memcpy(bytes.data_ptr(), &made, sizeof made);
+    }
+    host().broadcast(bytes, 0);
+    ncclUniqueId id;
+    std::memcpy(&id, bytes.data_ptr(), sizeof id);
+    return id;
+  }
+
+  int card_;
+  double deadline_;
+  NcclGroup group_;
+  std::map<int, Lanes> peers_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> nccl_communicator(std::unique_ptr<Communicator> host, int card, double deadline) {
+  return std::make_unique<NcclCommunicator>(std::move(host), card, deadline);
+}
+
+}  // namespace flashmorph

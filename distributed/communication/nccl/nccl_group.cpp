@@ -1,0 +1,124 @@
+#include "distributed/communication/nccl/nccl_group.h"
+
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <fmt/format.h>
+
+#include <exception>
+
+#include "distributed/communication/communicator.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr std::chrono::milliseconds kBetweenLooks{50};
+
+// A marker on one stream that another stream, or the host, waits for.
+cudaEvent_t mark(cudaStream_t stream) {
+  cudaEvent_t event = nullptr;
+  C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  C10_CUDA_CHECK(cudaEventRecord(event, stream));
+  return event;
+}
+
+}  // namespace
+
+ncclUniqueId NcclGroup::new_id() {
+  ncclUniqueId id;
+  const ncclResult_t result = ncclGetUniqueId(&id);
+  if (result != ncclSuccess) throw CommunicationError(std::string("ncclGetUniqueId: ") + ncclGetErrorString(result));
+  return id;
+}
+
+NcclGroup::NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline)
+    : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(card))),
+      rank_(rank),
+      size_(size),
+      name_(std::move(name)),
+      card_(card),
+      deadline_(deadline) {
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
+  const ncclResult_t result = ncclCommInitRank(&comm_, size_, id, rank_);
+  if (result != ncclSuccess) throw CommunicationError(described("ncclCommInitRank", ncclGetErrorString(result), nullptr));
+  watcher_ = std::thread([this] { watch(); });
+}
+
+NcclGroup::~NcclGroup() {  // must not throw, and must not wait for peers that may be gone
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    if (failure_.empty() && std::uncaught_exceptions() > 0) fail("this rank gave up");
+  }
+  changed_.notify_all();
+  watcher_.join();
+  for (const Pending& pending : pending_) (void)cudaEventDestroy(pending.done);
+  if (failure_.empty()) (void)ncclCommDestroy(comm_);  // a failed one has been aborted
+}
+
+void NcclGroup::call(std::string_view name, const at::Tensor& values, bool crosses_back,
+                     const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& enqueue, std::source_location at) {
+  TORCH_CHECK(values.is_cuda() && values.get_device() == card_ && values.is_contiguous(), name,
+              " needs a contiguous tensor on card ", card_);
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
+  const c10::cuda::CUDAStream callers = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_));
+  const std::lock_guard lock(mutex_);
+  if (!failure_.empty()) throw CommunicationError(failure_);
+
+  const cudaEvent_t ready = mark(callers.stream());
+  C10_CUDA_CHECK(cudaStreamWaitEvent(stream_.stream(), ready));
+  C10_CUDA_CHECK(cudaEventDestroy(ready));
+  const ncclResult_t result = enqueue(comm_, stream_.stream());
+  if (result != ncclSuccess) {
+    fail(described(name, std::string(ncclGetErrorString(result)) + ": " + ncclGetLastError(comm_), &at));
+    throw CommunicationError(failure_);
+  }
+  c10::cuda::CUDACachingAllocator::recordStream(values.storage().data_ptr(), stream_);
+  const cudaEvent_t done = mark(stream_.stream());
+  if (crosses_back) C10_CUDA_CHECK(cudaStreamWaitEvent(callers.stream(), done));
+  pending_.push_back({done, std::string(name), std::chrono::steady_clock::now()});
+  changed_.notify_all();
+}
+
+void NcclGroup::wait() {
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
+  const cudaEvent_t done = mark(stream_.stream());
+  C10_CUDA_CHECK(cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_)).stream(), done));
+  C10_CUDA_CHECK(cudaEventDestroy(done));
+}
+
+void NcclGroup::watch() {
+  (void)cudaSetDevice(card_);
+  std::unique_lock lock(mutex_);
+  while (!closing_ && failure_.empty()) {
+    while (!pending_.empty() && cudaEventQuery(pending_.front().done) == cudaSuccess) {
+      (void)cudaEventDestroy(pending_.front().done);
+      pending_.pop_front();
+    }
+    if (pending_.empty()) {
+      changed_.wait(lock);
+      continue;
+    }
+    const Pending& oldest = pending_.front();
+    ncclResult_t state = ncclSuccess;
+    if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess || (state != ncclSuccess && state != ncclInProgress)) {
+      fail(described(oldest.call, std::string(ncclGetErrorString(state)) + ": " + ncclGetLastError(comm_), nullptr));
+    } else if (std::chrono::steady_clock::now() - oldest.start > deadline_) {
+      fail(described(oldest.call, fmt::format("not done within {:.0f} s", deadline_.count()), nullptr));
+    } else {
+      changed_.wait_for(lock, kBetweenLooks);
+    }
+  }
+}
+
+void NcclGroup::fail(const std::string& failure) {
+  failure_ = failure;
+  (void)ncclCommAbort(comm_);
+}
+
+std::string NcclGroup::described(std::string_view call, const std::string& reason, const std::source_location* at) const {
+  const std::string where = at == nullptr ? "" : fmt::format(" ({}:{})", at->file_name(), at->line());
+  return fmt::format("{} failed on rank {} of {} in group '{}'{}: {}", call, rank_, size_, name_, where, reason);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <thread>
+
+namespace flashmorph {
+
+// One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events, so
+// the host never waits. A thread watches the calls under way: when one fails or outlasts the deadline it aborts the
+// communicator, which frees whoever waits for the device, and every later call throws CommunicationError.
+class NcclGroup {
+ public:
+  // Collective over the group: every rank with the same id.
+  NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline);
+  ~NcclGroup();
+  NcclGroup(const NcclGroup&) = delete;
+  NcclGroup& operator=(const NcclGroup&) = delete;
+
+  static ncclUniqueId new_id();
+
+  // Runs `enqueue` behind what the caller's stream has so far. `values` is what it reads or writes. The caller's stream
+  // goes on behind it, or, when `crosses_back` is false, at once: then `values` must not be written until `wait`.
+  void call(std::string_view name, const at::Tensor& values, bool crosses_back,
+            const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& enqueue,
+            std::source_location at = std::source_location::current());
+
+  void wait();  // the caller's stream, for all calls so far
+
+ private:
+  struct Pending {
+    cudaEvent_t done;
+    std::string call;
+    std::chrono::steady_clock::time_point start;
+  };
+
+  void watch();
+  void fail(const std::string& failure);  // aborts; with mutex_ held
+  std::string described(std::string_view call, const std::string& reason, const std::source_location* at) const;
+
+  ncclComm_t comm_ = nullptr;
+  c10::cuda::CUDAStream stream_;
+  int rank_, size_;
+  std::string name_;
+  int card_;
+  std::chrono::duration<double> deadline_;
+
+  std::mutex mutex_;  // of what follows
+  std::condition_variable changed_;
+  std::deque<Pending> pending_;
+  std::string failure_;  // empty: none
+  bool closing_ = false;
+  std::thread watcher_;
+};
+
+}  // namespace flashmorph

@@ -1,0 +1,62 @@
+#include "core/ops/gated_norm.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/ops/squared_distance.h"
+#include "tests/support/tensors.h"
+
+namespace flashmorph {
+namespace {
+
+using test::relative_error;
+
+
+at::Tensor seeded(at::IntArrayRef shape, uint64_t seed) {
+  return at::randn(shape, at::detail::createCPUGenerator(seed), at::kDouble);
+}
+
+class GatedNorm : public testing::TestWithParam<bool> {};
+
+TEST_P(GatedNorm, IsItsDefinitionForwardAndBackward) {
+  const auto leaves = [] {
+    return std::vector<at::Tensor>{seeded({2, 5, 3, 8}, 1).set_requires_grad(true), seeded({24}, 2).set_requires_grad(true),
+                                   seeded({2, 5, 24}, 3).set_requires_grad(true)};
+  };
+  const auto fast = leaves(), plain = leaves();
+  const at::Tensor upstream = seeded({2, 5, 24}, 4);
+  const at::Tensor actual = gated_rms_norm(fast[0], fast[1], fast[2], 1e-6, GetParam());
+  const at::Tensor hat = plain[0] / (plain[0].square().mean(-1, true) + 1e-6).sqrt();
+  const at::Tensor gate = GetParam() ? plain[2] * at::sigmoid(plain[2]) : at::sigmoid(plain[2]);
+  const at::Tensor expected = hat.flatten(2, 3) * plain[1] * gate;
+  actual.backward(upstream);
+  expected.backward(upstream);
+  EXPECT_LT(relative_error(expected, actual), 1e-12);
+  for (size_t i = 0; i < fast.size(); ++i) EXPECT_LT(relative_error(plain[i].grad(), fast[i].grad()), 1e-12) << "input " << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(Gates, GatedNorm, testing::Bool());
+
+TEST(GatedNormShapes, AreChecked) {
+  const at::Tensor x = seeded({1, 2, 3, 4}, 1), weight = seeded({12}, 2), gate = seeded({1, 2, 12}, 3);
+  EXPECT_ANY_THROW(gated_rms_norm(x, weight.narrow(0, 0, 4), gate, 1e-6, false));
+  EXPECT_ANY_THROW(gated_rms_norm(x, weight, gate.narrow(1, 0, 1), 1e-6, false));
+  EXPECT_ANY_THROW(gated_rms_norm(x, weight.to(at::kFloat), gate, 1e-6, false));
+}
+
+TEST(SquaredDistance, AddsUpInDoubleAndKnowsItsGradient) {
+  at::Tensor a = seeded({7, 9}, 1).set_requires_grad(true);
+  const at::Tensor b = seeded({7, 9}, 2).set_requires_grad(true);
+  const at::Tensor sum = squared_distance(a, b);
+  (3.0 * sum).backward();
+  EXPECT_EQ(sum.scalar_type(), at::kDouble);
+  EXPECT_LT(relative_error((a - b).square().sum(), sum), 1e-14);
+  EXPECT_LT(relative_error(6.0 * (a - b), a.grad()), 1e-14);
+  EXPECT_FALSE(b.grad().defined());
+  const at::Tensor wide = at::full({1}, 1.0, at::kBFloat16), close = at::full({1}, 1.0078125, at::kBFloat16);
+  EXPECT_EQ(squared_distance(wide, close).item<double>(), 0.0078125 * 0.0078125) << "differences are not rounded";
+  EXPECT_ANY_THROW(squared_distance(a, b.narrow(0, 0, 3)));
+}
+
+}  // namespace
+}  // namespace flashmorph
