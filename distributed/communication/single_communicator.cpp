@@ -33,8 +33,7 @@ class SingleCommunicator : public Communicator {
   void finish_sends() override {}
   void barrier() override {}
   std::string broadcast_text(const std::string& text, int root) override {
-    at::Tensor bytes = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
-    broadcast(bytes, root);
+    if (root != 0) no_peer("broadcast_text", root);
     return text;
   }
   std::unique_ptr<Communicator> split(int, int, const std::string& name) override { return single_communicator(name); }
