@@ -19,7 +19,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).parent.parent / "golden"))
 from test_export import LOGIT_TOLERANCE, compare  # noqa: E402
 
-TEACHERS = [Path("tests/data/passkey-teacher"), Path("tests/data/stories260k"), *sorted(Path("tests/golden/families").iterdir())]
+TEACHERS = [Path("tests/data/passkey-teacher"), *sorted(Path("tests/golden/families").iterdir())]
 MIXERS = ["lightning"]
 FORMATS = ["qwen3_5_text", "flashmorph"]
 GREEDY = 64
