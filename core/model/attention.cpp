@@ -1,6 +1,7 @@
 #include "core/model/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 #include <c10/core/GradMode.h>
 
 #include <cmath>
@@ -103,9 +104,10 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
 at::Tensor attention_distance(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                               const Positions& positions) {
   const c10::NoGradGuard no_gradient;
-  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
-  const at::Tensor place_T11 = at::arange(q.size(1), q.options()).view({-1, 1, 1});
-  const at::Tensor looked_at = attended({q, k, place_T11.expand_as(v).contiguous()}, positions);
+  const auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
+  const at::ScalarType type = at::toOpMathType(q.scalar_type());  // short dtypes cannot count that far
+  const at::Tensor place_T11 = at::arange(q.size(1), q.options().dtype(type)).view({-1, 1, 1});
+  const at::Tensor looked_at = attended({q.to(type), k.to(type), place_T11.expand_as(v).contiguous()}, positions);
   return (place_T11 - looked_at).to(at::kDouble).mean(at::IntArrayRef{0, 1, 3});
 }
 

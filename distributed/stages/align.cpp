@@ -45,6 +45,20 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
   return x_BTD;
 }
 
+at::Tensor start_decays(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD) {
+  const c10::NoGradGuard no_gradient;
+  const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
+  if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
+  for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
+    const MorphableLayer& layer = model.layer(l);
+    const at::Tensor normed = model.normed_input(l, x_BTD);
+    layer.branch->start_decays(attention_distance(normed, *layer.attention, model.spec(), positions));
+    if (l + 1 < model.layer_count())
+      x_BTD = model.feed_forward(l, model.attend(l, x_BTD, Route::full(), positions));
+  }
+  return x_BTD;
+}
+
 StageCost align(MorphableModel& model, StageContext& context) {
   const AlignSection& section = context.config.stages.align;
   const SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, "align");
@@ -54,6 +68,10 @@ StageCost align(MorphableModel& model, StageContext& context) {
                             .tokens = data.steps() * section.batch_tokens});
   SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
+  if (context.config.mixer.init == "data")
+    pipeline.stream({0, 1}, state_shape(model, data.micro_batch_shape(0)), [&](int64_t index, const at::Tensor& x) {
+      return start_decays(model, data.micro_batch(0, index), x);
+    });
   return train("align", model.branch_parameters(), section, data, context, [&](int64_t step, MicroBatchRange mine) {
     at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
     pipeline.stream(mine, state_shape(model, data.micro_batch_shape(step)),

@@ -13,6 +13,10 @@ namespace flashmorph {
 at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
                              at::Tensor& loss);
 
+// mixer.init: data. Starts the decays of this rank's branches from how far the teacher's attention looks back in one
+// micro-batch, the first of the stage for every rank. States as above.
+at::Tensor start_decays(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD);
+
 // Trains every layer's linear branch to do what its attention does on the teacher's own states:
 //     mean over layers, tokens and channels of |A_lin(LN X) - A_full(LN X)|^2,  X the teacher's.
 // The teacher streams forward; no gradient crosses a layer.

@@ -1,8 +1,11 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
+#include <tuple>
 
+#include "core/model/attention.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
@@ -84,8 +87,11 @@ TEST(Stages, GatesInDoublePrecisionAreTheSameOnEveryMesh) {
 TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
   RunConfig config = small_run();
   const SharedModel small({.layers = 5});
-  for (const char* norm : {"head", "hidden"}) {
+  for (const auto& [kind, norm, init] : {std::tuple("lightning", "head", "default"), {"lightning", "hidden", "default"},
+                                         {"gla", "head", "data"}, {"gated_delta_net", "head", "data"}}) {
+    config.mixer.kind = kind;
     config.mixer.output_norm = norm;
+    config.mixer.init = init;
     const auto branches = [&](Mesh& mesh) {
       MorphableModel model = load(small.path(), mesh, config, at::kDouble);
       StageContext here = context(mesh, config);
@@ -94,10 +100,31 @@ TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
     };
     const at::Tensor expected = made_by_one_rank(branches);
     for (const MeshShape& shape : every_mesh()) {
-      SCOPED_TRACE(text_of(shape) + ", norm over " + norm);
+      SCOPED_TRACE(text_of(shape) + ", " + kind + ", norm over " + norm);
       Mesh mesh(world(), shape);
       EXPECT_LT(test::relative_error(expected, branches(mesh)), 1e-9);
     }
+  }
+}
+
+TEST(Stages, DecaysStartFromHowFarTheTeacherLooksBack) {
+  RunConfig config = small_run();
+  config.mixer.kind = "gated_delta_net";
+  const SharedModel small({.layers = 2});
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  const Batch batch = batch_of({Sample{std::vector<int32_t>{5, 9, 2, 7, 7, 1, 30, 4}, {}}});
+  start_decays(model, batch, {});
+  const Positions positions = model.positions(0, 8);
+  at::Tensor x = model.embed(batch.tokens_BT);
+  for (int64_t l = 0; l < 2; ++l) {
+    const at::Tensor distance =
+        attention_distance(model.normed_input(l, x), *model.layer(l).attention, model.spec(), positions);
+    for (const Parameter& parameter : model.layer(l).branch->parameters())
+      if (parameter.name.ends_with("dt_bias")) {
+        EXPECT_LT(test::relative_error(std::log(2.0) / distance, (1.0 + parameter.value.exp()).log()), 1e-12) << l;
+      }
+    x = model.feed_forward(l, model.attend(l, x, Route::full(), positions));
   }
 }
 

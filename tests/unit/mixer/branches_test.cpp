@@ -27,6 +27,8 @@ using test::weights_of;
 struct Setting {
   std::string name;
   MixerSection mixer;
+
+  friend void PrintTo(const Setting& setting, std::ostream* out) { *out << setting.name; }
 };
 
 Setting of_kind(const std::string& kind, const std::string& output_norm = "head") {

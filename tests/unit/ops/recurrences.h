@@ -77,6 +77,8 @@ struct Operator {
   double float_tolerance;
   std::function<Results(const Inputs&, const Documents&, int64_t chunk)> run;
   std::function<Outcome(const Inputs&)> define;
+
+  friend void PrintTo(const Operator& op, std::ostream* out) { *out << op.name; }
 };
 
 inline std::optional<at::Tensor> state_of(const Inputs& in) {
