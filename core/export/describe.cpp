@@ -21,6 +21,14 @@ void count_weights(const Checkpoint& checkpoint, ModelDescription& description) 
   }
 }
 
+// A state a head in float32, and what the short convolution remembers of queries, keys and values.
+int64_t layer_state_bytes(const HybridSpec& hybrid, int64_t element) {
+  constexpr int64_t kFloat = 4, kRemembered = 3;
+  const int64_t width = hybrid.model.heads * hybrid.model.head_dim;
+  const int64_t recent = hybrid.mixer.kind == "gated_delta_net" ? kRemembered * 3 * width * element : 0;
+  return width * hybrid.model.head_dim * kFloat + recent;
+}
+
 HybridSpec hybrid_of(const ConfigJson& config, std::string& format_name) {
   if (const ExportFormat* format = format_of(config)) {
     format_name = format->name();
@@ -46,9 +54,7 @@ ModelDescription describe(const std::filesystem::path& folder) {
   const int64_t layer = 2 * model.kv_heads * model.head_dim * element;
   description.kv_bytes_per_token = description.full_layer_count() * layer;
   description.full_kv_bytes_per_token = model.layers * layer;
-  constexpr int64_t kStateElement = 4;
-  description.state_bytes =
-      (model.layers - description.full_layer_count()) * model.heads * model.head_dim * model.head_dim * kStateElement;
+  description.state_bytes = (model.layers - description.full_layer_count()) * layer_state_bytes(description.hybrid, element);
   return description;
 }
 

@@ -19,8 +19,8 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).parent.parent / "golden"))
 from test_export import LOGIT_TOLERANCE, compare  # noqa: E402
 
-TEACHERS = [Path("tests/data/passkey-teacher"), *sorted(Path("tests/golden/families").iterdir())]
-MIXERS = ["lightning"]
+TEACHERS = [Path("tests/data/passkey-teacher"), Path("tests/data/stories260k"), *sorted(Path("tests/golden/families").iterdir())]
+MIXERS = ["lightning", "gla", "gated_delta_net"]
 FORMATS = ["qwen3_5_text", "flashmorph"]
 GREEDY = 64
 PAGE = Path("docs/exports.md")
