@@ -21,13 +21,15 @@ constexpr const char* kFooter =
 // The options of a run, which is what the program does without a command.
 std::vector<CLI::Option*> add_run_options(CLI::App& app, CommandLine& line) {
   CLI::Option* config = app.add_option("config", line.config_file, "the run, as YAML; docs/yaml.md lists every key");
-  CLI::Option* set = app.add_option("--set", line.set, "override a key, e.g. --set budget.full_layers=4 (may be repeated)")
-                         ->type_name("KEY=VALUE")
-                         ->expected(1)
-                         ->take_all();
+  CLI::Option* set =
+      app.add_option("--set", line.set, "override a key, e.g. --set budget.full_layers=4 (may be repeated)")
+          ->type_name("KEY=VALUE")
+          ->expected(1)
+          ->take_all();
   CLI::Option* fresh = app.add_flag("--fresh", line.fresh, "move an old run of this name aside and start anew");
-  CLI::Option* resume =
-      app.add_flag_callback("--resume", [] {}, "go on where the run folder is (what happens anyway)")->excludes(fresh);
+  CLI::Option* resume = app.add_flag_callback(
+                               "--resume", [] {}, "go on where the run folder is (what happens anyway)")
+                            ->excludes(fresh);
   return {config, set, fresh, resume};
 }
 
@@ -49,7 +51,8 @@ ParsedCommandLine parse_command_line(int argc, const char* const* argv) {
   CLI::App app(kSummary, "flashmorph-dist");
   const std::vector<CLI::Option*> run_options = add_run_options(app, line);
   add_commands(app, run_options, command);
-  app.add_flag_callback("--keys", [] { throw CLI::Success(); }, "list every key of the YAML, with defaults and meanings");
+  app.add_flag_callback(
+      "--keys", [] { throw CLI::Success(); }, "list every key of the YAML, with defaults and meanings");
   app.set_version_flag("--version", "flashmorph-dist " FLASHMORPH_VERSION);
   app.footer(kFooter);
   try {

@@ -9,7 +9,8 @@ class App;
 
 namespace flashmorph {
 
-// What to do once the arguments are known, on this process alone, without MPI; returns the exit code. May throw BadInput.
+// What to do once the arguments are known, on this process alone, without MPI; returns the exit code. May throw
+// BadInput.
 using CommandWork = std::function<int()>;
 
 // A word after the program's name with options of its own: flashmorph-dist inspect DIR.

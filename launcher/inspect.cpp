@@ -35,8 +35,8 @@ std::string layers_of(const HybridSpec& hybrid) {
   const auto full = std::ranges::count(hybrid.full, true);
   std::string text = fmt::format("{}, {} with full attention", hybrid.full.size(), full);
   if (full == static_cast<int64_t>(hybrid.full.size())) return text;
-  return text + fmt::format(": {}; {} linear ({}): {}", indices(hybrid.full, true), hybrid.full.size() - full, hybrid.mixer.kind,
-                            indices(hybrid.full, false));
+  return text + fmt::format(": {}; {} linear ({}): {}", indices(hybrid.full, true), hybrid.full.size() - full,
+                            hybrid.mixer.kind, indices(hybrid.full, false));
 }
 
 std::string experts_of(const ExpertsSpec& experts) {
@@ -56,9 +56,9 @@ void print(const ModelDescription& model, int64_t length) {
   line("format", model.format);
   line("family", spec.model_type);
   line("layers", layers_of(model.hybrid));
-  line("sizes", fmt::format("hidden {}, heads {} of {}, kv heads {}, intermediate {}, vocabulary {}, positions {}",
-                            spec.hidden, spec.heads, spec.head_dim, spec.kv_heads, spec.intermediate, spec.vocabulary,
-                            spec.max_positions));
+  line("sizes",
+       fmt::format("hidden {}, heads {} of {}, kv heads {}, intermediate {}, vocabulary {}, positions {}", spec.hidden,
+                   spec.heads, spec.head_dim, spec.kv_heads, spec.intermediate, spec.vocabulary, spec.max_positions));
   if (spec.experts.count > 0) line("experts", experts_of(spec.experts));
   line("parameters", parameters_of(model));
   const int64_t cache = model.cache_bytes(length);

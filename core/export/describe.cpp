@@ -54,7 +54,8 @@ ModelDescription describe(const std::filesystem::path& folder) {
   const int64_t layer = 2 * model.kv_heads * model.head_dim * element;
   description.kv_bytes_per_token = description.full_layer_count() * layer;
   description.full_kv_bytes_per_token = model.layers * layer;
-  description.state_bytes = (model.layers - description.full_layer_count()) * layer_state_bytes(description.hybrid, element);
+  description.state_bytes =
+      (model.layers - description.full_layer_count()) * layer_state_bytes(description.hybrid, element);
   return description;
 }
 

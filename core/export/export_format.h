@@ -57,7 +57,8 @@ const std::vector<const ExportFormat*>& export_formats();
 // The format that this config.json is written in; null when it is none of them.
 const ExportFormat* format_of(const ConfigJson& config);
 
-// The format of this name, or for "auto" the first without an obstacle. BadInput (stages.export.format) gives the reason.
+// The format of this name, or for "auto" the first without an obstacle. BadInput (stages.export.format) gives the
+// reason.
 const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer);
 
 // Written as layer_types in config.json.

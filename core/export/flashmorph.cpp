@@ -15,7 +15,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Kept in `flashmorph.rotary.teacher`: at the top level transformers would check them against keys that it does not know here.
+// Kept in `flashmorph.rotary.teacher`: at the top level transformers would check them against keys that it does not
+// know here.
 constexpr const char* kRopeKeys[] = {"rope_theta", "rope_scaling", "rope_parameters"};
 
 // Loaders differ in what a rule's name means, so the numbers themselves are written.

@@ -72,12 +72,14 @@ ExportReport read_back(const fs::path& folder, const ExportFormat& format, const
   const int64_t length = std::min(kTokens, content.hybrid.model.max_positions);
   const at::Tensor tokens = at::arange(length, at::kLong) * 7919 % content.hybrid.model.vocabulary;
   const at::ScalarType dtype = content.tensors.front().second.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor before = hybrid_logits(content.hybrid, Checkpoint::of(content.source, content.tensors), tokens, dtype);
+  const at::Tensor before =
+      hybrid_logits(content.hybrid, Checkpoint::of(content.source, content.tensors), tokens, dtype);
   const at::Tensor after = hybrid_logits(written, format.own_tensors(files, written), tokens, dtype);
   const double difference = (after - before).abs().max().item<double>();
   if (!(difference <= kLogitTolerance))
-    throw std::runtime_error(fmt::format("{}: read back as {}, a logit differs by {:.3g} (allowed: {:.0e}); nothing was exported",
-                                         folder.string(), format.name(), difference, kLogitTolerance));
+    throw std::runtime_error(
+        fmt::format("{}: read back as {}, a logit differs by {:.3g} (allowed: {:.0e}); nothing was exported",
+                    folder.string(), format.name(), difference, kLogitTolerance));
   return {format.name(), length, difference};
 }
 
@@ -90,11 +92,13 @@ ExportReport export_hugging_face(const fs::path& folder, const ExportFormat& for
 
   StagingFolder staging(place);
   for (const char* name : kCopiedFiles)
-    if (fs::exists(content.source / name)) write_file_atomically(staging.path() / name, read_file(content.source / name));
+    if (fs::exists(content.source / name))
+      write_file_atomically(staging.path() / name, read_file(content.source / name));
   for (const auto& [name, text] : format.more_files()) write_file_atomically(staging.path() / name, text);
   write_file_atomically(staging.path() / "config.json", config);
   write_file_atomically(staging.path() / "README.md", with_loading(content.model_card, format.how_to_load()));
-  write_safetensors(staging.path() / "model.safetensors", format.tensors(content.hybrid, content.tensors), {{"format", "pt"}});
+  write_safetensors(staging.path() / "model.safetensors", format.tensors(content.hybrid, content.tensors),
+                    {{"format", "pt"}});
   const ExportReport report = read_back(staging.path(), format, content);
   staging.move_to_place();
   return report;

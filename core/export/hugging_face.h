@@ -22,10 +22,12 @@ struct ExportReport {
   double largest_difference = 0.0;  // of a logit, between the hybrid and the files
 };
 
-// Writes a folder that transformers loads: config.json, model.safetensors, README.md, the tokenizer and what else the format
-// has. It is made as a hidden neighbour of `folder`, read back, run beside the hybrid on a few hundred tokens, and renamed when
-// no logit differs by more than 2e-4, so `folder` is whole and right, or absent; one that is there already is replaced.
-// Throws BadInput for a teacher's folder that cannot be used, std::runtime_error when the logits differ.
-ExportReport export_hugging_face(const std::filesystem::path& folder, const ExportFormat& format, const ExportContent& content);
+// Writes a folder that transformers loads: config.json, model.safetensors, README.md, the tokenizer and what else the
+// format has. It is made as a hidden neighbour of `folder`, read back, run beside the hybrid on a few hundred tokens,
+// and renamed when no logit differs by more than 2e-4, so `folder` is whole and right, or absent; one that is there
+// already is replaced. Throws BadInput for a teacher's folder that cannot be used, std::runtime_error when the logits
+// differ.
+ExportReport export_hugging_face(const std::filesystem::path& folder, const ExportFormat& format,
+                                 const ExportContent& content);
 
 }  // namespace flashmorph

@@ -10,8 +10,8 @@
 
 // qwen3_5_text (Qwen3_5ForCausalLM of transformers 5): gated delta net beside full attention, without remote code.
 // It differs from a Qwen3 with gated delta net branches by what this file does and undoes:
-//   - its full attention multiplies by sigmoid(gate), the gate's rows in q_proj after each head's own: rows of zeros make
-//     that 1/2, and o_proj is doubled, which is exact;
+//   - its full attention multiplies by sigmoid(gate), the gate's rows in q_proj after each head's own: rows of zeros
+//     make that 1/2, and o_proj is doubled, which is exact;
 //   - its RMSNorms multiply by 1 + weight, except the one inside the linear attention;
 //   - the linear attention's q, k and v, and their convolutions, are one tensor each.
 // Letters: H heads, K head size, D hidden.
@@ -57,10 +57,13 @@ at::Tensor without_gate_rows(const at::Tensor& q, int64_t head_dim, const std::s
 // The linear attention's names here and there.
 constexpr const char* kProjections[] = {"q_proj.weight", "k_proj.weight", "v_proj.weight"};
 constexpr const char* kConvolutions[] = {"q_conv.weight", "k_conv.weight", "v_conv.weight"};
-constexpr std::pair<const char*, const char*> kRenamed[] = {
-    {"z_proj.weight", "in_proj_z.weight"}, {"b_proj.weight", "in_proj_b.weight"}, {"a_proj.weight", "in_proj_a.weight"},
-    {"A_log", "A_log"},                    {"dt_bias", "dt_bias"},                {"norm.weight", "norm.weight"},
-    {"out_proj.weight", "out_proj.weight"}};
+constexpr std::pair<const char*, const char*> kRenamed[] = {{"z_proj.weight", "in_proj_z.weight"},
+                                                            {"b_proj.weight", "in_proj_b.weight"},
+                                                            {"a_proj.weight", "in_proj_a.weight"},
+                                                            {"A_log", "A_log"},
+                                                            {"dt_bias", "dt_bias"},
+                                                            {"norm.weight", "norm.weight"},
+                                                            {"out_proj.weight", "out_proj.weight"}};
 
 class Qwen3_5 : public ExportFormat {
  public:
@@ -71,7 +74,8 @@ class Qwen3_5 : public ExportFormat {
     if (!model.query_key_norm)
       return "its full attention normalises queries and keys, that of " + model.model_type + " does not";
     if (model.attention_bias) return "its projections have no bias, those of " + model.model_type + " do";
-    if (model.experts.count > 0) return "its feed-forward is dense, that of " + model.model_type + " is a mixture of experts";
+    if (model.experts.count > 0)
+      return "its feed-forward is dense, that of " + model.model_type + " is a mixture of experts";
     return "";
   }
 
@@ -123,7 +127,8 @@ class Qwen3_5 : public ExportFormat {
       }
     }
     for (int64_t layer = 0; layer < hybrid.model.layers; ++layer)
-      if (!hybrid.full[static_cast<size_t>(layer)]) add_linear_layer(written, by_name, layer_prefix(layer) + "linear_attn.");
+      if (!hybrid.full[static_cast<size_t>(layer)])
+        add_linear_layer(written, by_name, layer_prefix(layer) + "linear_attn.");
     return written;
   }
 
@@ -138,7 +143,8 @@ class Qwen3_5 : public ExportFormat {
     hybrid.full = full_layers(config, hybrid.model.layers);
     const auto expect = [&](const char* key, int64_t expected) {
       if (config.size(key) != expected)
-        config.fail(key, "is " + std::to_string(config.size(key)) + ", only " + std::to_string(expected) + " is supported");
+        config.fail(key,
+                    "is " + std::to_string(config.size(key)) + ", only " + std::to_string(expected) + " is supported");
     };
     expect("linear_conv_kernel_dim", kConvolution);
     expect("linear_key_head_dim", hybrid.model.head_dim);
@@ -199,7 +205,8 @@ class Qwen3_5 : public ExportFormat {
     return rope;
   }
 
-  static void add_linear_layer(NamedTensors& written, const std::map<std::string, at::Tensor>& own, const std::string& prefix) {
+  static void add_linear_layer(NamedTensors& written, const std::map<std::string, at::Tensor>& own,
+                               const std::string& prefix) {
     const auto joined = [&](const auto& names) {
       return at::cat({own.at(prefix + names[0]), own.at(prefix + names[1]), own.at(prefix + names[2])});
     };

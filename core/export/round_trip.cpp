@@ -34,7 +34,8 @@ AttentionWeights blank_attention(const ModelSpec& spec, at::ScalarType dtype) {
 
 }  // namespace
 
-at::Tensor hybrid_logits(const HybridSpec& hybrid, const Checkpoint& own, const at::Tensor& tokens_T, at::ScalarType dtype) {
+at::Tensor hybrid_logits(const HybridSpec& hybrid, const Checkpoint& own, const at::Tensor& tokens_T,
+                         at::ScalarType dtype) {
   const c10::NoGradGuard no_gradient;
   const ModelSpec& spec = hybrid.model;
   const Placement whole{.dtype = dtype};
@@ -49,7 +50,8 @@ at::Tensor hybrid_logits(const HybridSpec& hybrid, const Checkpoint& own, const 
     if (hybrid.full[static_cast<size_t>(layer)]) {
       x = x + full_attention(normed, load_attention(own, spec, layer, whole), spec, positions);
     } else {
-      const auto branch = make_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone}, blank_attention(spec, dtype));
+      const auto branch =
+          make_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone}, blank_attention(spec, dtype));
       read_into(branch->parameters(), own, whole);
       x = x + branch->forward(normed, positions);
     }

@@ -8,8 +8,8 @@
 
 namespace flashmorph {
 
-// Typed access to a model's config.json, or to an object inside it. A key that is null counts as absent. Every fault is a
-// BadInput that names the file and the key, what was found and what was expected.
+// Typed access to a model's config.json, or to an object inside it. A key that is null counts as absent. Every fault is
+// a BadInput that names the file and the key, what was found and what was expected.
 class ConfigJson {
  public:
   static ConfigJson open(const std::filesystem::path& folder);  // folder/config.json
@@ -23,9 +23,9 @@ class ConfigJson {
   double number(const std::string& key, double otherwise) const { return has(key) ? number(key) : otherwise; }
   bool flag(const std::string& key, bool otherwise) const;
   std::string text(const std::string& key, const std::string& otherwise) const;
-  std::vector<int64_t> indices(const std::string& key) const;       // integers from 0 on; absent: empty
-  std::vector<std::string> texts(const std::string& key) const;     // absent: empty
-  ConfigJson inside(const std::string& key) const;                  // absent: an empty object
+  std::vector<int64_t> indices(const std::string& key) const;    // integers from 0 on; absent: empty
+  std::vector<std::string> texts(const std::string& key) const;  // absent: empty
+  ConfigJson inside(const std::string& key) const;               // absent: an empty object
 
   const nlohmann::json& values() const { return values_; }
   const std::string& file() const { return file_; }

@@ -56,14 +56,16 @@ ExpertWeights load_experts(const Checkpoint& checkpoint, const std::string& pref
   weights.router =
       read_split(checkpoint, prefix + "gate.weight", {spec.experts.count, spec.hidden}, Split::none, placement);
   for (int64_t expert = 0; expert < spec.experts.count; ++expert)
-    weights.experts.push_back(load_mlp(checkpoint, expert_prefix(prefix, expert), spec.hidden, spec.experts.intermediate, placement));
+    weights.experts.push_back(
+        load_mlp(checkpoint, expert_prefix(prefix, expert), spec.hidden, spec.experts.intermediate, placement));
   return weights;
 }
 
 Parameters parameters_of(const ExpertWeights& weights, const std::string& prefix) {
   Parameters parameters = {{prefix + "gate.weight", weights.router, Split::none, /*partial_gradient=*/true}};
   for (size_t expert = 0; expert < weights.experts.size(); ++expert)
-    for (Parameter& parameter : parameters_of(weights.experts[expert], expert_prefix(prefix, static_cast<int64_t>(expert))))
+    for (Parameter& parameter :
+         parameters_of(weights.experts[expert], expert_prefix(prefix, static_cast<int64_t>(expert))))
       parameters.push_back(std::move(parameter));
   return parameters;
 }

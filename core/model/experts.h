@@ -9,7 +9,8 @@
 namespace flashmorph {
 
 // Mixture of experts: each token's output is the weighted sum of its top experts' SwiGLU feed-forwards,
-//   y = sum over e in top(p) of w_e * mlp_e(x),   p = softmax(router x),   w = p, or p / (sum over the top) when normalized.
+//   y = sum over e in top(p) of w_e * mlp_e(x),   p = softmax(router x),
+// with w = p, or p / (sum of p over the top) when normalized.
 // The (token, expert) pairs are grouped by expert, so that each expert runs once over its tokens.
 // x_BTD is whole on every rank, and so is the routing; returns this rank's partial output_BTD. Differentiable in x, the
 // experts and, through w, the router, whose gradient on each rank is that rank's part.

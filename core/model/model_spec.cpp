@@ -97,7 +97,8 @@ ModelSpec ModelSpec::of(const ConfigJson& config) {
   spec.hidden = config.size("hidden_size");
   spec.intermediate = config.size("intermediate_size");
   spec.layers = config.size("num_hidden_layers");
-  if (spec.layers > kMostLayers) config.fail("num_hidden_layers", "is " + std::to_string(spec.layers) + ", expected at most 10000");
+  if (spec.layers > kMostLayers)
+    config.fail("num_hidden_layers", "is " + std::to_string(spec.layers) + ", expected at most 10000");
   spec.heads = config.size("num_attention_heads");
   spec.kv_heads = config.size("num_key_value_heads", family.kv_heads == 0 ? spec.heads : family.kv_heads);
   spec.max_positions = config.size("max_position_embeddings");
@@ -115,7 +116,8 @@ ModelSpec ModelSpec::of(const ConfigJson& config) {
   if (!config.has("head_dim") && family.head_dim == 0 && spec.hidden % spec.heads != 0)
     config.fail("head_dim", "is missing and hidden_size is not a multiple of num_attention_heads");
   spec.head_dim = config.size("head_dim", family.head_dim == 0 ? spec.hidden / spec.heads : family.head_dim);
-  if (spec.head_dim % 2 != 0) config.fail("head_dim", "is " + std::to_string(spec.head_dim) + ", expected an even number");
+  if (spec.head_dim % 2 != 0)
+    config.fail("head_dim", "is " + std::to_string(spec.head_dim) + ", expected an even number");
   return spec;
 }
 
@@ -130,10 +132,9 @@ void ModelSpec::check_tensor_parallel(int64_t tensor, const std::string& key) co
     if (splits(ranks)) could += (could.empty() ? "" : ", ") + std::to_string(ranks);
   const std::string expert =
       experts.count == 0 ? "" : ", experts' intermediate size " + std::to_string(experts.intermediate);
-  throw BadInput(key, std::to_string(tensor) + " does not divide the model's " + std::to_string(heads) +
-                                        " heads, " + std::to_string(kv_heads) + " kv heads, intermediate size " +
-                                        std::to_string(intermediate) + expert + " and vocabulary " +
-                                        std::to_string(vocabulary) + "; these would: " + could);
+  throw BadInput(key, std::to_string(tensor) + " does not divide the model's " + std::to_string(heads) + " heads, " +
+                          std::to_string(kv_heads) + " kv heads, intermediate size " + std::to_string(intermediate) +
+                          expert + " and vocabulary " + std::to_string(vocabulary) + "; these would: " + could);
 }
 
 }  // namespace flashmorph

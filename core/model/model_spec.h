@@ -12,19 +12,19 @@ namespace flashmorph {
 
 // The sparse feed-forward of a mixture of experts.
 struct ExpertsSpec {
-  int64_t count = 0;              // 0: every layer's feed-forward is dense
-  int64_t per_token = 0;          // experts that a token goes to
-  int64_t intermediate = 0;       // of one expert
-  bool normalized = false;        // the chosen experts' weights add up to 1
+  int64_t count = 0;                // 0: every layer's feed-forward is dense
+  int64_t per_token = 0;            // experts that a token goes to
+  int64_t intermediate = 0;         // of one expert
+  bool normalized = false;          // the chosen experts' weights add up to 1
   std::vector<bool> in_layer = {};  // which layers are sparse
 };
 
 // A decoder as config.json describes it: sizes, and the differences between families as data.
 struct ModelSpec {
-  std::string model_type;     // llama, mistral, qwen2, qwen3, qwen3_moe
+  std::string model_type;  // llama, mistral, qwen2, qwen3, qwen3_moe
   int64_t vocabulary = 0;
   int64_t hidden = 0;
-  int64_t intermediate = 0;   // of dense layers
+  int64_t intermediate = 0;  // of dense layers
   int64_t layers = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;

@@ -11,27 +11,31 @@ namespace {
 constexpr double kTurn = 2.0 * std::numbers::pi;
 
 Rope::Kind kind_of(const std::string& type, const ConfigJson& config, const std::string& key) {
-  static const std::map<std::string, Rope::Kind> known = {{"default", Rope::Kind::plain}, {"linear", Rope::Kind::linear},
-                                                          {"llama3", Rope::Kind::llama3}, {"yarn", Rope::Kind::yarn}};
+  static const std::map<std::string, Rope::Kind> known = {{"default", Rope::Kind::plain},
+                                                          {"linear", Rope::Kind::linear},
+                                                          {"llama3", Rope::Kind::llama3},
+                                                          {"yarn", Rope::Kind::yarn}};
   const auto found = known.find(type);
   if (found != known.end()) return found->second;
   if (type == "dynamic" || type == "longrope")
-    config.fail(key, "asks for " + type + ", whose frequencies change with the sequence's length; supported: default, "
-                                          "linear, llama3, yarn");
+    config.fail(key, "asks for " + type +
+                         ", whose frequencies change with the sequence's length; supported: default, "
+                         "linear, llama3, yarn");
   config.fail(key, "asks for '" + type + "', supported: default, linear, llama3, yarn");
 }
 
 // Wavelengths beyond the original context are stretched, those well inside it kept, smoothly in between (Llama 3.1).
 double llama3(double frequency, const Rope& rope) {
   const double turns = rope.original_positions * frequency / kTurn;  // within the original context
-  const double kept = std::clamp((turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor),
-                                 0.0, 1.0);
+  const double kept = std::clamp(
+      (turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor), 0.0, 1.0);
   return frequency * (kept + (1.0 - kept) / rope.factor);
 }
 
 // The channel pair (a real number) that turns so often within the original context.
 double pair_that_turns(double turns, const Rope& rope, int64_t head_dim) {
-  return static_cast<double>(head_dim) * std::log(rope.original_positions / (turns * kTurn)) / (2.0 * std::log(rope.theta));
+  return static_cast<double>(head_dim) * std::log(rope.original_positions / (turns * kTurn)) /
+         (2.0 * std::log(rope.theta));
 }
 
 // YaRN (arXiv 2309.00071), "NTK by parts": a linear ramp over the channel pairs between the two rotation counts.

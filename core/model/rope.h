@@ -14,13 +14,13 @@ struct Rope {
   enum class Kind { plain, linear, llama3, yarn };
   Kind kind = Kind::plain;
   double theta = 10000.0;
-  double factor = 1.0;                    // linear, llama3, yarn: how much longer the context became
-  double original_positions = 0.0;        // llama3, yarn: the longest position before
-  double low_frequency_factor = 1.0;      // llama3: wavelengths above original_positions / this are scaled by factor
-  double high_frequency_factor = 4.0;     // llama3: wavelengths below original_positions / this stay
-  double beta_fast = 32.0;                // yarn: channels that turn this often within original_positions stay
-  double beta_slow = 1.0;                 // yarn: channels that turn less often than this are scaled by factor
-  double scale = 1.0;                     // yarn: of cos and sin
+  double factor = 1.0;                 // linear, llama3, yarn: how much longer the context became
+  double original_positions = 0.0;     // llama3, yarn: the longest position before
+  double low_frequency_factor = 1.0;   // llama3: wavelengths above original_positions / this are scaled by factor
+  double high_frequency_factor = 4.0;  // llama3: wavelengths below original_positions / this stay
+  double beta_fast = 32.0;             // yarn: channels that turn this often within original_positions stay
+  double beta_slow = 1.0;              // yarn: channels that turn less often than this are scaled by factor
+  double scale = 1.0;                  // yarn: of cos and sin
 
   static Rope of(const ConfigJson& config);  // BadInput
 

@@ -1,5 +1,5 @@
-// hybrid_logits TEACHER EXPORT OUTPUT [GREEDY]: this program's own logits of an exported hybrid on some tokens, and the GREEDY
-// tokens (32) that it would write next, for test_export.py to compare with transformers.
+// hybrid_logits TEACHER EXPORT OUTPUT [GREEDY]: this program's own logits of an exported hybrid on some tokens, and the
+// GREEDY tokens (32) that it would write next, for test_export.py to compare with transformers.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
@@ -22,8 +22,7 @@ int main(int argc, char** argv) {
   for (const bool full : spec.full) routes.push_back(full ? Route::full() : Route::linear());
 
   Shard whole;
-  MorphableModel model =
-      MorphableModel::load(Checkpoint::open(teacher), ModelSpec::open(teacher), Placement{}, whole);
+  MorphableModel model = MorphableModel::load(Checkpoint::open(teacher), ModelSpec::open(teacher), Placement{}, whole);
   model.add_branches(spec.mixer, 1);
   const MorphableModel hybrid = model.hybrid(routes);
   read_into(hybrid.all_parameters(), format->own_tensors(Checkpoint::open(exported), spec), Placement{});

@@ -1,5 +1,6 @@
-// random_hybrid TEACHER MIXER FORMAT OUTPUT: exports a hybrid of the teacher, every second layer linear, whose branches are
-// random around their start, so that every weight of them counts. Exit code 2 and the reason when the pair is impossible.
+// random_hybrid TEACHER MIXER FORMAT OUTPUT: exports a hybrid of the teacher, every second layer linear, whose branches
+// are random around their start, so that every weight of them counts. Exit code 2 and the reason when the pair is
+// impossible.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
@@ -24,7 +25,8 @@ int main(int argc, char** argv) try {
   at::Generator generator = at::detail::createCPUGenerator(5);
   for (const Parameter& parameter : model.branch_parameters()) {
     at::Tensor value = parameter.value;
-    value.add_(0.2 * value.std(/*unbiased=*/false).clamp_min(0.5 * value.abs().mean()) * at::randn(value.sizes(), generator));
+    value.add_(0.2 * value.std(/*unbiased=*/false).clamp_min(0.5 * value.abs().mean()) *
+               at::randn(value.sizes(), generator));
   }
   Routes routes;
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {
@@ -33,7 +35,8 @@ int main(int argc, char** argv) try {
   }
   NamedTensors tensors;
   const MorphableModel mixed = model.hybrid(routes);
-  for (const Parameter& parameter : mixed.all_parameters()) tensors.emplace_back(parameter.name, parameter.value.detach());
+  for (const Parameter& parameter : mixed.all_parameters())
+    tensors.emplace_back(parameter.name, parameter.value.detach());
   const ExportReport report = export_hugging_face(
       argv[4], format, {.source = teacher, .hybrid = hybrid, .tensors = tensors, .model_card = "# A random hybrid\n"});
   fmt::print("{}: read back on {} tokens, largest difference of a logit {:.2e}\n", report.format, report.tokens,

@@ -29,7 +29,8 @@ TEST(Describe, ACheckpoint) {
 TEST(Describe, AnExport) {
   const TemporaryFolder teacher, target;
   const ExportContent content = test::small_hybrid(teacher.path());
-  export_hugging_face(target.path() / "export", export_format("auto", content.hybrid.model, content.hybrid.mixer), content);
+  export_hugging_face(target.path() / "export", export_format("auto", content.hybrid.model, content.hybrid.mixer),
+                      content);
   const ModelDescription model = describe(target.path() / "export");
   EXPECT_EQ(model.format, "flashmorph");
   EXPECT_EQ(model.hybrid.model.model_type, "qwen3");
@@ -67,7 +68,8 @@ TEST(Describe, RefusesABrokenExport) {
   EXPECT_THAT(complaint_about_export([](json& c) { c["layer_types"] = 3; }), HasSubstr("a list of strings"));
   EXPECT_THAT(complaint_about_export([](json& c) { c.erase("flashmorph"); }), HasSubstr("model_type"));
   EXPECT_THAT(complaint_about_export([](json& c) { c["flashmorph"] = "lightning"; }), HasSubstr("flashmorph"));
-  EXPECT_THAT(complaint_about_export([](json& c) { c["flashmorph"]["teacher"] = "flashmorph"; }), HasSubstr("model_type"));
+  EXPECT_THAT(complaint_about_export([](json& c) { c["flashmorph"]["teacher"] = "flashmorph"; }),
+              HasSubstr("model_type"));
   EXPECT_THAT(complaint_about_export([](json& c) { c["flashmorph"]["chunk"] = -1; }), HasSubstr("flashmorph.chunk"));
   EXPECT_THAT(complaint_about_export([](json& c) { c["hidden_size"] = nullptr; }), HasSubstr("hidden_size"));
 }

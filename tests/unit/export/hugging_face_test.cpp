@@ -37,8 +37,8 @@ std::vector<std::string> names_in(const fs::path& folder) {
 
 struct ExportHuggingFace : testing::Test {
   ExportReport write(const ExportContent& content) {
-    return export_hugging_face(target.path() / "export", export_format("flashmorph", content.hybrid.model, content.hybrid.mixer),
-                               content);
+    return export_hugging_face(target.path() / "export",
+                               export_format("flashmorph", content.hybrid.model, content.hybrid.mixer), content);
   }
   fs::path folder() const { return target.path() / "export"; }
 
@@ -50,8 +50,8 @@ TEST_F(ExportHuggingFace, WritesEveryFile) {
     fs::copy(fs::path("tests/data/passkey-teacher") / name, source.path() / name);
   const ExportReport report = write(small_hybrid(source.path()));
   EXPECT_THAT(names_in(folder()),
-              UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors", "modeling_flashmorph.py",
-                                   "README.md", "tokenizer.json", "tokenizer_config.json"));
+              UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors",
+                                   "modeling_flashmorph.py", "README.md", "tokenizer.json", "tokenizer_config.json"));
   EXPECT_THAT(names_in(target.path()), UnorderedElementsAre("export"));
   EXPECT_EQ(read(folder() / "modeling_flashmorph.py"), read("core/export/modeling_flashmorph.py"));
   EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));
@@ -122,7 +122,9 @@ class Careless : public ExportFormat {
  public:
   explicit Careless(double error) : error_(error) {}
   std::string name() const override { return "careless"; }
-  std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override { return good_.obstacle(model, mixer); }
+  std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
+    return good_.obstacle(model, mixer);
+  }
   std::string how_to_load() const override { return good_.how_to_load(); }
   nlohmann::ordered_json config(const HybridSpec& hybrid, const nlohmann::ordered_json& teacher) const override {
     return good_.config(hybrid, teacher);

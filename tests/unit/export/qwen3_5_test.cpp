@@ -24,7 +24,8 @@ MixerSection gated_delta_net() {
 
 struct Qwen3_5 : testing::Test {
   explicit Qwen3_5(const test::SmallModel& sizes = {})
-      : content(test::small_hybrid(source.path(), gated_delta_net(), sizes)), own(Checkpoint::of("hybrid", content.tensors)) {}
+      : content(test::small_hybrid(source.path(), gated_delta_net(), sizes)),
+        own(Checkpoint::of("hybrid", content.tensors)) {}
 
   ExportReport write() {
     return export_hugging_face(folder(), export_format("auto", content.hybrid.model, content.hybrid.mixer), content);
@@ -72,19 +73,23 @@ TEST_F(Qwen3_5, AttentionGetsZeroGatesAndADoubledOutput) {
 
 TEST_F(Qwen3_5, NormsAreStoredMinusOneButNotTheMixers) {
   write();
-  for (const std::string name : {"model.norm.weight", "model.layers.0.input_layernorm.weight", "model.layers.2.post_attention_layernorm.weight",
-                                 "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight"})
+  for (const std::string name :
+       {"model.norm.weight", "model.layers.0.input_layernorm.weight", "model.layers.2.post_attention_layernorm.weight",
+        "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight"})
     EXPECT_TRUE(at::allclose(written(name) + 1.0, own.read(name), 0.0, 1e-7)) << name;
-  EXPECT_TRUE(at::equal(written("model.layers.0.linear_attn.norm.weight"), own.read("model.layers.0.linear_attn.norm.weight")));
+  EXPECT_TRUE(
+      at::equal(written("model.layers.0.linear_attn.norm.weight"), own.read("model.layers.0.linear_attn.norm.weight")));
 }
 
 TEST_F(Qwen3_5, LinearLayersAreJoinedInTheOrderQueriesKeysValues) {
   write();
   const std::string branch = "model.layers.2.linear_attn.";
   EXPECT_TRUE(at::equal(written(branch + "in_proj_qkv.weight"),
-                        at::cat({own.read(branch + "q_proj.weight"), own.read(branch + "k_proj.weight"), own.read(branch + "v_proj.weight")})));
+                        at::cat({own.read(branch + "q_proj.weight"), own.read(branch + "k_proj.weight"),
+                                 own.read(branch + "v_proj.weight")})));
   EXPECT_TRUE(at::equal(written(branch + "conv1d.weight").squeeze(1),
-                        at::cat({own.read(branch + "q_conv.weight"), own.read(branch + "k_conv.weight"), own.read(branch + "v_conv.weight")})));
+                        at::cat({own.read(branch + "q_conv.weight"), own.read(branch + "k_conv.weight"),
+                                 own.read(branch + "v_conv.weight")})));
   EXPECT_EQ(written(branch + "conv1d.weight").sizes(), (std::vector<int64_t>{3 * 32, 1, 4}));
   for (const char* name : {"A_log", "dt_bias", "out_proj.weight"})
     EXPECT_TRUE(at::equal(written(branch + name), own.read(branch + name))) << name;

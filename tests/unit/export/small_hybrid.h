@@ -12,9 +12,10 @@
 
 namespace flashmorph::test {
 
-// A small teacher written to `folder`, and a hybrid of it whose layer 1 of 3 keeps full attention. Its branches are random
-// around their start.
-inline ExportContent small_hybrid(const std::filesystem::path& folder, const MixerSection& mixer = {}, SmallModel sizes = {}) {
+// A small teacher written to `folder`, and a hybrid of it whose layer 1 of 3 keeps full attention. Its branches are
+// random around their start.
+inline ExportContent small_hybrid(const std::filesystem::path& folder, const MixerSection& mixer = {},
+                                  SmallModel sizes = {}) {
   const c10::NoGradGuard no_gradient;
   sizes.layers = 3;
   write_small_model(folder, sizes);
@@ -23,7 +24,8 @@ inline ExportContent small_hybrid(const std::filesystem::path& folder, const Mix
                         .tensors = {},
                         .model_card = "# A hybrid\n\nIts story.\n"};
   Shard whole;
-  MorphableModel model = MorphableModel::load(Checkpoint::open(folder), content.hybrid.model, {.dtype = sizes.dtype}, whole);
+  MorphableModel model =
+      MorphableModel::load(Checkpoint::open(folder), content.hybrid.model, {.dtype = sizes.dtype}, whole);
   model.add_branches(mixer, 1);
   at::Generator generator = at::detail::createCPUGenerator(5);
   for (const Parameter& parameter : model.branch_parameters())

@@ -17,11 +17,13 @@ constexpr int64_t kHidden = 12, kIntermediate = 10;
 ExpertWeights random_experts(int64_t count) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   const auto matrix = [&](int64_t rows, int64_t columns) {
-    return (at::randn({rows, columns}, generator, at::kDouble) / std::sqrt(static_cast<double>(columns))).set_requires_grad(true);
+    return (at::randn({rows, columns}, generator, at::kDouble) / std::sqrt(static_cast<double>(columns)))
+        .set_requires_grad(true);
   };
   ExpertWeights weights{.router = matrix(count, kHidden), .experts = {}};
   for (int64_t e = 0; e < count; ++e)
-    weights.experts.push_back({matrix(kIntermediate, kHidden), matrix(kIntermediate, kHidden), matrix(kHidden, kIntermediate)});
+    weights.experts.push_back(
+        {matrix(kIntermediate, kHidden), matrix(kIntermediate, kHidden), matrix(kHidden, kIntermediate)});
   return weights;
 }
 
@@ -41,7 +43,8 @@ at::Tensor token_by_token(const at::Tensor& x_BTD, const ExpertWeights& weights,
     at::Tensor y = at::zeros_like(x);
     for (int64_t i = 0; i < spec.per_token; ++i) {
       const MlpWeights& expert = weights.experts[static_cast<size_t>(chosen[i].item<int64_t>())];
-      y = y + p[chosen[i].item<int64_t>()] / total * at::mv(expert.down, at::silu(at::mv(expert.gate, x)) * at::mv(expert.up, x));
+      y = y + p[chosen[i].item<int64_t>()] / total *
+                  at::mv(expert.down, at::silu(at::mv(expert.gate, x)) * at::mv(expert.up, x));
     }
     outputs.push_back(y);
   }
@@ -57,9 +60,11 @@ class Experts : public testing::TestWithParam<Case> {};
 
 TEST_P(Experts, MatchTheDefinitionForwardAndBackward) {
   const auto [count, per_token, tokens, normalized] = GetParam();
-  const ExpertsSpec spec{.count = count, .per_token = per_token, .intermediate = kIntermediate, .normalized = normalized};
+  const ExpertsSpec spec{
+      .count = count, .per_token = per_token, .intermediate = kIntermediate, .normalized = normalized};
   const ExpertWeights weights = random_experts(count);
-  const at::Tensor x = at::randn({2, tokens, kHidden}, at::detail::createCPUGenerator(7), at::kDouble).set_requires_grad(true);
+  const at::Tensor x =
+      at::randn({2, tokens, kHidden}, at::detail::createCPUGenerator(7), at::kDouble).set_requires_grad(true);
   const at::Tensor upstream = at::randn({2, tokens, kHidden}, at::detail::createCPUGenerator(8), at::kDouble);
   const at::Tensor actual = mixture_of_experts(x, weights, spec), expected = token_by_token(x, weights, spec);
   EXPECT_LT(max_abs_error(expected, actual), 1e-12);
@@ -80,8 +85,8 @@ TEST_P(Experts, MatchTheDefinitionForwardAndBackward) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Model, Experts,
-                         testing::Values(Case{8, 3, 13, true}, Case{8, 3, 13, false}, Case{5, 1, 9, true}, Case{5, 1, 9, false},
-                                         Case{4, 4, 6, true}, Case{32, 2, 1, true}));
+                         testing::Values(Case{8, 3, 13, true}, Case{8, 3, 13, false}, Case{5, 1, 9, true},
+                                         Case{5, 1, 9, false}, Case{4, 4, 6, true}, Case{32, 2, 1, true}));
 
 }  // namespace
 }  // namespace flashmorph

@@ -40,8 +40,8 @@ struct Decoder {
       decoder.blocks.push_back(load_block(checkpoint, decoder.spec, layer, placement));
     }
     decoder.embedding = load_embedding(checkpoint, decoder.spec, placement);
-    decoder.head = load_head(checkpoint, decoder.spec, placement,
-                             decoder.spec.tied_embeddings ? &decoder.embedding : nullptr);
+    decoder.head =
+        load_head(checkpoint, decoder.spec, placement, decoder.spec.tied_embeddings ? &decoder.embedding : nullptr);
     return decoder;
   }
 
@@ -68,7 +68,8 @@ void expect_golden(const Decoder& decoder, const std::filesystem::path& file, do
 
 TEST(Forward, TeacherMatchesTransformers) {
   for (const at::ScalarType dtype : {at::kFloat, at::kDouble})
-    expect_golden(Decoder::open("tests/data/passkey-teacher", {.dtype = dtype}), "tests/golden/logits_teacher.safetensors", 2e-4);
+    expect_golden(Decoder::open("tests/data/passkey-teacher", {.dtype = dtype}),
+                  "tests/golden/logits_teacher.safetensors", 2e-4);
 }
 
 TEST(Forward, StoryModelMatchesTransformers) {
@@ -84,8 +85,8 @@ TEST_P(Family, MatchesTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forward, Family,
-                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3", "qwen3-moe",
-                                         "qwen3-moe-plain"));
+                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3",
+                                         "qwen3-moe", "qwen3-moe-plain"));
 
 class Cached : public testing::TestWithParam<std::vector<int64_t>> {};
 
@@ -94,7 +95,8 @@ TEST_P(Cached, BlocksEqualTheWholeForward) {
   write_small_model(folder.path());
   const Decoder decoder = Decoder::open(folder.path());
   const int64_t tokens = std::accumulate(GetParam().begin(), GetParam().end(), int64_t{0});
-  const at::Tensor tokens_BT = at::randint(decoder.spec.vocabulary, {2, tokens}, at::detail::createCPUGenerator(5), at::kLong);
+  const at::Tensor tokens_BT =
+      at::randint(decoder.spec.vocabulary, {2, tokens}, at::detail::createCPUGenerator(5), at::kLong);
 
   std::vector<LayerCache> caches(decoder.spec.layers);
   std::vector<at::Tensor> parts;
@@ -104,7 +106,8 @@ TEST_P(Cached, BlocksEqualTheWholeForward) {
     start += length;
   }
   EXPECT_LE(max_abs_error(decoder.logits(tokens_BT), at::cat(parts, 1)), 1e-5);
-  EXPECT_EQ(caches[0].keys_BTGK.sizes(), (std::vector<int64_t>{2, tokens, decoder.spec.kv_heads, decoder.spec.head_dim}));
+  EXPECT_EQ(caches[0].keys_BTGK.sizes(),
+            (std::vector<int64_t>{2, tokens, decoder.spec.kv_heads, decoder.spec.head_dim}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Forward, Cached,
@@ -140,7 +143,9 @@ TEST_F(Slices, PartialOutputsAddUpToTheWhole) {
   const Decoder whole = Decoder::open(folder.path()), low = slice(0), high = slice(1);
   const at::Tensor x = at::randn({2, 11, whole.spec.hidden}, at::detail::createCPUGenerator(3));
   const Positions positions = positions_of(whole.spec, 0, 11, {});
-  const auto attend = [&](const Decoder& decoder) { return full_attention(x, decoder.attention[1], whole.spec, positions); };
+  const auto attend = [&](const Decoder& decoder) {
+    return full_attention(x, decoder.attention[1], whole.spec, positions);
+  };
   EXPECT_LE(max_abs_error(attend(whole), attend(low) + attend(high)), 1e-5);
   const auto feed = [&](const Decoder& decoder) { return mlp(x, decoder.blocks[1].mlp); };
   EXPECT_LE(max_abs_error(feed(whole), feed(low) + feed(high)), 1e-5);
@@ -177,7 +182,8 @@ TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
     std::vector<int64_t> global = parameter.value.sizes().vec();
     if (parameter.split != Split::none) global[parameter.split == Split::rows ? 0 : 1] *= 2;
     EXPECT_EQ(global, checkpoint.shape(parameter.name)) << parameter.name;
-    const bool per_head = parameter.name.find("q_norm") != std::string::npos || parameter.name.find("k_norm") != std::string::npos;
+    const bool per_head =
+        parameter.name.find("q_norm") != std::string::npos || parameter.name.find("k_norm") != std::string::npos;
     EXPECT_EQ(parameter.partial_gradient, per_head) << parameter.name;
   }
   EXPECT_THAT(names, testing::UnorderedElementsAreArray(checkpoint.names()));
@@ -223,8 +229,8 @@ TEST(BadTensors, AreNamed) {
   const std::string q = "model.layers.1.self_attn.q_proj.weight", norm = "model.norm.weight";
   EXPECT_EQ(complaint_with("none", {}), "");
   EXPECT_THAT(complaint_with(q, {}), testing::HasSubstr(q));
-  EXPECT_THAT(complaint_with(q, at::zeros({32, 31})), testing::AllOf(testing::HasSubstr(q), testing::HasSubstr("[32, 31]"),
-                                                                     testing::HasSubstr("[32, 32]")));
+  EXPECT_THAT(complaint_with(q, at::zeros({32, 31})),
+              testing::AllOf(testing::HasSubstr(q), testing::HasSubstr("[32, 31]"), testing::HasSubstr("[32, 32]")));
   at::Tensor broken = at::ones({32});
   broken[7] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THAT(complaint_with(norm, broken), testing::AllOf(testing::HasSubstr(norm), testing::HasSubstr("not finite")));

@@ -52,7 +52,8 @@ TEST(ModelSpec, ReadsTheTeacher) {
 
 TEST(ModelSpec, FillsInOptionalKeys) {
   json config = test::config_of({.heads = 64});
-  for (const char* key : {"head_dim", "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "rope_theta", "hidden_act"})
+  for (const char* key :
+       {"head_dim", "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "rope_theta", "hidden_act"})
     config.erase(key);
   const ModelSpec spec = opened(config);
   EXPECT_EQ(spec.head_dim, 128);  // transformers' default of this family
@@ -116,28 +117,27 @@ TEST_P(RefusedConfig, NamesFileKeyAndValue) {
 
 INSTANTIATE_TEST_SUITE_P(
     ModelSpec, RefusedConfig,
-    testing::Values(BadConfig{"model_type", "mamba", "supported: llama, mistral, qwen2, qwen3, qwen3_moe"}, BadConfig{"model_type", 3, "expected a string"},
-                    BadConfig{"vocab_size", nullptr, "is missing"}, BadConfig{"hidden_size", "32", "positive integer"},
-                    BadConfig{"hidden_size", 32.5, "positive integer"}, BadConfig{"num_hidden_layers", 0, "is 0"},
-                    BadConfig{"intermediate_size", -4, "is -4"},
-                    BadConfig{"num_attention_heads", uint64_t{18446744073709551615u}, "positive integer"},
-                    BadConfig{"num_key_value_heads", 3, "does not divide"}, BadConfig{"head_dim", 7, "even number"},
-                    BadConfig{"rms_norm_eps", -1.0, "positive number"}, BadConfig{"rope_theta", "big", "positive number"},
-                    BadConfig{"hidden_act", "gelu", "only silu"}, BadConfig{"attention_bias", true, "not supported"},
-                    BadConfig{"mlp_bias", true, "not supported"},
-                    BadConfig{"quantization_config", {{"quant_method", "fp8"}}, "not supported"},
-                    BadConfig{"num_hidden_layers", 10001, "at most 10000"},
-                    BadConfig{"rope_theta", 0.5, "greater than 1"},
-                    BadConfig{"partial_rotary_factor", 0.25, "not supported"},
-                    BadConfig{"attention_bias", "no", "true or false"},
-                    BadConfig{"use_sliding_window", true, "not supported"},
-                    BadConfig{"layer_types", {"full_attention", "sliding_attention"}, "sliding_attention"},
-                    BadConfig{"rope_scaling", "yarn", "expected an object"},
-                    BadConfig{"rope_scaling", {{"type", "dynamic"}, {"factor", 4.0}}, "change with the sequence's length"},
-                    BadConfig{"rope_parameters", {{"rope_type", "longrope"}}, "change with the sequence's length"},
-                    BadConfig{"rope_scaling", {{"rope_type", "su"}}, "asks for 'su', supported: default, linear, llama3, yarn"},
-                    BadConfig{"layer_types", "full_attention", "a list of strings"},
-                    BadConfig{"tie_word_embeddings", 1, "true or false"}));
+    testing::Values(
+        BadConfig{"model_type", "mamba", "supported: llama, mistral, qwen2, qwen3, qwen3_moe"},
+        BadConfig{"model_type", 3, "expected a string"}, BadConfig{"vocab_size", nullptr, "is missing"},
+        BadConfig{"hidden_size", "32", "positive integer"}, BadConfig{"hidden_size", 32.5, "positive integer"},
+        BadConfig{"num_hidden_layers", 0, "is 0"}, BadConfig{"intermediate_size", -4, "is -4"},
+        BadConfig{"num_attention_heads", uint64_t{18446744073709551615u}, "positive integer"},
+        BadConfig{"num_key_value_heads", 3, "does not divide"}, BadConfig{"head_dim", 7, "even number"},
+        BadConfig{"rms_norm_eps", -1.0, "positive number"}, BadConfig{"rope_theta", "big", "positive number"},
+        BadConfig{"hidden_act", "gelu", "only silu"}, BadConfig{"attention_bias", true, "not supported"},
+        BadConfig{"mlp_bias", true, "not supported"},
+        BadConfig{"quantization_config", {{"quant_method", "fp8"}}, "not supported"},
+        BadConfig{"num_hidden_layers", 10001, "at most 10000"}, BadConfig{"rope_theta", 0.5, "greater than 1"},
+        BadConfig{"partial_rotary_factor", 0.25, "not supported"}, BadConfig{"attention_bias", "no", "true or false"},
+        BadConfig{"use_sliding_window", true, "not supported"},
+        BadConfig{"layer_types", {"full_attention", "sliding_attention"}, "sliding_attention"},
+        BadConfig{"rope_scaling", "yarn", "expected an object"},
+        BadConfig{"rope_scaling", {{"type", "dynamic"}, {"factor", 4.0}}, "change with the sequence's length"},
+        BadConfig{"rope_parameters", {{"rope_type", "longrope"}}, "change with the sequence's length"},
+        BadConfig{"rope_scaling", {{"rope_type", "su"}}, "asks for 'su', supported: default, linear, llama3, yarn"},
+        BadConfig{"layer_types", "full_attention", "a list of strings"},
+        BadConfig{"tie_word_embeddings", 1, "true or false"}));
 
 struct BadRope {
   json scaling;
@@ -159,9 +159,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadRope{{{"rope_type", "linear"}, {"factor", -2.0}}, "factor", "positive number"},
         BadRope{{{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}, "partial_rotary_factor", "not supported"},
         BadRope{{{"rope_type", "llama3"}, {"factor", 8.0}}, "original_max_position_embeddings", "is missing"},
-        BadRope{{{"rope_type", "llama3"}, {"factor", 8.0}, {"original_max_position_embeddings", 8192}, {"low_freq_factor", 4.0},
+        BadRope{{{"rope_type", "llama3"},
+                 {"factor", 8.0},
+                 {"original_max_position_embeddings", 8192},
+                 {"low_freq_factor", 4.0},
                  {"high_freq_factor", 4.0}},
-                "high_freq_factor", "greater than low_freq_factor"},
+                "high_freq_factor",
+                "greater than low_freq_factor"},
         BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}}, "original_max_position_embeddings", "is missing"},
         BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 1.0}}, "mscale", "not supported"},
         BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"truncate", false}}, "truncate", "not supported"},

@@ -24,8 +24,12 @@ TEST(Rope, LinearDividesEveryFrequency) {
 
 TEST(Rope, Llama3KeepsShortWavesAndStretchesLongOnes) {
   const auto scaled = frequencies({{"rope_parameters",
-                                    {{"rope_type", "llama3"}, {"rope_theta", 500.0}, {"factor", 4.0},
-                                     {"original_max_position_embeddings", 64}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}}}});
+                                    {{"rope_type", "llama3"},
+                                     {"rope_theta", 500.0},
+                                     {"factor", 4.0},
+                                     {"original_max_position_embeddings", 64},
+                                     {"low_freq_factor", 1.0},
+                                     {"high_freq_factor", 4.0}}}});
   int kept = 0, between = 0, stretched = 0;
   for (size_t pair = 0; pair < scaled.size(); ++pair) {
     const double wave = 2.0 * std::numbers::pi / plain(pair);
@@ -45,7 +49,8 @@ TEST(Rope, Llama3KeepsShortWavesAndStretchesLongOnes) {
 }
 
 TEST(Rope, YarnScalesCosAndSin) {
-  nlohmann::json config = {{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 64}}}};
+  nlohmann::json config = {
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 64}}}};
   EXPECT_DOUBLE_EQ(Rope::of(ConfigJson(config, "")).scale, 0.1 * std::log(4.0) + 1.0);
   config["rope_scaling"]["attention_factor"] = 1.25;
   EXPECT_EQ(Rope::of(ConfigJson(config, "")).scale, 1.25);

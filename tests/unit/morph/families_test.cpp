@@ -61,7 +61,7 @@ TEST_P(TwoRanks, EqualOne) {
     if (parameter.split != Split::none) joined = at::cat({low, high}, parameter.split == Split::rows ? 0 : 1);
     if (parameter.partial_gradient) joined = low + high;
     const at::Tensor whole_gradient = expected.gradients.at(parameter.name);
-    if (parameter.name == "lm_head.weight") continue;  // no part of the hidden states
+    if (parameter.name == "lm_head.weight") continue;                             // no part of the hidden states
     const bool may_idle = parameter.name.find(".experts.") != std::string::npos;  // no token chose it
     EXPECT_TRUE(may_idle || whole_gradient.abs().max().item<double>() > 0.0) << parameter.name;
     EXPECT_LT(test::relative_error(whole_gradient, joined), 1e-9) << parameter.name;
@@ -69,8 +69,8 @@ TEST_P(TwoRanks, EqualOne) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, TwoRanks,
-                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3", "qwen3-moe",
-                                         "qwen3-moe-plain"));
+                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3",
+                                         "qwen3-moe", "qwen3-moe-plain"));
 
 }  // namespace
 }  // namespace flashmorph
