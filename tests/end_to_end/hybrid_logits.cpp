@@ -1,5 +1,6 @@
-// hybrid_logits TEACHER EXPORT OUTPUT [GREEDY]: this program's own logits of an exported hybrid on some tokens, and the
-// GREEDY tokens (32) that it would write next, for test_export.py to compare with transformers.
+// hybrid_logits TEACHER EXPORT OUTPUT [GREEDY [DTYPE]]: this program's own logits of an exported hybrid on some tokens,
+// and the GREEDY tokens (32) that it would write next, computed in DTYPE (float32, or float64), for test_export.py to
+// compare with transformers.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
@@ -10,10 +11,11 @@
 using namespace flashmorph;
 
 int main(int argc, char** argv) {
-  TORCH_CHECK(argc == 4 || argc == 5, "usage: hybrid_logits TEACHER EXPORT OUTPUT [GREEDY]");
+  TORCH_CHECK(argc >= 4 && argc <= 6, "usage: hybrid_logits TEACHER EXPORT OUTPUT [GREEDY [DTYPE]]");
   const c10::NoGradGuard no_gradient;
   const std::filesystem::path teacher = argv[1], exported = argv[2];
-  const int64_t to_write = argc == 5 ? std::stoll(argv[4]) : 32;
+  const int64_t to_write = argc > 4 ? std::stoll(argv[4]) : 32;
+  const Placement placement{.dtype = argc > 5 && std::string(argv[5]) == "float64" ? at::kDouble : at::kFloat};
   const ConfigJson config = ConfigJson::open(exported);
   const ExportFormat* format = format_of(config);
   TORCH_CHECK(format != nullptr, argv[2], " is no export");
@@ -22,10 +24,10 @@ int main(int argc, char** argv) {
   for (const bool full : spec.full) routes.push_back(full ? Route::full() : Route::linear());
 
   Shard whole;
-  MorphableModel model = MorphableModel::load(Checkpoint::open(teacher), ModelSpec::open(teacher), Placement{}, whole);
+  MorphableModel model = MorphableModel::load(Checkpoint::open(teacher), ModelSpec::open(teacher), placement, whole);
   model.add_branches(spec.mixer, 1);
   const MorphableModel hybrid = model.hybrid(routes);
-  read_into(hybrid.all_parameters(), format->own_tensors(Checkpoint::open(exported), spec), Placement{});
+  read_into(hybrid.all_parameters(), format->own_tensors(Checkpoint::open(exported), spec), placement);
 
   constexpr int64_t kTokens = 300;
   const at::Tensor tokens = at::arange(kTokens, at::kLong) * 37 % (spec.model.vocabulary - 3);

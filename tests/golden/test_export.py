@@ -18,29 +18,34 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 LOGIT_TOLERANCE = 2e-4  # float32
 
 
-def compare(folder, logits):
-    """The largest difference of a logit, and what is wrong with the folder."""
+def load(folder, dtype):
+    """The model, and how it loaded."""
     remote = any(Path(folder).glob("*.py"))
-    expected = load_file(logits)
-    tokens = expected["tokens"].long()[None]
     if (Path(folder) / "tokenizer.json").exists():
         AutoTokenizer.from_pretrained(folder, trust_remote_code=remote)
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=remote, dtype=torch.float32, output_loading_info=True
-    )
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote, dtype=dtype, output_loading_info=True)
+
+
+def logits_error(model, expected):
+    with torch.no_grad():
+        return (model(expected["tokens"].long()[None]).logits[0] - expected["logits"]).abs().max().item()
+
+
+def compare(folder, logits):
+    """The largest difference of a logit in float32, and what else is wrong with the folder."""
+    expected = load_file(logits)
+    tokens = expected["tokens"].long()[None]
+    model, loading = load(folder, torch.float32)
     model.eval()
     model.generation_config.eos_token_id = None  # as many tokens as the program wrote
 
     faults = [f"{kind}: {sorted(names)}" for kind, names in loading.items() if names]
+    error = logits_error(model, expected)
     with torch.no_grad():
-        logits = model(tokens).logits[0]
-        error = (logits - expected["logits"].float()).abs().max().item()
         count = expected["greedy"].numel()
         written = model.generate(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=count, do_sample=False
         )[0, tokens.shape[1] :]
-    if not error <= LOGIT_TOLERANCE:
-        faults.append(f"logits differ by {error:.3g}")
     if written.tolist() != expected["greedy"].tolist():
         faults.append(f"greedy ids: generate() wrote {written.tolist()}, expected {expected['greedy'].tolist()}")
     return error, faults
@@ -53,6 +58,8 @@ def main():
     arguments = parser.parse_args()
     error, faults = compare(arguments.export_dir, arguments.logits)
     print(f"largest difference of a logit: {error:.3g} (allowed {LOGIT_TOLERANCE:.0e})")
+    if not error <= LOGIT_TOLERANCE:
+        faults.append(f"logits differ by {error:.3g}")
     for fault in faults:
         print(f"FAILED: {fault}")
     return 1 if faults else 0
