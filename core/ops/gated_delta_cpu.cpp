@@ -5,6 +5,7 @@
 #include <tuple>
 #include <vector>
 
+#include "core/ops/chunk_pairs.h"
 #include "core/ops/chunks.h"
 
 // gated_delta_rule of linear_attention.h in ATen: inside a chunk the writes u~ solve a unit lower triangular system
@@ -29,13 +30,6 @@ at::Tensor sum_from(const at::Tensor& x_GC) { return x_GC.flip(1).cumsum(1).flip
 // sum of x_j over j < m.
 at::Tensor sum_before(const at::Tensor& x_GC) {
   return at::constant_pad_nd(x_GC.narrow(1, 0, x_GC.size(1) - 1), {1, 0}).cumsum(1);
-}
-
-// sum of X_ij over the pairs j < m <= i, X strictly lower.
-at::Tensor sum_across(const at::Tensor& X_GCC) {
-  const int64_t C = X_GCC.size(1);
-  const at::Tensor before = X_GCC.cumsum(2).narrow(2, 0, C - 1).tril(-1);  // [i, m - 1]: over j < m, when i >= m
-  return at::constant_pad_nd(before.sum(1), {1, 0});
 }
 
 // A call's tensors in chunks, in the dtype it is computed in.
@@ -80,7 +74,6 @@ struct Call {
   at::Tensor split(const at::Tensor& x) const { return flat(chunks.split(x.to(at::toOpMathType(x.scalar_type())))); }
   at::Tensor unflat(const at::Tensor& x) const { return x.unflatten(0, {B, H, chunks.count()}); }
   at::Tensor of_chunk(const at::Tensor& x, int64_t n) const { return unflat(x).select(2, n).flatten(0, 1); }
-  at::Tensor scores() const { return at::bmm(q, k.transpose(1, 2)).mul_(Gam); }
 
  private:
   // In float64: the differences of sums are small where the sums are not.
@@ -91,7 +84,7 @@ struct Call {
     gam = factor(b);
     tail = factor(last - b);
     whole = factor(last);
-    Gam = factor((b - b.transpose(1, 2)).clamp_max_(0.0)).tril_();
+    Gam = decay_table(b.squeeze(2).contiguous(), q.scalar_type());
   }
 };
 
@@ -99,7 +92,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
                                            const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial,
                                            const Optional& documents, double scale, int64_t chunk) {
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, chunk);
-  at::Tensor o = at::bmm(call.scores(), call.written);
+  at::Tensor o = at::bmm(at::bmm(call.q, call.k.transpose(1, 2)).mul_(call.Gam), call.written);
   o.baddbmm_(call.q * call.gam, call.before_GKV, scale, scale);
   return {call.chunks.join(call.unflat(o)).to(v_BTHV.scalar_type()), call.final_SHKV};
 }
@@ -112,10 +105,10 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, chunk);
   const at::Tensor &q = call.q, &k = call.k, &v = call.v, &beta = call.beta, &gam = call.gam, &tail = call.tail;
   const at::Tensor dO = call.split(d_output_BTHV) * scale;
-  const at::Tensor q_gam = q * gam;
+  const at::Tensor q_gam = q * gam, qk = at::bmm(q, k.transpose(1, 2));
 
   const at::Tensor d_written =
-      at::bmm(call.scores().transpose(1, 2), dO);  // from inside the chunk; the walk adds the rest
+      at::bmm((qk * call.Gam).transpose(1, 2), dO);  // from inside the chunk; the walk adds the rest
   const at::Tensor read = at::bmm(q_gam.transpose(1, 2), dO);
   const at::Tensor like = at::empty({call.B, call.H, k.size(2), v.size(2)}, k.options());
   const auto [d_after, d_initial] = call.chunks.backwards(d_final, like, [&](int64_t n, at::Tensor& d_state_BHKV) {
@@ -142,11 +135,10 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const at::Tensor d_beta = (Y * v).sum(2, /*keepdim=*/true) - k_read + (D * call.kk).sum(2, /*keepdim=*/true);
 
   // Every place where a decay acts, each term as it is: no difference of large sums.
-  const at::Tensor pairs = ((d_scores * at::bmm(q, k.transpose(1, 2))).tril_(-1)).add_(D_beta * call.kk);
   const at::Tensor reads = (q_gam * through_q).sum(2) - (beta * k_read).squeeze(2);
   const at::Tensor writes = (call.k_tail * from_state).sum(2);
   const at::Tensor carried = (call.before_GKV * d_after_GKV).sum({1, 2}).unsqueeze(1) * call.whole.squeeze(2);
-  const at::Tensor dg = sum_across(pairs) + sum_from(reads) + sum_before(writes) + carried;
+  const at::Tensor dg = sum_across(d_scores, qk, D_beta, call.kk) + sum_from(reads) + sum_before(writes) + carried;
 
   const auto joined = [&](const at::Tensor& x, const at::Tensor& like) {
     return call.chunks.join(call.unflat(x)).to(like.scalar_type());

@@ -183,11 +183,14 @@ def serve(name, form, tokens):
     """One form in a process of its own: a round for each line that comes, its times and peak memory back."""
     forms, inputs = cases(tokens)[name]
     function = forms[form]
-    upstream = torch.randn_like(function(*inputs))
+    upstream = torch.randn(inputs[0].shape)  # every output has the shape of its first input
+    small_forms, small = cases(CHUNK)[name]
+    small_forms[form](*small).sum().backward()  # what torch loads at first is not the operator's
+    before = memory("VmRSS")
     for _ in sys.stdin:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak starts from here
-        before, start = memory("VmRSS"), time.perf_counter()
+        start = time.perf_counter()
         output = function(*inputs)
         middle = time.perf_counter()
         torch.autograd.grad(output, inputs, upstream)
