@@ -23,16 +23,26 @@ std::shared_ptr<const TokenStore> tokenized(const std::filesystem::path& file, c
   return std::make_shared<TokenList>(std::move(tokens), std::move(starts));
 }
 
-std::shared_ptr<const TokenStore> stored(const DataSection& data, const Tokenizer& tokenizer) {
-  if (!data.text.empty()) return tokenized(data.text, "", tokenizer);
-  if (!data.jsonl.empty()) return tokenized(data.jsonl, data.field, tokenizer);
-  return std::make_shared<MappedTokens>(data.tokens, tokenizer);
+std::string key_of(const DataSection& data) {
+  if (!data.text.empty()) return "data.text: ";
+  return data.jsonl.empty() ? "data.tokens: " : "data.jsonl: ";
 }
 
 std::string named(const DataSection& data) {
-  if (!data.text.empty()) return "data.text: " + data.text;
-  if (!data.jsonl.empty()) return "data.jsonl: " + data.jsonl;
-  return "data.tokens: " + data.tokens;
+  return key_of(data) + (!data.text.empty() ? data.text : data.jsonl.empty() ? data.tokens : data.jsonl);
+}
+
+// A file that cannot be read is named with the key that asks for it.
+std::shared_ptr<const TokenStore> stored(const DataSection& data, const Tokenizer& tokenizer) {
+  try {
+    if (!data.text.empty()) return tokenized(data.text, "", tokenizer);
+    if (!data.jsonl.empty()) return tokenized(data.jsonl, data.field, tokenizer);
+    return std::make_shared<MappedTokens>(data.tokens, tokenizer);
+  } catch (const BadInput& bad) {
+    std::vector<Fault> faults = bad.faults();
+    for (Fault& fault : faults) fault.where = key_of(data) + fault.where;
+    throw BadInput(faults);
+  }
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ refused "does not divide" "${good[@]}" --set parallel.tensor=3
 refused "expected the config.json of a Hugging Face model folder" "${good[@]}" --set model.path="$work"
 refused "cannot hold this hybrid" "${good[@]}" --set stages.export.format=qwen3_5_text
 refused "expected the config.json" inspect tests/data/text
-refused "none.txt: cannot be opened" "${good[@]}" --set data.text="$work/none.txt"
+refused "data.text: $work/none.txt: cannot be opened" "${good[@]}" --set data.text="$work/none.txt"
 refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.lengths='[8192]'
 refused "10 passkeys of 32 words need" "${good[@]}" --set stages.select.data.lengths='[512]'
 refused "is not a folder" "${good[@]}" --set run.dir=README.md/x
