@@ -19,6 +19,7 @@ struct RunSection {
   std::string name = "run";  // the run folder is dir/name
   std::string dir = "runs";
   int64_t seed = 1;
+  double time_limit = 0.0;  // seconds of this start; then a checkpoint and exit code 75. 0: Slurm's end time, if any
 };
 
 struct ModelSection {
@@ -58,6 +59,7 @@ struct ParallelSection {               // of a run, and of each stage: by defaul
   std::vector<int64_t> pipeline_cuts;  // the first layers of pipeline ranks 1, 2, ...; empty: balanced by cost
   std::string recompute = "none";      // none, or full: a layer's activations are made again in the backward pass
   bool zero = false;                   // ZeRO-1: each data rank keeps its share of AdamW's states
+  bool sequence = false;               // sequence parallel: tensor ranks share the tokens between split layers, norms too
 
   bool operator==(const ParallelSection&) const = default;
 };
@@ -144,6 +146,20 @@ struct MetricsSection {
   bool enabled() const { return listen != "off"; }
 };
 
+struct CheckpointSection {  // inside a training stage
+  int64_t every = 50;  // steps; 0: only when the run is asked to stop
+  int64_t keep = 2;    // newest ones kept
+};
+
+struct HealthSection {  // deadlines in seconds; past one, the run ends and names who is missing
+  double load = 1800.0;
+  double step = 600.0;
+  double save = 600.0;
+  double evaluate = 1800.0;
+  double straggler = 3.0;       // a rank so many times slower than the median is named
+  int64_t weights_every = 200;  // steps between checks of the frozen weights' checksums; 0: none
+};
+
 struct StagesSection {
   AlignSection align;
   SelectSection select;
@@ -163,6 +179,8 @@ struct RunConfig {
   DataSection data;
   StagesSection stages;
   MetricsSection metrics;
+  CheckpointSection checkpoint;
+  HealthSection health;
 
   // Reads and checks everything that needs no other file; all faults at once in one BadInput. `set` holds
   // "key.path=value" overrides from the command line, applied before the checks. Relative paths stay relative to the

@@ -31,6 +31,8 @@ void visit(Visitor& v, RunSection& s) {
   v.key("name", s.name, {"name of the run; its folder is dir/name"});
   v.key("dir", s.dir, {"folder of all runs"});
   v.key("seed", s.seed, {"all randomness follows from it", 0, kMany});
+  v.key("time_limit", s.time_limit,
+        {"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its Slurm job", 0, kMany});
 }
 
 template <class Visitor>
@@ -98,10 +100,16 @@ void visit_zero(Visitor& v, ParallelSection& s) {
 }
 
 template <class Visitor>
+void visit_sequence(Visitor& v, ParallelSection& s) {
+  v.key("sequence", s.sequence, {"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"});
+}
+
+template <class Visitor>
 void visit(Visitor& v, ParallelSection& s) {
   visit_mesh(v, s);
   visit_recompute(v, s);
   visit_zero(v, s);
+  visit_sequence(v, s);
 }
 
 struct AlignParallel {  // no backward crosses a layer
@@ -111,6 +119,7 @@ template <class Visitor>
 void visit(Visitor& v, AlignParallel& s) {
   visit_mesh(v, s.parallel);
   visit_zero(v, s.parallel);
+  visit_sequence(v, s.parallel);
 }
 struct SelectParallel {  // a number a layer is trained
   ParallelSection& parallel;
@@ -119,6 +128,7 @@ template <class Visitor>
 void visit(Visitor& v, SelectParallel& s) {
   visit_mesh(v, s.parallel);
   visit_recompute(v, s.parallel);
+  visit_sequence(v, s.parallel);
 }
 struct EvaluateParallel {
   ParallelSection& parallel;
@@ -249,6 +259,22 @@ void visit(Visitor& v, MetricsSection& s) {
 }
 
 template <class Visitor>
+void visit(Visitor& v, CheckpointSection& s) {
+  v.key("every", s.every, {"steps of a training stage between two checkpoints; 0: only when asked to stop", 0, kMany});
+  v.key("keep", s.keep, {"newest checkpoints kept", 1, 1000});
+}
+
+template <class Visitor>
+void visit(Visitor& v, HealthSection& s) {
+  v.key("load", s.load, {"seconds that reading model and data may take", 0.1, kMany});
+  v.key("step", s.step, {"seconds that a training step may take", 0.1, kMany});
+  v.key("save", s.save, {"seconds that writing a result or checkpoint may take", 0.1, kMany});
+  v.key("evaluate", s.evaluate, {"seconds that measuring one model may take", 0.1, kMany});
+  v.key("straggler", s.straggler, {"a rank so many times slower than the median is named", 1, kMany});
+  v.key("weights_every", s.weights_every, {"steps between checks of the frozen weights' checksums; 0: none", 0, kMany});
+}
+
+template <class Visitor>
 void visit(Visitor& v, StagesSection& s) {
   v.section("align", s.align);
   v.section("select", s.select);
@@ -272,6 +298,8 @@ void visit(Visitor& v, RunConfig& s) {
   v.section("data", s.data);
   v.section("stages", s.stages);
   v.section("metrics", s.metrics);
+  v.section("checkpoint", s.checkpoint);
+  v.section("health", s.health);
 }
 
 }  // namespace flashmorph::schema
