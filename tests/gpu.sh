@@ -1,22 +1,31 @@
 #!/usr/bin/env bash
 # The tests that need a card, from the repository's root, with a bundle (deploy/bundle.sh) built elsewhere:
-#   tests/gpu.sh BUNDLE [PART...]     parts: operators sanitizer ranks quickstart; all of them when none is named
-# Needs python3 with torch, and compute-sanitizer for that part. A log a part lies in $OUT (default: a new folder).
+#   tests/gpu.sh BUNDLE [PART...]
+# parts: operators   the CUDA operators against their definitions in float64
+#        sanitizer   the same on small shapes under compute-sanitizer
+#        ranks       gates on cards, several ranks sharing one, against the CPU's
+#        cards       gates over NCCL, each rank with a card of its own, against the CPU's: two cards at least
+#        quickstart  the whole quickstart in bfloat16
+# All that the machine has cards for when none is named. Needs python3 with torch, and compute-sanitizer for that part.
+# A log a part lies in $OUT (default: a new folder).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if (($# < 1)); then
-  echo "usage: $0 BUNDLE [operators|sanitizer|ranks|quickstart ...]" >&2
+  echo "usage: $0 BUNDLE [operators|sanitizer|ranks|cards|quickstart ...]" >&2
   exit 2
 fi
 bundle=$(realpath "$1")
 shift
 parts=("$@")
-if ((${#parts[@]} == 0)); then parts=(operators sanitizer ranks quickstart); fi
+cards=$(nvidia-smi --list-gpus | wc -l)
+if ((${#parts[@]} == 0)); then
+  parts=(operators sanitizer ranks quickstart)
+  if ((cards > 1)); then parts+=(cards); fi
+fi
 out=${OUT:-$(mktemp -d)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cards=$(nvidia-smi --list-gpus | wc -l)
 
 operators() { python3 tests/gpu/operators_test.py "$bundle/lib"; }
 
@@ -57,25 +66,42 @@ same_gates() {
 import json, sys
 a, b = (json.load(open(path))["alpha"] for path in sys.argv[1:])
 off = max(abs(x - y) for x, y in zip(a, b))
-print(f"gates differ by {off:.1e}; {[round(x, 4) for x in a]}")
+print(f"gates of {sys.argv[2]} differ by {off:.1e}; {[round(x, 4) for x in a]}")
 sys.exit(len(a) != len(b) or not off <= 1e-4)
 PYTHON
 }
 
+# on_cards NAME RANKS TRANSPORT CPU_RUN KEY=VALUE...: a run that says how its tensors travel and ends with the CPU's gates.
+on_cards() {
+  local name=$1 ranks=$2 transport=$3 cpu_run=$4
+  shift 4
+  small_run "$name" "$ranks" device.kind=cuda "$@" | tee "$work/$name.log"
+  grep -q ": $transport" "$work/$name.log"
+  same_gates "$cpu_run" "$name"
+}
+
 ranks() {
   small_run cpu 1 device.kind=cpu
-  small_run nccl 1 device.kind=cuda | tee "$work/nccl.log"
-  grep -q ': NCCL' "$work/nccl.log"
-  same_gates cpu nccl
+  on_cards alone 1 NCCL cpu
+  local mesh mixer
+  for mesh in tensor=2 pipeline=2 tensor=1; do
+    on_cards "shared-$mesh" $((2 * cards)) 'MPI through host memory' cpu "parallel.$mesh"
+  done
+  for mixer in gla gated_delta_net; do
+    small_run "cpu-$mixer" 1 device.kind=cpu "mixer.kind=$mixer" stages.select.tokens=16384
+    on_cards "alone-$mixer" 1 NCCL "cpu-$mixer" "mixer.kind=$mixer" stages.select.tokens=16384
+  done
+}
+
+cards() {
+  if ((cards < 2)); then
+    echo "needs two cards, found $cards"
+    return 1
+  fi
+  small_run cpu-of-cards 1 device.kind=cpu
   local mesh
-  for mesh in "tensor=2" "pipeline=2" "tensor=1"; do
-    small_run "shared-$mesh" $((2 * cards)) device.kind=cuda "parallel.$mesh" | tee "$work/shared.log"
-    grep -q ': MPI through host memory' "$work/shared.log"
-    same_gates cpu "shared-$mesh"
-    if ((cards < 2)); then continue; fi
-    small_run "own-$mesh" "$cards" device.kind=cuda "parallel.$mesh" | tee "$work/own.log"
-    grep -q ': NCCL' "$work/own.log"
-    same_gates cpu "own-$mesh"
+  for mesh in tensor=2 pipeline=2 tensor=1; do
+    on_cards "own-$mesh" "$cards" NCCL cpu-of-cards "parallel.$mesh"
   done
 }
 
@@ -85,17 +111,28 @@ quickstart() {
   cp "$work"/quickstart/{gates.json,plan.json,evaluation.json} "$out/"
   python3 - "$work/quickstart/evaluation.json" <<'PYTHON'
 import json, sys
+distilled = []
 for measured in json.load(open(sys.argv[1]))["measurements"]:
-    recall = [(r["length"], r["teacher_forced"]) for r in measured["recall"]]
-    print(measured["name"], measured.get("after", ""), recall, measured["perplexity"])
+    counts = {r["length"]: r["teacher_forced"] for r in measured["recall"]}
+    recall = {length: int(c["right_words"]) / int(c["words"]) for length, c in counts.items()}
+    shown = ", ".join(f"{share:.1%} at {length}" for length, share in recall.items())
+    print(f"recall of {measured['name']} {measured.get('after', '')}: {shown}; perplexity {measured['perplexity']:.1f}")
+    if (measured["name"], measured.get("after")) == ("flashmorph", "distill"):
+        distilled = list(recall.values())
+sys.exit(not distilled or min(distilled) < 0.95)
 PYTHON
 }
 
 failed=()
 for part in "${parts[@]}"; do
   started=$SECONDS
-  if (set -e; "$part") >"$out/$part.log" 2>&1; then
+  set +e  # not in an `if`: there the part's own `set -e` would not act
+  (set -e; "$part") >"$out/$part.log" 2>&1
+  status=$?
+  set -e
+  if ((status == 0)); then
     echo "passed $part, $((SECONDS - started)) s"
+    grep -E '^(gates|recall) ' "$out/$part.log" || true
   else
     echo "FAILED $part, $((SECONDS - started)) s:"
     grep -vE '^ok ' "$out/$part.log" | tail -25

@@ -35,13 +35,13 @@ at::Tensor Chunks::split(const at::Tensor& x_BTHD) const {
     return filled.contiguous().unflatten(2, {count(), size_});
   }
   const at::Tensor filled = at::zeros({x.size(0), x.size(1), places, x.size(3)}, x.options());
-  filled.index_copy_(2, places_T.to(x.device()), x);
+  filled.index_copy_(2, places_T, x);
   return filled.unflatten(2, {count(), size_});
 }
 
 at::Tensor Chunks::join(const at::Tensor& x_BHNCD) const {
   const at::Tensor x = x_BHNCD.flatten(2, 3);
-  return (places_T.defined() ? x.index_select(2, places_T.to(x.device())) : x.narrow(2, 0, tokens_)).transpose(1, 2);
+  return (places_T.defined() ? x.index_select(2, places_T) : x.narrow(2, 0, tokens_)).transpose(1, 2);
 }
 
 // Without documents the whole batch walks as one: entry 0 of [1, B, H, K, V].

@@ -153,8 +153,7 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
 
 }  // namespace
 
-// On every device: a card has no kernels of its own for it yet.
-TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
+TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
   library.impl("gated_delta_rule", forward);
   library.impl("gated_delta_rule_backward", backward);
 }

@@ -71,7 +71,7 @@ def main():
         add("limits", [sys.executable, str(HERE / "limits_gpu.py")])
     if wanted("operators"):
         table = Path(arguments.json).with_suffix(".operators.json")
-        subprocess.run([sys.executable, str(HERE / "operators_gpu.py"), f"{arguments.bundle}/lib", "--gla", "--json", str(table)],
+        subprocess.run([sys.executable, str(HERE / "operators_gpu.py"), f"{arguments.bundle}/lib", "--json", str(table)],
                        env=os.environ | fla, timeout=arguments.limit, check=False)
 
 

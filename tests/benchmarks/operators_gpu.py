@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SHAPES = [(1, 16384, 16), (4, 4096, 16), (32, 512, 16)]
 SIZE = 128
+CHUNKS = {"lightning_attention": [64, 128, 256], "gated_linear_attention": [64], "gated_delta_rule": [64]}
 
 
 def timed(function, rounds):
@@ -58,29 +59,40 @@ def agree(name, ours, theirs, inputs):
     return error
 
 
-def linear_cases(B, T, H, chunks):
+def fla_operators(slopes, scale):
+    """FLA's forms of the operators, none when it is not on the path."""
+    try:
+        from fla.ops.common import chunk_o
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+        from fla.ops.gla import chunk_gla
+        from fla.ops.simple_gla import chunk_simple_gla
+    except ImportError:
+        return {}
+    # With Triton 3.4 to 3.7.0 it refuses the gated backward on Hopper, whose gradients are wrong there: for its speed only.
+    chunk_o.TRITON_ABOVE_3_7_1 = True
+    return {"lightning_attention": lambda q, k, v: chunk_simple_gla(q, k, v, g_gamma=slopes, scale=scale)[0],
+            "gated_linear_attention": lambda q, k, v, g: chunk_gla(q, k, v, g, scale=scale)[0],
+            "gated_delta_rule": lambda q, k, v, g, beta: chunk_gated_delta_rule(q, k, v, g, beta, scale=scale)[0]}
+
+
+def linear_cases(B, T, H):
     ops = torch.ops.flashmorph
     random = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
     q, k, v = (random(B, T, H, SIZE) for _ in range(3))
     scale = SIZE**-0.5
     slopes = -torch.pow(2.0, -8.0 * torch.arange(1, H + 1, device="cuda") / H)
-    fla = {}
-    try:
-        from fla.ops.gla import chunk_gla
-        from fla.ops.simple_gla import chunk_simple_gla
-        fla["lightning_attention"] = lambda q, k, v: chunk_simple_gla(q, k, v, g_gamma=slopes, scale=scale)[0]
-        fla["gated_linear_attention"] = lambda q, k, v, g: chunk_gla(q, k, v, g, scale=scale)[0]
-    except ImportError:
-        pass
-    g = (-torch.rand(B, T, H, SIZE, device="cuda") * 0.1).requires_grad_()
-    ours = {"lightning_attention": lambda chunk: lambda q, k, v: ops.lightning_attention(q, k, v, slopes, None, None, scale, chunk)[0],
-            "gated_linear_attention": lambda chunk: lambda q, k, v, g: ops.gated_linear_attention(q, k, v, g, None, None, scale, chunk)[0]}
-    inputs = {"lightning_attention": [q, k, v], "gated_linear_attention": [q, k, v, g]}
-    for name, sizes in chunks.items():
-        sides = {f"ours C{chunk}": ours[name](chunk) for chunk in sizes}
-        if name in fla:
-            sides["fla"] = fla[name]
-            agree(name, ours[name](sizes[0]), fla[name], inputs[name])
+    gates = lambda *shape: (-torch.rand(shape, device="cuda") * 0.1).requires_grad_()
+    unit_k = F.normalize(k.detach(), dim=-1).requires_grad_()
+    inputs = {"lightning_attention": [q, k, v], "gated_linear_attention": [q, k, v, gates(B, T, H, SIZE)],
+              "gated_delta_rule": [q, unit_k, v, gates(B, T, H), torch.rand(B, T, H, device="cuda").requires_grad_()]}
+    decays = lambda name: [slopes] if name == "lightning_attention" else []
+    theirs = fla_operators(slopes, scale)
+    for name, sizes in CHUNKS.items():
+        ours = {chunk: lambda *x, name=name, chunk=chunk: getattr(ops, name)(*x, *decays(name), None, None, scale, chunk)[0]
+                for chunk in sizes}
+        sides = {f"ours C{chunk}": function for chunk, function in ours.items()}
+        if name in theirs:
+            sides["fla"] = theirs[name]
         yield name, sides, inputs[name]
 
 
@@ -119,7 +131,7 @@ def main():
     parser.add_argument("libraries")
     parser.add_argument("--json", help="also write the results to this file")
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--gla", action="store_true", help="gated linear attention too")
+    parser.add_argument("--only", nargs="+", help="operators by name; all when none is named")
     arguments = parser.parse_args()
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_core_ops.so")
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_cuda.so")
@@ -128,15 +140,16 @@ def main():
     rows = []
 
     def report(name, shape, sides, inputs):
+        if arguments.only and name not in arguments.only:
+            return
+        if "fla" in sides:
+            agree(name, next(iter(sides.values())), sides["fla"], inputs)
         for side, times in measure(sides, inputs, arguments.rounds).items():
             rows.append({"operator": name, "shape": shape, "side": side, **times})
             print(f"{name:<24} {shape:<18} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", flush=True)
 
-    chunks = {"lightning_attention": [64, 128, 256]}
-    if arguments.gla:
-        chunks["gated_linear_attention"] = [64]
     for B, T, H in SHAPES:
-        for name, sides, inputs in linear_cases(B, T, H, chunks):
+        for name, sides, inputs in linear_cases(B, T, H):
             report(name, f"B{B} T{T} H{H}", sides, inputs)
         name, sides, inputs = attention_case(B, T, H, 2)
         report(name, f"B{B} T{T} H{H}/{H // 2}", sides, inputs)

@@ -34,7 +34,7 @@ Chunking::Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::option
   const std::vector<int64_t> sequences = sequence_starts(batch_, tokens_, documents_S1);
   int64_t longest = 0;
   for (size_t s = 0; s + 1 < sequences.size(); ++s) longest = std::max(longest, sequences[s + 1] - sequences[s]);
-  table_.size = std::min(chunk, longest);
+  table_.size = std::min(chunk, (longest + kTile - 1) / kTile * kTile);
 
   std::vector<int64_t> starts, lengths, first_chunks;
   for (size_t s = 0; s + 1 < sequences.size(); ++s) {

@@ -169,9 +169,7 @@ void gated_scores_backward(Element type, const void* q, const void* k, const dou
   with_exact_type(type, [&]<class A>(A) {
     const size_t slice = kMostGatedTokens * (kSlice + 1);
     const size_t bytes = slice * sizeof(double) + (2 * slice + size * size) * sizeof(A);
-    check_call(cudaFuncSetAttribute(gated_score_gradients<A>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(bytes)),
-               "cudaFuncSetAttribute");
+    allow_shared_memory(gated_score_gradients<A>, bytes);
     const dim3 grid(static_cast<unsigned>(chunks_and_heads), blocks_for(width, kSlice));
     gated_score_gradients<A><<<grid, kThreads, bytes, stream>>>(
         static_cast<const A*>(q), static_cast<const A*>(k), b, static_cast<const A*>(d_scores),

@@ -74,6 +74,13 @@ inline void check_call(cudaError_t error, const char* call) {
 
 inline void check_launch(const char* kernel) { check_call(cudaGetLastError(), kernel); }
 
+// A launch of `kernel` may have so much dynamic shared memory; more than 48 KiB must be asked for.
+template <class Kernel>
+void allow_shared_memory(Kernel* kernel, size_t bytes) {
+  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+             "cudaFuncSetAttribute");
+}
+
 inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>(std::max<int64_t>(1, (items + per_block - 1) / per_block));
 }

@@ -9,6 +9,8 @@
 
 namespace flashmorph::cuda {
 
+inline constexpr int64_t kTile = 16;  // a side of the tensor cores' tiles; short sequences too get chunks that fit them
+
 // Where the chunks lie, in device memory. A sequence's chunks follow each other.
 struct ChunkTable {
   const int64_t* start_N;  // first token
