@@ -169,7 +169,7 @@ nlohmann::json measured(const Request& request, Communicator& host) {
   MorphableModel model = random_model(spec, {0, 1, at::kBFloat16, device.place()}, mesh, config.mixer);
 
   const Tokenizer tokenizer = Tokenizer::open("tests/data/passkey-teacher/tokenizer.json");
-  const Corpus corpus = Corpus::from_text(config.data.text, tokenizer, 0.1, request.length + 1);
+  const Corpus corpus = Corpus::open(config.data, tokenizer, request.length + 1);
   const PasskeyTask passkeys(tokenizer);
   StepTimes times(request.steps, request.profile);
   StopSignal stop;
