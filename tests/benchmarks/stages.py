@@ -41,7 +41,7 @@ def ours(program, stage, steps):
             "stages.evaluate.lengths": 512, "stages.evaluate.samples": 1, "stages.evaluate.greedy_samples": 0,
             "stages.evaluate.perplexity_tokens": 512, "stages.export.enabled": "false"}
     if stage == "align":
-        keys["stages.select.method"] = "uniform"
+        keys |= {"stages.select.method": "uniform", "stages.align.data.passkeys": 4, "stages.align.data.words": 8}
     else:
         keys["stages.align.tokens"] = 4096
     with tempfile.TemporaryDirectory() as folder:
