@@ -4,7 +4,6 @@
 #include <ATen/Context.h>
 #include <ATen/SDPBackend.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <functional>
@@ -13,18 +12,13 @@
 #include "core/base/bad_input.h"
 #include "distributed/communication/cuda_library.h"
 #include "distributed/communication/device_communicator.h"
+#include "distributed/health/rank_vitals.h"
 #include "distributed/parallel/together.h"
 
 namespace flashmorph {
 namespace {
 
 constexpr double kNcclDeadline = 600.0;  // seconds; a call behind a slow peer waits for that peer's whole step
-
-std::string host_name() {
-  char name[256] = {};
-  gethostname(name, sizeof name - 1);
-  return name;
-}
 
 // Ranks of this rank's host: its place among them and their number.
 struct Neighbourhood {

@@ -8,6 +8,7 @@
 #include "core/train/recompute.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/stages/step_watch.h"
 #include "distributed/stages/trainer.h"
 
 namespace flashmorph {
@@ -109,6 +110,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   Pipeline pipeline(context.mesh);
   GateTrajectory trajectory;
   const Stopwatch watch;
+  StepWatch ranks("select", 0, data.steps(), context);
   int64_t tokens = 0;
 
   for (int64_t step = 0; step < data.steps(); ++step) {
@@ -137,6 +139,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                               .learning_rate = rate.at(step),
                               .gates = trajectory.alpha.back(),
                               .top_layers = best_layers(trajectory.alpha.back(), budget)});
+    ranks.finished(step + 1);
   }
   return {trajectory, {tokens, watch.seconds()}};
 }

@@ -6,6 +6,7 @@
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/zero.h"
+#include "distributed/stages/step_watch.h"
 
 namespace flashmorph {
 namespace {
@@ -36,6 +37,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
                              section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   const Stopwatch watch;
+  StepWatch ranks(stage, 0, data.steps(), context);
   int64_t tokens = 0;
 
   for (int64_t step = 0; step < data.steps(); ++step) {
@@ -52,6 +54,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
     tokens += section.batch_tokens;
     context.observer.stepped(
         {.step = step + 1, .tokens = tokens, .loss = loss, .learning_rate = rate.at(step), .gates = {}, .top_layers = {}});
+    ranks.finished(step + 1);
   }
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
   return {tokens, watch.seconds()};
