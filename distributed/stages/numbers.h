@@ -14,7 +14,7 @@ namespace flashmorph {
 struct ForwardPass {
   const MorphableModel& model;
   Routes routes;                 // of the whole model's layers
-  std::string of;                // "teacher"; "" for the stage's own model
+  std::string of = "";           // "teacher's "; "" for the stage's own model
   bool beside_branches = false;  // the branches work as well, on states they do not change
   bool to_head = false;          // the last layer's states go on to the head
 };

@@ -122,7 +122,7 @@ TEST(Numbers, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
 struct BitFlip : StageObserver {
   at::Tensor weight;
   void stepped(const StepReport& report) override {
-    if (report.step == 2 && world().rank() == 0) weight.view(at::kInt)[0][0] ^= 1;
+    if (report.step == 2 && world().rank() == 0) weight.view(at::kInt)[0][0].bitwise_xor_(1);
   }
 };
 
