@@ -4,7 +4,6 @@
 #include <ATen/Context.h>
 #include <ATen/SDPBackend.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <functional>
@@ -13,18 +12,11 @@
 #include "core/base/bad_input.h"
 #include "distributed/communication/cuda_library.h"
 #include "distributed/communication/device_communicator.h"
+#include "distributed/health/rank_vitals.h"
 #include "distributed/parallel/together.h"
 
 namespace flashmorph {
 namespace {
-
-constexpr double kNcclDeadline = 600.0;  // seconds; a call behind a slow peer waits for that peer's whole step
-
-std::string host_name() {
-  char name[256] = {};
-  gethostname(name, sizeof name - 1);
-  return name;
-}
 
 // Ranks of this rank's host: its place among them and their number.
 struct Neighbourhood {
@@ -51,7 +43,7 @@ void prefer_cudnn_attention() {
 
 }  // namespace
 
-RunDevice::RunDevice(const DeviceSection& config, Communicator& host) : host_(host) {
+RunDevice::RunDevice(const DeviceSection& config, Communicator& host, double deadline) : host_(host) {
   if (config.kind != "cuda") return;
   const CudaLibrary* cuda = nullptr;
   std::optional<BadInput> missing;  // told after the first torch operation, which comes after opening
@@ -75,7 +67,7 @@ RunDevice::RunDevice(const DeviceSection& config, Communicator& host) : host_(ho
   host.all_reduce(shared, Reduction::max);
   const bool nccl = shared.item<int64_t>() == 0;
   std::unique_ptr<Communicator> own = host.split(0, host.rank(), "world");
-  world_ = nccl ? cuda->nccl(std::move(own), card, kNcclDeadline) : staged_communicator(std::move(own));
+  world_ = nccl ? cuda->nccl(std::move(own), card, deadline) : staged_communicator(std::move(own));
   description_ = fmt::format("{}, {} rank{} to {} card{} of a host: {}", cuda->card_name(card), here.ranks,
                              here.ranks == 1 ? "" : "s", std::min<int64_t>(cards, here.ranks),
                              std::min<int64_t>(cards, here.ranks) == 1 ? "" : "s",

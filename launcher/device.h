@@ -15,8 +15,9 @@ class RunDevice {
  public:
   // With kind cuda: opens CUDA, gives each rank of a host a card (in turn, when ranks outnumber cards) and takes NCCL when
   // no card is shared, else MPI through host memory. Collective over `host`, which outlives this; before the first torch
-  // operation. BadInput where CUDA is missing or there is no card.
-  RunDevice(const DeviceSection& config, Communicator& host);
+  // operation. `deadline`: seconds that a call of NCCL may take; one behind a slow peer waits for that peer's whole step.
+  // BadInput where CUDA is missing or there is no card.
+  RunDevice(const DeviceSection& config, Communicator& host, double deadline);
 
   const at::Device& place() const { return place_; }
   Communicator& world() { return world_ ? *world_ : host_; }

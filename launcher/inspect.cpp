@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/export/describe.h"
+#include "core/io/checksums.h"
 #include "launcher/commands.h"
 
 namespace flashmorph {
@@ -79,6 +80,7 @@ CommandWork inspect_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   return [options] {
     const ModelDescription model = describe(options->folder);
+    check_checksums(options->folder);
     print(model, options->length == 0 ? model.hybrid.model.max_positions : options->length);
     return 0;
   };

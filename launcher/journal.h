@@ -40,6 +40,9 @@ class Observers : public StageObserver {
   void stepped(const StepReport& report) override {
     for (StageObserver* one : all_) one->stepped(report);
   }
+  void ranks(const std::vector<RankVitals>& vitals) override {
+    for (StageObserver* one : all_) one->ranks(vitals);
+  }
   void exported(const std::string& format, int64_t tokens, double largest_difference) override {
     for (StageObserver* one : all_) one->exported(format, tokens, largest_difference);
   }

@@ -1,7 +1,6 @@
 #include "launcher/metrics.h"
 
 #include <prometheus/counter.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,11 +15,6 @@ namespace flashmorph {
 namespace {
 
 const prometheus::Histogram::BucketBoundaries kStepSeconds = {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100};
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof name - 1) == 0 ? name : "localhost";
-}
 
 double unix_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();

@@ -4,15 +4,16 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <optional>
 #include <sstream>
 
 #include "core/base/bad_input.h"
-#include "core/base/sha256.h"
 #include "core/data/sample_stream.h"
 #include "core/export/export_format.h"
+#include "core/io/checksums.h"
 #include "core/mixer/linear_branch.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
@@ -51,12 +52,6 @@ RunConfig shared_config(const CommandLine& line, Communicator& world) {
     if (fault) throw *fault;
   });
   throw std::logic_error("an empty config without a fault");
-}
-
-std::string hash_of_weights(const Checkpoint& checkpoint) {
-  std::string hashes;
-  for (const std::filesystem::path& file : checkpoint.files()) hashes += sha256_of_file(file);
-  return sha256_of_bytes(hashes.data(), hashes.size());
 }
 
 // Tokens that the longest sequence of any stage asks of the text.
@@ -157,11 +152,13 @@ StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t 
 int run(const CommandLine& line, Communicator& host_world) {
   const bool leads = host_world.rank() == 0;
   const RunConfig config = shared_config(line, host_world);
-  RunDevice device(config.device, host_world);  // no tensor before it
+  RunDevice device(config.device, host_world, config.health.step);  // no tensor before it
   check_same_start(start_facts(line), host_world);
   Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
   StopSignal stop;
+  Watchdog watchdog(config.health, world, gather_text(host_name(), world), std::_Exit);
+  const Phase between_others(watchdog, Work::load, "load");
 
   Inputs inputs;
   RunFolder folder(config);
@@ -170,7 +167,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   together(world, [&] {
     inputs = read_inputs(config, world.size());
     if (!leads) return;
-    source_hash = hash_of_weights(*inputs.checkpoint);
+    source_hash = hash_of_model(config.model.path, *inputs.checkpoint);
     if (!line.fresh) folder.check(config, source_hash);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
@@ -200,8 +197,10 @@ int run(const CommandLine& line, Communicator& host_world) {
     journal->event("started", rank_map(placed.layout().shape, placed.layout().layers));
   });
 
+  watchdog.meet_in(folder.health_folder());
+
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
-  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, observer, stop}, world, placed, folder);
+  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, observer, stop, watchdog}, world, placed, folder);
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {
@@ -209,6 +208,12 @@ int run(const CommandLine& line, Communicator& host_world) {
       observers->warn(std::string(stopped.what()) +
                       "; finished stages are kept, the same command goes on with the stage it was in");
     return kStoppedEarly;
+  } catch (const BadInput&) {
+    throw;
+  } catch (const CommonFailure&) {
+    throw;
+  } catch (const std::exception& error) {  // the other ranks know nothing of it
+    watchdog.give_up(error.what());
   }
   if (leads) {
     journal->event("finished", "");

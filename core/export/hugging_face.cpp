@@ -12,6 +12,7 @@
 #include "core/export/round_trip.h"
 #include "core/export/staging_folder.h"
 #include "core/io/atomic_file.h"
+#include "core/io/checksums.h"
 #include "core/io/json_input.h"
 #include "core/io/safetensors.h"
 
@@ -100,6 +101,7 @@ ExportReport export_hugging_face(const fs::path& folder, const ExportFormat& for
   write_safetensors(staging.path() / "model.safetensors", format.tensors(content.hybrid, content.tensors),
                     {{"format", "pt"}});
   const ExportReport report = read_back(staging.path(), format, content);
+  write_checksums(staging.path());
   staging.move_to_place();
   return report;
 }

@@ -71,7 +71,7 @@ void RunFolder::check(const RunConfig& config, const std::string& source_hash) c
                                        " (use --fresh to move the old run aside, or another run.name)");
   }
   if (state.source_hash() != source_hash)
-    throw BadInput(path_.string(), "was made from other weights than " + config.model.path +
+    throw BadInput(path_.string(), "was made from another teacher than " + config.model.path +
                                        " holds now (use --fresh to move the old run aside, or another run.name)");
 }
 

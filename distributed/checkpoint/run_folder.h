@@ -26,6 +26,7 @@ class RunFolder {
   std::filesystem::path gates_file() const { return path_ / "gates.json"; }
   std::filesystem::path plan_file() const { return path_ / "plan.json"; }
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
+  std::filesystem::path health_folder() const { return path_ / "health"; }
   std::filesystem::path export_folder() const { return path_ / "export"; }
   // The hybrid of a plan after a training stage, e.g. hybrid/flashmorph/distill.safetensors.
   std::filesystem::path hybrid_file(const std::string& plan, const std::string& stage) const {

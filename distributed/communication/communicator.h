@@ -7,6 +7,10 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "distributed/communication/call_log.h"
 
 namespace flashmorph {
 
@@ -49,16 +53,50 @@ class Communicator {
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
 
   const Traffic& traffic() const { return traffic_; }
+  CallLog& log() const { return *log_; }  // of this rank's calls in all groups that come from one world
 
  protected:
-  void count(const std::string& operation, const at::Tensor& values) {
+  // A group tells its log of itself before its first call; one split off or wrapped around another has the other's log.
+  void join(std::shared_ptr<CallLog> log, const std::string& name, std::vector<int> members) {
+    log_ = std::move(log);
+    group_ = log_->add_group(name, std::move(members));
+  }
+  void join_as(const Communicator& other) {
+    log_ = other.log_;
+    group_ = other.group_;
+  }
+  const std::shared_ptr<CallLog>& shared_log() const { return log_; }
+
+  // A call, from here to the end of the scope, in the log; what is the identity, in a group of one, is not.
+  class Call {
+   public:
+    Call(Communicator& group, const char* operation, int peer, const at::Tensor* values)
+        : log_(group.size() > 1 ? group.log_.get() : nullptr) {
+      if (log_ != nullptr) log_->begin(group.group_, operation, peer, values);
+    }
+    ~Call() {
+      if (log_ != nullptr) log_->end();
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+   private:
+    CallLog* log_;
+  };
+
+  // A call with a tensor is counted as traffic. peer: of a message.
+  Call begin(const char* operation, const at::Tensor& values, int peer = kAll) {
     Traffic::Entry& entry = traffic_.by_operation[operation];
     ++entry.calls;
     entry.bytes += static_cast<int64_t>(values.nbytes());
+    return Call(*this, operation, peer, &values);
   }
+  Call begin(const char* operation, int peer = kAll) { return Call(*this, operation, peer, nullptr); }
 
  private:
   Traffic traffic_;
+  std::shared_ptr<CallLog> log_ = std::make_shared<CallLog>();
+  size_t group_ = 0;
 };
 
 class CommunicationError : public std::runtime_error {

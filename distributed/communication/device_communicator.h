@@ -11,34 +11,34 @@ namespace flashmorph {
 // owns; how device tensors travel is up to the derived class.
 class DeviceCommunicator : public Communicator {
  public:
-  explicit DeviceCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) {}
+  explicit DeviceCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) { join_as(*host_); }
 
   int rank() const final { return host_->rank(); }
   int size() const final { return host_->size(); }
   const std::string& name() const final { return host_->name(); }
 
   void all_reduce(at::Tensor& values, Reduction reduction) final {
-    count("all_reduce", values);
+    const Call call = begin("all_reduce", values);
     values.is_cpu() ? host_->all_reduce(values, reduction) : all_reduce_on_device(values, reduction);
   }
   void broadcast(at::Tensor& values, int root) final {
-    count("broadcast", values);
+    const Call call = begin("broadcast", values);
     values.is_cpu() ? host_->broadcast(values, root) : broadcast_on_device(values, root);
   }
   at::Tensor all_gather(const at::Tensor& values) final {
-    count("all_gather", values);
+    const Call call = begin("all_gather", values);
     return values.is_cpu() ? host_->all_gather(values) : all_gather_on_device(values);
   }
   void send(const at::Tensor& values, int to) final {
-    count("send", values);
+    const Call call = begin("send", values, to);
     values.is_cpu() ? host_->send(values, to) : send_on_device(values, to);
   }
   void receive(at::Tensor& values, int from) final {
-    count("receive", values);
+    const Call call = begin("receive", values, from);
     values.is_cpu() ? host_->receive(values, from) : receive_on_device(values, from);
   }
   void send_later(const at::Tensor& values, int to) final {
-    count("send", values);
+    const Call call = begin("send", values, to);
     values.is_cpu() ? host_->send_later(values, to) : send_later_on_device(values, to);
   }
   void finish_sends() override { host_->finish_sends(); }

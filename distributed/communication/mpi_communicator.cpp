@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <deque>
 #include <exception>
+#include <numeric>
 #include <thread>
 
 namespace flashmorph {
@@ -29,9 +30,11 @@ MPI_Datatype mpi_type(at::ScalarType type) {
 
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm comm, std::string name, bool owned) : comm_(comm), name_(std::move(name)), owned_(owned) {
+  MpiCommunicator(MPI_Comm comm, std::string name, bool owned, std::shared_ptr<CallLog> log)
+      : comm_(comm), name_(std::move(name)), owned_(owned) {
     MPI_Comm_rank(comm_, &rank_);
     MPI_Comm_size(comm_, &size_);
+    join(std::move(log), name_, world_ranks());
   }
 
   ~MpiCommunicator() override {
@@ -47,7 +50,7 @@ class MpiCommunicator : public Communicator {
   const std::string& name() const override { return name_; }
 
   void all_reduce(at::Tensor& values, Reduction reduction) override {
-    count("all_reduce", values);
+    const Call call = begin("all_reduce", values);
     if (values.scalar_type() == at::kBFloat16) {  // MPI has no such number; sums in float32 are better anyway
       at::Tensor exact = values.to(at::kFloat);
       reduce_in_place(exact, reduction);
@@ -58,14 +61,14 @@ class MpiCommunicator : public Communicator {
   }
 
   void broadcast(at::Tensor& values, int root) override {
-    count("broadcast", values);
+    const Call call = begin("broadcast", values);
     in_pieces("MPI_Bcast", values, [&](void* data, int elements, MPI_Datatype type) {
       return MPI_Bcast(data, elements, type, root, comm_);
     });
   }
 
   at::Tensor all_gather(const at::Tensor& values) override {
-    count("all_gather", values);
+    const Call call = begin("all_gather", values);
     check_host(values, "MPI_Bcast");
     std::vector<int64_t> shape = values.sizes().vec();
     shape.insert(shape.begin(), size_);
@@ -81,21 +84,21 @@ class MpiCommunicator : public Communicator {
   }
 
   void send(const at::Tensor& values, int to) override {
-    count("send", values);
+    const Call call = begin("send", values, to);
     in_pieces("MPI_Send", values, [&](void* data, int elements, MPI_Datatype type) {
       return MPI_Send(data, elements, type, to, 0, comm_);
     });
   }
 
   void receive(at::Tensor& values, int from) override {
-    count("receive", values);
+    const Call call = begin("receive", values, from);
     in_pieces("MPI_Recv", values, [&](void* data, int elements, MPI_Datatype type) {
       return MPI_Recv(data, elements, type, from, 0, comm_, MPI_STATUS_IGNORE);
     });
   }
 
   void send_later(const at::Tensor& values, int to) override {
-    count("send", values);
+    const Call call = begin("send", values, to);
     drop_sent();
     in_pieces("MPI_Isend", values, [&](void* data, int elements, MPI_Datatype type) {
       return MPI_Isend(data, elements, type, to, 0, comm_, &sending_.emplace_back(Sending{values}).request);
@@ -103,15 +106,21 @@ class MpiCommunicator : public Communicator {
   }
 
   void finish_sends() override {
+    if (sending_.empty()) return;
+    const Call call = begin("finish_sends", kSent);
     while (!sending_.empty()) {
       check(MPI_Wait(&sending_.front().request, MPI_STATUS_IGNORE), "MPI_Wait");
       sending_.pop_front();
     }
   }
 
-  void barrier() override { check(MPI_Barrier(comm_), "MPI_Barrier"); }
+  void barrier() override {
+    const Call call = begin("barrier");
+    check(MPI_Barrier(comm_), "MPI_Barrier");
+  }
 
   std::string broadcast_text(const std::string& text, int root) override {
+    const Call call = begin("broadcast_text");
     auto length = static_cast<int64_t>(text.size());
     check(MPI_Bcast(&length, 1, MPI_INT64_T, root, comm_), "MPI_Bcast");
     std::string shared = text;  // no tensor: a text may travel before a device's library is opened
@@ -124,10 +133,11 @@ class MpiCommunicator : public Communicator {
   }
 
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
+    const Call call = begin("split");
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
     MPI_Comm_set_errhandler(part, MPI_ERRORS_RETURN);
-    return std::make_unique<MpiCommunicator>(part, name, true);
+    return std::make_unique<MpiCommunicator>(part, name, true, shared_log());
   }
 
  private:
@@ -135,6 +145,18 @@ class MpiCommunicator : public Communicator {
     at::Tensor values;  // held until it has left
     MPI_Request request = MPI_REQUEST_NULL;
   };
+
+  std::vector<int> world_ranks() const {
+    std::vector<int> here(size_), members(size_);
+    std::iota(here.begin(), here.end(), 0);
+    MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+    MPI_Comm_group(comm_, &group);
+    MPI_Comm_group(MPI_COMM_WORLD, &world);
+    MPI_Group_translate_ranks(group, size_, here.data(), world, members.data());
+    MPI_Group_free(&group);
+    MPI_Group_free(&world);
+    return members;
+  }
 
   void drop_sent() {
     for (int done = 1; !sending_.empty() && done != 0;) {
@@ -204,7 +226,7 @@ MpiSession::~MpiSession() {
 }
 
 std::unique_ptr<Communicator> MpiSession::world() const {
-  return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, "world", false);
+  return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, "world", false, std::make_shared<CallLog>());
 }
 
 void MpiSession::abort(int code) {

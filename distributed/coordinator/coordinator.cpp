@@ -102,6 +102,7 @@ StageCost Coordinator::execute(const proto::StageCommand& command) {
 
 // Every rank has done its part; the stage is finished once rank 0 has written so.
 void Coordinator::conclude(const proto::StageCommand& command, proto::StageReport report) {
+  const Phase saving(inputs_.watchdog, Work::save, name_of(command));
   std::vector<proto::StageReport> reports;
   for (const std::string& text : gather_text(report.SerializeAsString(), world_)) reports.emplace_back().ParseFromString(text);
   for (const proto::StageReport& theirs : reports)
@@ -124,6 +125,7 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
 }
 
 StageCost Coordinator::measure_latency() {
+  const Phase measuring(inputs_.watchdog, Work::evaluate, "latency");
   placed_.place(layout_of("evaluate", inputs_.config, placed_.spec(), world_.size()));
   const Stopwatch watch;
   latency_ = layer_latency(placed_.model(), inputs_.config.budget.length, placed_.mesh());
@@ -134,10 +136,14 @@ StageCost Coordinator::measure_latency() {
 }
 
 StageCost Coordinator::align_branches() {
-  placed_.place(layout_of("align", inputs_.config, placed_.spec(), world_.size()));
-  placed_.start_branches();
+  {
+    const Phase loading(inputs_.watchdog, Work::load, "align");
+    placed_.place(layout_of("align", inputs_.config, placed_.spec(), world_.size()));
+    placed_.start_branches();
+  }
   StageContext here = context();
   const StageCost cost = align(placed_.model(), here);
+  const Phase saving(inputs_.watchdog, Work::save, "align");
   save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
               {{"mixer", inputs_.config.mixer.kind}, {"decay", inputs_.config.mixer.decay}});
   placed_.keep_branches();
@@ -201,12 +207,14 @@ StageCost Coordinator::train_hybrid(const proto::StageCommand& command) {
   StageContext here = context();
   const StageCost cost = distills ? distill(placed_.model(), student, routes_of(plan), plan.name(), here)
                                   : finetune(student, routes_of(plan), plan.name(), here);
+  const Phase saving(inputs_.watchdog, Work::save, name_of(command));
   save_global(folder_.hybrid_file(plan.name(), command.stage()), student.all_parameters(), placed_.mesh(),
               {{"plan", plan.name()}, {"after", command.stage()}});
   return cost;
 }
 
 StageCost Coordinator::export_hybrid() {
+  const Phase saving(inputs_.watchdog, Work::save, "export");
   const Stopwatch watch;
   place("evaluate");
   const proto::HybridPlan& plan = plans_.plans(0);
@@ -228,6 +236,7 @@ StageCost Coordinator::export_hybrid() {
 }
 
 void Coordinator::place(const std::string& stage) {
+  const Phase loading(inputs_.watchdog, Work::load, stage);
   placed_.place(layout_of(stage, inputs_.config, placed_.spec(), world_.size()));
   placed_.read_branches(folder_.branches_file());
 }
@@ -249,7 +258,7 @@ LayerBudget Coordinator::budget() {
 }
 
 StageContext Coordinator::context() {
-  return {inputs_.config, placed_.mesh(), inputs_.corpus, inputs_.passkeys, inputs_.observer, inputs_.stop};
+  return {inputs_.config, placed_.mesh(), inputs_.corpus, inputs_.passkeys, inputs_.observer, inputs_.stop, inputs_.watchdog};
 }
 
 // Rank 0's view of the folder, made common: ranks may see a shared file system at different moments.
@@ -260,6 +269,7 @@ bool Coordinator::finished(const std::string& stage) {
 }
 
 void Coordinator::write(const std::filesystem::path& file, const google::protobuf::Message& message) {
+  const Phase saving(inputs_.watchdog, Work::save, file.filename().string());
   together(world_, [&] {
     if (leads()) write_message(file, message);
   });

@@ -18,6 +18,7 @@ struct RunInputs {
   const PasskeyTask& passkeys;
   StageObserver& observer;  // does nothing on ranks other than 0
   StopSignal& stop;
+  Watchdog& watchdog;
 };
 
 // Takes a run through its stages as a state machine (commands.h): rank 0 looks at the run's state and commands the next

@@ -52,7 +52,7 @@ void together(Communicator& world, const std::function<void()>& work) {
     if (theirs == fine) continue;
     message = world.broadcast_text(message, rank);
     if (theirs == bad_input) throw BadInput(unpacked(message));
-    throw std::runtime_error("rank " + std::to_string(rank) + ": " + message);
+    throw CommonFailure("rank " + std::to_string(rank) + ": " + message);
   }
 }
 

@@ -72,7 +72,8 @@ StageCost align(MorphableModel& model, StageContext& context) {
     pipeline.stream({0, 1}, state_shape(model, data.micro_batch_shape(0)), [&](int64_t index, const at::Tensor& x) {
       return start_decays(model, data.micro_batch(0, index), x);
     });
-  return train("align", model.branch_parameters(), section, data, context, [&](int64_t step, MicroBatchRange mine) {
+  const ForwardPass pass{model, Routes(model.layer_count(), Route::full()), "", /*beside_branches=*/true};
+  return train("align", model.branch_parameters(), {pass}, section, data, context, [&](int64_t step, MicroBatchRange mine) {
     at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
     pipeline.stream(mine, state_shape(model, data.micro_batch_shape(step)),
                     [&](int64_t index, const at::Tensor& x) {

@@ -7,6 +7,7 @@
 #include "core/data/corpus.h"
 #include "core/data/passkeys.h"
 #include "distributed/health/stop_signal.h"
+#include "distributed/health/watchdog.h"
 #include "distributed/parallel/mesh.h"
 #include "distributed/stages/observer.h"
 
@@ -20,6 +21,7 @@ struct StageContext {
   const PasskeyTask& passkeys;
   StageObserver& observer;  // does nothing on ranks other than 0
   StopSignal& stop;
+  Watchdog& watchdog;
 };
 
 // A person or a scheduler asked to stop; every rank throws it at the same step.
@@ -44,8 +46,5 @@ class Stopwatch {
 
 // Throws Stopped on every rank when any rank was asked to stop.
 void stop_if_asked(StageContext& context, const std::string& stage, int64_t step);
-
-// A loss or gradient that is not finite ends the run on every rank before the update. `value` is the same on all ranks.
-void require_finite(double value, const std::string& stage, const std::string& what, int64_t step);
 
 }  // namespace flashmorph

@@ -89,6 +89,7 @@ int64_t kv_bytes_per_token(const MorphableModel& model, const Routes& routes) {
 proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, const std::string& name,
                             const std::string& after, StageContext& context) {
   const EvaluateSection& section = context.config.stages.evaluate;
+  const Phase measuring(context.watchdog, Work::evaluate, "evaluate " + name);
   const c10::NoGradGuard no_gradient;
   context.observer.started({.stage = "evaluate",
                             .what = after.empty() ? name : name + " after " + after,

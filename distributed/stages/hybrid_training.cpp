@@ -31,7 +31,9 @@ using HybridForward = std::function<StageOutput(const Batch& batch, const States
 struct Training {
   const char* stage;
   const TrainingSection& section;
-  bool with_teacher;  // its states travel beside the hybrid's
+  std::vector<ForwardPass> passes;  // the hybrid, and the teacher when its states travel beside
+
+  bool with_teacher() const { return passes.size() > 1; }
 };
 
 StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, const std::string& plan,
@@ -43,12 +45,12 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
                             .tokens = data.steps() * training.section.batch_tokens});
   SamplesAhead samples = samples_ahead(data, hybrid, context.mesh);
   Pipeline pipeline(context.mesh);
-  return train(training.stage, hybrid.all_parameters(), training.section, data, context,
+  return train(training.stage, hybrid.all_parameters(), training.passes, training.section, data, context,
                [&](int64_t step, MicroBatchRange mine) {
                  const StateShape shape = state_shape(hybrid, data.micro_batch_shape(step));
                  double sum = 0.0;
                  for (const at::Tensor& loss : pipeline.forward_backward(
-                          mine, shape, training.with_teacher, [&](int64_t index, const States& input) {
+                          mine, shape, training.with_teacher(), [&](int64_t index, const States& input) {
                             return forward(samples.micro_batch(step, index), input, data.micro_batches(step));
                           }))
                    if (loss.defined()) sum += loss.item<double>();
@@ -76,8 +78,10 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
                                           teacher.head(), hybrid.shard());
     return {{}, share_of_step(loss, batch.tokens_BT.numel(), micro_batches)};
   };
-  return train_hybrid({.stage = "distill", .section = context.config.stages.distill, .with_teacher = true}, hybrid, plan,
-                      context, forward);
+  return train_hybrid({.stage = "distill",
+                       .section = context.config.stages.distill,
+                       .passes = {{hybrid, routes, "", false, true}, {teacher, all_full, "teacher's ", false, true}}},
+                      hybrid, plan, context, forward);
 }
 
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
@@ -92,8 +96,8 @@ StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std
     const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
     return {{}, share_of_step(loss, places.numel(), micro_batches)};
   };
-  return train_hybrid({.stage = "finetune", .section = context.config.stages.finetune, .with_teacher = false}, hybrid, plan,
-                      context, forward);
+  return train_hybrid({.stage = "finetune", .section = context.config.stages.finetune, .passes = {{hybrid, routes, "", false, true}}},
+                      hybrid, plan, context, forward);
 }
 
 }  // namespace flashmorph

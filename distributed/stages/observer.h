@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "distributed/health/rank_vitals.h"
+
 namespace flashmorph::proto {
 class Measurement;
 }
@@ -32,6 +34,8 @@ class StageObserver {
   virtual ~StageObserver() = default;
   virtual void started(const StageStart& start) {}
   virtual void stepped(const StepReport& report) {}
+  // How every rank did over the last steps; now and then while a stage trains.
+  virtual void ranks(const std::vector<RankVitals>& vitals) {}
   // A folder in this format was read back and gave the hybrid's logits on so many tokens, up to this difference.
   virtual void exported(const std::string& format, int64_t tokens, double largest_difference) {}
   virtual void finished(const std::string& stage, double seconds) {}

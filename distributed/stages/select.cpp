@@ -3,11 +3,15 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 #include "core/ops/squared_distance.h"
 #include "core/train/adamw.h"
 #include "core/train/recompute.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/stages/frozen_weights.h"
+#include "distributed/stages/step_watch.h"
 #include "distributed/stages/trainer.h"
 
 namespace flashmorph {
@@ -47,6 +51,20 @@ at::Tensor of_all_layers(const at::Tensor& own, const MorphableModel& model, Mes
   all.narrow(0, model.own_layers().first, model.own_layers().count()).copy_(own);
   mesh.pipeline().all_reduce(all, Reduction::sum);
   return all;
+}
+
+// This rank's mixing routes at their layers' places in the model.
+Routes all_routes(const at::Tensor& alpha_l, const MorphableModel& model) {
+  Routes routes(model.layer_count(), Route::full());
+  std::ranges::copy(mixing_routes(alpha_l.to(model.placement().device), alpha_l), routes.begin() + model.own_layers().first);
+  return routes;
+}
+
+NamedGradients by_gate(const at::Tensor& gradient_l, const MorphableModel& model) {
+  NamedGradients gradients;
+  for (int64_t l = 0; l < gradient_l.numel(); ++l)
+    gradients.emplace_back("the gate of layer " + std::to_string(model.own_layers().first + l), gradient_l[l]);
+  return gradients;
 }
 
 }  // namespace
@@ -108,10 +126,13 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
   GateTrajectory trajectory;
+  const FrozenWeights frozen(model.all_parameters(), {});
   const Stopwatch watch;
+  StepWatch ranks("select", 0, data.steps(), context);
   int64_t tokens = 0;
 
   for (int64_t step = 0; step < data.steps(); ++step) {
+    const Phase phase(context.watchdog, Work::step, "select", step + 1);
     stop_if_asked(context, "select", step);
     const int64_t micro_batches = data.micro_batches(step);
     const at::Tensor rows =
@@ -122,8 +143,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
     at::Tensor totals = at::stack({sums[own] / sums[own + 1] + section.gate_penalty * alpha.sum(), gradient.sum()});
     context.mesh.pipeline().all_reduce(totals, Reduction::sum);
     const double loss = totals[0].item<double>();
-    require_finite(loss, "select", "loss", step);
-    require_finite(totals[1].item<double>(), "select", "gates' gradient", step);
+    if (const StepNumbers numbers{loss, totals[1].item<double>()}; !numbers.are_finite())
+      stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(gradient, model), data, context);
 
     optimizer.step({gradient}, rate.at(step));
     alpha.clamp_(0.0, 1.0);
@@ -137,6 +158,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                               .learning_rate = rate.at(step),
                               .gates = trajectory.alpha.back(),
                               .top_layers = best_layers(trajectory.alpha.back(), budget)});
+    ranks.finished(step + 1);
+    frozen.check("select", step + 1, context);
   }
   return {trajectory, {tokens, watch.seconds()}};
 }

@@ -2,10 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "core/train/adamw.h"
 #include "core/train/schedule.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/zero.h"
+#include "distributed/stages/frozen_weights.h"
+#include "distributed/stages/step_watch.h"
 
 namespace flashmorph {
 namespace {
@@ -24,10 +29,22 @@ std::vector<at::Tensor> values_of(const Parameters& parameters) {
   return values;
 }
 
+NamedGradients named(const std::vector<at::Tensor>& gradients, const Parameters& parameters) {
+  NamedGradients all;
+  for (size_t i = 0; i < gradients.size(); ++i) all.emplace_back(parameters[i].name, gradients[i]);
+  return all;
+}
+
+Parameters weights_of(const std::vector<ForwardPass>& passes) {
+  Parameters all;
+  for (const ForwardPass& pass : passes) std::ranges::copy(pass.model.all_parameters(), std::back_inserter(all));
+  return all;
+}
+
 }  // namespace
 
-StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
-                const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
+StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
+                const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
   const auto whole = single_communicator("data");
@@ -35,23 +52,28 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
                              {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
                              section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
+  const FrozenWeights frozen(weights_of(passes), parameters);
   const Stopwatch watch;
+  StepWatch ranks(stage, 0, data.steps(), context);
   int64_t tokens = 0;
 
   for (int64_t step = 0; step < data.steps(); ++step) {
+    const Phase phase(context.watchdog, Work::step, stage, step + 1);
     stop_if_asked(context, stage, step);
     const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
     std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
     const double norm = clip_gradients(parameters, gradients, section.clip, mesh);
-    require_finite(loss, stage, "loss", step);
-    require_finite(norm, stage, "gradient's norm", step);
+    if (const StepNumbers numbers{loss, norm}; !numbers.are_finite())
+      stop_at_numbers(numbers, stage, step, passes, named(gradients, parameters), data, context);
     optimizer.step(gradients, rate.at(step));
     for (const Parameter& parameter : parameters) parameter.value.mutable_grad().reset();
 
     tokens += section.batch_tokens;
     context.observer.stepped(
         {.step = step + 1, .tokens = tokens, .loss = loss, .learning_rate = rate.at(step), .gates = {}, .top_layers = {}});
+    ranks.finished(step + 1);
+    frozen.check(stage, step + 1, context);
   }
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
   return {tokens, watch.seconds()};

@@ -12,6 +12,7 @@
 #include "core/morph/morphable_model.h"
 #include "distributed/parallel/pipeline.h"
 #include "distributed/stages/context.h"
+#include "distributed/stages/numbers.h"
 
 namespace flashmorph {
 
@@ -21,8 +22,9 @@ using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 
 // The loop that align, distill and finetune share: for each step, this rank's micro-batches forward and backward,
 // gradients reduced over the mesh, clipped, one AdamW update. Leaves the parameters without gradients.
-StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
-                const SampleStream& data, StageContext& context, const StepLoss& loss_of);
+// passes: how the stage uses its models; the weights of these that are not among the parameters are frozen.
+StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
+                const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of);
 
 // What a pipeline carries for a micro-batch of so many rows of so many tokens.
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens);

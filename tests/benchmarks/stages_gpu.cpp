@@ -163,7 +163,7 @@ void run_stage(const Request& request, MorphableModel& model, StageContext& cont
 
 nlohmann::json measured(const Request& request, Communicator& host) {
   const RunConfig config = config_of(request);
-  RunDevice device(config.device, host);
+  RunDevice device(config.device, host, config.health.step);
   Mesh mesh(device.world(), {1, 1, 1});
   const ModelSpec spec = spec_of(request.shape);
   MorphableModel model = random_model(spec, {0, 1, at::kBFloat16, device.place()}, mesh, config.mixer);
@@ -173,7 +173,8 @@ nlohmann::json measured(const Request& request, Communicator& host) {
   const PasskeyTask passkeys(tokenizer);
   StepTimes times(request.steps, request.profile);
   StopSignal stop;
-  StageContext context{config, mesh, corpus, passkeys, times, stop};
+  Watchdog watchdog(config.health, device.world(), {host_name()}, MpiSession::abort);
+  StageContext context{config, mesh, corpus, passkeys, times, stop, watchdog};
   run_stage(request, model, context);
 
   const auto index = device.place().index();

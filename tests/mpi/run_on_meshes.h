@@ -10,6 +10,7 @@
 
 #include "core/io/checkpoint.h"
 #include "distributed/checkpoint/global_tensors.h"
+#include "distributed/communication/mpi_communicator.h"
 #include "distributed/parallel/layer_cuts.h"
 #include "distributed/parallel/together.h"
 #include "distributed/stages/context.h"
@@ -45,6 +46,7 @@ struct StageInputs {
   PasskeyTask passkeys{tokenizer};
   StageObserver observer;
   StopSignal stop;
+  Watchdog watchdog{HealthSection(), world(), std::vector<std::string>(world().size(), "host"), MpiSession::abort};
 };
 
 inline StageInputs& inputs() {
@@ -53,7 +55,7 @@ inline StageInputs& inputs() {
 }
 
 inline StageContext context(Mesh& mesh, const RunConfig& config, const Corpus& corpus = inputs().corpus) {
-  return {config, mesh, corpus, inputs().passkeys, inputs().observer, inputs().stop};
+  return {config, mesh, corpus, inputs().passkeys, inputs().observer, inputs().stop, inputs().watchdog};
 }
 
 // This rank's piece, layers dealt out evenly.

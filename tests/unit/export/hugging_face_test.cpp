@@ -51,7 +51,7 @@ TEST_F(ExportHuggingFace, WritesEveryFile) {
   const ExportReport report = write(small_hybrid(source.path()));
   EXPECT_THAT(names_in(folder()),
               UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors",
-                                   "modeling_flashmorph.py", "README.md", "tokenizer.json", "tokenizer_config.json"));
+                                   "modeling_flashmorph.py", "README.md", "SHA256SUMS", "tokenizer.json", "tokenizer_config.json"));
   EXPECT_THAT(names_in(target.path()), UnorderedElementsAre("export"));
   EXPECT_EQ(read(folder() / "modeling_flashmorph.py"), read("core/export/modeling_flashmorph.py"));
   EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));

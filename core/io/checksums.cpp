@@ -1,0 +1,71 @@
+#include "core/io/checksums.h"
+
+#include <fstream>
+#include <map>
+#include <string>
+
+#include "core/base/bad_input.h"
+#include "core/base/sha256.h"
+#include "core/io/atomic_file.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr const char* kName = "SHA256SUMS";
+
+using Checksums = std::map<std::string, std::string>;  // by the file's name
+
+Checksums found_in(const std::filesystem::path& folder) {
+  Checksums sums;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.is_regular_file() && entry.path().filename() != kName)
+      sums[entry.path().filename().string()] = sha256_of_file(entry.path());
+  return sums;
+}
+
+Checksums written_in(const std::filesystem::path& file) {
+  constexpr size_t kDigits = 64, kNameAt = kDigits + 2;
+  Checksums sums;
+  std::ifstream in(file, std::ios::binary);
+  int number = 0;
+  for (std::string line; std::getline(in, line);) {
+    ++number;
+    if (line.size() <= kNameAt || line.find_first_not_of("0123456789abcdef") != kDigits || line.substr(kDigits, 2) != "  ")
+      throw BadInput(file.string(), "line " + std::to_string(number) + " is not 64 hexadecimal digits, two spaces and a file's name");
+    sums[line.substr(kNameAt)] = line.substr(0, kDigits);
+  }
+  return sums;
+}
+
+}  // namespace
+
+void write_checksums(const std::filesystem::path& folder) {
+  std::string text;
+  for (const auto& [name, sum] : found_in(folder)) text += sum + "  " + name + "\n";
+  write_file_atomically(folder / kName, text);
+}
+
+void check_checksums(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / kName;
+  if (!std::filesystem::exists(file)) return;
+  const Checksums written = written_in(file), found = found_in(folder);
+  std::vector<Fault> faults;
+  for (const auto& [name, sum] : written) {
+    const auto actual = found.find(name);
+    if (actual == found.end()) {
+      faults.push_back({(folder / name).string(), std::string("is missing; ") + kName + " lists it"});
+    } else if (actual->second != sum) {
+      faults.push_back({(folder / name).string(), "is damaged: its SHA-256 is " + actual->second + ", " + kName + " says " + sum});
+    }
+  }
+  if (!faults.empty()) throw BadInput(faults);
+}
+
+std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint) {
+  std::string hashes;
+  for (const char* name : {"config.json", "tokenizer.json"}) hashes += sha256_of_file(folder / name);
+  for (const std::filesystem::path& file : checkpoint.files()) hashes += sha256_of_file(file);
+  return sha256_of_bytes(hashes.data(), hashes.size());
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,168 @@
+#include "distributed/health/watchdog.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace flashmorph {
+namespace {
+
+constexpr double kLongestLook = 1.0, kShortestLook = 0.02;  // seconds between two looks
+constexpr int kLooksForAnswers = 30;                        // what the other ranks have to answer in
+constexpr double kSpeakersTime = 60.0;                      // seconds until a rank no longer waits to be ended by another
+
+const char* name_of(Work work) {
+  switch (work) {
+    case Work::load: return "load";
+    case Work::step: return "step";
+    case Work::save: return "save";
+    default: return "evaluate";
+  }
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+Watchdog::Watchdog(const HealthSection& deadlines, Communicator& world, std::vector<std::string> hosts,
+                   std::function<void(int)> end)
+    : deadlines_(deadlines), world_(world), hosts_(std::move(hosts)), end_(std::move(end)) {
+  const double shortest = std::min({deadlines.load, deadlines.step, deadlines.save, deadlines.evaluate});
+  between_looks_ = std::chrono::duration<double>(std::clamp(shortest / 10.0, kShortestLook, kLongestLook));
+  thread_ = std::thread([this] { watch(); });
+}
+
+Watchdog::~Watchdog() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Watchdog::meet_in(const std::filesystem::path& folder) {
+  RollCall roll_call(folder, hosts_);
+  if (world_.rank() == 0) roll_call.clear();
+  world_.barrier();
+  const std::lock_guard lock(mutex_);
+  roll_call_ = roll_call;
+}
+
+void Watchdog::give_up(const std::string& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;  // this thread speaks
+  }
+  changed_.notify_all();
+  thread_.join();
+  speak(reason, kFailed);
+  std::abort();  // not reached
+}
+
+void Watchdog::enter(Doing doing) {
+  const std::lock_guard lock(mutex_);
+  failed_in_.reset();
+  if (doing.step > 0) world_.log().at_step(doing.step);
+  doing_.push_back(std::move(doing));
+}
+
+void Watchdog::leave(bool unwinding) {
+  const std::lock_guard lock(mutex_);
+  if (unwinding && !failed_in_) failed_in_ = doing_.back();
+  doing_.pop_back();
+  if (!doing_.empty()) doing_.back().start = Clock::now();
+}
+
+void Watchdog::watch() {
+  std::unique_lock lock(mutex_);
+  while (!closing_) {
+    if (const std::optional<std::string> reason = overdue()) {
+      lock.unlock();
+      return speak(*reason, kHung);
+    }
+    if (roll_call_ && roll_call_->was_called()) {
+      roll_call_->answer(answer());
+      changed_.wait_for(lock, std::chrono::duration<double>(kSpeakersTime), [this] { return closing_; });
+      if (!closing_) end_(kHung);
+      return;
+    }
+    changed_.wait_for(lock, between_looks_);
+  }
+}
+
+// The first of all ranks gets to the end of this; the others have answered and are ended by it.
+void Watchdog::speak(const std::string& reason, int code) {
+  RankAnswer mine;
+  {
+    const std::lock_guard lock(mutex_);
+    mine = answer();
+  }
+  std::string message = fmt::format("flashmorph-dist: rank {} on {}: {}: {}\n", mine.rank, mine.host, mine.phase, reason);
+  if (roll_call_) {
+    const bool is_first = roll_call_->call();
+    try {
+      roll_call_->answer(mine);
+      if (!is_first) std::this_thread::sleep_for(std::chrono::duration<double>(kSpeakersTime));
+      wait_for_answers();
+      message += merged(roll_call_->answers());
+    } catch (const std::exception& unwritable) {
+      message += fmt::format("  {}\n", unwritable.what());
+    }
+  } else {
+    std::this_thread::sleep_for(between_looks_ * mine.rank);  // a lower rank that is stuck as well speaks first
+  }
+  message += fmt::format("  the job ends with exit code {}; what is on disk is whole, and the same command goes on from there\n", code);
+  std::fputs(message.c_str(), stderr);
+  std::fflush(stderr);
+  end_(code);
+}
+
+void Watchdog::wait_for_answers() const {
+  for (int look = 0; look < kLooksForAnswers && !roll_call_->all_answered(); ++look)
+    std::this_thread::sleep_for(between_looks_);
+}
+
+std::string Watchdog::merged(const std::vector<std::optional<RankAnswer>>& answers) const {
+  std::string text = who_is_missing(answers, hosts_);
+  if (const std::string divergence = first_divergence(answers); !divergence.empty())
+    text += "  first divergence: " + divergence + "\n";
+  return text + fmt::format("  every rank's last {} calls: {}/rank-N.json\n", CallLog::kKept, roll_call_->folder().string());
+}
+
+double Watchdog::deadline_of(Work work) const {
+  switch (work) {
+    case Work::load: return deadlines_.load;
+    case Work::step: return deadlines_.step;
+    case Work::save: return deadlines_.save;
+    default: return deadlines_.evaluate;
+  }
+}
+
+std::optional<std::string> Watchdog::overdue() const {
+  if (doing_.empty()) return std::nullopt;
+  const Doing& doing = doing_.back();
+  const double seconds = seconds_since(doing.start), deadline = deadline_of(doing.work);
+  if (seconds <= deadline) return std::nullopt;
+  return fmt::format("not done after {:.1f} s, of {:g} s that health.{} allows", seconds, deadline, name_of(doing.work));
+}
+
+RankAnswer Watchdog::answer() const {
+  RankAnswer answer{world_.rank(), hosts_.at(world_.rank()), "start", 0.0, calls_of(world_.log())};
+  if (doing_.empty() && !failed_in_) return answer;
+  const Doing& doing = failed_in_ ? *failed_in_ : doing_.back();
+  answer.phase = doing.stage;
+  if (doing.work != Work::step && doing.stage != name_of(doing.work)) answer.phase += fmt::format(", {}", name_of(doing.work));
+  if (doing.step > 0) answer.phase += fmt::format(", step {}", doing.step);
+  answer.seconds = seconds_since(doing.start);
+  return answer;
+}
+
+Phase::Phase(Watchdog& watchdog, Work work, std::string stage, int64_t step) : watchdog_(watchdog) {
+  watchdog_.enter({work, std::move(stage), step, Watchdog::Clock::now()});
+}
+
+}  // namespace flashmorph

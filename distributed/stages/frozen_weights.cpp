@@ -1,0 +1,51 @@
+#include "distributed/stages/frozen_weights.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <fmt/format.h>
+
+#include <set>
+
+#include "distributed/parallel/together.h"
+
+namespace flashmorph {
+namespace {
+
+at::Tensor sum_of_bits(const at::Tensor& tensor) {
+  const at::ScalarType bits = tensor.element_size() == 2 ? at::kShort : tensor.element_size() == 4 ? at::kInt : at::kLong;
+  return tensor.detach().view(bits).sum(at::kLong);
+}
+
+at::Tensor sums_of(const Parameters& parameters) {
+  const c10::NoGradGuard no_gradient;
+  if (parameters.empty()) return at::zeros({0}, at::kLong);
+  std::vector<at::Tensor> sums;
+  for (const Parameter& parameter : parameters) sums.push_back(sum_of_bits(parameter.value));
+  return at::stack(sums).cpu();
+}
+
+}  // namespace
+
+FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained) {
+  std::set<const void*> moving;
+  for (const Parameter& parameter : trained) moving.insert(parameter.value.data_ptr());
+  for (const Parameter& parameter : all)
+    if (!moving.contains(parameter.value.data_ptr())) frozen_.push_back(parameter);
+  sums_ = sums_of(frozen_);
+}
+
+void FrozenWeights::check(const std::string& stage, int64_t steps, StageContext& context) const {
+  const int64_t every = context.config.health.weights_every;
+  if (every == 0 || steps % every != 0) return;
+  together(context.mesh.world(), [&] {
+    const at::Tensor now = sums_of(frozen_);
+    for (int64_t i = 0; i < now.numel(); ++i)
+      if (now[i].item<int64_t>() != sums_[i].item<int64_t>())
+        throw std::runtime_error(fmt::format("{}, step {}: the frozen weight {} in the memory of {} has changed: the sum of its bits is "
+                                             "{}, and was {} when the stage began",
+                                             stage, steps, frozen_[i].name, host_name(), now[i].item<int64_t>(),
+                                             sums_[i].item<int64_t>()));
+  });
+}
+
+}  // namespace flashmorph

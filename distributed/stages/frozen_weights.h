@@ -1,0 +1,28 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "core/model/parameter.h"
+#include "distributed/stages/context.h"
+
+namespace flashmorph {
+
+// Frozen means frozen: the sum of each tensor's raw bits, as int64, now and every health.weights_every steps after. Any
+// single flipped bit changes the sum.
+class FrozenWeights {
+ public:
+  // Those of `all` that `trained` does not hold as well.
+  FrozenWeights(const Parameters& all, const Parameters& trained);
+
+  // CommonFailure naming rank, host, tensor and both sums when one has changed on any rank. Collective on the steps it is
+  // due; `steps` are done.
+  void check(const std::string& stage, int64_t steps, StageContext& context) const;
+
+ private:
+  Parameters frozen_;
+  at::Tensor sums_;  // int64, on the host
+};
+
+}  // namespace flashmorph

@@ -1,0 +1,35 @@
+#include "distributed/stages/step_watch.h"
+
+#include <fmt/format.h>
+
+#include "distributed/parallel/together.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr int64_t kLookEvery = 10;  // steps
+
+}  // namespace
+
+StepWatch::StepWatch(std::string stage, int64_t first_step, int64_t steps, StageContext& context)
+    : stage_(std::move(stage)),
+      seen_(first_step),
+      steps_(steps),
+      context_(context),
+      signs_(context.mesh.world(), gather_text(host_name(), context.mesh.world())) {}
+
+void StepWatch::finished(int64_t step) {
+  if (step % kLookEvery != 0 && step != steps_) return;
+  const std::vector<RankVitals> ranks = signs_.look(step - seen_);
+  context_.observer.ranks(ranks);
+  const double factor = context_.config.health.straggler;
+  for (const RankVitals& slow : stragglers(ranks, factor))
+    if (warned_.insert(slow.rank).second)
+      context_.observer.warn(fmt::format(
+          "rank {} on {} is slow: {}, steps {} to {}, {:.3f} s a step of its own work; the ranks' median is {:.3f} s, and more than "
+          "{:g} times as long is told (health.straggler)",
+          slow.rank, slow.host, stage_, seen_ + 1, step, slow.own_seconds(), median_own_seconds(ranks), factor));
+  seen_ = step;
+}
+
+}  // namespace flashmorph

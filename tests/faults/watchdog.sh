@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Three ranks of which the last one hangs, stops, dies, throws or calls something else: the job must end by itself, with
+# one message that names the rank, the step and the operation, and with the exit code that says what happened.
+#   watchdog.sh MISBEHAVE MPIRUN
+set -euo pipefail
+program=$1 mpirun=$2
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() { echo "FAILED: $*" >&2; cat "$work/log" >&2; exit 1; }
+
+# ends CODE HOW MPIRUN_OPTION... : the exit code, and nothing left behind.
+ends() {
+  local expected=$1 how=$2 code=0
+  shift 2
+  "$mpirun" -np 3 --oversubscribe --bind-to none "$@" "$program" "$work/health" "$how" >"$work/log" 2>&1 || code=$?
+  ((code == expected)) || fail "$how: exit code $code instead of $expected"
+  if pgrep -f -- "misbehave $work/health" >"$work/left"; then fail "$how: left behind: $(<"$work/left")"; fi
+}
+says() { grep -qE -- "$1" "$work/log" || fail "no '$1'"; }
+once() { (($(grep -cE -- "$1" "$work/log") == 1)) || fail "'$1' is not there exactly once"; }
+
+ends 0 nothing
+[[ ! -e "$work/health/roll-call" ]] || fail "a good run called the roll"
+
+ends 4 late
+once "^flashmorph-dist: rank [012] on .*: align, step 3: not done after [0-9.]+ s, of 5 s that health.step allows"
+once "missing: rank 2 on $(hostname) is in no collective; it has been in align, step 3 for .* its last was all_reduce of Float \[3, 5\] \(60 bytes\), number 2 of group data \(ranks 0, 1, 2\)"
+once "waiting: rank 0 on .* in all_reduce of Float \[3, 5\] \(60 bytes\), number 3 of group data"
+once "the job ends with exit code 4"
+for rank in 0 1 2; do [[ -s "$work/health/rank-$rank.json" ]] || fail "no calls of rank $rank"; done
+
+ends 4 stopped
+once "missing: rank 2 on $(hostname) gives no answer: it is dead or stopped"
+[[ ! -e "$work/health/rank-2.json" ]] || fail "an answer of an earlier start was left"
+
+ends 4 diverges
+once "first divergence: rank 2 called barrier as number 3 of group data \(ranks 0, 1, 2\); ranks 0, 1 called all_reduce of Float \[3, 5\] \(60 bytes\)"
+
+ends 3 throws
+once "^flashmorph-dist: rank 2 on .*: align, step 3: a card fell off"
+once "waiting: rank 1 on .* in all_reduce"
+once "the job ends with exit code 3"
+
+ends 137 dies
+says "rank 2 .*on node .*exited on signal 9"
+
+ends 3 dies --with-ft ulfm
+once "^flashmorph-dist: rank [01] on .*: align, step 3: MPI_Allreduce failed on rank [01] of 3 in group 'data'"
+once "missing: rank 2 on .* gives no answer"
+
+code=0
+"$mpirun" -np 3 --oversubscribe --bind-to none "$program" - late >"$work/log" 2>&1 || code=$?
+((code == 4)) || fail "without a folder: exit code $code instead of 4"
+says "^flashmorph-dist: rank [012] on .*: align, step 3: not done after"
+echo "watchdog: all checks passed"

@@ -1,0 +1,101 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "distributed/health/rank_vitals.h"
+#include "tests/mpi/world.h"
+
+namespace flashmorph {
+namespace {
+
+using test::world;
+using testing::HasSubstr;
+
+TEST(CallLog, KeepsTheLast64CallsWithGroupNumberStepAndTensor) {
+  if (world().size() == 1) return;
+  CallLog& log = world().log();
+  const auto group = world().split(0, world().rank(), "data");
+  const int64_t before = log.groups().back().collectives;
+  log.at_step(12);
+  at::Tensor values = at::zeros({3, 5});
+  for (int64_t call = 0; call < 70; ++call) group->all_reduce(values, Reduction::sum);
+  group->barrier();
+
+  const std::vector<CallRecord> calls = log.last();
+  ASSERT_EQ(calls.size(), CallLog::kKept);
+  EXPECT_EQ(text_of(calls.back()), "barrier");
+  EXPECT_EQ(calls.back().number, before + 71);
+  const CallRecord& reduced = calls.at(CallLog::kKept - 2);
+  EXPECT_EQ(text_of(reduced), "all_reduce of Float [3, 5] (60 bytes)");
+  EXPECT_EQ(reduced.number, before + 70);
+  EXPECT_EQ(reduced.step, 12);
+  EXPECT_GE(reduced.seconds, 0.0);
+  EXPECT_EQ(log.groups().at(reduced.group).name, "data");
+  EXPECT_EQ(log.groups().at(reduced.group).members.size(), static_cast<size_t>(world().size()));
+}
+
+TEST(CallLog, AMessageHasItsPeerAndNoNumberOfItsOwn) {
+  if (world().size() == 1) return;
+  const int rank = world().rank();
+  at::Tensor values = at::zeros({2}, at::kDouble);
+  world().barrier();
+  const int64_t number = world().log().last().back().number;
+  if (rank == 0) world().send(values, 1);
+  if (rank == 1) world().receive(values, 0);
+  if (rank > 1) return;
+  const CallRecord message = world().log().last().back();
+  EXPECT_EQ(text_of(message), rank == 0 ? "send of Double [2] (16 bytes) to 1" : "receive of Double [2] (16 bytes) from 0");
+  EXPECT_EQ(message.number, number);
+}
+
+TEST(CallLog, GroupsKnowTheirRanksInTheWorld) {
+  const int rank = world().rank(), size = world().size();
+  const auto half = world().split(rank % 2, -rank, "half");
+  const std::vector<int> members = world().log().groups().back().members;
+  ASSERT_EQ(static_cast<int>(members.size()), half->size());
+  EXPECT_EQ(members[half->rank()], rank);
+  for (const int member : members) EXPECT_EQ(member % 2, rank % 2);
+  EXPECT_LE(members.front(), size - 1);
+}
+
+TEST(CallLog, AFailedCallIsOverAsWell) {
+  if (world().size() == 1) return;
+  const auto group = world().split(0, world().rank(), "data");
+  at::Tensor values = at::zeros({2});
+  EXPECT_THROW(group->send(values, world().size()), CommunicationError);
+  EXPECT_GE(world().log().last().back().seconds, 0.0);
+}
+
+// Own work, by the clock of this thread.
+void work_for(double seconds) {
+  const auto start = std::chrono::steady_clock::now();
+  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
+  }
+}
+
+TEST(VitalSigns, TheOneThatWorksLongIsTheSlowOneNotThoseThatWait) {
+  if (world().size() == 1) return;
+  const int last = world().size() - 1;
+  std::vector<std::string> hosts;
+  for (int rank = 0; rank < world().size(); ++rank) hosts.push_back("host" + std::to_string(rank));
+  VitalSigns signs(world(), hosts);
+  for (int step = 0; step < 2; ++step) {
+    if (world().rank() == last) work_for(0.3);
+    world().barrier();
+  }
+  const std::vector<RankVitals> ranks = signs.look(2);
+  ASSERT_EQ(static_cast<int>(ranks.size()), world().size());
+  for (const RankVitals& rank : ranks) {
+    EXPECT_GT(rank.resident_bytes, 1 << 20);
+    EXPECT_EQ(rank.host, "host" + std::to_string(rank.rank));
+    EXPECT_LE(rank.communication_seconds, rank.step_seconds);
+  }
+  const std::vector<RankVitals> slow = stragglers(ranks, 3.0);
+  EXPECT_TRUE(std::ranges::any_of(slow, [&](const RankVitals& rank) { return rank.rank == last; }));
+  EXPECT_EQ(std::ranges::max(ranks, {}, &RankVitals::own_seconds).rank, last);
+}
+
+}  // namespace
+}  // namespace flashmorph
