@@ -4,6 +4,7 @@
 
 #include "core/base/bad_input.h"
 #include "distributed/communication/mpi_communicator.h"
+#include "distributed/parallel/together.h"
 #include "launcher/command_line.h"
 #include "launcher/run.h"
 #include "launcher/start_checks.h"
@@ -45,6 +46,9 @@ int main(int argc, char** argv) {
   } catch (const flashmorph::BadInput& fault) {  // the same on every rank
     if (leads) std::fprintf(stderr, "%s\n", fault.what());
     return kBadInput;
+  } catch (const flashmorph::Stopped& stopped) {  // on every rank as well
+    if (leads) std::fprintf(stderr, "%s\n", stopped.what());
+    return flashmorph::kStoppedEarly;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "flashmorph-dist: rank %d of %d: %s\n", world->rank(), world->size(), error.what());
     flashmorph::MpiSession::abort(kFailed);

@@ -31,12 +31,15 @@ class StageObserver {
  public:
   virtual ~StageObserver() = default;
   virtual void started(const StageStart& start) {}
+  // The stage goes on from a checkpoint: so many steps and tokens are done already.
+  virtual void resumed(int64_t steps, int64_t tokens) {}
   virtual void stepped(const StepReport& report) {}
   // A folder in this format was read back and gave the hybrid's logits on so many tokens, up to this difference.
   virtual void exported(const std::string& format, int64_t tokens, double largest_difference) {}
   virtual void finished(const std::string& stage, double seconds) {}
   virtual void skipped(const std::string& stage, const std::string& why) {}
   virtual void measured(const proto::Measurement& measurement) {}
+  virtual void note(const std::string& note) {}
   virtual void warn(const std::string& warning) {}
 };
 

@@ -35,11 +35,17 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
                              {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
                              section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
-  const Stopwatch watch;
-  int64_t tokens = 0;
+  StageCheckpoints checkpoints = checkpoints_of(context, regions_of(parameters, optimizer, mesh, section.parallel.zero));
+  proto::StageProgress progress = checkpoints.resume();
+  if (progress.step() > 0) {
+    optimizer.resume_at(progress.step());
+    context.observer.resumed(progress.step(), progress.step() * section.batch_tokens);
+  }
+  const Stopwatch watch(progress.seconds());
 
-  for (int64_t step = 0; step < data.steps(); ++step) {
-    stop_if_asked(context, stage, step);
+  for (int64_t step = progress.step(); step < data.steps(); ++step) {
+    checkpoints.save_when_due(progress);
+    stop_if_asked(context, stage, checkpoints, progress);
     const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
     std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
@@ -49,12 +55,16 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
     optimizer.step(gradients, rate.at(step));
     for (const Parameter& parameter : parameters) parameter.value.mutable_grad().reset();
 
-    tokens += section.batch_tokens;
-    context.observer.stepped(
-        {.step = step + 1, .tokens = tokens, .loss = loss, .learning_rate = rate.at(step), .gates = {}, .top_layers = {}});
+    context.observer.stepped({.step = step + 1,
+                              .tokens = (step + 1) * section.batch_tokens,
+                              .loss = loss,
+                              .learning_rate = rate.at(step),
+                              .gates = {},
+                              .top_layers = {}});
+    advance(progress, watch, loss);
   }
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
-  return {tokens, watch.seconds()};
+  return {data.steps() * section.batch_tokens, watch.seconds()};
 }
 
 SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh) {

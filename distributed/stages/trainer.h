@@ -20,7 +20,8 @@ namespace flashmorph {
 using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 
 // The loop that align, distill and finetune share: for each step, this rank's micro-batches forward and backward,
-// gradients reduced over the mesh, clipped, one AdamW update. Leaves the parameters without gradients.
+// gradients reduced over the mesh, clipped, one AdamW update. Goes on from the stage's newest checkpoint. Leaves the
+// parameters without gradients.
 StageCost train(const std::string& stage, const Parameters& parameters, const TrainingSection& section,
                 const SampleStream& data, StageContext& context, const StepLoss& loss_of);
 
