@@ -27,6 +27,11 @@ void Journal::started(const StageStart& start) {
                    {"steps", start.steps}, {"tokens", start.tokens}});
 }
 
+void Journal::resumed(int64_t steps, int64_t tokens) {
+  append(events_, {{"time", unix_time()}, {"event", "stage_resumed"}, {"stage", stage_.stage}, {"what", stage_.what},
+                   {"step", steps}, {"tokens", tokens}});
+}
+
 void Journal::stepped(const StepReport& report) {
   nlohmann::ordered_json line = {{"time", unix_time()}, {"stage", stage_.stage}, {"what", stage_.what}, {"step", report.step}};
   if (report.tokens > 0) {
@@ -55,6 +60,8 @@ void Journal::finished(const std::string& stage, double seconds) {
 void Journal::skipped(const std::string& stage, const std::string& where) {
   event("stage_skipped", stage + ": " + where);
 }
+
+void Journal::note(const std::string& note) { event("note", note); }
 
 void Journal::warn(const std::string& warning) { event("warning", warning); }
 

@@ -18,10 +18,12 @@ class Journal : public StageObserver {
   void event(const std::string& name, const std::string& detail);
 
   void started(const StageStart& start) override;
+  void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void finished(const std::string& stage, double seconds) override;
   void skipped(const std::string& stage, const std::string& where) override;
+  void note(const std::string& note) override;
   void warn(const std::string& warning) override;
 
  private:
@@ -36,6 +38,9 @@ class Observers : public StageObserver {
 
   void started(const StageStart& start) override {
     for (StageObserver* one : all_) one->started(start);
+  }
+  void resumed(int64_t steps, int64_t tokens) override {
+    for (StageObserver* one : all_) one->resumed(steps, tokens);
   }
   void stepped(const StepReport& report) override {
     for (StageObserver* one : all_) one->stepped(report);
@@ -54,6 +59,9 @@ class Observers : public StageObserver {
   }
   void measured(const proto::Measurement& measurement) override {
     for (StageObserver* one : all_) one->measured(measurement);
+  }
+  void note(const std::string& note) override {
+    for (StageObserver* one : all_) one->note(note);
   }
   void warn(const std::string& warning) override {
     for (StageObserver* one : all_) one->warn(warning);

@@ -46,6 +46,9 @@ int main(int argc, char** argv) {
   } catch (const flashmorph::BadInput& fault) {  // the same on every rank
     if (leads) std::fprintf(stderr, "%s\n", fault.what());
     return kBadInput;
+  } catch (const flashmorph::Stopped& stopped) {  // as well
+    if (leads) std::fprintf(stderr, "%s\n", stopped.what());
+    return flashmorph::kStoppedEarly;
   } catch (const flashmorph::CommonFailure& failure) {  // as well
     if (leads) std::fprintf(stderr, "flashmorph-dist: %s\n", failure.what());
     return kFailed;

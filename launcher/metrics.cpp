@@ -66,6 +66,8 @@ void Metrics::started(const StageStart& start) {
   last_step_ = std::chrono::steady_clock::now();
 }
 
+void Metrics::resumed(int64_t, int64_t tokens) { counted_tokens_ = tokens; }
+
 void Metrics::stepped(const StepReport& report) {
   const auto now = std::chrono::steady_clock::now();
   const double seconds = std::chrono::duration<double>(now - last_step_).count();

@@ -32,6 +32,7 @@ class Metrics : public StageObserver {
   void write_target(const std::filesystem::path& file) const;
 
   void started(const StageStart& start) override;
+  void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
   void measured(const proto::Measurement& measurement) override;
   void warn(const std::string& warning) override;

@@ -21,13 +21,12 @@
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
 #include "launcher/report.h"
+#include "launcher/run_lock.h"
 #include "launcher/start_checks.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
 namespace {
-
-constexpr int kStoppedEarly = 75;
 
 at::ScalarType dtype_of(const DeviceSection& device) {
   if (device.dtype == "bfloat16") return at::kBFloat16;
@@ -52,6 +51,12 @@ RunConfig shared_config(const CommandLine& line, Communicator& world) {
     if (fault) throw *fault;
   });
   throw std::logic_error("an empty config without a fault");
+}
+
+// Between the files that are read: a large model takes its time.
+void stop_loading_if_asked(const StopSignal& stop) {
+  if (const StopReason reason = stop.here(); reason != StopReason::none)
+    throw Stopped(std::string("stopped while loading: ") + text_of(reason));
 }
 
 // Tokens that the longest sequence of any stage asks of the text.
@@ -147,6 +152,17 @@ StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t 
   return layouts;
 }
 
+// The run's folder, for this start alone. With `fresh` an old run is moved aside first, unless it is still under way;
+// `aside` says where to.
+std::unique_ptr<RunLock> locked(const RunFolder& folder, bool fresh, std::filesystem::path& aside) {
+  if (fresh && std::filesystem::exists(folder.path())) {
+    RunLock old(folder.path());
+    aside = folder.move_aside();
+    old.folder_moved(aside);
+  }
+  return std::make_unique<RunLock>(folder.path());
+}
+
 }  // namespace
 
 int run(const CommandLine& line, Communicator& host_world) {
@@ -156,7 +172,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   check_same_start(start_facts(line), host_world);
   Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
-  StopSignal stop;
+  StopSignal stop(config.run.time_limit, slurm_end_time());
   Watchdog watchdog(config.health, world, gather_text(host_name(), world), std::_Exit);
   const Phase between_others(watchdog, Work::load, "load");
 
@@ -167,7 +183,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   together(world, [&] {
     inputs = read_inputs(config, world.size());
     if (!leads) return;
-    source_hash = hash_of_model(config.model.path, *inputs.checkpoint);
+    source_hash = hash_of_model(config.model.path, *inputs.checkpoint, [&] { stop_loading_if_asked(stop); });
     if (!line.fresh) folder.check(config, source_hash);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
@@ -176,11 +192,14 @@ int run(const CommandLine& line, Communicator& host_world) {
 
   Terminal terminal(stdout);
   StageObserver silent;
+  std::unique_ptr<RunLock> lock;
   std::unique_ptr<Journal> journal;
   std::unique_ptr<Observers> observers;
   together(world, [&] {
     if (!leads) return;
-    const std::filesystem::path aside = line.fresh ? folder.move_aside() : std::filesystem::path();
+    std::filesystem::path aside;
+    lock = locked(folder, line.fresh, aside);
+    const std::vector<ChangedKey> changes = folder.changes(config);
     folder.open(config, source_hash);
     journal = std::make_unique<Journal>(folder);
     std::vector<StageObserver*> all = {&terminal, journal.get()};
@@ -193,6 +212,8 @@ int run(const CommandLine& line, Communicator& host_world) {
     terminal.header(config, inputs.spec, layouts_of(config, inputs.spec, world.size()), device.description(),
                     line.config_file, folder.path().string());
     if (!aside.empty()) observers->warn("the old run was moved to " + aside.string());
+    if (!lock->taken_over().empty()) observers->warn(lock->taken_over());
+    if (!changes.empty()) observers->note("other than at the last start: " + text_of(changes));
     journal->event("device", device.description());
     journal->event("started", rank_map(placed.layout().shape, placed.layout().layers));
   });
@@ -205,8 +226,7 @@ int run(const CommandLine& line, Communicator& host_world) {
     coordinator.run();
   } catch (const Stopped& stopped) {
     if (leads)
-      observers->warn(std::string(stopped.what()) +
-                      "; finished stages are kept, the same command goes on with the stage it was in");
+      observers->warn(std::string(stopped.what()) + "; the same command goes on from there");
     return kStoppedEarly;
   } catch (const BadInput&) {
     throw;

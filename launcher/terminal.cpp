@@ -107,8 +107,17 @@ void Terminal::header(const RunConfig& config, const ModelSpec& spec, const Stag
 
 void Terminal::started(const StageStart& start) {
   stage_ = start;
+  steps_before_ = tokens_before_ = 0;
   watch_ = Stopwatch();
   shown_at_ = 0.0;
+}
+
+void Terminal::resumed(int64_t steps, int64_t tokens) {
+  steps_before_ = steps;
+  tokens_before_ = tokens;
+  watch_ = Stopwatch();
+  fmt::print(out_, "{:<9} {:<24} goes on after step {} of {}\n", stage_.stage, stage_.what, steps, stage_.steps);
+  std::fflush(out_);
 }
 
 void Terminal::stepped(const StepReport& report) {
@@ -126,14 +135,14 @@ void Terminal::show(const StepReport& report, bool last) {
   const double seconds = std::max(watch_.seconds(), 1e-9);
   std::string line = fmt::format("{:<9} {:<24} {:>4}/{:<4}", stage_.stage, stage_.what, report.step, stage_.steps);
   if (report.tokens > 0) {
-    line += fmt::format("  {:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens) / seconds, report.loss);
+    line += fmt::format("  {:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens - tokens_before_) / seconds, report.loss);
   } else {
     line += fmt::format("  recall {:.1f} %", 100.0 * report.loss);
   }
   if (last) {
     line += "  took " + short_time(seconds);
   } else {
-    const double left = seconds / static_cast<double>(report.step) * static_cast<double>(stage_.steps - report.step);
+    const double left = seconds / static_cast<double>(report.step - steps_before_) * static_cast<double>(stage_.steps - report.step);
     line += "  left " + short_time(left);
   }
   if (!report.top_layers.empty()) line += "  top: " + joined(report.top_layers);
@@ -148,6 +157,11 @@ void Terminal::exported(const std::string& format, int64_t tokens, double larges
 
 void Terminal::skipped(const std::string& stage, const std::string& where) {
   fmt::print(out_, "{:<9} already done: {}\n", stage, where);
+  std::fflush(out_);
+}
+
+void Terminal::note(const std::string& note) {
+  fmt::print(out_, "{}\n", note);
   std::fflush(out_);
 }
 

@@ -25,9 +25,11 @@ class Terminal : public StageObserver {
                const std::string& report);
 
   void started(const StageStart& start) override;
+  void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void skipped(const std::string& stage, const std::string& where) override;
+  void note(const std::string& note) override;
   void warn(const std::string& warning) override;
 
  private:
@@ -36,6 +38,7 @@ class Terminal : public StageObserver {
   std::FILE* out_;
   bool live_;  // the line can be redrawn
   StageStart stage_;
+  int64_t steps_before_ = 0, tokens_before_ = 0;  // of the stage, in earlier starts
   Stopwatch watch_;
   double shown_at_ = 0.0;
 };

@@ -44,6 +44,12 @@ std::string sha256_of_bytes(const void* data, size_t size) {
   return digest.hex();
 }
 
+std::string sha256_of_pieces(const std::vector<std::string_view>& pieces) {
+  Digest digest;
+  for (const std::string_view piece : pieces) digest.add(piece.data(), piece.size());
+  return digest.hex();
+}
+
 std::string sha256_of_file(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   if (!in) throw BadInput(file.string(), std::string("cannot be read: ") + std::strerror(errno));

@@ -61,10 +61,14 @@ void check_checksums(const std::filesystem::path& folder) {
   if (!faults.empty()) throw BadInput(faults);
 }
 
-std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint) {
+std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint,
+                          const std::function<void()>& before_file) {
   std::string hashes;
   for (const char* name : {"config.json", "tokenizer.json"}) hashes += sha256_of_file(folder / name);
-  for (const std::filesystem::path& file : checkpoint.files()) hashes += sha256_of_file(file);
+  for (const std::filesystem::path& file : checkpoint.files()) {
+    before_file();
+    hashes += sha256_of_file(file);
+  }
   return sha256_of_bytes(hashes.data(), hashes.size());
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "core/io/checkpoint.h"
@@ -14,6 +15,8 @@ void write_checksums(const std::filesystem::path& folder);
 void check_checksums(const std::filesystem::path& folder);
 
 // Of all files of a model's folder that decide what a run makes of it: config.json, tokenizer.json and the weights.
-std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint);
+// `before_file` is called before each file of weights: reading them takes its time.
+std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint,
+                          const std::function<void()>& before_file);
 
 }  // namespace flashmorph

@@ -51,15 +51,16 @@ bool OutputFile::try_lock() const {
   return false;
 }
 
-void sync_folder_of(const std::filesystem::path& file) {
-  const std::filesystem::path folder = file.has_parent_path() ? file.parent_path() : ".";
-  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) fail(folder, "open");
+void sync_path(const std::filesystem::path& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) fail(path, "open");
   const bool synced = fsync(descriptor) == 0;
   const int error = errno;
   close(descriptor);
   errno = error;
-  if (!synced) fail(folder, "fsync");
+  if (!synced) fail(path, "fsync");
 }
+
+void sync_folder_of(const std::filesystem::path& file) { sync_path(file.has_parent_path() ? file.parent_path() : "."); }
 
 }  // namespace flashmorph

@@ -24,6 +24,7 @@ class OutputFile {
   int descriptor_;
 };
 
+void sync_path(const std::filesystem::path& path);  // a file's content, or a folder's entries, to the disk
 void sync_folder_of(const std::filesystem::path& file);  // so that a rename survives a crash
 
 }  // namespace flashmorph

@@ -7,6 +7,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
+#include "core/io/safetensors_content.h"
 #include "core/io/safetensors_header.h"
 
 namespace flashmorph {
@@ -76,16 +77,18 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   return aligned;
 }
 
+SafetensorsContent::SafetensorsContent(const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                                       const std::map<std::string, std::string>& metadata)
+    : header_(header_of(tensors, metadata)), pieces_({header_}) {
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor& host = on_host_.emplace_back(tensor.detach().cpu().contiguous());
+    pieces_.emplace_back(static_cast<const char*>(host.data_ptr()), host.nbytes());
+  }
+}
+
 void write_safetensors(const std::filesystem::path& file, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata) {
-  const std::string header = header_of(tensors, metadata);
-  std::vector<std::string_view> pieces = {header};
-  std::vector<at::Tensor> on_host;  // owns what the pieces point into
-  for (const auto& [name, tensor] : tensors) {
-    const at::Tensor& host = on_host.emplace_back(tensor.detach().cpu().contiguous());
-    pieces.emplace_back(static_cast<const char*>(host.data_ptr()), host.nbytes());
-  }
-  write_file_atomically(file, pieces);
+  write_file_atomically(file, SafetensorsContent(tensors, metadata).pieces());
 }
 
 }  // namespace flashmorph

@@ -20,15 +20,32 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate)
   TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(), " parameters");
   const c10::NoGradGuard no_gradient;
   at::_foreach_add_(steps_, 1);
-  std::vector<at::Tensor> exact_gradients = gradients, rounded, unrounded;
+  std::vector<at::Tensor> exact_gradients;
+  for (size_t i = 0; i < parameters_.size(); ++i) exact_gradients.push_back(gradients[i].to(exact_[i].scalar_type()));
+  at::_fused_adamw_(exact_, exact_gradients, first_moments_, second_moments_, {}, steps_, learning_rate, options_.beta1,
+                    options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  round_into_parameters();
+}
+
+std::vector<AdamW::State> AdamW::states() const {
+  std::vector<State> states;
+  for (size_t i = 0; i < exact_.size(); ++i) states.push_back({exact_[i], first_moments_[i], second_moments_[i]});
+  return states;
+}
+
+void AdamW::resume_at(int64_t steps) {
+  const c10::NoGradGuard no_gradient;
+  for (const at::Tensor& count : steps_) count.fill_(steps);
+  round_into_parameters();
+}
+
+void AdamW::round_into_parameters() {
+  std::vector<at::Tensor> rounded, unrounded;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (exact_[i].is_alias_of(parameters_[i])) continue;
-    exact_gradients[i] = gradients[i].to(exact_[i].scalar_type());
     rounded.push_back(parameters_[i]);
     unrounded.push_back(exact_[i]);
   }
-  at::_fused_adamw_(exact_, exact_gradients, first_moments_, second_moments_, {}, steps_, learning_rate, options_.beta1,
-                    options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   if (!rounded.empty()) at::_foreach_copy_(rounded, unrounded);
 }
 

@@ -19,10 +19,23 @@ class AdamW {
     double weight_decay = 0.0;
   };
 
+  // What a parameter's next step depends on besides its gradient, all of its shape and at least float32. The tensors are
+  // the optimizer's own.
+  struct State {
+    at::Tensor value;
+    at::Tensor first_moment;
+    at::Tensor second_moment;
+  };
+
   AdamW(std::vector<at::Tensor> parameters, Options options);
   void step(const std::vector<at::Tensor>& gradients, double learning_rate);
 
+  std::vector<State> states() const;  // in the order of the parameters
+  void resume_at(int64_t steps);      // the states were overwritten with those after so many steps
+
  private:
+  void round_into_parameters();
+
   std::vector<at::Tensor> parameters_;
   std::vector<at::Tensor> exact_;  // the parameters themselves, or their float32 copies
   std::vector<at::Tensor> first_moments_;

@@ -3,9 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
-#include <set>
-#include <sstream>
 
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
@@ -15,33 +12,9 @@
 namespace flashmorph {
 namespace {
 
-// Of all that results depend on: a run may go on on another mesh.
-std::string config_hash(RunConfig config) {
-  StagesSection& stages = config.stages;
-  for (ParallelSection* mesh : {&config.parallel, &stages.align.parallel, &stages.select.parallel, &stages.distill.parallel,
-                                &stages.finetune.parallel, &stages.evaluate.parallel})
-    *mesh = {};
-  const std::string text = config.to_yaml();
+std::string config_hash(const RunConfig& config) {
+  const std::string text = result_keys(config);
   return sha256_of_bytes(text.data(), text.size());
-}
-
-std::string file_text(const std::filesystem::path& file) {
-  std::stringstream text;
-  text << std::ifstream(file).rdbuf();
-  return text.str();
-}
-
-// The lines of `now` that `before` does not have, as "key: value; key: value".
-std::string changed_lines(const std::string& before, const std::string& now) {
-  std::set<std::string> old_lines;
-  std::string line, changed;
-  for (std::istringstream in(before); std::getline(in, line);) old_lines.insert(line);
-  for (std::istringstream in(now); std::getline(in, line);) {
-    if (old_lines.contains(line)) continue;
-    line.erase(0, line.find_first_not_of(' '));
-    changed += (changed.empty() ? "" : "; ") + line;
-  }
-  return changed;
 }
 
 // The nearest folder on the way up that exists.
@@ -65,20 +38,26 @@ void RunFolder::check(const RunConfig& config, const std::string& source_hash) c
 
   proto::RunState state;
   read_message(state_file(), state);
-  if (state.config_hash() != config_hash(config)) {
-    const std::string changed = changed_lines(file_text(config_file()), config.to_yaml());
-    throw BadInput(path_.string(), "holds a run of another configuration; this one asks for: " + changed +
+  std::vector<ChangedKey> changed = changes(config);
+  std::erase_if(changed, [](const ChangedKey& change) { return !change.changes_result; });
+  if (state.config_hash() != config_hash(config))
+    throw BadInput(path_.string(), "holds a run of another configuration; this one changes " +
+                                       (changed.empty() ? "what " + config_file().string() + " no longer says" : text_of(changed)) +
                                        " (use --fresh to move the old run aside, or another run.name)");
-  }
   if (state.source_hash() != source_hash)
     throw BadInput(path_.string(), "was made from another teacher than " + config.model.path +
                                        " holds now (use --fresh to move the old run aside, or another run.name)");
 }
 
+std::vector<ChangedKey> RunFolder::changes(const RunConfig& config) const {
+  if (!std::filesystem::exists(config_file())) return {};
+  return changed_keys(RunConfig::from_file(config_file()), config);
+}
+
 void RunFolder::open(const RunConfig& config, const std::string& source_hash) {
   if (std::filesystem::exists(state_file())) {
     read_message(state_file(), state_);
-    write_file_atomically(config_file(), config.to_yaml());  // its mesh may be another one
+    write_file_atomically(config_file(), config.to_yaml());  // what does not change results may be new
     return;
   }
   std::filesystem::create_directories(path_);

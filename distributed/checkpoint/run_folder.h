@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "core/config/differences.h"
 #include "core/config/run_config.h"
 #include "proto/run.pb.h"
 
@@ -27,6 +29,8 @@ class RunFolder {
   std::filesystem::path plan_file() const { return path_ / "plan.json"; }
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
   std::filesystem::path health_folder() const { return path_ / "health"; }
+  std::filesystem::path checkpoints_folder() const { return path_ / "checkpoints"; }
+  std::filesystem::path lock_file() const { return path_ / "lock"; }
   std::filesystem::path export_folder() const { return path_ / "export"; }
   // The hybrid of a plan after a training stage, e.g. hybrid/flashmorph/distill.safetensors.
   std::filesystem::path hybrid_file(const std::string& plan, const std::string& stage) const {
@@ -34,8 +38,11 @@ class RunFolder {
   }
 
   // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config or
-  // teacher (naming the lines that differ); the mesh may be another. Changes nothing on disk.
+  // teacher (naming the keys that differ, old -> new). Changes nothing on disk.
   void check(const RunConfig& config, const std::string& source_hash) const;
+
+  // What `config` asks for differently than the run that is there.
+  std::vector<ChangedKey> changes(const RunConfig& config) const;
 
   // Creates the folder, or reads where its run is.
   void open(const RunConfig& config, const std::string& source_hash);

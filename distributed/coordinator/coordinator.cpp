@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/bad_input.h"
+#include "core/base/sha256.h"
 #include "core/export/hugging_face.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
@@ -49,6 +50,8 @@ Coordinator::Coordinator(RunInputs inputs, Communicator& world, PlacedModel& pla
 void Coordinator::run() {
   recall();
   for (auto command = agreed_next_command(); !command.stage().empty(); command = agreed_next_command()) {
+    if (const StopReason reason = inputs_.stop.agreed(world_); reason != StopReason::none)
+      throw Stopped("stopped before " + name_of(command) + ": " + text_of(reason));
     const int64_t bytes_before = placed_.bytes_moved();
     const StageCost cost = execute(command);
     proto::StageReport report;
@@ -75,6 +78,7 @@ void Coordinator::recall() {
                                                        hash_of(plans_) + ", expected " + expected);
     for (const proto::StageResult& result : folder_.state().finished())
       inputs_.observer.skipped(result.stage(), folder_.path().string());
+    forget_checkpoints();
   });
 }
 
@@ -119,7 +123,9 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
     result.set_peak_bytes(std::max(result.peak_bytes(), theirs.peak_bytes()));
   }
   together(world_, [&] {
-    if (leads()) folder_.finish(result, report.plan_hash());
+    if (!leads()) return;
+    folder_.finish(result, report.plan_hash());
+    forget_checkpoints();
   });
   inputs_.observer.finished(result.stage(), result.seconds());
 }
@@ -141,7 +147,7 @@ StageCost Coordinator::align_branches() {
     placed_.place(layout_of("align", inputs_.config, placed_.spec(), world_.size()));
     placed_.start_branches();
   }
-  StageContext here = context();
+  StageContext here = context("align");
   const StageCost cost = align(placed_.model(), here);
   const Phase saving(inputs_.watchdog, Work::save, "align");
   save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
@@ -152,7 +158,7 @@ StageCost Coordinator::align_branches() {
 
 StageCost Coordinator::select_layers() {
   place("select");
-  StageContext here = context();
+  StageContext here = context("select");
   const auto [trajectory, cost] = select_gates(placed_.model(), budget(), here);
   gates_ = snapshot_of(trajectory, inputs_.config.stages.select.method);
   *gates_.mutable_provenance() = provenance("select", cost);
@@ -204,7 +210,7 @@ StageCost Coordinator::train_hybrid(const proto::StageCommand& command) {
   const bool distills = command.stage() == "distill";
   const bool is_distilled = !distills && inputs_.config.stages.distill.tokens > 0;
   const MorphableModel student = hybrid(plan, is_distilled ? "distill" : "align");
-  StageContext here = context();
+  StageContext here = context(name_of(command));
   const StageCost cost = distills ? distill(placed_.model(), student, routes_of(plan), plan.name(), here)
                                   : finetune(student, routes_of(plan), plan.name(), here);
   const Phase saving(inputs_.watchdog, Work::save, name_of(command));
@@ -257,8 +263,26 @@ LayerBudget Coordinator::budget() {
                       {{latency_.full().begin(), latency_.full().end()}, {latency_.linear().begin(), latency_.linear().end()}});
 }
 
-StageContext Coordinator::context() {
-  return {inputs_.config, placed_.mesh(), inputs_.corpus, inputs_.passkeys, inputs_.observer, inputs_.stop, inputs_.watchdog};
+StageContext Coordinator::context(const std::string& command) {
+  return {inputs_.config,   placed_.mesh(), inputs_.corpus,   inputs_.passkeys,
+          inputs_.observer, inputs_.stop,   inputs_.watchdog, command.empty() ? CheckpointPlace() : checkpoints_of(command)};
+}
+
+// A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0 compares.
+CheckpointPlace Coordinator::checkpoints_of(const std::string& command) {
+  CheckpointPlace place{.folder = folder_.checkpoints_folder(), .stage = command};
+  together(world_, [&] {
+    if (!leads()) return;
+    place.frozen["teacher"] = folder_.state().source_hash();
+    if (command != "align") place.frozen["branches"] = sha256_of_file(folder_.branches_file());
+  });
+  return place;
+}
+
+// A finished stage is on disk. On rank 0.
+void Coordinator::forget_checkpoints() {
+  for (const proto::StageResult& result : folder_.state().finished())
+    StageFolders{folder_.checkpoints_folder(), result.stage()}.remove_all();
 }
 
 // Rank 0's view of the folder, made common: ranks may see a shared file system at different moments.

@@ -51,7 +51,9 @@ class Coordinator {
   void place(const std::string& stage);  // the model with its trained branches, on this stage's mesh
   MorphableModel hybrid(const proto::HybridPlan& plan, const std::string& after);
   LayerBudget budget();
-  StageContext context();
+  StageContext context(const std::string& command = "");
+  CheckpointPlace checkpoints_of(const std::string& command);
+  void forget_checkpoints();
   bool leads() const { return world_.rank() == 0; }
   bool finished(const std::string& stage);
   void read(const std::filesystem::path& file, google::protobuf::Message& message);

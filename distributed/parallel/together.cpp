@@ -34,7 +34,7 @@ std::vector<Fault> unpacked(const std::string& text) {
 }  // namespace
 
 void together(Communicator& world, const std::function<void()>& work) {
-  enum Outcome : int64_t { fine, bad_input, failure };
+  enum Outcome : int64_t { fine, bad_input, stopped, failure };
   Outcome outcome = fine;
   std::string message;
   try {
@@ -42,6 +42,9 @@ void together(Communicator& world, const std::function<void()>& work) {
   } catch (const BadInput& fault) {
     outcome = bad_input;
     message = packed(fault.faults());
+  } catch (const Stopped& asked) {
+    outcome = stopped;
+    message = asked.what();
   } catch (const std::exception& error) {
     outcome = failure;
     message = error.what();
@@ -52,6 +55,7 @@ void together(Communicator& world, const std::function<void()>& work) {
     if (theirs == fine) continue;
     message = world.broadcast_text(message, rank);
     if (theirs == bad_input) throw BadInput(unpacked(message));
+    if (theirs == stopped) throw Stopped(message);
     throw CommonFailure("rank " + std::to_string(rank) + ": " + message);
   }
 }

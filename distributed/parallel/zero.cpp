@@ -36,6 +36,18 @@ void DataShardedAdamW::step(const std::vector<at::Tensor>& gradients, double lea
   gather();
 }
 
+std::vector<std::pair<DataShardedAdamW::Piece, AdamW::State>> DataShardedAdamW::states() const {
+  const std::vector<AdamW::State> own = optimizer_.states();
+  std::vector<std::pair<Piece, AdamW::State>> states;
+  for (size_t i = 0; i < pieces_.size(); ++i) states.emplace_back(pieces_[i], own[i]);
+  return states;
+}
+
+void DataShardedAdamW::resume_at(int64_t steps) {
+  optimizer_.resume_at(steps);
+  gather();
+}
+
 std::vector<at::Tensor> DataShardedAdamW::own_pieces(const std::vector<at::Tensor>& whole) const {
   std::vector<at::Tensor> own;
   for (const Piece& piece : pieces_)

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/train/adamw.h"
@@ -20,13 +21,17 @@ class DataShardedAdamW {
 
   int64_t state_elements() const { return 2 * own_elements_; }  // this rank's moments
 
- private:
   struct Piece {  // of a parameter, by flat elements
     size_t parameter;
     int64_t first;
     int64_t count;
   };
+  std::vector<std::pair<Piece, AdamW::State>> states() const;  // this rank's, flat
 
+  // This rank's states were overwritten with those after so many steps: every rank gets the parameters. Collective.
+  void resume_at(int64_t steps);
+
+ private:
   std::vector<at::Tensor> own_pieces(const std::vector<at::Tensor>& whole) const;
   void gather();
 

@@ -1,14 +1,16 @@
 #pragma once
 
 #include <chrono>
-#include <stdexcept>
+#include <string>
 
 #include "core/config/run_config.h"
 #include "core/data/corpus.h"
 #include "core/data/passkeys.h"
+#include "distributed/checkpoint/stage_checkpoints.h"
 #include "distributed/health/stop_signal.h"
 #include "distributed/health/watchdog.h"
 #include "distributed/parallel/mesh.h"
+#include "distributed/parallel/together.h"
 #include "distributed/stages/observer.h"
 
 namespace flashmorph {
@@ -22,12 +24,7 @@ struct StageContext {
   StageObserver& observer;  // does nothing on ranks other than 0
   StopSignal& stop;
   Watchdog& watchdog;
-};
-
-// A person or a scheduler asked to stop; every rank throws it at the same step.
-class Stopped : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
+  CheckpointPlace checkpoints = {};  // of this stage; none by default
 };
 
 // Tokens and wall time of one stage, on rank 0's clock.
@@ -38,13 +35,25 @@ struct StageCost {
 
 class Stopwatch {
  public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  explicit Stopwatch(double seconds_before = 0.0) : before_(seconds_before) {}
+  double seconds() const {
+    return before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
 
  private:
+  double before_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Throws Stopped on every rank when any rank was asked to stop.
+// The stage's checkpoints of what it trains.
+StageCheckpoints checkpoints_of(StageContext& context, Regions regions);
+
+// One more step is done.
+void advance(proto::StageProgress& progress, const Stopwatch& watch, double loss);
+
+// Throws Stopped on every rank when any rank was asked to stop; the second form writes a checkpoint first. Collective.
 void stop_if_asked(StageContext& context, const std::string& stage, int64_t step);
+void stop_if_asked(StageContext& context, const std::string& stage, StageCheckpoints& checkpoints,
+                   const proto::StageProgress& progress);
 
 }  // namespace flashmorph

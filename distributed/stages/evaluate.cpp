@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "core/base/random.h"
 #include "core/eval/perplexity.h"
@@ -13,6 +15,8 @@ namespace flashmorph {
 namespace {
 
 constexpr uint64_t kEvaluate = 0x65766131;  // keeps these samples apart from every training stage's
+
+constexpr int64_t kFewAtATime = 4;         // samples or windows between two chances to stop
 
 // Every data-rank-th of the first `count` samples of this length.
 std::vector<Sample> samples_of_this_rank(int64_t length, int64_t count, const StageContext& context) {
@@ -61,14 +65,43 @@ RecallCount total(const RecallByDepth& by_depth) {
   return sum;
 }
 
-double perplexity(const MorphableModel& model, const Routes& routes, StageContext& context) {
+// Measures this rank's items, `few` at a time; in between, all ranks ask whether to stop. No rank has more than `most`.
+using Measure = std::function<void(int64_t first, int64_t last)>;
+void in_parts(int64_t mine, int64_t most, int64_t few, const Measure& measure, int64_t step, StageContext& context) {
+  for (int64_t first = 0; first < most; first += few) {
+    stop_if_asked(context, "evaluate", step);
+    if (first < mine) measure(first, std::min(mine, first + few));
+  }
+}
+
+// Of the first `count` samples of this length, over all ranks; `recall_of` measures a few.
+template <class RecallOf>
+RecallByDepth recall_at(int64_t length, int64_t count, int64_t few, int64_t step, StageContext& context, const RecallOf& recall_of) {
+  const std::vector<Sample> samples = samples_of_this_rank(length, count, context);
+  const int64_t ranks = context.mesh.shape().data;
+  RecallByDepth mine(static_cast<size_t>(context.config.stages.evaluate.depths));
+  const auto measure = [&](int64_t first, int64_t last) {
+    const RecallByDepth part = recall_of(std::vector<Sample>(samples.begin() + first, samples.begin() + last));
+    for (size_t b = 0; b < mine.size(); ++b) mine[b] += part[b];
+  };
+  in_parts(static_cast<int64_t>(samples.size()), (count + ranks - 1) / ranks, few, measure, step, context);
+  return over_all_ranks(mine, context.mesh);
+}
+
+double perplexity(const MorphableModel& model, const Routes& routes, int64_t step, StageContext& context) {
   const EvaluateSection& section = context.config.stages.evaluate;
   const int64_t length = section.perplexity_length;
   const auto text = context.corpus.held_out();
   const int64_t windows = std::min<int64_t>(section.perplexity_tokens, static_cast<int64_t>(text.size())) / length;
   const int64_t ranks = context.mesh.shape().data, rank = context.mesh.data_rank();
-  const LikelihoodSum mine =
-      text_likelihood(model, routes, text, length, windows * rank / ranks, windows * (rank + 1) / ranks);
+  const int64_t begin = windows * rank / ranks, end = windows * (rank + 1) / ranks;
+  LikelihoodSum mine;
+  const auto measure = [&](int64_t first, int64_t last) {
+    const LikelihoodSum part = text_likelihood(model, routes, text, length, begin + first, begin + last);
+    mine.negative_log += part.negative_log;
+    mine.tokens += part.tokens;
+  };
+  in_parts(end - begin, (windows + ranks - 1) / ranks, kFewAtATime, measure, step, context);
   at::Tensor sums = at::zeros({2}, at::kDouble);
   sums[0] = mine.negative_log;
   sums[1] = static_cast<double>(mine.tokens);
@@ -101,13 +134,12 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
   result.set_kv_bytes_per_token(kv_bytes_per_token(model, routes));
   int64_t step = 0;
   for (const int64_t length : section.lengths) {
-    stop_if_asked(context, "evaluate", step);
-    const RecallByDepth forced = over_all_ranks(
-        teacher_forced_recall(model, routes, samples_of_this_rank(length, section.samples, context), section.depths),
-        context.mesh);
-    const RecallByDepth greedy = over_all_ranks(
-        greedy_recall(model, routes, samples_of_this_rank(length, section.greedy_samples, context), section.depths),
-        context.mesh);
+    const RecallByDepth forced = recall_at(length, section.samples, kFewAtATime, step, context, [&](const auto& samples) {
+      return teacher_forced_recall(model, routes, samples, section.depths);
+    });
+    const RecallByDepth greedy = recall_at(length, section.greedy_samples, 1, step, context, [&](const auto& samples) {
+      return greedy_recall(model, routes, samples, section.depths);
+    });
     proto::RecallAtLength& recall = *result.add_recall();
     recall.set_length(length);
     fill(*recall.mutable_teacher_forced(), total(forced));
@@ -120,7 +152,7 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
                               .gates = {},
                               .top_layers = {}});
   }
-  result.set_perplexity(perplexity(model, routes, context));
+  result.set_perplexity(perplexity(model, routes, step, context));
   return result;
 }
 

@@ -33,6 +33,8 @@ class StageObserver {
  public:
   virtual ~StageObserver() = default;
   virtual void started(const StageStart& start) {}
+  // The stage goes on from a checkpoint: so many steps and tokens are done already.
+  virtual void resumed(int64_t steps, int64_t tokens) {}
   virtual void stepped(const StepReport& report) {}
   // How every rank did over the last steps; now and then while a stage trains.
   virtual void ranks(const std::vector<RankVitals>& vitals) {}
@@ -41,6 +43,7 @@ class StageObserver {
   virtual void finished(const std::string& stage, double seconds) {}
   virtual void skipped(const std::string& stage, const std::string& why) {}
   virtual void measured(const proto::Measurement& measurement) {}
+  virtual void note(const std::string& note) {}
   virtual void warn(const std::string& warning) {}
 };
 

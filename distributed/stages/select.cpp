@@ -67,6 +67,23 @@ NamedGradients by_gate(const at::Tensor& gradient_l, const MorphableModel& model
   return gradients;
 }
 
+// The gates after a step, for gates.json; a checkpoint carries them.
+void record(const std::vector<double>& gates, double loss, proto::StageProgress& progress) {
+  proto::GateStep& moved = *progress.add_gates();
+  moved.set_step(progress.step());
+  moved.set_loss(loss);
+  moved.mutable_alpha()->Add(gates.begin(), gates.end());
+}
+
+GateTrajectory trajectory_of(const proto::StageProgress& progress) {
+  GateTrajectory trajectory;
+  for (const proto::GateStep& moved : progress.gates()) {
+    trajectory.alpha.emplace_back(moved.alpha().begin(), moved.alpha().end());
+    trajectory.loss.push_back(moved.loss());
+  }
+  return trajectory;
+}
+
 }  // namespace
 
 Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {
@@ -125,15 +142,22 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
-  GateTrajectory trajectory;
   const FrozenWeights frozen(model.all_parameters(), {});
-  const Stopwatch watch;
-  StepWatch ranks("select", 0, data.steps(), context);
-  int64_t tokens = 0;
+  const bool is_first_replica = context.mesh.data_rank() == 0 && context.mesh.tensor_rank() == 0;
+  StageCheckpoints checkpoints = checkpoints_of(
+      context, regions_of("gates", optimizer.states()[0], model.own_layers().first, model.layer_count(), is_first_replica));
+  proto::StageProgress progress = checkpoints.resume();
+  if (progress.step() > 0) {
+    optimizer.resume_at(progress.step());
+    context.observer.resumed(progress.step(), progress.step() * section.batch_tokens);
+  }
+  const Stopwatch watch(progress.seconds());
+  StepWatch ranks("select", progress.step(), data.steps(), context);
 
-  for (int64_t step = 0; step < data.steps(); ++step) {
+  for (int64_t step = progress.step(); step < data.steps(); ++step) {
+    checkpoints.save_when_due(progress);
+    stop_if_asked(context, "select", checkpoints, progress);
     const Phase phase(context.watchdog, Work::step, "select", step + 1);
-    stop_if_asked(context, "select", step);
     const int64_t micro_batches = data.micro_batches(step);
     const at::Tensor rows =
         gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha,
@@ -149,19 +173,19 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
     optimizer.step({gradient}, rate.at(step));
     alpha.clamp_(0.0, 1.0);
 
-    tokens += section.batch_tokens;
-    trajectory.alpha.push_back(numbers(of_all_layers(alpha, model, context.mesh)));
-    trajectory.loss.push_back(loss);
+    const std::vector<double> gates = numbers(of_all_layers(alpha, model, context.mesh));
     context.observer.stepped({.step = step + 1,
-                              .tokens = tokens,
+                              .tokens = (step + 1) * section.batch_tokens,
                               .loss = loss,
                               .learning_rate = rate.at(step),
-                              .gates = trajectory.alpha.back(),
-                              .top_layers = best_layers(trajectory.alpha.back(), budget)});
+                              .gates = gates,
+                              .top_layers = best_layers(gates, budget)});
     ranks.finished(step + 1);
     frozen.check("select", step + 1, context);
+    advance(progress, watch, loss);
+    record(gates, loss, progress);
   }
-  return {trajectory, {tokens, watch.seconds()}};
+  return {trajectory_of(progress), {data.steps() * section.batch_tokens, watch.seconds()}};
 }
 
 }  // namespace flashmorph

@@ -53,13 +53,19 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
                              section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   const FrozenWeights frozen(weights_of(passes), parameters);
-  const Stopwatch watch;
-  StepWatch ranks(stage, 0, data.steps(), context);
-  int64_t tokens = 0;
+  StageCheckpoints checkpoints = checkpoints_of(context, regions_of(parameters, optimizer, mesh, section.parallel.zero));
+  proto::StageProgress progress = checkpoints.resume();
+  if (progress.step() > 0) {
+    optimizer.resume_at(progress.step());
+    context.observer.resumed(progress.step(), progress.step() * section.batch_tokens);
+  }
+  const Stopwatch watch(progress.seconds());
+  StepWatch ranks(stage, progress.step(), data.steps(), context);
 
-  for (int64_t step = 0; step < data.steps(); ++step) {
+  for (int64_t step = progress.step(); step < data.steps(); ++step) {
+    checkpoints.save_when_due(progress);
+    stop_if_asked(context, stage, checkpoints, progress);
     const Phase phase(context.watchdog, Work::step, stage, step + 1);
-    stop_if_asked(context, stage, step);
     const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
     std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
@@ -69,14 +75,18 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
     optimizer.step(gradients, rate.at(step));
     for (const Parameter& parameter : parameters) parameter.value.mutable_grad().reset();
 
-    tokens += section.batch_tokens;
-    context.observer.stepped(
-        {.step = step + 1, .tokens = tokens, .loss = loss, .learning_rate = rate.at(step), .gates = {}, .top_layers = {}});
+    context.observer.stepped({.step = step + 1,
+                              .tokens = (step + 1) * section.batch_tokens,
+                              .loss = loss,
+                              .learning_rate = rate.at(step),
+                              .gates = {},
+                              .top_layers = {}});
     ranks.finished(step + 1);
     frozen.check(stage, step + 1, context);
+    advance(progress, watch, loss);
   }
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
-  return {tokens, watch.seconds()};
+  return {data.steps() * section.batch_tokens, watch.seconds()};
 }
 
 SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh) {

@@ -21,7 +21,8 @@ namespace flashmorph {
 using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 
 // The loop that align, distill and finetune share: for each step, this rank's micro-batches forward and backward,
-// gradients reduced over the mesh, clipped, one AdamW update. Leaves the parameters without gradients.
+// gradients reduced over the mesh, clipped, one AdamW update. Goes on from the stage's newest checkpoint. Leaves the
+// parameters without gradients.
 // passes: how the stage uses its models; the weights of these that are not among the parameters are frozen.
 StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
                 const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of);

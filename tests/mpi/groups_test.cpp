@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <csignal>
 #include <functional>
 
@@ -187,15 +188,28 @@ TEST(GroupOfOne, TellsTheStoryOfMpiOfOne) {
 
 TEST(StopSignal, OneRanksSignalStopsEveryRank) {
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) {
-    const StopSignal stop;
-    EXPECT_FALSE(stop.agreed(world()));
+    StopSignal stop;
+    EXPECT_EQ(stop.agreed(world()), StopReason::none);
     if (world().rank() == world().size() - 1) {
       std::raise(signal);
-      EXPECT_EQ(std::signal(signal, SIG_DFL), SIG_DFL) << "a second one must end the process";
+      for (const int second : {SIGINT, SIGTERM, SIGUSR1})
+        EXPECT_EQ(std::signal(second, SIG_DFL), SIG_DFL) << "a second one must end the process";
     }
-    EXPECT_TRUE(stop.agreed(world()));
-    EXPECT_TRUE(stop.agreed(world()));
+    EXPECT_EQ(stop.agreed(world()), StopReason::signal);
+    EXPECT_EQ(stop.agreed(world()), StopReason::signal);
   }
+}
+
+TEST(StopSignal, TimeIsOverOnEveryRankWhenItIsOnOne) {
+  const bool is_last = world().rank() == world().size() - 1;
+  const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  StopSignal limited(is_last ? 1e-9 : 0.0);
+  EXPECT_EQ(limited.agreed(world()), StopReason::time_limit);
+  StopSignal in_a_long_job(1e9, now + 1e6);
+  EXPECT_EQ(in_a_long_job.agreed(world()), StopReason::none);
+  EXPECT_EQ(in_a_long_job.agreed(world(), /*seconds_to_save=*/1e6), StopReason::slurm) << "no time left to save";
+  StopSignal in_an_ending_job(0.0, is_last ? now : 0.0);
+  EXPECT_EQ(in_an_ending_job.agreed(world()), StopReason::slurm);
 }
 
 }  // namespace
