@@ -72,7 +72,7 @@ void StageFolders::remove_all() const {
     std::filesystem::remove_all(root);
 }
 
-proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank, const Shard& shard) {
+proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank, const ShardCopy& shard) {
   proto::CheckpointShard written;
   if (shard.slices.empty()) return written;
   std::vector<std::pair<std::string, at::Tensor>> tensors;

@@ -34,13 +34,13 @@ struct StageFolders {
 };
 
 // A rank's copies of what it saves, and what they are.
-struct Shard {
+struct ShardCopy {
   std::vector<proto::TensorSlice> slices;
   std::vector<at::Tensor> values;
 };
 
 // Writes and syncs `rank`'s shard into a hidden folder. Nothing for an empty one: the description has no file then.
-proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank, const Shard& shard);
+proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank, const ShardCopy& shard);
 
 // All shards are in the hidden folder: writes the index, makes the checkpoint visible and the newest, and removes all but
 // the `keep` newest.

@@ -129,8 +129,8 @@ std::string StageCheckpoints::save(const proto::StageProgress& progress) {
 }
 
 // Copies what is trained, so that it may change while it is written.
-Shard StageCheckpoints::copies() const {
-  Shard shard;
+ShardCopy StageCheckpoints::copies() const {
+  ShardCopy shard;
   for (const Region& region : regions_) {
     if (!region.is_saved_here) continue;
     shard.slices.push_back(slice_of(region));

@@ -58,7 +58,7 @@ class StageCheckpoints {
   void go_on(bool wait);
   bool any_rank_busy();
   void conclude_phase();
-  Shard copies() const;
+  ShardCopy copies() const;
 
   CheckpointPlace place_;
   CheckpointSection section_;

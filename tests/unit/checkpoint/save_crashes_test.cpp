@@ -96,11 +96,12 @@ void save_two(const std::filesystem::path& folder) {
 }
 
 std::vector<std::string> operations_of_a_save() {
-  const TemporaryFolder folder;
-  save_two(folder.path());
+  const TemporaryFolder run;
+  const std::filesystem::path folder = run.path() / "checkpoints";
+  save_two(folder);
   FaultyFiles files(kNever, Moment::before, [](const auto&) {});
   std::vector<std::string> warnings;
-  save_third(folder.path(), files, warnings);
+  save_third(folder, files, warnings);
   EXPECT_TRUE(warnings.empty());
   return files.operations;
 }
@@ -125,8 +126,9 @@ TEST(SaveCrash, TheNewestCheckpointIsWholeWhereverTheProcessDies) {
     std::printf("| %s", operations[operation].c_str());
     for (const Moment moment : kMoments) {
       SCOPED_TRACE(operations[operation] + ", " + text_of(moment));
-      const TemporaryFolder folder;
-      save_two(folder.path());
+      const TemporaryFolder run;
+      const std::filesystem::path folder = run.path() / "checkpoints";
+      save_two(folder);
       std::fflush(stdout);
       const pid_t child = fork();
       if (child == 0) {
@@ -137,13 +139,13 @@ TEST(SaveCrash, TheNewestCheckpointIsWholeWhereverTheProcessDies) {
         });
         files = &dying;
         std::vector<std::string> warnings;
-        save_third(folder.path(), dying, warnings);
+        save_third(folder, dying, warnings);
         _exit(0);
       }
       int status = 0;
       ASSERT_EQ(waitpid(child, &status, 0), child);
       ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 9) << "it was to die there";
-      const int64_t step = step_after(folder.path());
+      const int64_t step = step_after(folder);
       EXPECT_TRUE(step == 20 || step == 30);
       std::printf(" | step %ld", step);
     }
@@ -156,23 +158,24 @@ TEST(SaveCrash, AFullDiskIsAWarningAndTheLastGoodCheckpointStays) {
   for (size_t operation = 0; operation < operations.size(); ++operation)
     for (const Moment moment : kMoments) {
       SCOPED_TRACE(operations[operation] + ", " + text_of(moment));
-      const TemporaryFolder folder;
-      save_two(folder.path());
+      const TemporaryFolder run;
+      const std::filesystem::path folder = run.path() / "checkpoints";
+      save_two(folder);
       FaultyFiles full(operation, moment, [](const std::filesystem::path& path) {
         throw std::system_error(ENOSPC, std::generic_category(), path.string() + ": write");
       });
       std::vector<std::string> warnings;
       try {
-        save_third(folder.path(), full, warnings);
+        save_third(folder, full, warnings);
       } catch (const std::exception& failure) {  // when the folder itself cannot be made, at the start
-        EXPECT_EQ(operations[operation], "make folder " + folder.path().filename().string());
+        EXPECT_EQ(operations[operation], "make folder checkpoints");
         continue;
       }
       ASSERT_EQ(warnings.size(), 1U);
       EXPECT_NE(warnings[0].find("the checkpoint after step 30 could not be written"), std::string::npos) << warnings[0];
       EXPECT_NE(warnings[0].find("No space left on device"), std::string::npos) << warnings[0];
       EXPECT_NE(warnings[0].find("the one after step 20 stays"), std::string::npos) << warnings[0];
-      step_after(folder.path());
+      step_after(folder);
     }
 }
 

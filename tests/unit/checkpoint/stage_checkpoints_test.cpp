@@ -122,7 +122,7 @@ TEST(StageCheckpoints, OneThatCannotBeUsedIsNamedAndTheOneBeforeIs) {
       {"index.pb", [&](const auto& whole) { overwrite(whole / "index.pb", 20); }},
       {"index.pb", [](const auto& whole) { std::filesystem::resize_file(whole / "index.pb", 30); }},
       {"is of distill uniform, step 10", [](const auto& whole) {
-         std::filesystem::copy(whole.parent_path() / "distill-uniform-10", whole, std::filesystem::copy_options::overwrite_existing);
+         std::filesystem::copy(whole.parent_path() / "distill-uniform-10", whole, std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
        }},
       {"has 0 of its 300 elements", [](const auto& whole) {  // a sound seal around an unsound index
          proto::SealedIndex sealed;
