@@ -68,7 +68,7 @@ SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const Placement& placement = model.placement();
   const auto [rows, tokens] = rows_and_tokens;
-  return {{rows, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
+  return {{rows, model.shard().own_count(tokens), model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

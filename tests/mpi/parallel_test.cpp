@@ -89,6 +89,47 @@ TEST(Mesh, ItsShardReducesOverTheTensorGroup) {
   }
 }
 
+// The ends of a split layer where the tokens are shared: rank r's part is (r + 1) times the whole, so sums are exact.
+TEST(SharedTokens, GoIntoTheShardsAndComeOutOfThem) {
+  for (MeshShape shape : every_shape()) {
+    if (shape.tensor == 1) continue;
+    SCOPED_TRACE(text_of(shape));
+    shape.sequence = true;
+    Mesh mesh(world(), shape);
+    Shard& shard = mesh.shard();
+    const int64_t ranks = shape.tensor, mine = mesh.tensor_rank() + 1, all = ranks * (ranks + 1) / 2;
+    const at::Tensor whole = at::arange(2 * 2 * ranks * 3, at::kDouble).view({2, 2 * ranks, 3});
+    const auto stretch = [&](const at::Tensor& x) { return x.narrow(-2, 2 * mesh.tensor_rank(), 2); };
+    EXPECT_TRUE(own_tokens(whole, shard).equal(stretch(whole)));
+    EXPECT_EQ(shard.own_count(2 * ranks), 2);
+
+    at::Tensor x = stretch(whole).clone().set_requires_grad(true);
+    const at::Tensor everywhere = into_shards(x, shard);
+    EXPECT_TRUE(everywhere.equal(whole));
+    everywhere.backward(whole * mine);
+    EXPECT_TRUE(x.grad().equal(stretch(whole) * all));
+
+    x.mutable_grad().reset();
+    const at::Tensor for_the_head = all_tokens(x, shard);
+    EXPECT_TRUE(for_the_head.equal(whole));
+    for_the_head.backward(whole);  // complete on every rank
+    EXPECT_TRUE(x.grad().equal(stretch(whole)));
+
+    at::Tensor partial = at::stack({whole * mine, whole}).set_requires_grad(true);  // leading dims may be more
+    const at::Tensor own = out_of_shards(partial, shard);
+    EXPECT_TRUE(own.equal(at::stack({stretch(whole) * all, stretch(whole) * ranks})));
+    own.backward(at::stack({stretch(whole), stretch(whole) * 2}));
+    EXPECT_TRUE(partial.grad().equal(at::stack({whole, whole * 2})));
+  }
+}
+
+TEST(SharedTokens, AreWholeOnAMeshThatDoesNotShareThem) {
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const at::Tensor x = at::ones({2, 3});
+  EXPECT_TRUE(own_tokens(x, mesh.shard()).is_same(x));
+  EXPECT_EQ(mesh.shard().own_count(7), 7);
+}
+
 // Whole-valued gradients, so that every sum is exact: rank r holds r + 1 for "partial", 10 (r + 1) for "own".
 TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
   for (const MeshShape& shape : every_shape()) {
