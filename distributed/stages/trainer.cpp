@@ -30,6 +30,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
                 const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
+  const DataSum over_data = section.parallel.zero ? DataSum::own_stretch : DataSum::whole;
   const auto whole = single_communicator("data");
   DataShardedAdamW optimizer(values_of(parameters),
                              {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
@@ -42,8 +43,8 @@ StageCost train(const std::string& stage, const Parameters& parameters, const Tr
     stop_if_asked(context, stage, step);
     const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
-    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
-    const double norm = clip_gradients(parameters, gradients, section.clip, mesh);
+    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, over_data);
+    const double norm = clip_gradients(parameters, gradients, section.clip, mesh, over_data);
     require_finite(loss, stage, "loss", step);
     require_finite(norm, stage, "gradient's norm", step);
     optimizer.step(gradients, rate.at(step));

@@ -115,6 +115,27 @@ TEST(SequenceTraffic, TakesThePlaceOfEveryReductionAndPipelinesCarryTheShare) {
   }
 }
 
+TEST(ZeroTraffic, GradientsAreScatteredAndWeightsGathered) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = 2});
+  RunConfig config = one_step();
+  config.stages.distill.parallel.zero = true;
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  const Routes routes = {Route::full(), Route::linear()};
+  const MorphableModel hybrid = model.hybrid(routes);
+  StageContext here = context(mesh, config);
+  distill(model, hybrid, routes, "test", here);
+  int64_t elements = 0;
+  for (const Parameter& parameter : hybrid.all_parameters()) elements += parameter.value.numel();
+  const int64_t stretch = (elements + world().size() - 1) / world().size();
+  EXPECT_EQ(traffic(mesh.data(), "reduce_scatter").calls, 1);
+  EXPECT_EQ(traffic(mesh.data(), "reduce_scatter").bytes, stretch * world().size() * 8);
+  EXPECT_EQ(traffic(mesh.data(), "all_gather").calls, 1);
+  EXPECT_EQ(traffic(mesh.data(), "all_gather").bytes, stretch * 8);
+  EXPECT_EQ(traffic(mesh.data(), "all_reduce").bytes, 2 * 8) << "the loss and the norm";
+}
+
 TEST(PipelineTraffic, TeacherAndMixtureGoForwardTheMixturesGradientComesBack) {
   if (world().size() == 1) return;
   const SharedModel small({.layers = kLayers});
