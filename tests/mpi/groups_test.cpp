@@ -154,7 +154,7 @@ TEST(Failures, OtherTensorsAreRefusedBeforeAnythingIsSent) {
   at::Tensor transposed = at::zeros({2, 3}).t(), half = at::zeros({2}, at::kHalf), elsewhere = at::empty({2}, at::kMeta);
   EXPECT_THROW(world().all_reduce(transposed, Reduction::sum), c10::Error);
   EXPECT_THROW(world().all_gather(transposed), c10::Error);
-  EXPECT_THROW(world().reduce_scatter(at::zeros({3, world().size()}).t()), c10::Error);
+  EXPECT_THROW(world().reduce_scatter(at::zeros({world().size(), 2, 3}).transpose(1, 2)), c10::Error);
   EXPECT_THROW(world().all_reduce(half, Reduction::sum), c10::Error);
   EXPECT_THROW(world().broadcast(elsewhere, 0), c10::Error);
 }
