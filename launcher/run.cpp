@@ -94,6 +94,11 @@ void check_stages(const RunConfig& config, const ModelSpec& spec, int64_t ranks)
                                                    std::to_string(here->shape.data) +
                                                    " data ranks cannot share evenly; change batch_tokens, "
                                                    "micro_batch_tokens, parallel.tensor or parallel.pipeline"});
+    for (const int64_t length : section.data.lengths)
+      if (here && here->shape.sequence && length % here->shape.tensor != 0)
+        faults.push_back({key + ".data.lengths", "asks for " + std::to_string(length) + " tokens, which " +
+                                                     std::to_string(here->shape.tensor) +
+                                                     " tensor ranks cannot share evenly; change it or parallel.sequence"});
     if (longest > spec.max_positions)
       faults.push_back({key + ".data.lengths", "asks for " + std::to_string(longest) + " tokens; the model's longest position is " +
                                                    std::to_string(spec.max_positions)});
@@ -188,7 +193,12 @@ int run(const CommandLine& line, Communicator& host_world) {
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
   PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device), device.place());
-  placed.place(layout_of("align", config, inputs.spec, world.size()));  // weights that cannot be read are refused here
+  const Layout layout = layout_of("align", config, inputs.spec, world.size());
+  placed.place(layout);  // weights that cannot be read are refused here
+  const proto::LayerLatency latency = [&] {
+    const Phase measuring(watchdog, Work::evaluate, "latency");
+    return latency_of_run(config, placed, folder, line.fresh, world);
+  }();
 
   Terminal terminal(stdout);
   StageObserver silent;
@@ -215,13 +225,13 @@ int run(const CommandLine& line, Communicator& host_world) {
     if (!lock->taken_over().empty()) observers->warn(lock->taken_over());
     if (!changes.empty()) observers->note("other than at the last start: " + text_of(changes));
     journal->event("device", device.description());
-    journal->event("started", rank_map(placed.layout().shape, placed.layout().layers));
+    journal->event("started", rank_map(layout.shape, layout.layers));
   });
 
   watchdog.meet_in(folder.health_folder());
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
-  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, observer, stop, watchdog}, world, placed, folder);
+  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog}, world, placed, folder);
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {

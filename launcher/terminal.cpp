@@ -77,6 +77,7 @@ Terminal::Terminal(std::FILE* out)
 std::string mesh_text(const Layout& layout) {
   const MeshShape& mesh = layout.shape;
   std::string text = fmt::format("{} ranks = data {} x pipeline {} x tensor {}", mesh.ranks(), mesh.data, mesh.pipeline, mesh.tensor);
+  if (mesh.sequence) text += " (tokens shared too)";
   for (int64_t p = 0; mesh.pipeline > 1 && p < mesh.pipeline; ++p) {
     text += fmt::format("\n          layers {}-{}: ranks", layout.layers[p].first, layout.layers[p].last - 1);
     for (int64_t d = 0; d < mesh.data; ++d) {

@@ -21,7 +21,7 @@ at::Tensor embed(const at::Tensor& tokens_on_host_BT, const EmbeddingWeights& we
   const int64_t rows = weights.tokens.size(0), first = shard.rank() * rows;
   const at::Tensor here = tokens_BT.ge(first).logical_and(tokens_BT.lt(first + rows));
   const at::Tensor found = at::embedding(weights.tokens, (tokens_BT - first).clamp(0, rows - 1));
-  return sum_over_shards(found * here.unsqueeze(-1).to(found.scalar_type()), shard);
+  return out_of_shards(found * here.unsqueeze(-1).to(found.scalar_type()), shard);
 }
 
 }  // namespace flashmorph

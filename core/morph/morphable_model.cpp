@@ -110,7 +110,7 @@ at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
 }
 
 at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
-  return copy_to_shards(rms_norm(x, this->layer(layer).block.input_norm, spec_.norm_epsilon), *shard_);
+  return into_shards(rms_norm(x, this->layer(layer).block.input_norm, spec_.norm_epsilon), *shard_);
 }
 
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
@@ -134,17 +134,17 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
       partial = gate_mix(full(), linear(), route.alpha, route.value);
       break;
   }
-  return x + sum_over_shards(partial, *shard_);
+  return x + out_of_shards(partial, *shard_);
 }
 
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
   const BlockWeights& block = this->layer(layer).block;
-  const at::Tensor normed = copy_to_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
-  return h + sum_over_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
+  const at::Tensor normed = into_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
+  return h + out_of_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
-  return rms_norm(x, head_.norm, spec_.norm_epsilon);
+  return all_tokens(rms_norm(x, head_.norm, spec_.norm_epsilon), *shard_);
 }
 
 at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
@@ -173,7 +173,7 @@ at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& ro
   if (has_embedding()) {
     x = embed(tokens_BT);
   } else {
-    x = at::empty({tokens_BT.size(0), tokens_BT.size(1), spec_.hidden},
+    x = at::empty({tokens_BT.size(0), shard_->own_count(tokens_BT.size(1)), spec_.hidden},
                   at::TensorOptions(placement_.dtype).device(placement_.device));
     neighbours_->receive(x);
   }
@@ -194,6 +194,8 @@ Parameters MorphableModel::frozen_parameters() const {
     append(all, parameters_of(layer(l).block, l));
   }
   append(all, head_parameters());
+  if (shard_->shares_tokens())  // then a norm, whole on every rank, sees a part of them
+    for (Parameter& parameter : all) parameter.partial_gradient |= parameter.split == Split::none;
   return all;
 }
 

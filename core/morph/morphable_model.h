@@ -44,7 +44,8 @@ struct MorphableLayer {
 // One rank's piece of a model whose layers are morphable: the teacher (every route full), the mixture, and a hybrid are
 // the same object under different routes. The piece is a slice (its shard) of some consecutive layers; the piece with
 // layer 0 also has the embedding, the one with the last layer the head. Layers go by their number in the whole model
-// everywhere. Letters: B batch, T tokens, D hidden.
+// everywhere. Where the shard's pieces share the tokens, X and H are this rank's stretch of them. Letters: B batch, T
+// tokens, D hidden.
 class MorphableModel {
  public:
   // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet. `shard` and `neighbours`
@@ -65,11 +66,11 @@ class MorphableModel {
   MorphableModel hybrid(const Routes& routes) const;
 
   at::Tensor embed(const at::Tensor& tokens_BT) const;                // X of layer 0; the first piece
-  at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;  // LN(X), copied to shards
+  at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;  // LN(X), all tokens on every rank
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
-                    LayerCache* cache = nullptr) const;               // H: one all-reduce
-  at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one all-reduce
-  at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head; the last piece
+                    LayerCache* cache = nullptr) const;               // H: one reduction
+  at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction
+  at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head, all tokens on every rank; the last piece
 
   // X through this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens continue
   // the cached ones; packed documents cannot.

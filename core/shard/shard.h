@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace flashmorph {
 
 // What one rank's piece of a model knows of the other pieces: its place in the tensor group and a reduction.
@@ -15,6 +17,14 @@ class Shard {
   // In place, over the group; every rank gets the same bits.
   virtual void all_reduce_sum(at::Tensor& values) {}
   virtual void all_reduce_max(at::Tensor& values) {}
+
+  // [size, ...values' shape] in rank order; and of such slots this rank's, summed over the group.
+  virtual at::Tensor all_gather(const at::Tensor& values) { return values.unsqueeze(0); }
+  virtual at::Tensor reduce_scatter(const at::Tensor& values) { return values.squeeze(0); }
+
+  // Whether the pieces share the residual stream's tokens as well, each having one of size() equal stretches, in rank order.
+  virtual bool shares_tokens() const { return false; }
+  int64_t own_count(int64_t tokens) const { return shares_tokens() ? tokens / size() : tokens; }
 };
 
 // The two ends of a column-parallel / row-parallel pair, differentiable.
@@ -23,5 +33,18 @@ class Shard {
 // The shard must outlive the backward pass.
 at::Tensor copy_to_shards(const at::Tensor& x, Shard& shard);
 at::Tensor sum_over_shards(const at::Tensor& partial, Shard& shard);
+
+// The same pair between the residual stream and a layer that is split by heads or channels; [.., T, D]. Where the pieces
+// share the tokens (sequence parallelism, arXiv 2205.05198) a rank's x and sum are its stretch of them:
+//   into_shards:   y = the stretches of all ranks      dx = this rank's stretch of the sum over ranks of dy
+//   out_of_shards: y = this rank's stretch of the sum  dx = the stretches of all ranks' dy
+at::Tensor into_shards(const at::Tensor& x, Shard& shard);
+at::Tensor out_of_shards(const at::Tensor& partial, Shard& shard);
+
+// The residual stream's tokens, all of them on every rank, where dy is complete on each: dx is its own stretch.
+at::Tensor all_tokens(const at::Tensor& x, Shard& shard);
+
+// Of x_BT the tokens that this rank's residual stream has.
+at::Tensor own_tokens(const at::Tensor& x_BT, const Shard& shard);
 
 }  // namespace flashmorph

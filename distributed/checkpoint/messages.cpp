@@ -8,6 +8,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
+#include "distributed/parallel/together.h"
 
 namespace flashmorph {
 
@@ -36,6 +37,13 @@ void read_message(const std::filesystem::path& file, google::protobuf::Message& 
   const bool parsed = file.extension() == ".json" ? json::JsonStringToMessage(content.str(), &message).ok()
                                                   : message.ParseFromString(content.str());
   if (!parsed) throw BadInput(file.string(), "is not a " + message.GetTypeName() + "; it was damaged or edited");
+}
+
+void read_on_all_ranks(const std::filesystem::path& file, google::protobuf::Message& message, Communicator& world) {
+  together(world, [&] {
+    if (world.rank() == 0 && std::filesystem::exists(file)) read_message(file, message);
+  });
+  message.ParseFromString(world.broadcast_text(message.SerializeAsString(), 0));
 }
 
 }  // namespace flashmorph

@@ -4,6 +4,8 @@
 
 #include <filesystem>
 
+#include "distributed/communication/communicator.h"
+
 namespace flashmorph {
 
 // Protobuf messages on disk, written atomically: binary (.pb) or in protobuf's JSON form (.json), by the file's name.
@@ -11,5 +13,8 @@ void write_message(const std::filesystem::path& file, const google::protobuf::Me
 
 // BadInput when the file cannot be read or is not such a message.
 void read_message(const std::filesystem::path& file, google::protobuf::Message& message);
+
+// Rank 0 reads, all ranks get the same message; it stays as it is when there is no such file yet. Collective.
+void read_on_all_ranks(const std::filesystem::path& file, google::protobuf::Message& message, Communicator& world);
 
 }  // namespace flashmorph

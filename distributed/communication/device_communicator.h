@@ -29,6 +29,11 @@ class DeviceCommunicator : public Communicator {
     const Call call = begin("all_gather", values);
     return values.is_cpu() ? host_->all_gather(values) : all_gather_on_device(values);
   }
+  at::Tensor reduce_scatter(const at::Tensor& values) final {
+    count("reduce_scatter", values);
+    check_slots(values);
+    return values.is_cpu() ? host_->reduce_scatter(values) : reduce_scatter_on_device(values);
+  }
   void send(const at::Tensor& values, int to) final {
     const Call call = begin("send", values, to);
     values.is_cpu() ? host_->send(values, to) : send_on_device(values, to);
@@ -49,6 +54,7 @@ class DeviceCommunicator : public Communicator {
   virtual void all_reduce_on_device(at::Tensor& values, Reduction reduction) = 0;
   virtual void broadcast_on_device(at::Tensor& values, int root) = 0;
   virtual at::Tensor all_gather_on_device(const at::Tensor& values) = 0;
+  virtual at::Tensor reduce_scatter_on_device(const at::Tensor& values) = 0;
   virtual void send_on_device(const at::Tensor& values, int to) = 0;
   virtual void receive_on_device(at::Tensor& values, int from) = 0;
   virtual void send_later_on_device(const at::Tensor& values, int to) = 0;

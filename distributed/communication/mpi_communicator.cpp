@@ -83,6 +83,23 @@ class MpiCommunicator : public Communicator {
     return all;
   }
 
+  at::Tensor reduce_scatter(const at::Tensor& values) override {
+    count("reduce_scatter", values);
+    check_host(values, "MPI_Reduce_scatter_block");
+    check_slots(values);
+    const at::Tensor exact = values.scalar_type() == at::kBFloat16 ? values.to(at::kFloat) : values;
+    at::Tensor own = at::empty(values.sizes().slice(1), exact.options());
+    const int64_t most = kMostElements / size_;
+    for (int64_t done = 0; done < own.numel(); done += most) {
+      at::Tensor mine = own.view(-1).narrow(0, done, std::min(most, own.numel() - done));
+      const at::Tensor all = exact.view({size_, own.numel()}).narrow(1, done, mine.numel()).contiguous();
+      check(MPI_Reduce_scatter_block(all.data_ptr(), mine.data_ptr(), static_cast<int>(mine.numel()),
+                                     mpi_type(exact.scalar_type()), MPI_SUM, comm_),
+            "MPI_Reduce_scatter_block");
+    }
+    return own.to(values.scalar_type());
+  }
+
   void send(const at::Tensor& values, int to) override {
     const Call call = begin("send", values, to);
     in_pieces("MPI_Send", values, [&](void* data, int elements, MPI_Datatype type) {

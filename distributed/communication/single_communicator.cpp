@@ -27,6 +27,12 @@ class SingleCommunicator : public Communicator {
     check_contiguous(values, "all_gather");
     return values.unsqueeze(0).clone();
   }
+  at::Tensor reduce_scatter(const at::Tensor& values) override {
+    count("reduce_scatter", values);
+    check_contiguous(values, "reduce_scatter");
+    check_slots(values);
+    return values.squeeze(0).clone();
+  }
   void send(const at::Tensor&, int to) override { no_peer("send", to); }
   void receive(at::Tensor&, int from) override { no_peer("receive", from); }
   void send_later(const at::Tensor&, int to) override { no_peer("send_later", to); }

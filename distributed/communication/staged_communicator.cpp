@@ -33,6 +33,9 @@ class StagedCommunicator : public DeviceCommunicator {
   at::Tensor all_gather_on_device(const at::Tensor& values) override {
     return host().all_gather(on_host(values)).to(values.device());
   }
+  at::Tensor reduce_scatter_on_device(const at::Tensor& values) override {
+    return host().reduce_scatter(on_host(values)).to(values.device());
+  }
   void send_on_device(const at::Tensor& values, int to) override { host().send(on_host(values), to); }
   void receive_on_device(at::Tensor& values, int from) override {
     at::Tensor copy = host_like(values);

@@ -36,6 +36,12 @@ proto::GateSnapshot snapshot_of(const GateTrajectory& trajectory, const std::str
   return snapshot;
 }
 
+LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
+  const auto element = static_cast<int64_t>(c10::elementSize(placed.model().placement().dtype));
+  return layer_budget(config.budget, placed.spec(), element,
+                      {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}});
+}
+
 int64_t peak_bytes() {
   rusage used{};
   getrusage(RUSAGE_SELF, &used);
@@ -43,6 +49,21 @@ int64_t peak_bytes() {
 }
 
 }  // namespace
+
+proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,
+                                   Communicator& world) {
+  proto::LayerLatency latency;
+  if (config.budget.milliseconds == 0.0) return latency;
+  if (!fresh) read_on_all_ranks(folder.latency_file(), latency, world);
+  if (latency.full().empty()) {
+    const Stopwatch watch;
+    placed.place(layout_of("evaluate", config, placed.spec(), world.size()));
+    latency = layer_latency(placed.model(), config.budget.length, placed.mesh());
+    latency.mutable_provenance()->set_seconds(watch.seconds());
+  }
+  budget_of(config, placed, latency);
+  return latency;
+}
 
 Coordinator::Coordinator(RunInputs inputs, Communicator& world, PlacedModel& placed, RunFolder& folder)
     : inputs_(inputs), world_(world), placed_(placed), folder_(folder) {}
@@ -67,10 +88,9 @@ void Coordinator::run() {
 
 // What earlier starts of this run have left on disk.
 void Coordinator::recall() {
-  read(folder_.latency_file(), latency_);
-  read(folder_.gates_file(), gates_);
-  if (finished("discretize")) read(folder_.plan_file(), plans_);
-  read(folder_.evaluation_file(), evaluation_);
+  read_on_all_ranks(folder_.gates_file(), gates_, world_);
+  if (finished("discretize")) read_on_all_ranks(folder_.plan_file(), plans_, world_);
+  read_on_all_ranks(folder_.evaluation_file(), evaluation_, world_);
   together(world_, [&] {
     if (!leads()) return;
     if (const std::string expected = folder_.state().plan_hash(); !expected.empty() && expected != hash_of(plans_))
@@ -89,12 +109,22 @@ proto::StageCommand Coordinator::agreed_next_command() {
     command.set_plan_hash(folder_.state().plan_hash());
   }
   command.ParseFromString(world_.broadcast_text(command.SerializeAsString(), 0));
+  together(world_, [&] { check_plans(command); });
   return command;
+}
+
+// Ranks with other plans would run another model, and might wait for each other forever.
+void Coordinator::check_plans(const proto::StageCommand& command) const {
+  const std::string held = plans_.plans().empty() ? "" : hash_of(plans_);
+  if (held != command.plan_hash())
+    throw BadInput(folder_.plan_file().string(), "rank " + std::to_string(world_.rank()) + " holds other plans than rank 0 before " +
+                                                     (command.stage().empty() ? "the run's end" : name_of(command)) +
+                                                     ": their hash is " + held + ", expected " + command.plan_hash());
 }
 
 StageCost Coordinator::execute(const proto::StageCommand& command) {
   const std::string& stage = command.stage();
-  if (stage == "latency") return measure_latency();
+  if (stage == "latency") return keep_latency();
   if (stage == "align") return align_branches();
   if (stage == "select") return select_layers();
   if (stage == "discretize") return discretize_gates();
@@ -109,11 +139,6 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
   const Phase saving(inputs_.watchdog, Work::save, name_of(command));
   std::vector<proto::StageReport> reports;
   for (const std::string& text : gather_text(report.SerializeAsString(), world_)) reports.emplace_back().ParseFromString(text);
-  for (const proto::StageReport& theirs : reports)
-    if (theirs.plan_hash() != reports[0].plan_hash())
-      throw BadInput(folder_.plan_file().string(), "rank " + std::to_string(theirs.rank()) + " holds other plans than rank 0 after " +
-                                                       name_of(command) + ": hash " + theirs.plan_hash() + ", expected " +
-                                                       reports[0].plan_hash());
   proto::StageResult result;
   result.set_stage(name_of(command));
   result.set_tokens(report.tokens());
@@ -130,15 +155,12 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
   inputs_.observer.finished(result.stage(), result.seconds());
 }
 
-StageCost Coordinator::measure_latency() {
-  const Phase measuring(inputs_.watchdog, Work::evaluate, "latency");
-  placed_.place(layout_of("evaluate", inputs_.config, placed_.spec(), world_.size()));
-  const Stopwatch watch;
-  latency_ = layer_latency(placed_.model(), inputs_.config.budget.length, placed_.mesh());
-  *latency_.mutable_provenance() = provenance("latency", {0, watch.seconds()});
-  budget();  // so that one that cannot be met ends the run here
-  write(folder_.latency_file(), latency_);
-  return {0, watch.seconds()};
+StageCost Coordinator::keep_latency() {
+  proto::LayerLatency latency = inputs_.latency;
+  const StageCost cost{0, latency.provenance().seconds()};
+  *latency.mutable_provenance() = provenance("latency", cost);
+  write(folder_.latency_file(), latency);
+  return cost;
 }
 
 StageCost Coordinator::align_branches() {
@@ -257,11 +279,7 @@ MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::str
   return hybrid;
 }
 
-LayerBudget Coordinator::budget() {
-  const auto element = static_cast<int64_t>(c10::elementSize(placed_.model().placement().dtype));
-  return layer_budget(inputs_.config.budget, placed_.spec(), element,
-                      {{latency_.full().begin(), latency_.full().end()}, {latency_.linear().begin(), latency_.linear().end()}});
-}
+LayerBudget Coordinator::budget() { return budget_of(inputs_.config, placed_, inputs_.latency); }
 
 StageContext Coordinator::context(const std::string& command) {
   return {inputs_.config,   placed_.mesh(), inputs_.corpus,   inputs_.passkeys,
@@ -297,14 +315,6 @@ void Coordinator::write(const std::filesystem::path& file, const google::protobu
   together(world_, [&] {
     if (leads()) write_message(file, message);
   });
-}
-
-// Rank 0 reads, all ranks get the same message; it stays empty when there is no such file yet.
-void Coordinator::read(const std::filesystem::path& file, google::protobuf::Message& message) {
-  together(world_, [&] {
-    if (leads() && std::filesystem::exists(file)) read_message(file, message);
-  });
-  message.ParseFromString(world_.broadcast_text(message.SerializeAsString(), 0));
 }
 
 proto::Provenance Coordinator::provenance(const std::string& stage, const StageCost& cost) const {

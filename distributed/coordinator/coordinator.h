@@ -16,10 +16,17 @@ struct RunInputs {
   const RunConfig& config;
   const Corpus& corpus;
   const PasskeyTask& passkeys;
+  const proto::LayerLatency& latency;  // of a budget in milliseconds (latency_of_run)
   StageObserver& observer;  // does nothing on ranks other than 0
   StopSignal& stop;
   Watchdog& watchdog;
 };
+
+// What a budget in milliseconds needs: each layer's latency, measured on the mesh of evaluate, or, unless `fresh`, as an
+// earlier start of this run has left it. Empty for other budgets. BadInput for a budget that cannot be met. To be called
+// before anything is written. Collective.
+proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,
+                                   Communicator& world);
 
 // Takes a run through its stages as a state machine (commands.h): rank 0 looks at the run's state and commands the next
 // stage; every rank carries it out, each stage on its own mesh, from what is on disk, and reports; rank 0 writes the
@@ -37,10 +44,11 @@ class Coordinator {
  private:
   void recall();
   proto::StageCommand agreed_next_command();
+  void check_plans(const proto::StageCommand& command) const;
   void conclude(const proto::StageCommand& command, proto::StageReport report);
 
   StageCost execute(const proto::StageCommand& command);
-  StageCost measure_latency();
+  StageCost keep_latency();
   StageCost align_branches();
   StageCost select_layers();
   StageCost discretize_gates();
@@ -56,7 +64,6 @@ class Coordinator {
   void forget_checkpoints();
   bool leads() const { return world_.rank() == 0; }
   bool finished(const std::string& stage);
-  void read(const std::filesystem::path& file, google::protobuf::Message& message);
   void write(const std::filesystem::path& file, const google::protobuf::Message& message);
   proto::Provenance provenance(const std::string& stage, const StageCost& cost) const;
   const proto::HybridPlan& plan_of(const std::string& name) const;
@@ -66,7 +73,6 @@ class Coordinator {
   Communicator& world_;
   PlacedModel& placed_;
   RunFolder& folder_;
-  proto::LayerLatency latency_;
   proto::GateSnapshot gates_;
   proto::PlanSet plans_;
   proto::Evaluation evaluation_;

@@ -24,7 +24,9 @@ Layout layout_of(const std::string& stage, const RunConfig& config, const ModelS
   if (stage == "distill") return layout(stages.distill.parallel, stages.distill.data.lengths, true);
   if (stage == "finetune") return layout(stages.finetune.parallel, stages.finetune.data.lengths, true);
   TORCH_CHECK(stage == "evaluate", "no stage ", stage, " has a mesh of its own");
-  return layout(stages.evaluate.parallel, stages.evaluate.lengths, true);
+  ParallelSection parallel = stages.evaluate.parallel;
+  parallel.sequence = false;  // greedy decoding goes token by token
+  return layout(parallel, stages.evaluate.lengths, true);
 }
 
 void PlacedModel::place(const Layout& layout) {

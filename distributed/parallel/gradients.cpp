@@ -8,18 +8,39 @@
 namespace flashmorph {
 namespace {
 
+// The tensors laid end to end, and back.
+at::Tensor flat(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& tensor : tensors) parts.push_back(tensor.flatten());
+  return at::cat(parts);
+}
+
+void copy_flat(const at::Tensor& flat, std::vector<at::Tensor>& tensors) {
+  int64_t start = 0;
+  for (at::Tensor& tensor : tensors) {
+    tensor.copy_(flat.narrow(0, start, tensor.numel()).view_as(tensor));
+    start += tensor.numel();
+  }
+}
+
 // One all-reduce for many tensors, in place.
 void all_reduce_flat(std::vector<at::Tensor>& tensors, Communicator& group) {
   if (tensors.empty() || group.size() == 1) return;
-  std::vector<at::Tensor> flat;
-  for (const at::Tensor& tensor : tensors) flat.push_back(tensor.flatten());
-  at::Tensor all = at::cat(flat);
+  at::Tensor all = flat(tensors);
   group.all_reduce(all, Reduction::sum);
-  int64_t start = 0;
-  for (at::Tensor& tensor : tensors) {
-    tensor.copy_(all.narrow(0, start, tensor.numel()).view_as(tensor));
-    start += tensor.numel();
-  }
+  copy_flat(all, tensors);
+}
+
+// One reduce-scatter for many tensors, in place: the sums in this rank's stretch of them, zeros elsewhere.
+void reduce_scatter_flat(std::vector<at::Tensor>& tensors, Communicator& group) {
+  if (tensors.empty() || group.size() == 1) return;
+  const at::Tensor all = flat(tensors);
+  const int64_t stretch = stretch_of(all.numel(), group);
+  at::Tensor stretches = at::constant_pad_nd(all, {0, stretch * group.size() - all.numel()}).view({group.size(), stretch});
+  const at::Tensor own = group.reduce_scatter(stretches);
+  stretches.zero_();
+  stretches[group.rank()].copy_(own);
+  copy_flat(stretches.view(-1), tensors);
 }
 
 // A replicated slice at its place among zeros, so that one sum over the group adds up the copies of each slice.
@@ -65,7 +86,9 @@ void add_over_pipeline_ends(const Parameters& parameters, std::vector<at::Tensor
 
 }  // namespace
 
-std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, double scale) {
+int64_t stretch_of(int64_t elements, const Communicator& data) { return (elements + data.size() - 1) / data.size(); }
+
+std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, DataSum over_data) {
   std::vector<at::Tensor> gradients;
   for (const Parameter& parameter : parameters) {
     const at::Tensor& gradient = parameter.value.grad();
@@ -73,19 +96,19 @@ std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& me
   }
   add_over_tensor_ranks(parameters, gradients, mesh);
   add_over_pipeline_ends(parameters, gradients, mesh);
-  all_reduce_flat(gradients, mesh.data());
-  if (scale != 1.0)
-    for (at::Tensor& gradient : gradients) gradient.mul_(scale);
+  over_data == DataSum::own_stretch ? reduce_scatter_flat(gradients, mesh.data()) : all_reduce_flat(gradients, mesh.data());
   return gradients;
 }
 
-double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh) {
+double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh,
+                      DataSum over_data) {
   at::Tensor square = at::zeros({1}, at::kDouble);
   std::vector<at::Tensor> counted;
   for (size_t i = 0; i < parameters.size(); ++i)
     if (counts_here(parameters[i], mesh)) counted.push_back(gradients[i]);
   if (!counted.empty()) square += at::stack(at::_foreach_norm(counted, 2, at::kDouble)).square().sum().cpu();
   mesh.replica().all_reduce(square, Reduction::sum);
+  if (over_data == DataSum::own_stretch) mesh.data().all_reduce(square, Reduction::sum);
   const double norm = std::sqrt(square.item<double>());
   if (limit > 0.0 && norm > limit)
     at::_foreach_mul_(gradients, limit / norm);

@@ -10,13 +10,21 @@
 
 namespace flashmorph {
 
+// What a rank has of the gradients' sum over the data group: all of it, or only in the stretch of elements that it updates
+// (ZeRO, zero.h), with zeros elsewhere.
+enum class DataSum { whole, own_stretch };
+
+// Elements of a stretch, when so many are cut into one for each data rank.
+int64_t stretch_of(int64_t elements, const Communicator& data);
+
 // The gradients of sharded parameters after backward, made equal to the one-rank run's: partial and replicated ones added
-// over the tensor group, a tied one over both ends of the pipeline, all of them summed over the data group and
-// multiplied by `scale`. One flat all-reduce each.
-std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, double scale);
+// over the tensor group, a tied one over both ends of the pipeline, all of them summed over the data group. One flat
+// all-reduce each, or a reduce-scatter over the data group.
+std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, DataSum over_data = DataSum::whole);
 
 // The global L2 norm over the whole model (each element counted once), and scaling to at most `limit`.
-double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh);
+double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gradients, double limit, Mesh& mesh,
+                      DataSum over_data = DataSum::whole);
 
 // Whether this rank is the one whose copy of the parameter counts, of all that hold the same elements in a replica.
 bool counts_here(const Parameter& parameter, const Mesh& mesh);

@@ -10,6 +10,7 @@ Layout Layout::of(int64_t ranks, const ParallelSection& parallel, const std::str
                   int64_t length, bool makes_logits) {
   Layout layout;
   layout.shape = MeshShape::of(ranks, parallel.tensor, parallel.pipeline, section);
+  layout.shape.sequence = parallel.sequence && parallel.tensor > 1;
   spec.check_tensor_parallel(parallel.tensor, section + ".tensor");
   if (parallel.pipeline > spec.layers)
     throw BadInput(section + ".pipeline", std::to_string(parallel.pipeline) + " ranks for a model of " +

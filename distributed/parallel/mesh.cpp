@@ -7,14 +7,18 @@ namespace {
 
 class GroupShard : public Shard {
  public:
-  explicit GroupShard(Communicator& group) : group_(group) {}
+  GroupShard(Communicator& group, bool shares_tokens) : group_(group), shares_tokens_(shares_tokens) {}
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
   void all_reduce_sum(at::Tensor& values) override { group_.all_reduce(values, Reduction::sum); }
   void all_reduce_max(at::Tensor& values) override { group_.all_reduce(values, Reduction::max); }
+  at::Tensor all_gather(const at::Tensor& values) override { return group_.all_gather(values); }
+  at::Tensor reduce_scatter(const at::Tensor& values) override { return group_.reduce_scatter(values); }
+  bool shares_tokens() const override { return shares_tokens_; }
 
  private:
   Communicator& group_;
+  bool shares_tokens_;
 };
 
 class GroupNeighbours : public Neighbours {
@@ -58,7 +62,7 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   pipeline_ = world.split(d * tensors + t, rank, "pipeline");
   tensor_ = world.split(d * pipelines + p, rank, "tensor");
   replica_ = world.split(d, rank, "replica");
-  shard_ = std::make_unique<GroupShard>(*tensor_);
+  shard_ = std::make_unique<GroupShard>(*tensor_, shape.sequence);
   neighbours_ = std::make_unique<GroupNeighbours>(*pipeline_);
 }
 

@@ -17,6 +17,7 @@ struct MeshShape {
   int64_t data = 1;
   int64_t pipeline = 1;
   int64_t tensor = 1;
+  bool sequence = false;  // tensor ranks share the residual stream's tokens, too
 
   int64_t ranks() const { return data * pipeline * tensor; }
   bool operator==(const MeshShape&) const = default;

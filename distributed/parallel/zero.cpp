@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "distributed/parallel/gradients.h"
+
 namespace flashmorph {
 namespace {
 
@@ -17,7 +19,7 @@ int64_t elements(const std::vector<at::Tensor>& tensors) {
 }  // namespace
 
 DataShardedAdamW::DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options, Communicator& data)
-    : parameters_(std::move(parameters)), data_(data), stretch_((elements(parameters_) + data.size() - 1) / data.size()),
+    : parameters_(std::move(parameters)), data_(data), stretch_(stretch_of(elements(parameters_), data)),
       optimizer_({}, options) {
   const int64_t first = data.rank() * stretch_, last = first + stretch_;
   int64_t start = 0;

@@ -13,7 +13,7 @@ namespace flashmorph {
 
 // AdamW whose two moments are shared out over the data ranks (ZeRO stage 1, arXiv 1910.02054): the parameters, laid end
 // to end, are cut into equal stretches; each rank updates its own and gathers the others. The update is elementwise, so
-// the result is that of AdamW. Parameters have one dtype; gradients are the same on all data ranks.
+// the result is that of AdamW. Parameters have one dtype; a gradient counts in the rank's own stretch only.
 class DataShardedAdamW {
  public:
   DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options, Communicator& data);

@@ -11,10 +11,10 @@ namespace flashmorph {
 
 namespace {
 
-// Sums over the shards, in one reduction.
+// Both out of the shards, in one reduction.
 std::pair<at::Tensor, at::Tensor> summed_together(const at::Tensor& a, const at::Tensor& b, Shard& shard) {
   if (shard.size() == 1) return {a, b};
-  const at::Tensor sums = sum_over_shards(at::stack({a, b}), shard);
+  const at::Tensor sums = out_of_shards(at::stack({a, b}), shard);
   return {sums[0], sums[1]};
 }
 
@@ -79,6 +79,7 @@ StageCost align(MorphableModel& model, StageContext& context) {
                     [&](int64_t index, const at::Tensor& x) {
                       return align_micro_batch(model, samples.micro_batch(step, index), x, data.micro_batches(step), loss);
                     });
+    if (model.shard().shares_tokens()) model.shard().all_reduce_sum(loss);  // each rank's is of its own tokens
     return loss.item<double>();
   });
 }

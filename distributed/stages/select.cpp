@@ -23,8 +23,8 @@ std::vector<double> numbers(const at::Tensor& values) {
 }
 
 // A step of this rank's micro-batches: a row each, [d error / d alpha of its layers, error, answer tokens], float64. The
-// gradients are this tensor rank's partial sums; the last two are given by tensor rank 0 alone, so that summing rows
-// over ranks is right.
+// gradients are this tensor rank's partial sums; what all tensor ranks have alike is given by the first alone, so that
+// summing rows over ranks is right.
 at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, SamplesAhead& samples,
                               int64_t step, MicroBatchRange mine, const at::Tensor& alpha_l, bool recompute,
                               Pipeline& pipeline) {
@@ -38,10 +38,10 @@ at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& d
         answers.push_back(batch.answers_BT.sum().item<int64_t>());
         return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), alpha_l), x, recompute);
       });
-  const bool counts = model.shard().rank() == 0;
+  const bool first = model.shard().rank() == 0, has_error = first || model.shard().shares_tokens();
   for (size_t m = 0; m < leaves.size(); ++m)
-    rows.push_back(at::cat({leaves[m].grad().cpu(), counts ? errors[m].view({1}).cpu() : at::zeros({1}, at::kDouble),
-                            at::full({1}, counts ? static_cast<double>(answers[m]) : 0.0, at::kDouble)}));
+    rows.push_back(at::cat({leaves[m].grad().cpu(), has_error ? errors[m].view({1}).cpu() : at::zeros({1}, at::kDouble),
+                            at::full({1}, first ? static_cast<double>(answers[m]) : 0.0, at::kDouble)}));
   return at::stack(rows);
 }
 
@@ -97,7 +97,7 @@ Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
                                bool recompute) {
   const Placement& placement = model.placement();
-  const at::Tensor answers = batch.answers_BT.flatten().nonzero().flatten().to(placement.device);
+  const at::Tensor answers = own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();

@@ -25,7 +25,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                                                    StageContext& context);
 
 // One micro-batch through this rank's layers, the mixture (learning) beside the teacher (fixed). The loss is its error,
-// float64: over its layers and the answer tokens the sum of |H_mix - H_teacher|^2, divided by the layers of the model.
+// float64: over its layers and its answer tokens the sum of |H_mix - H_teacher|^2, divided by the layers of the model.
 // mixing: a mixed route for each of this rank's layers; mixing_routes makes them of the gates, a leaf where the model is,
 // with their numbers from the host, so that nobody waits for a device to read them. `recompute`: keep a layer's input
 // only, and run it again in the backward pass.

@@ -47,6 +47,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
                 const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
+  const DataSum over_data = section.parallel.zero ? DataSum::own_stretch : DataSum::whole;
   const auto whole = single_communicator("data");
   DataShardedAdamW optimizer(values_of(parameters),
                              {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
@@ -68,8 +69,8 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
     const Phase phase(context.watchdog, Work::step, stage, step + 1);
     const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
-    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
-    const double norm = clip_gradients(parameters, gradients, section.clip, mesh);
+    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, over_data);
+    const double norm = clip_gradients(parameters, gradients, section.clip, mesh, over_data);
     if (const StepNumbers numbers{loss, norm}; !numbers.are_finite())
       stop_at_numbers(numbers, stage, step, passes, named(gradients, parameters), data, context);
     optimizer.step(gradients, rate.at(step));
@@ -100,7 +101,7 @@ SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const Placement& placement = model.placement();
   const auto [rows, tokens] = rows_and_tokens;
-  return {{rows, tokens, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
+  return {{rows, model.shard().own_count(tokens), model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Meshes through the program itself: a mesh of its own for each stage, going on with another one, and every mesh, start and
 # plan that must be refused with exit code 2 and one message.
-#   meshes.sh FLASHMORPH_DIST MPIRUN     from the repository's root
+#   meshes.sh FLASHMORPH_DIST MPIRUN PYTHON     from the repository's root
 set -euo pipefail
-program=$1 mpirun=$2
+program=$1 mpirun=$2 python=$3
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -31,14 +31,44 @@ refused() {
 grep -q "select: 2 ranks = data 1 x pipeline 1 x tensor 2" "$work/first.log" || fail "the header names no mesh of select"
 grep -q "layers 5-11: ranks 1" "$work/first.log" || fail "pipeline_cuts were not followed"
 
+# Tokens shared among tensor ranks, in the stages that can.
+"${ranks[@]}" 2 "$program" "${few[@]}" --set run.name=shared --set parallel.pipeline=1 --set parallel.sequence=true \
+  >"$work/shared.log" || { cat "$work/shared.log"; fail "tokens shared among tensor ranks"; }
+grep -q "mesh    2 ranks = data 1 x pipeline 1 x tensor 2 (tokens shared too)" "$work/shared.log" || fail "the header does not say that tokens are shared"
+grep -q "evaluate: 2 ranks = data 1 x pipeline 1 x tensor 2$" "$work/shared.log" || fail "evaluate shares tokens"
+
 # Nothing is done again on another mesh, and nothing refused.
 "${ranks[@]}" 1 "$program" "${few[@]}" --set parallel.tensor=1 --set parallel.pipeline=1 >"$work/again.log" || fail "another mesh"
 grep -q "already done" "$work/again.log" || fail "another mesh did the work again"
 
-# A budget that is measured.
-"${ranks[@]}" 2 "$program" "${few[@]}" --set run.name=timed --set parallel.tensor=1 --set parallel.pipeline=2 --set budget.full_layers=0 --set budget.milliseconds=100000 \
-  >"$work/timed.log" 2>&1 && fail "a budget for every layer was accepted"
-grep -q "budget.milliseconds: leaves" "$work/timed.log" || fail "no measured budget: $(<"$work/timed.log")"
+# A budget that is measured: one for every layer is refused and leaves nothing behind; from what it says, half of what
+# full attention takes is given. The pick must be the best of all sets that cost no more.
+timed=("${few[@]}" --set run.name=timed --set parallel.tensor=1 --set parallel.pipeline=2 --set budget.full_layers=0 --set budget.length=4096)
+refused "budget.milliseconds: leaves" "${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds=100000
+[[ ! -e "$work/timed" ]] || fail "a budget that was refused left a folder"
+milliseconds=$(sed -nE 's/.*leaves ([0-9]+) microseconds.*all of them ([0-9]+):.*/\1 \2/p' "$work/refused.err" |
+  awk '{printf "%.3f", 100000 - $1 / 1000 + $2 / 2000}')
+"${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds="$milliseconds" --set stages.distill.tokens=0 \
+  --set stages.export.enabled=false >"$work/timed.log" 2>&1 || { tail -30 "$work/timed.log"; fail "a budget of $milliseconds ms"; }
+"$python" - "$work/timed" "$milliseconds" <<'PYTHON'
+import json, math, sys
+folder, milliseconds = sys.argv[1], float(sys.argv[2])
+latency, gates, plans = (json.load(open(f"{folder}/{name}.json")) for name in ("latency", "gates", "plan"))
+extra = [max(0.0, 1000 * (full - linear)) for full, linear in zip(latency["full"], latency["linear"], strict=True)]
+step = 1 + int(sum(extra) / 20000)
+costs = [step * round(one / step) for one in extra]
+limit = math.floor(1000 * (milliseconds - sum(latency["linear"])))
+layers = range(len(costs))
+sets = [[l for l in layers if chosen >> l & 1] for chosen in range(1 << len(costs))]
+allowed = [kept for kept in sets if sum(costs[l] for l in kept) <= limit]
+worth = lambda kept: (sum(round(gates["alpha"][l] * 2**40) for l in kept), len(kept))
+most = max(map(worth, allowed))
+best = min(kept for kept in allowed if worth(kept) == most)
+kept = list(map(int, plans["plans"][0]["full_layers"]))
+assert kept == best and 0 < len(kept) < len(costs), (kept, best, costs, limit, gates["alpha"])
+assert latency["length"] == "4096", latency["length"]
+print(f"{milliseconds} ms: {limit} of {sum(costs)} microseconds for full attention, kept {kept}")
+PYTHON
 
 other=("${few[@]}" --set run.name=other)
 refused "parallel.tensor: 4 does not divide the 2 ranks" "${ranks[@]}" 2 "$program" "${other[@]}" --set parallel.pipeline=1 --set parallel.tensor=4
@@ -46,6 +76,8 @@ refused "is 8, which does not divide the 4 ranks" "${ranks[@]}" 4 "$program" "${
 refused "parallel.pipeline_cuts: has 1 cuts, expected 3" "${ranks[@]}" 8 "$program" "${other[@]}" --set parallel.pipeline_cuts='[2]'
 refused "stages.select.parallel.tensor: 3 does not divide the model's" "${ranks[@]}" 3 "$program" "${other[@]}" --set parallel.tensor=1 \
   --set parallel.pipeline=1 --set stages.select.parallel.tensor=3
+refused "stages.align.data.lengths: asks for 63 tokens, which 2 tensor ranks cannot share evenly" "${ranks[@]}" 2 "$program" "${other[@]}" \
+  --set parallel.pipeline=1 --set parallel.sequence=true --set stages.align.data.lengths='[63]' --set stages.align.batch_tokens=1008
 refused "3 data ranks cannot share evenly" "${ranks[@]}" 3 "$program" "${other[@]}" --set parallel.tensor=1 --set parallel.pipeline=1 \
   --set stages.distill.tokens=0 --set stages.select.batch_tokens=1536 --set stages.align.batch_tokens=1024
 refused "SLURM_NTASKS: is 8, but this process is alone in MPI" env SLURM_NTASKS=8 SLURM_PROCID=0 "$program" "${other[@]}"

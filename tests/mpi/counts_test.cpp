@@ -67,6 +67,75 @@ TEST(SelectTraffic, AMixedAttentionsShareIsOneEachWay) {
   EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 2);
 }
 
+TEST(SequenceTraffic, AMixedAttentionGathersOnceAndReducesOnceEachWay) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = kLayers});
+  MeshShape shape = MeshShape::of(world().size(), 2);
+  shape.sequence = true;
+  Mesh mesh(world(), shape);
+  const MorphableModel model = load(small.path(), mesh, one_step(), at::kDouble);
+  const at::Tensor alpha = at::full({}, 0.5, at::kDouble).set_requires_grad(true);
+  const at::Tensor x = at::ones({1, 4, kHidden}, at::kDouble).set_requires_grad(true);
+  const at::Tensor h = model.attend(2, x, Route::mixed(alpha), model.positions(0, 8));
+  EXPECT_EQ(h.sizes(), x.sizes());
+  for (const int64_t ways : {1, 2}) {
+    EXPECT_EQ(traffic(mesh.tensor(), "all_gather").calls, ways);
+    EXPECT_EQ(traffic(mesh.tensor(), "reduce_scatter").calls, ways);
+    EXPECT_EQ(traffic(mesh.tensor(), "reduce_scatter").bytes, ways * 8 * kHidden * 8);
+    if (ways == 1) h.sum().backward();
+  }
+  EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 0);
+}
+
+TEST(SequenceTraffic, TakesThePlaceOfEveryReductionAndPipelinesCarryTheShare) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = kLayers});
+  const RunConfig config = one_step();
+  for (const int64_t pipelines : {1, 2}) {
+    if (world().size() % (2 * pipelines) != 0) continue;
+    MeshShape shape = MeshShape::of(world().size(), 2, pipelines);
+    shape.sequence = true;
+    Mesh mesh(world(), shape);
+    const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+    StageContext here = context(mesh, config);
+    select_gates(model, LayerBudget::of_layers(kLayers, 3), here);
+    const int64_t mine = kMicroBatches / shape.data;
+    if (pipelines == 2) {
+      EXPECT_EQ(traffic(mesh.pipeline(), "send").bytes, mine * kStates / 2 * (mesh.pipeline_rank() == 0 ? 2 : 1));
+      continue;
+    }
+    // As in the test above, each reduction a gather and a reduce-scatter; backward the two change places, and the lowest
+    // attention's output is gathered although its input needs no gradient.
+    const int64_t blocks = kLayers + kLayers - 1;
+    EXPECT_EQ(traffic(mesh.tensor(), "all_gather").calls, mine * (2 * blocks + blocks));
+    EXPECT_EQ(traffic(mesh.tensor(), "all_gather").bytes, mine * (2 * blocks + blocks) * kStates / 2);
+    EXPECT_EQ(traffic(mesh.tensor(), "reduce_scatter").calls, mine * (1 + 2 * blocks + blocks - 1));
+    EXPECT_EQ(traffic(mesh.tensor(), "reduce_scatter").bytes, mine * (1 + 2 * blocks + blocks - 1) * kStates);
+    EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 1) << "the gates' rows";
+  }
+}
+
+TEST(ZeroTraffic, GradientsAreScatteredAndWeightsGathered) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = 2});
+  RunConfig config = one_step();
+  config.stages.distill.parallel.zero = true;
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  const Routes routes = {Route::full(), Route::linear()};
+  const MorphableModel hybrid = model.hybrid(routes);
+  StageContext here = context(mesh, config);
+  distill(model, hybrid, routes, "test", here);
+  int64_t elements = 0;
+  for (const Parameter& parameter : hybrid.all_parameters()) elements += parameter.value.numel();
+  const int64_t stretch = (elements + world().size() - 1) / world().size();
+  EXPECT_EQ(traffic(mesh.data(), "reduce_scatter").calls, 1);
+  EXPECT_EQ(traffic(mesh.data(), "reduce_scatter").bytes, stretch * world().size() * 8);
+  EXPECT_EQ(traffic(mesh.data(), "all_gather").calls, 1);
+  EXPECT_EQ(traffic(mesh.data(), "all_gather").bytes, stretch * 8);
+  EXPECT_EQ(traffic(mesh.data(), "all_reduce").bytes, 2 * 8) << "the loss and the norm";
+}
+
 TEST(PipelineTraffic, TeacherAndMixtureGoForwardTheMixturesGradientComesBack) {
   if (world().size() == 1) return;
   const SharedModel small({.layers = kLayers});

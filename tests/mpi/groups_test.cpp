@@ -41,6 +41,25 @@ TEST(Collectives, EveryDtypeReducesAndGathersExactly) {
   }
 }
 
+TEST(Collectives, EachRankGetsItsSlotOfTheSum) {
+  const int64_t ranks = world().size(), mine = world().rank() + 1;
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kLong, at::kInt, at::kByte}) {
+    const at::Tensor slots = (at::arange(1, ranks + 1) * mine).to(dtype).view({-1, 1, 1}).repeat({1, 2, 3}), before = slots.clone();
+    const at::Tensor own = world().reduce_scatter(slots);
+    EXPECT_EQ(own.scalar_type(), dtype);
+    EXPECT_TRUE(own.equal(at::full({2, 3}, mine * ranks * (ranks + 1) / 2, dtype))) << dtype;
+    EXPECT_TRUE(slots.equal(before)) << dtype << ": the tensor handed in was changed";
+  }
+  const at::Tensor parts = at::full({ranks, 2}, 1.0 / 512, at::kBFloat16);
+  parts[world().rank()].fill_(1.0);  // 1 + 2^-9 rounds to 1: the sum must be wider
+  EXPECT_EQ(world().reduce_scatter(parts)[1].item<float>(), at::full({}, 1.0 + static_cast<double>(ranks - 1) / 512).to(at::kBFloat16).item<float>());
+}
+
+TEST(Collectives, SlotsMustBeOneARank) {
+  EXPECT_THROW(world().reduce_scatter(at::zeros({world().size() + 1, 2})), c10::Error);
+  EXPECT_THROW(world().reduce_scatter(at::zeros({})), c10::Error);
+}
+
 TEST(Collectives, TrueAnywhereIsTrueEverywhere) {
   for (const Reduction reduction : {Reduction::sum, Reduction::max}) {
     at::Tensor flags = at::zeros({3}, at::kBool);
@@ -79,6 +98,7 @@ TEST(Collectives, ATensorWithoutElementsPasses) {
   world().all_reduce(nothing, Reduction::sum);
   world().broadcast(nothing, 0);
   EXPECT_EQ(world().all_gather(nothing).sizes(), at::IntArrayRef({world().size(), 0, 4}));
+  EXPECT_EQ(world().reduce_scatter(at::zeros({world().size(), 0, 4})).sizes(), at::IntArrayRef({0, 4}));
 }
 
 TEST(Collectives, BinaryTextComesWholeFromAnyRoot) {
@@ -135,23 +155,25 @@ TEST(Failures, OtherTensorsAreRefusedBeforeAnythingIsSent) {
   at::Tensor transposed = at::zeros({2, 3}).t(), half = at::zeros({2}, at::kHalf), elsewhere = at::empty({2}, at::kMeta);
   EXPECT_THROW(world().all_reduce(transposed, Reduction::sum), c10::Error);
   EXPECT_THROW(world().all_gather(transposed), c10::Error);
+  EXPECT_THROW(world().reduce_scatter(at::zeros({world().size(), 2, 3}).transpose(1, 2)), c10::Error);
   EXPECT_THROW(world().all_reduce(half, Reduction::sum), c10::Error);
   EXPECT_THROW(world().broadcast(elsewhere, 0), c10::Error);
 }
 
 // One story told to both kinds of group of one.
 struct Story {
-  at::Tensor sum, largest, sent, gathered;
+  at::Tensor sum, largest, sent, gathered, slot;
   std::string text;
   std::map<std::string, std::pair<int64_t, int64_t>> traffic;
 };
 
 Story tell(Communicator& group) {
-  Story story{at::arange(6).view({2, 3}), at::tensor({1.5, -0.0}), at::tensor({3.0f}), {}, {}, {}};
+  Story story{at::arange(6).view({2, 3}), at::tensor({1.5, -0.0}), at::tensor({3.0f}), {}, {}, {}, {}};
   group.all_reduce(story.sum, Reduction::sum);
   group.all_reduce(story.largest, Reduction::max);
   group.broadcast(story.sent, 0);
   story.gathered = group.all_gather(story.sum);
+  story.slot = group.reduce_scatter(story.gathered);
   story.text = group.broadcast_text("text", 0);
   group.barrier();
   for (const auto& [operation, entry] : group.traffic().by_operation) story.traffic[operation] = {entry.calls, entry.bytes};
@@ -182,6 +204,7 @@ TEST(GroupOfOne, TellsTheStoryOfMpiOfOne) {
   EXPECT_TRUE(actual.sent.equal(expected.sent));
   EXPECT_TRUE(actual.gathered.equal(expected.gathered));
   EXPECT_EQ(actual.gathered.sizes(), expected.gathered.sizes());
+  EXPECT_TRUE(actual.slot.equal(expected.slot));
   EXPECT_EQ(actual.text, expected.text);
   EXPECT_EQ(actual.traffic, expected.traffic);
 }

@@ -89,6 +89,47 @@ TEST(Mesh, ItsShardReducesOverTheTensorGroup) {
   }
 }
 
+// The ends of a split layer where the tokens are shared: rank r's part is (r + 1) times the whole, so sums are exact.
+TEST(SharedTokens, GoIntoTheShardsAndComeOutOfThem) {
+  for (MeshShape shape : every_shape()) {
+    if (shape.tensor == 1) continue;
+    SCOPED_TRACE(text_of(shape));
+    shape.sequence = true;
+    Mesh mesh(world(), shape);
+    Shard& shard = mesh.shard();
+    const int64_t ranks = shape.tensor, mine = mesh.tensor_rank() + 1, all = ranks * (ranks + 1) / 2;
+    const at::Tensor whole = at::arange(2 * 2 * ranks * 3, at::kDouble).view({2, 2 * ranks, 3});
+    const auto stretch = [&](const at::Tensor& x) { return x.narrow(-2, 2 * mesh.tensor_rank(), 2); };
+    EXPECT_TRUE(own_tokens(whole, shard).equal(stretch(whole)));
+    EXPECT_EQ(shard.own_count(2 * ranks), 2);
+
+    at::Tensor x = stretch(whole).clone().set_requires_grad(true);
+    const at::Tensor everywhere = into_shards(x, shard);
+    EXPECT_TRUE(everywhere.equal(whole));
+    everywhere.backward(whole * mine);
+    EXPECT_TRUE(x.grad().equal(stretch(whole) * all));
+
+    x.mutable_grad().reset();
+    const at::Tensor for_the_head = all_tokens(x, shard);
+    EXPECT_TRUE(for_the_head.equal(whole));
+    for_the_head.backward(whole);  // complete on every rank
+    EXPECT_TRUE(x.grad().equal(stretch(whole)));
+
+    at::Tensor partial = at::stack({whole * mine, whole}).set_requires_grad(true);  // leading dims may be more
+    const at::Tensor own = out_of_shards(partial, shard);
+    EXPECT_TRUE(own.equal(at::stack({stretch(whole) * all, stretch(whole) * ranks})));
+    own.backward(at::stack({stretch(whole), stretch(whole) * 2}));
+    EXPECT_TRUE(partial.grad().equal(at::stack({whole, whole * 2})));
+  }
+}
+
+TEST(SharedTokens, AreWholeOnAMeshThatDoesNotShareThem) {
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const at::Tensor x = at::ones({2, 3});
+  EXPECT_TRUE(own_tokens(x, mesh.shard()).is_same(x));
+  EXPECT_EQ(mesh.shard().own_count(7), 7);
+}
+
 // Whole-valued gradients, so that every sum is exact: rank r holds r + 1 for "partial", 10 (r + 1) for "own".
 TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
   for (const MeshShape& shape : every_shape()) {
@@ -99,9 +140,12 @@ TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
     Parameters parameters = {{"partial", at::zeros({2, 3}), Split::none, true},
                              {"own", at::zeros({4}), Split::rows, false},
                              {"unused", at::ones({5}), Split::none, true}};
-    parameters[0].value.mutable_grad() = at::full({3, 2}, mine).t();  // a gradient need not be contiguous
-    parameters[1].value.mutable_grad() = at::full({4}, 10 * mine);
-    const std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 0.5);
+    const auto backward = [&] {
+      parameters[0].value.mutable_grad() = at::full({3, 2}, mine).t();  // a gradient need not be contiguous
+      parameters[1].value.mutable_grad() = at::full({4}, 10 * mine);
+    };
+    backward();
+    const std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh);
 
     double of_all = 0.0, of_data = 0.0;
     for (int64_t rank = 0; rank < world().size(); ++rank) {
@@ -109,9 +153,23 @@ TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
       if (rank % shape.tensor == mesh.tensor_rank()) of_data += static_cast<double>(10 * (rank + 1));
     }
     ASSERT_EQ(gradients.size(), 3u);
-    EXPECT_TRUE(gradients[0].equal(at::full({2, 3}, 0.5 * of_all)));
-    EXPECT_TRUE(gradients[1].equal(at::full({4}, 0.5 * of_data)));
+    EXPECT_TRUE(gradients[0].equal(at::full({2, 3}, of_all)));
+    EXPECT_TRUE(gradients[1].equal(at::full({4}, of_data)));
     EXPECT_TRUE(gradients[2].equal(at::zeros({5})));
+
+    // The same in this rank's stretch of the 15 elements, and nothing elsewhere; the norm is that of all.
+    backward();
+    std::vector<at::Tensor> shared = reduced_gradients(parameters, mesh, DataSum::own_stretch);
+    const auto flat = [](const std::vector<at::Tensor>& tensors) {
+      return at::cat({tensors[0].flatten(), tensors[1].flatten(), tensors[2].flatten()});
+    };
+    const int64_t stretch = (15 + shape.data - 1) / shape.data, first = stretch * mesh.data_rank();
+    const at::Tensor place = at::arange(15), own = place.ge(first).logical_and(place.lt(first + stretch));
+    EXPECT_TRUE(flat(shared).equal(flat(gradients) * own));
+    std::vector<at::Tensor> clipped = gradients;
+    const double norm = clip_gradients(parameters, clipped, 0.0, mesh);
+    EXPECT_NEAR(clip_gradients(parameters, shared, norm / 2, mesh, DataSum::own_stretch) / norm, 1.0, 1e-12);
+    EXPECT_TRUE(flat(shared).allclose(flat(gradients) * own / 2));
   }
 }
 
@@ -125,7 +183,7 @@ TEST(Gradients, CopiesOfASliceAddUpAndCountOnce) {
       const int64_t slice = mesh.tensor_rank() / replicas, slices = shape.tensor / replicas;
       Parameters parameters = {{"kv", at::zeros({2, 3}, at::kDouble), Split::rows, false, replicas}};
       parameters[0].value.mutable_grad() = at::full({2, 3}, static_cast<double>(mesh.tensor_rank() + 1), at::kDouble);
-      std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
+      std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh);
       double square = 0.0;
       for (int64_t s = 0; s < slices; ++s) {
         double sum = 0.0;
@@ -151,7 +209,7 @@ TEST(Gradients, ATiedWeightAddsUpOverThePipelinesEndsAndCountsOnce) {
       parameters.push_back({"tied", at::zeros({3}), Split::rows, false, 1, true});
       parameters[1].value.mutable_grad() = at::full({3}, static_cast<double>(mesh.pipeline_rank() + 1));
     }
-    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, 1.0);
+    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh);
     const double data = static_cast<double>(shape.data), sum = data * static_cast<double>(1 + last + 1);
     if (is_end) EXPECT_TRUE(gradients[1].equal(at::full({3}, sum)));
     EXPECT_NEAR(clip_gradients(parameters, gradients, 0.0, mesh),
@@ -163,7 +221,7 @@ TEST(Gradients, TravelInOneAllReduceAGroup) {
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
   Parameters parameters;
   for (int i = 0; i < 5; ++i) parameters.push_back({std::to_string(i), at::ones({3}), Split::none, true});
-  reduced_gradients(parameters, mesh, 1.0);
+  reduced_gradients(parameters, mesh);
   const auto& sent = mesh.data().traffic().by_operation;
   if (world().size() == 1) {
     EXPECT_TRUE(sent.empty());

@@ -71,7 +71,7 @@ inline MorphableModel load(const std::string& path, Mesh& mesh, const RunConfig&
 
 inline std::string text_of(const MeshShape& shape) {
   return "data " + std::to_string(shape.data) + " x pipeline " + std::to_string(shape.pipeline) + " x tensor " +
-         std::to_string(shape.tensor);
+         std::to_string(shape.tensor) + (shape.sequence ? ", tokens shared" : "");
 }
 
 // Every mesh of these ranks with at most so many tensor and pipeline ranks; of 8 ranks only 2 x 2 x 2.
@@ -82,6 +82,16 @@ inline std::vector<MeshShape> every_mesh(int64_t most_tensor = 4, int64_t most_p
   for (int64_t tensor = 1; tensor <= most_tensor; ++tensor)
     for (int64_t pipeline = 1; pipeline <= most_pipeline; ++pipeline)
       if (ranks % (tensor * pipeline) == 0) shapes.push_back(MeshShape::of(ranks, tensor, pipeline));
+  return shapes;
+}
+
+// And those of them with several tensor ranks once more, sharing the tokens, too.
+inline std::vector<MeshShape> every_mesh_and_sequence() {
+  std::vector<MeshShape> shapes = every_mesh();
+  for (MeshShape shape : every_mesh()) {
+    shape.sequence = true;
+    if (shape.tensor > 1) shapes.push_back(shape);
+  }
   return shapes;
 }
 

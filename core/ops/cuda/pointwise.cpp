@@ -137,8 +137,9 @@ at::Tensor distance_gradient(const at::Tensor& upstream, const at::Tensor& a_any
   const c10::cuda::CUDAGuard guard(a_any.device());
   const at::Tensor a = a_any.contiguous(), b = b_any.contiguous(), scale = upstream.to(a.options().dtype(at::kDouble));
   at::Tensor da = at::empty_like(a);
-  squared_distance_backward(element_of(a), scale.const_data_ptr<double>(), a.const_data_ptr(), b.const_data_ptr(),
-                            da.data_ptr(), a.numel(), stream_of(a));
+  if (a.numel() > 0)
+    squared_distance_backward(element_of(a), scale.const_data_ptr<double>(), a.const_data_ptr(), b.const_data_ptr(),
+                              da.data_ptr(), a.numel(), stream_of(a));
   return da;
 }
 

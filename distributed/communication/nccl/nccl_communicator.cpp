@@ -70,6 +70,15 @@ class NcclCommunicator : public DeviceCommunicator {
     return all;
   }
 
+  at::Tensor reduce_scatter_on_device(const at::Tensor& values) override {
+    at::Tensor own = at::empty(values.sizes().slice(1), values.options());
+    group_.call("ncclReduceScatter", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclReduceScatter(values.data_ptr(), own.data_ptr(), own.numel(), nccl_type(values.scalar_type()), ncclSum, comm,
+                               stream);
+    });
+    return own;
+  }
+
   void send_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/true); }
   void send_later_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/false); }
 

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <random>
+#include <utility>
 
 #include "core/base/bad_input.h"
 #include "core/model/cost.h"
@@ -71,6 +73,35 @@ TEST(Layout, RefusesWhatDoesNotFitTheRanksOrTheModel) {
   EXPECT_THAT(complaint(4, {.pipeline = 2, .pipeline_cuts = {1, 2}}), HasSubstr("parallel.pipeline_cuts: has 2 cuts, expected 1 for 2"));
   EXPECT_THAT(complaint(4, {.pipeline = 2, .pipeline_cuts = {4}}), HasSubstr("cuts before layer 4, expected ascending layers in [1, 3]"));
   EXPECT_THAT(complaint(3, {.pipeline = 3, .pipeline_cuts = {2, 2}}), HasSubstr("cuts before layer 2"));
+}
+
+// A model of which only one size does not split over two ranks.
+TEST(Layout, EverySizeThatIsSplitMustDivide) {
+  const ModelSpec even{.vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 6, .kv_heads = 2, .head_dim = 8};
+  EXPECT_NO_THROW(Layout::of(2, {.tensor = 2}, "parallel", even, 64, true));
+  const std::pair<const char*, std::function<void(ModelSpec&)>> odd[] = {
+      {"5 heads, 1 kv heads", [](ModelSpec& spec) { spec.heads = 5, spec.kv_heads = 1; }},
+      {"6 heads, 3 kv heads", [](ModelSpec& spec) { spec.kv_heads = 3; }},
+      {"intermediate size 49", [](ModelSpec& spec) { spec.intermediate = 49; }},
+      {"vocabulary 63", [](ModelSpec& spec) { spec.vocabulary = 63; }},
+      {"experts' intermediate size 7", [](ModelSpec& spec) { spec.experts.count = 2, spec.experts.intermediate = 7; }}};
+  for (const auto& [named, change] : odd) {
+    ModelSpec spec = even;
+    change(spec);
+    try {
+      Layout::of(2, {.tensor = 2}, "parallel", spec, 64, true);
+      ADD_FAILURE() << named << " was split over 2 ranks";
+    } catch (const BadInput& fault) {
+      EXPECT_THAT(fault.what(), testing::AllOf(HasSubstr("parallel.tensor: 2 does not divide"), HasSubstr(named)));
+    }
+  }
+}
+
+TEST(Layout, TokensAreSharedAmongSeveralTensorRanksOnly) {
+  const ModelSpec spec{.vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
+  EXPECT_TRUE(Layout::of(4, {.tensor = 2, .sequence = true}, "parallel", spec, 64, true).shape.sequence);
+  EXPECT_FALSE(Layout::of(4, {.tensor = 2}, "parallel", spec, 64, true).shape.sequence);
+  EXPECT_FALSE(Layout::of(4, {.sequence = true}, "parallel", spec, 64, true).shape.sequence);
 }
 
 TEST(Layout, CutsWhereItIsTold) {

@@ -1,0 +1,70 @@
+#include "distributed/coordinator/coordinator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "core/base/bad_input.h"
+#include "tests/mpi/run_on_meshes.h"
+
+namespace flashmorph {
+namespace {
+
+using test::world;
+
+// Changes what this rank holds of the plans as soon as they are made.
+class Tampering : public StageObserver {
+ public:
+  explicit Tampering(bool tampers) : tampers_(tampers) {}
+  void watch(const Coordinator& coordinator) { coordinator_ = &coordinator; }
+  void finished(const std::string& stage, double) override {
+    if (tampers_ && stage == "discretize")
+      const_cast<proto::PlanSet&>(coordinator_->plans()).mutable_plans(0)->set_full_layers(0, 1);
+    finished_.insert(stage);
+  }
+  const std::set<std::string>& stages() const { return finished_; }
+
+ private:
+  bool tampers_;
+  const Coordinator* coordinator_ = nullptr;
+  std::set<std::string> finished_;
+};
+
+TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
+  if (world().size() == 1) return;
+  const test::TemporaryFolder folder;
+  const std::string data = "data: {lengths: 64, passkeys: 1, words: 2}";
+  const RunConfig config = RunConfig::from_yaml(
+      "run: {name: run, dir: " + world().broadcast_text(folder.path().string(), 0) + "}\n"
+      "model: {path: " + test::kTeacher + "}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
+      "stages:\n  align: {tokens: 256, batch_tokens: 256, " + data + "}\n"
+      "  select: {method: uniform, tokens: 256, batch_tokens: 256, " + data + "}\n",
+      "test");
+  RunFolder run(config);
+  together(world(), [&] {
+    if (world().rank() == 0) run.open(config, "weights");
+  });
+  PlacedModel placed(world(), config, ModelSpec::open(test::kTeacher), Checkpoint::open(test::kTeacher), at::kFloat);
+  const int last = world().size() - 1;
+  Tampering observer(world().rank() == last);
+  const proto::LayerLatency not_asked_for;
+  Coordinator coordinator({config, test::inputs().corpus, test::inputs().passkeys, not_asked_for, observer, test::inputs().stop,
+                           test::inputs().watchdog},
+                          world(), placed, run);
+  observer.watch(coordinator);
+
+  std::string message;
+  try {
+    coordinator.run();
+  } catch (const BadInput& fault) {
+    message = fault.what();
+  }
+  EXPECT_THAT(message, testing::HasSubstr("plan.json: rank " + std::to_string(last) +
+                                          " holds other plans than rank 0 before evaluate teacher: their hash is "));
+  for (const std::string& theirs : gather_text(message, world())) EXPECT_EQ(theirs, message);
+  EXPECT_THAT(observer.stages(), testing::ElementsAre("align", "discretize"));
+}
+
+}  // namespace
+}  // namespace flashmorph
