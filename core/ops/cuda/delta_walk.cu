@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape sh
   const auto keep = [&](A x, int row, int column, T* entered) {
     const T rounded = to<T>(x);
     state[row * kSlice + column] = x;
-    rounded_state[row * kSlice + column] = rounded;
+    rounded_state[row * kRow + column] = rounded;
     if (entered != nullptr && column < columns) entered[row * value_size + column] = rounded;
   };
   const auto entered_at = [&](int64_t step) {
