@@ -71,24 +71,32 @@ sys.exit(len(a) != len(b) or not off <= 1e-4)
 PYTHON
 }
 
+# on_cpu NAME KEY=VALUE...: what the cards' gates are compared with, once.
+on_cpu() {
+  local name=$1
+  shift
+  if [[ ! -f $work/$name/gates.json ]]; then small_run "$name" 1 device.kind=cpu device.threads=8 "$@"; fi
+}
+
 # on_cards NAME RANKS TRANSPORT CPU_RUN KEY=VALUE...: a run that says how its tensors travel and ends with the CPU's gates.
 on_cards() {
   local name=$1 ranks=$2 transport=$3 cpu_run=$4
   shift 4
   small_run "$name" "$ranks" device.kind=cuda "$@" | tee "$work/$name.log"
-  grep -q ": $transport" "$work/$name.log"
+  grep -aq ": $transport" "$work/$name.log"
   same_gates "$cpu_run" "$name"
 }
 
 ranks() {
-  small_run cpu 1 device.kind=cpu
-  on_cards alone 1 NCCL cpu
+  on_cpu cpu
+  on_cards alone 1 NCCL cpu stages.{distill,finetune}.tokens=4096 stages.{distill,finetune}.batch_tokens=4096 \
+    stages.{distill,finetune}.micro_batch_tokens=1024 stages.{distill,finetune}.data.lengths=1024
   local mesh mixer
   for mesh in tensor=2 pipeline=2 tensor=1; do
     on_cards "shared-$mesh" $((2 * cards)) 'MPI through host memory' cpu "parallel.$mesh"
   done
   for mixer in gla gated_delta_net; do
-    small_run "cpu-$mixer" 1 device.kind=cpu "mixer.kind=$mixer" stages.select.tokens=16384
+    on_cpu "cpu-$mixer" "mixer.kind=$mixer" stages.select.tokens=16384
     on_cards "alone-$mixer" 1 NCCL "cpu-$mixer" "mixer.kind=$mixer" stages.select.tokens=16384
   done
 }
@@ -98,10 +106,10 @@ cards() {
     echo "needs two cards, found $cards"
     return 1
   fi
-  small_run cpu-of-cards 1 device.kind=cpu
+  on_cpu cpu
   local mesh
   for mesh in tensor=2 pipeline=2 tensor=1; do
-    on_cards "own-$mesh" "$cards" NCCL cpu-of-cards "parallel.$mesh"
+    on_cards "own-$mesh" "$cards" NCCL cpu "parallel.$mesh"
   done
 }
 
@@ -132,10 +140,10 @@ for part in "${parts[@]}"; do
   set -e
   if ((status == 0)); then
     echo "passed $part, $((SECONDS - started)) s"
-    grep -E '^(gates|recall) ' "$out/$part.log" || true
+    grep -aE '^(gates|recall) ' "$out/$part.log" || true
   else
     echo "FAILED $part, $((SECONDS - started)) s:"
-    grep -vE '^ok ' "$out/$part.log" | tail -25
+    grep -avE '^(ok|frame) ' "$out/$part.log" | tail -25
     failed+=("$part")
   fi
 done

@@ -19,7 +19,7 @@ LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes,
     const at::Tensor hidden = model.forward(batch.tokens_BT, routes, positions);
     if (!model.has_head()) continue;
     const at::Tensor places = predicting_places(batch);
-    sum.negative_log += cross_entropy(hidden.flatten(0, 1).index_select(0, places), model.head(),
+    sum.negative_log += cross_entropy(hidden.flatten(0, 1).index_select(0, places.to(hidden.device())), model.head(),
                                       batch.tokens_BT.flatten().index_select(0, places + 1), model.shard())
                             .item<double>();
     sum.tokens += places.numel();

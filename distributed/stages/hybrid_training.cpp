@@ -91,7 +91,7 @@ StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std
         through_hybrid(hybrid, batch, input.learning, routes, positions, context.config.stages.finetune.parallel);
     if (!hybrid.has_head()) return {{x, {}}, {}};
     const at::Tensor places = predicting_places(batch);
-    const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places);
+    const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
     const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
     const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
     return {{}, share_of_step(loss, places.numel(), micro_batches)};

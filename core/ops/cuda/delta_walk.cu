@@ -16,7 +16,8 @@ constexpr int kSlice = static_cast<int>(kTile);
 // Tensor cores are fed from shared memory, to which the next chunk's operands are copied meanwhile.
 template <class T>
 constexpr bool kTensorCores = std::is_same_v<T, __nv_bfloat16>;
-constexpr int kPad = 8;  // between rows in shared memory: neighbouring rows lie in other banks
+constexpr int kPad = 8;              // between rows in shared memory: neighbouring rows lie in other banks
+constexpr int kRow = kSlice + kPad;  // of a slice that is a factor
 
 struct Shape {
   int heads, size, key_size, value_size;
@@ -48,7 +49,6 @@ __device__ __forceinline__ Copy<T> copy_in(unsigned char* memory, const Shape& s
   return {reading, writing, added, added + shape.size * kSlice, stride, kSlice};
 }
 
-// Starts copying. A thread copies those entries of the slices that it reads itself.
 template <class T>
 __device__ void copy_ahead(const Given<T>& from, const Copy<T>& to, const Shape& shape, int columns, bool more) {
   const int per_row = shape.key_size / kWide<T>;
@@ -57,37 +57,40 @@ __device__ void copy_ahead(const Given<T>& from, const Copy<T>& to, const Shape&
     __pipeline_memcpy_async(to.reading + place, from.reading + at * kWide<T>, 16);
     __pipeline_memcpy_async(to.writing + place, from.writing + at * kWide<T>, 16);
   }
+  const int column = threadIdx.x % kSlice;
   const auto copy_slice = [&](Acc<T>* y, const Acc<T>* x, int rows) {
-    for (int at = threadIdx.x; at < rows * kSlice; at += kThreads)
-      if (at % kSlice < columns)
-        __pipeline_memcpy_async(y + at, x + int64_t{at / kSlice} * from.stride + at % kSlice, sizeof(Acc<T>));
+    for (int row = threadIdx.x / kSlice; row < rows; row += kThreads / kSlice)
+      __pipeline_memcpy_async(y + row * kSlice + column, x + row * from.stride + column, sizeof(Acc<T>));
   };
+  if (column >= columns) return;
   copy_slice(to.added, from.added, shape.size);
   if (more) copy_slice(to.more, from.more, shape.key_size);
 }
 
-// sum [rows, kSlice] += left right. right [depth, kSlice]; left [rows, depth], or [depth, rows] when it is transposed,
-// its rows `stride` apart.
-template <class T, bool kTransposed>
-__device__ void add_product(const T* left, int stride, const T* right, Acc<T>* sum, int rows, int depth) {
+// For each entry of a slice, done(sum, row, column) with sum = start(row, column) + left right. right [depth, kSlice],
+// rows kRow apart; left [rows, depth], or [depth, rows] when it is transposed, rows `stride` apart. An entry is always
+// the same thread's.
+template <bool kTransposed, class T, class Start, class Done>
+__device__ __forceinline__ void product(const T* left, int stride, const T* right, int rows, int depth,
+                                        const Start& start, const Done& done) {
   if constexpr (kTensorCores<T>) {
     constexpr int kSide = static_cast<int>(kTile);
     for (int row = threadIdx.x / 32 * kSide; row < rows; row += kThreads / 32 * kSide) {
       SumTile tile;
-      tile.each([&](float& x, int i, int j) { x = sum[(row + i) * kSlice + j]; });
+      tile.each([&](float& sum, int i, int j) { sum = start(row + i, j); });
 #pragma unroll 4
       for (int d = 0; d < depth; d += kSide)
         tile.add(LeftTile<kTransposed>(kTransposed ? left + d * stride + row : left + row * stride + d, stride),
-                 RightTile(right + d * kSlice, kSlice));
-      tile.each([&](float x, int i, int j) { sum[(row + i) * kSlice + j] = x; });
+                 RightTile(right + d * kRow, kRow));
+      tile.each([&](float sum, int i, int j) { done(sum, row + i, j); });
     }
   } else {
-    for (int at = threadIdx.x; at < rows * kSlice; at += kThreads) {
-      const int row = at / kSlice, column = at % kSlice;
-      T total = sum[at];
+    const int column = threadIdx.x % kSlice;
+    for (int row = threadIdx.x / kSlice; row < rows; row += kThreads / kSlice) {
+      T sum = start(row, column);
       for (int d = 0; d < depth; ++d)
-        total += (kTransposed ? left[d * stride + row] : left[row * stride + d]) * right[d * kSlice + column];
-      sum[at] = total;
+        sum += (kTransposed ? left[d * stride + row] : left[row * stride + d]) * right[d * kRow + column];
+      done(sum, row, column);
     }
   }
 }
@@ -99,79 +102,85 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape sh
   extern __shared__ __align__(32) unsigned char memory[];
   const int size = shape.size, key_size = shape.key_size, value_size = shape.value_size;
   A* const state = reinterpret_cast<A*>(memory);  // [key_size, kSlice]
-  A* const token = state + key_size * kSlice;     // [size, kSlice]: what the tokens write
-  T* const rounded_state = reinterpret_cast<T*>(token + size * kSlice);
-  T* const rounded_token = rounded_state + key_size * kSlice;
-  unsigned char* const copies = reinterpret_cast<unsigned char*>(rounded_token + size * kSlice);  // two, by turns
+  T* const rounded_state = reinterpret_cast<T*>(state + key_size * kSlice);
+  T* const rounded_token = rounded_state + key_size * kRow;  // [size, kSlice]: what the tokens write
+  unsigned char* const copies = reinterpret_cast<unsigned char*>(rounded_token + size * kRow);  // two, by turns
   const int slices = (value_size + kSlice - 1) / kSlice, first_column = blockIdx.x % slices * kSlice;
   const int columns = min(kSlice, value_size - first_column);
   const int64_t owner = blockIdx.x / slices, sequence = owner / shape.heads, head = owner % shape.heads;
-  const int64_t first = table.first_chunk_S1[sequence], last = table.first_chunk_S1[sequence + 1];
+  const int64_t first = table.first_chunk_S1[sequence], steps = table.first_chunk_S1[sequence + 1] - first;
+  const bool more = walk.more_NHKV != nullptr;
 
-  // use(place in the slice, place in a tensor [.., rows, value_size]) for the columns that exist.
-  const auto each = [&](int rows, int64_t matrix, const auto& use) {
-    for (int at = threadIdx.x; at < rows * kSlice; at += kThreads)
-      if (at % kSlice < columns) use(at, (matrix * rows + at / kSlice) * value_size + first_column + at % kSlice);
-  };
   const auto matrix_at = [&](int64_t step) {
-    return (backwards ? last - 1 - step : first + step) * shape.heads + head;
+    return (first + (backwards ? steps - 1 - step : step)) * shape.heads + head;
   };
+  // The slice of one matrix of a tensor [.., rows, value_size].
+  const auto slice = [&](auto* x, int64_t matrix, int rows) { return x + matrix * rows * value_size + first_column; };
   const auto given_at = [&](int64_t step) {
     const int64_t matrix = matrix_at(step), keys = matrix * size * key_size;
-    const auto slice = [&](const void* x, int rows) {
-      return static_cast<const A*>(x) + matrix * rows * value_size + first_column;
-    };
     return Given<T>{static_cast<const T*>(walk.reading_NHCK) + keys,
                     static_cast<const T*>(walk.writing_NHCK) + keys,
-                    slice(walk.added_NHCV, size),
-                    slice(walk.more_NHKV, key_size),
+                    slice(static_cast<const A*>(walk.added_NHCV), matrix, size),
+                    slice(static_cast<const A*>(walk.more_NHKV), matrix, key_size),
                     key_size,
                     value_size};
   };
   const auto copied_at = [&](int64_t step) { return copy_in<T>(copies + step % 2 * copy_bytes<T>(shape), shape); };
-  const bool more = walk.more_NHKV != nullptr;
+  const auto start_copy = [&](int64_t step) {
+    if constexpr (kTensorCores<T>) {
+      if (step < steps) copy_ahead<T>(given_at(step), copied_at(step), shape, columns, more);
+      __pipeline_commit();
+    }
+  };
+  // `entered`: that of the chunk which the state meets next.
+  const auto keep = [&](A x, int row, int column, T* entered) {
+    const T rounded = to<T>(x);
+    state[row * kSlice + column] = x;
+    rounded_state[row * kRow + column] = rounded;
+    if (entered != nullptr && column < columns) entered[row * value_size + column] = rounded;
+  };
+  const auto entered_at = [&](int64_t step) {
+    return step < steps ? slice(static_cast<T*>(walk.entered_NHKV), matrix_at(step), key_size) : nullptr;
+  };
 
-  A* const kept = static_cast<A*>(walk.state_SHKV);
-  for (int at = threadIdx.x; at < (key_size + size) * kSlice; at += kThreads) state[at] = A(0);
-  __syncthreads();
-  each(key_size, owner, [&](int at, int64_t place) { state[at] = kept[place]; });
-  if constexpr (kTensorCores<T>) {
-    copy_ahead<T>(given_at(0), copied_at(0), shape, columns, more);
-    __pipeline_commit();
+  A* const kept = slice(static_cast<A*>(walk.state_SHKV), owner, key_size);
+  for (int at = threadIdx.x; at < key_size * kSlice; at += kThreads) {
+    const int row = at / kSlice, column = at % kSlice;
+    keep(column < columns ? kept[row * value_size + column] : A(0), row, column, entered_at(0));
   }
-  for (int64_t step = 0; step < last - first; ++step) {
-    const int64_t matrix = matrix_at(step);
-    const A whole = static_cast<const A*>(walk.whole_NH)[matrix];
+  start_copy(0);
+  for (int64_t step = 0; step < steps; ++step) {
+    const A whole = static_cast<const A*>(walk.whole_NH)[matrix_at(step)];
     const auto here = [&] {
       if constexpr (kTensorCores<T>)
         return copied_at(step);
       else
         return given_at(step);
     }();
-    __syncthreads();  // the step before is over
-    if constexpr (kTensorCores<T>) {
-      if (step + 1 < last - first) copy_ahead<T>(given_at(step + 1), copied_at(step + 1), shape, columns, more);
-      __pipeline_commit();
-    }
-    for (int at = threadIdx.x; at < key_size * kSlice; at += kThreads) rounded_state[at] = to<T>(state[at]);
-    each(key_size, matrix,
-         [&](int at, int64_t place) { static_cast<T*>(walk.entered_NHKV)[place] = to<T>(state[at]); });
-    if constexpr (kTensorCores<T>) __pipeline_wait_prior(1);  // all but the newest copy has arrived
-    each(size, matrix,
-         [&](int at, int64_t) { token[at] = here.added[int64_t{at / kSlice} * here.stride + at % kSlice]; });
+    if constexpr (kTensorCores<T>) __pipeline_wait_prior(0);
+    __syncthreads();  // this step's copies are there, the step before is over
+    T* const written = slice(static_cast<T*>(walk.written_NHCV), matrix_at(step), size);
+    product<false>(
+        static_cast<const T*>(here.reading), here.key_stride, static_cast<const T*>(rounded_state), size, key_size,
+        [&](int row, int column) { return column < columns ? here.added[row * here.stride + column] : A(0); },
+        [&](A x, int row, int column) {
+          rounded_token[row * kRow + column] = to<T>(x);
+          if (column < columns) written[row * value_size + column] = to<T>(x);
+        });
+    start_copy(step + 1);  // a chunk has fewer rows of tiles than there are warps: the others come here first
     __syncthreads();
-    add_product<T, false>(here.reading, here.key_stride, rounded_state, token, size, key_size);
-    __syncthreads();
-    for (int at = threadIdx.x; at < size * kSlice; at += kThreads) rounded_token[at] = to<T>(token[at]);
-    each(size, matrix, [&](int at, int64_t place) { static_cast<T*>(walk.written_NHCV)[place] = to<T>(token[at]); });
-    each(key_size, matrix, [&](int at, int64_t) {
-      state[at] = whole * state[at] + (more ? here.more[int64_t{at / kSlice} * here.stride + at % kSlice] : A(0));
-    });
-    __syncthreads();
-    add_product<T, true>(here.writing, here.key_stride, rounded_token, state, key_size, size);
+    T* const entered = entered_at(step + 1);
+    product<true>(
+        static_cast<const T*>(here.writing), here.key_stride, static_cast<const T*>(rounded_token), key_size, size,
+        [&](int row, int column) {
+          const A added = more && column < columns ? here.more[row * here.stride + column] : A(0);
+          return whole * state[row * kSlice + column] + added;
+        },
+        [&](A x, int row, int column) { keep(x, row, column, entered); });
   }
   __syncthreads();
-  each(key_size, owner, [&](int at, int64_t place) { kept[place] = state[at]; });
+  for (int at = threadIdx.x; at < key_size * kSlice; at += kThreads)
+    if (at % kSlice < columns) kept[at / kSlice * value_size + at % kSlice] = state[at];
 }
 
 }  // namespace
@@ -181,8 +190,8 @@ void walk_delta_states(Element type, const DeltaWalk& walk, int64_t heads, int64
   with_type(type, [&]<class T>(T) {
     const Shape shape{static_cast<int>(heads), static_cast<int>(size), static_cast<int>(key_size),
                       static_cast<int>(value_size)};
-    const size_t bytes =
-        (key_size + size) * kSlice * (sizeof(Acc<T>) + sizeof(T)) + (kTensorCores<T> ? 2 * copy_bytes<T>(shape) : 0);
+    const size_t bytes = key_size * kSlice * sizeof(Acc<T>) + (key_size + size) * kRow * sizeof(T) +
+                         (kTensorCores<T> ? 2 * copy_bytes<T>(shape) : 0);
     allow_shared_memory(walk_slices<T>, bytes);
     const int64_t blocks = table.sequences * heads * blocks_for(value_size, kSlice);
     walk_slices<T><<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(walk, shape, table, backwards);

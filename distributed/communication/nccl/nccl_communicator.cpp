@@ -84,20 +84,21 @@ class NcclCommunicator : public DeviceCommunicator {
 
   void receive_on_device(at::Tensor& values, int from) override {
     lanes_with(from).receiving->call("ncclRecv", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclRecv(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), 1, comm, stream);
+      return ncclRecv(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), kSender, comm, stream);
     });
   }
 
  private:
-  // A communicator for each direction, with two ranks: the sender is 0. On one of them alone, a send that waits for its
+  // A communicator for each direction, with two ranks. On one of them alone, a send that waits for its
   // receiver would hold back the receive behind it for which that receiver waits.
   struct Lanes {
     std::unique_ptr<NcclGroup> sending, receiving;
   };
+  static constexpr int kSender = 0, kReceiver = 1;
 
   void put(const at::Tensor& values, int to, bool crosses_back) {
     lanes_with(to).sending->call("ncclSend", values, crosses_back, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclSend(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), 1, comm, stream);
+      return ncclSend(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), kReceiver, comm, stream);
     });
   }
 
@@ -120,8 +121,8 @@ class NcclCommunicator : public DeviceCommunicator {
       std::memcpy(&downwards, bytes[1].data_ptr(), sizeof downwards);
     }
     Lanes lanes;
-    auto up = std::make_unique<NcclGroup>(upwards, low ? 0 : 1, 2, name() + ", up", card_, deadline_);
-    auto down = std::make_unique<NcclGroup>(downwards, low ? 1 : 0, 2, name() + ", down", card_, deadline_);
+    auto up = std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_);
+    auto down = std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
     lanes.sending = low ? std::move(up) : std::move(down);
     lanes.receiving = low ? std::move(down) : std::move(up);
     return peers_.emplace(peer, std::move(lanes)).first->second;
