@@ -44,7 +44,7 @@ once "waiting: rank 1 on .* in all_reduce"
 once "the job ends with exit code 3"
 
 ends 137 dies
-says "rank 2 .*on node .*exited on signal 9"
+says "process rank 2 with PID [0-9]+ on node .* exited on"
 
 ends 3 dies --with-ft ulfm
 once "^flashmorph-dist: rank [01] on .*: align, step 3: MPI_Allreduce failed on rank [01] of 3 in group 'data'"
