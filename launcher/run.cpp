@@ -204,9 +204,11 @@ int run(const CommandLine& line, Communicator& host_world) {
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {
-    if (leads)
+    if (leads) {
+      std::filesystem::remove(folder.metrics_target_file());
       observers->warn(std::string(stopped.what()) +
                       "; finished stages are kept, the same command goes on with the stage it was in");
+    }
     return kStoppedEarly;
   } catch (const BadInput&) {
     throw;
@@ -216,6 +218,7 @@ int run(const CommandLine& line, Communicator& host_world) {
     watchdog.give_up(error.what());
   }
   if (leads) {
+    std::filesystem::remove(folder.metrics_target_file());
     journal->event("finished", "");
     const std::filesystem::path report = write_report(folder.path());
     terminal.closing(coordinator.plans(), coordinator.evaluation(),
