@@ -38,7 +38,7 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
   step_seconds_ = &prometheus::BuildHistogram().Name("flashmorph_step_seconds").Help("Wall time of a step, by stage.").Register(*registry_);
   gauge("flashmorph_run_info", "Always 1; its labels say what runs.",
         {{"model", config.model.path}, {"mixer", config.mixer.kind}, {"version", version}}).Set(1);
-  exposer_->RegisterCollectable(registry_);
+  exposer_->RegisterCollectable(registry_, "/metrics$");  // $: nothing below it
 }
 
 void Metrics::write_target(const std::filesystem::path& file) const {

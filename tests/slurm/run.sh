@@ -21,7 +21,7 @@ for tool in munged slurmctld slurmd sbatch; do
 done
 
 work=$(mktemp -d)
-daemons=()
+daemons=() job=
 stop() {
   if command -v scancel >/dev/null; then scancel --quiet --user=root 2>/dev/null || true; fi
   for ((i = ${#daemons[@]} - 1; i >= 0; --i)); do kill "${daemons[i]}" 2>/dev/null || true; done
@@ -60,14 +60,14 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PreemptParameters=send_user_signal
+SlurmctldParameters=preempt_send_user_signal
 NodeName=$node NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
 PartitionName=low Nodes=$node Default=YES State=UP PriorityTier=1 GraceTime=120
 PartitionName=high Nodes=$node State=UP PriorityTier=10 PreemptMode=OFF
 CONF
   export SLURM_CONF=$work/slurm.conf
   munged --foreground --force --key-file="$work/munge.key" --socket="$work/munge/socket" --pid-file="$work/munge/pid" \
-    --seed-file="$work/munge/seed" --log-file="$work/munge/log" &
+    --seed-file="$work/munge/seed" --log-file="$work/munge/log" >"$work/munged.out" 2>&1 &
   daemons+=($!)
   wait_for "munged" test -S "$work/munge/socket"
   slurmctld -D >"$work/slurmctld.out" 2>&1 &
@@ -82,16 +82,24 @@ wait_for() {
   local what=$1 until=$((SECONDS + kDeadline))
   shift
   until "$@" 2>/dev/null; do
-    ((SECONDS < until)) || { tail -n 20 "$work"/*.log >&2; fail "waited in vain for $what"; }
+    if ((SECONDS >= until)) || (($(jobs -pr | wc -l) < ${#daemons[@]})); then
+      tail -n 20 "$work"/*.out "$work"/*.log >&2
+      fail "waited in vain for $what"
+    fi
+    case $(field JobState) in FAILED | TIMEOUT | CANCELLED | NODE_FAIL)
+      cat "$work/job.log" >&2
+      fail "the job is $(field JobState) while waiting for $what"
+      ;;
+    esac
     sleep 0.2
   done
 }
 
 node_is_idle() { [[ $(sinfo --noheader --format=%T --partition=low) == idle ]]; }
-field() { scontrol show job "$job" | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p"; }
+field() { [[ -z $job ]] || scontrol show job "$job" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p"; }
 restarted() { (($(field Restarts) >= $1)) && [[ $(field JobState) == RUNNING ]]; }
 ended() { [[ $(field JobState) == COMPLETED ]]; }
-steps_of() { grep -c "\"stage\":\"$1\"" "$work/runs/slurm/metrics.jsonl"; }
+steps_of() { cat "$work/runs/slurm/metrics.jsonl" 2>/dev/null | grep -c "\"stage\":\"$1\"" || true; }
 has_stopped_early() { (($(grep -c "stopped early; the job" "$work/job.log") >= $1)); }
 has_steps_of() { (($(steps_of "$1") >= $2)); }
 
@@ -99,7 +107,7 @@ has_steps_of() { (($(steps_of "$1") >= $2)); }
 arguments() {
   local name=$1
   shift
-  echo configs/quickstart.yaml --set run.dir="$work/runs" --set run.name="$name" --set stages.align.tokens=128K \
+  echo configs/quickstart.yaml --set run.dir="$work/runs" --set run.name="$name" --set parallel.pipeline=2 --set stages.align.tokens=128K \
     --set stages.select.tokens=64K --set stages.distill.tokens=16K --set stages.evaluate.compare='[]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=8 --set stages.evaluate.greedy_samples=0 \
     --set stages.evaluate.perplexity_tokens=2048 "$@"
