@@ -66,7 +66,7 @@ def send_malformed(target):
 
 def main():
     program, mpirun = sys.argv[1:3]
-    tokens = ("--set", "stages.align.tokens=128K", "--set", "stages.select.tokens=64K")
+    tokens = ("--set", "stages.align.tokens=64K", "--set", "stages.select.tokens=32K")
     with tempfile.TemporaryDirectory() as folder:
         quiet = SmallRun(program, mpirun, Path(folder), "quiet", *tokens, "--set", "metrics.listen=off")
         quiet.finish()
