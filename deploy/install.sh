@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what flashmorph-dist needs on Debian 12: apt packages, and build/venv with LibTorch and Open MPI.
-#   deploy/install.sh [--tests] [--fuzz]
-#     --tests: also what the tests compare with (transformers, tokenizers)    --fuzz: also clang for tests/fuzz/run.sh
+#   deploy/install.sh [--tests] [--fuzz] [--slurm]
+#     --tests: also what the tests compare with (transformers, tokenizers, Prometheus)
+#     --fuzz: also clang for tests/fuzz/run.sh    --slurm: also Slurm for tests/slurm/run.sh
 # Finds out first, so that a second start does nothing. Exit code 2: something is missing that it may not install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,6 +27,15 @@ missing_apt_packages() {
   done
 }
 
+# The tests start their own; a package that brings a service must not start it.
+mask_services() {
+  local package
+  command -v systemctl >/dev/null || return 0
+  for package in "$@"; do
+    case $package in prometheus | munge | slurmctld | slurmd) systemctl mask "$package.service" ;; esac
+  done
+}
+
 install_apt_packages() {
   local missing
   mapfile -t missing < <(missing_apt_packages)
@@ -36,6 +46,7 @@ install_apt_packages() {
     exit 2
   fi
   echo "installing ${missing[*]}"
+  mask_services "${missing[@]}"
   apt-get update -q
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
@@ -60,10 +71,14 @@ install_wheels() {
 tests=false
 for option in "$@"; do
   case $option in
-    --tests) tests=true ;;
+    --tests)
+      tests=true
+      apt_packages+=(prometheus)
+      ;;
     --fuzz) apt_packages+=(clang libclang-rt-14-dev) ;;
+    --slurm) apt_packages+=(slurmctld slurmd slurm-client munge) ;;
     *)
-      echo "usage: $0 [--tests] [--fuzz]" >&2
+      echo "usage: $0 [--tests] [--fuzz] [--slurm]" >&2
       exit 2
       ;;
   esac

@@ -42,6 +42,7 @@ void Journal::stepped(const StepReport& report) {
     line["recall"] = report.loss;
   }
   if (!report.gates.empty()) {
+    line["regularizer"] = report.regularizer;
     line["gates"] = report.gates;
     line["top_layers"] = report.top_layers;
   }

@@ -26,7 +26,9 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
     : run_(config.run.name), registry_(std::make_shared<prometheus::Registry>()) {
   const std::string& listen = config.metrics.listen;
   try {
-    exposer_ = std::make_unique<prometheus::Exposer>(listen, /*num_threads=*/2);
+    // A client that sends nothing holds a thread until the timeout; the others go on serving.
+    exposer_ = std::make_unique<prometheus::Exposer>(
+        std::vector<std::string>{"listening_ports", listen, "num_threads", "4", "request_timeout_ms", "5000"});
   } catch (const std::exception&) {
     throw BadInput("metrics.listen", "'" + listen + "' cannot be listened at; give another port, or port 0 for any free one");
   }
@@ -36,7 +38,7 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
   step_seconds_ = &prometheus::BuildHistogram().Name("flashmorph_step_seconds").Help("Wall time of a step, by stage.").Register(*registry_);
   gauge("flashmorph_run_info", "Always 1; its labels say what runs.",
         {{"model", config.model.path}, {"mixer", config.mixer.kind}, {"version", version}}).Set(1);
-  exposer_->RegisterCollectable(registry_);
+  exposer_->RegisterCollectable(registry_, "/metrics$");  // $: nothing below it
 }
 
 void Metrics::write_target(const std::filesystem::path& file) const {
@@ -84,7 +86,12 @@ void Metrics::stepped(const StepReport& report) {
     gauge("flashmorph_loss", "What the stage minimises, at the last step.", stage).Set(report.loss);
     gauge("flashmorph_learning_rate", "Of the last step, by stage.", stage).Set(report.learning_rate);
   }
-  if (!report.gates.empty()) set_gates(report);
+  if (!report.gates.empty()) {
+    gauge("flashmorph_alignment_loss", "Select's error against the teacher on the answers, at the last step.")
+        .Set(report.loss - report.regularizer);
+    gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.").Set(report.regularizer);
+    set_gates(report);
+  }
 }
 
 void Metrics::set_gates(const StepReport& report) {

@@ -18,8 +18,8 @@
 namespace flashmorph {
 
 // The run as Prometheus metrics, served by GET at http://ADDRESS/metrics while this object lives; docs/metrics.md lists
-// them. Every series carries the run's name. Series by layer, stage, model and length only: their number is bounded by
-// the model and the configuration.
+// them. Every series carries the run's name. Series by layer, stage, model, length and rank only: their number is bounded
+// by the model, the configuration and the mesh.
 class Metrics : public StageObserver {
  public:
   // BadInput at metrics.listen when the address cannot be listened at.
@@ -28,7 +28,8 @@ class Metrics : public StageObserver {
   // Where it listens, with the port that the system chose for port 0.
   const std::string& address() const { return address_; }
 
-  // A file for Prometheus' file_sd_configs that names this endpoint.
+  // A file for Prometheus' file_sd_configs that names this endpoint. The run removes it when it ends as it should, so
+  // that only a run that is lost is missed by the alerts.
   void write_target(const std::filesystem::path& file) const;
 
   void started(const StageStart& start) override;

@@ -27,26 +27,49 @@ json json_of(const google::protobuf::Message& message) {
   return json::parse(text);
 }
 
+// As many steps as a chart can show, evenly, the last one among them: a long run's page stays small.
+std::vector<json> shown_steps(std::vector<json> steps) {
+  constexpr size_t kMost = 400;
+  if (steps.size() <= kMost) return steps;
+  std::vector<json> some;
+  for (size_t i = 0; i < kMost; ++i) some.push_back(std::move(steps[i * (steps.size() - 1) / (kMost - 1)]));
+  return some;
+}
+
 json gates_of(const RunRecord& record) {
   json history = json::array();
-  for (const json& line : record.steps_of("select"))
+  for (const json& line : shown_steps(record.steps_of("select")))
     if (line.contains("gates")) history.push_back({{"step", line["step"]}, {"alpha", line["gates"]}});
   return history;
 }
 
-// By stage, a hybrid's by its plan's name as well: [tokens, loss] of each step.
+// A line of a chart: [tokens, value] of each step.
+template <class Value>
+json line_of(const std::string& name, const std::vector<json>& steps, const Value& value) {
+  json points = json::array();
+  for (const json& step : steps)
+    if (step.contains("loss")) points.push_back({step.value("tokens", int64_t{0}), value(step)});
+  return {{"name", name}, {"points", points}};
+}
+
+// A chart a stage: select's loss in its two parts, a hybrid's with a line a plan.
 json losses_of(const RunRecord& record) {
-  json losses = json::object();
-  const auto add = [&](const std::string& title, const std::vector<json>& steps) {
-    for (const json& line : steps)
-      if (line.contains("loss")) losses[title].push_back({line.value("tokens", int64_t{0}), line["loss"]});
-  };
-  add("align", record.steps_of("align"));
-  add("select", record.steps_of("select"));
-  for (const char* stage : {"distill", "finetune"})
+  const auto loss = [](const json& step) { return step["loss"].get<double>(); };
+  const auto pull = [](const json& step) { return step.value("regularizer", 0.0); };
+  const auto error = [&](const json& step) { return loss(step) - pull(step); };
+  const std::vector<json> aligned = shown_steps(record.steps_of("align")), selected = shown_steps(record.steps_of("select"));
+  json charts = json::array();
+  charts.push_back({{"stage", "align"}, {"what", "squared error of the branches"}, {"lines", json::array({line_of("error", aligned, loss)})}});
+  charts.push_back({{"stage", "select"},
+                    {"what", "error on the answers, and the pull on the gates"},
+                    {"lines", json::array({line_of("error", selected, error), line_of("pull", selected, pull)})}});
+  for (const auto& [stage, what] : {std::pair{"distill", "distance from the teacher (KL)"}, {"finetune", "next token"}}) {
+    json lines = json::array();
     for (const proto::HybridPlan& plan : record.plans.plans())
-      add(std::string(stage) + " " + plan.name(), record.steps_of(stage, plan.name()));
-  return losses;
+      lines.push_back(line_of(plan.name(), shown_steps(record.steps_of(stage, plan.name())), loss));
+    charts.push_back({{"stage", stage}, {"what", what}, {"lines", lines}});
+  }
+  return charts;
 }
 
 // Inside <script> only "</" could end the JSON early.

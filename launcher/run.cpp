@@ -235,8 +235,10 @@ int run(const CommandLine& line, Communicator& host_world) {
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {
-    if (leads)
+    if (leads) {
+      std::filesystem::remove(folder.metrics_target_file());
       observers->warn(std::string(stopped.what()) + "; the same command goes on from there");
+    }
     return kStoppedEarly;
   } catch (const BadInput&) {
     throw;
@@ -246,6 +248,7 @@ int run(const CommandLine& line, Communicator& host_world) {
     watchdog.give_up(error.what());
   }
   if (leads) {
+    std::filesystem::remove(folder.metrics_target_file());
     journal->event("finished", "");
     const std::filesystem::path report = write_report(folder.path());
     terminal.closing(coordinator.plans(), coordinator.evaluation(),

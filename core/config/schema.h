@@ -255,7 +255,7 @@ void visit(Visitor& v, ExportSection& s) {
 template <class Visitor>
 void visit(Visitor& v, MetricsSection& s) {
   v.key("listen", s.listen,
-        {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in the run's prometheus.json; off: none"});
+        {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in NAME.prometheus.json beside the run's folder; off: none"});
 }
 
 template <class Visitor>

@@ -22,7 +22,8 @@ class RunFolder {
   std::filesystem::path state_file() const { return path_ / "state.pb"; }
   std::filesystem::path events_file() const { return path_ / "events.jsonl"; }
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
-  std::filesystem::path metrics_target_file() const { return path_ / "prometheus.json"; }
+  // Beside the run's folder: Prometheus' file_sd looks into one folder for all runs.
+  std::filesystem::path metrics_target_file() const { return path_.string() + ".prometheus.json"; }
   std::filesystem::path branches_file() const { return path_ / "branches" / "branches.safetensors"; }
   std::filesystem::path latency_file() const { return path_ / "latency.json"; }
   std::filesystem::path gates_file() const { return path_ / "gates.json"; }

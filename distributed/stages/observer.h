@@ -24,6 +24,7 @@ struct StepReport {
   int64_t tokens = 0;
   double loss = 0.0;
   double learning_rate = 0.0;
+  double regularizer = 0.0;         // select only: the part of the loss that pulls the gates down
   std::vector<double> gates;        // select only
   std::vector<int64_t> top_layers;  // select only: what a budget of K would keep now
 };

@@ -164,10 +164,10 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                            section.parallel.recompute == "full", pipeline);
     const at::Tensor sums = gather_in_sample_order(rows, micro_batches, context.mesh).sum(0);
     const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
-    at::Tensor totals = at::stack({sums[own] / sums[own + 1] + section.gate_penalty * alpha.sum(), gradient.sum()});
+    at::Tensor totals = at::stack({sums[own] / sums[own + 1], section.gate_penalty * alpha.sum(), gradient.sum()});
     context.mesh.pipeline().all_reduce(totals, Reduction::sum);
-    const double loss = totals[0].item<double>();
-    if (const StepNumbers numbers{loss, totals[1].item<double>()}; !numbers.are_finite())
+    const double regularizer = totals[1].item<double>(), loss = totals[0].item<double>() + regularizer;
+    if (const StepNumbers numbers{loss, totals[2].item<double>()}; !numbers.are_finite())
       stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(gradient, model), data, context);
 
     optimizer.step({gradient}, rate.at(step));
@@ -178,6 +178,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                               .tokens = (step + 1) * section.batch_tokens,
                               .loss = loss,
                               .learning_rate = rate.at(step),
+                              .regularizer = regularizer,
                               .gates = gates,
                               .top_layers = best_layers(gates, budget)});
     ranks.finished(step + 1);

@@ -30,9 +30,10 @@ run >"$work/first.log" || { cat "$work/first.log"; fail "the run"; }
 for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.safetensors gates.json plan.json \
   evaluation.json hybrid/flashmorph/finetune.safetensors hybrid/uniform/distill.safetensors export/config.json \
   export/modeling_flashmorph.py export/README.md \
-  report.html prometheus.json; do
+  report.html; do
   [[ -s "$work/small/$artifact" ]] || fail "no $artifact"
 done
+[[ ! -e "$work/small.prometheus.json" ]] || fail "a finished run still names its endpoint"
 grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
 "$program" status "$work/small" | grep -q "finished" || fail "status of a finished run"
 "$program" status "$work/small" --json | "$python" -c 'import json, sys; assert json.load(sys.stdin)["phase"] == "finished"' ||
