@@ -128,10 +128,10 @@ struct Inputs {
 Inputs read_inputs(const RunConfig& config, int64_t ranks) {
   Inputs inputs;
   inputs.spec = ModelSpec::open(config.model.path);
+  check_mixer(config.mixer);
   if (config.budget.milliseconds == 0.0)
     layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
   if (config.stages.export_.enabled) export_format(config.stages.export_.format, inputs.spec, config.mixer);  // or refused
-  check_mixer(config.mixer);
   check_stages(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);

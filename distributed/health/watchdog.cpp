@@ -102,6 +102,7 @@ void Watchdog::speak(const std::string& reason, int code) {
     mine = answer();
   }
   std::string message = fmt::format("flashmorph-dist: rank {} on {}: {}: {}\n", mine.rank, mine.host, mine.phase, reason);
+  if (code == kFailed) mine.phase += ", gave up (" + reason + "),";
   if (roll_call_) {
     const bool is_first = roll_call_->call();
     try {

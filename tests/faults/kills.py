@@ -21,8 +21,8 @@ import tempfile
 import time
 
 CONFIG = ["tests/data/run64.yaml", "--set", "parallel={tensor: 2}", "--set", "metrics.listen=off",
-          "--set", "stages.align.tokens=8192", "--set", "stages.select.tokens=8192", "--set", "stages.distill.tokens=3072",
-          "--set", "stages.distill.parallel={}", "--set", "checkpoint.every=2"]
+          "--set", "stages.align.tokens=4096", "--set", "stages.select.tokens=4096", "--set", "stages.distill.tokens=2048",
+          "--set", "stages.distill.parallel={}", "--set", "stages.evaluate.compare=[]", "--set", "stages.evaluate.samples=2", "--set", "checkpoint.every=2"]
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
                "OMP_NUM_THREADS": "1"}
 JOURNALS = ("events.jsonl", "metrics.jsonl")
@@ -91,7 +91,7 @@ def wait_for(moment, run, mpirun, ranks):
                 return True
         elif len(lines(run / moment.journal)) > moment.line:
             return True
-        time.sleep(0.002)  # between two looks
+        time.sleep(0.005)  # between two looks
     return False
 
 

@@ -1,0 +1,316 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "core/base/bad_input.h"
+#include "distributed/checkpoint/messages.h"
+#include "distributed/checkpoint/run_folder.h"
+#include "launcher/run.h"
+#include "tests/support/small_model.h"
+#include "tests/support/temporary_folder.h"
+
+// A good run, and everything that can be wrong with what it is given: the mesh, the model, the corpus, the run's own folder
+// (the YAML has its own table, tests/unit/config/bad_config_test.cpp). Each row damages one thing; the start must refuse it
+// with one line that names the file, key or tensor, what was found and what was expected, and leave the disk as it was.
+
+namespace flashmorph {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using test::TemporaryFolder;
+using testing::HasSubstr;
+
+std::string read(const fs::path& file) {
+  std::stringstream text;
+  text << std::ifstream(file, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
+
+void edit(const fs::path& file, const std::string& from, const std::string& to) {
+  std::string text = read(file);
+  const size_t at = text.find(from);
+  ASSERT_NE(at, std::string::npos) << from << " is not in " << file;
+  write(file, text.replace(at, from.size(), to));
+}
+
+// A folder with all that a small run needs, and the run.
+struct Scratch {
+  TemporaryFolder folder;
+  std::vector<std::string> set;  // on the command line
+
+  fs::path path(const std::string& name) const { return folder.path() / name; }
+  fs::path teacher(const std::string& name) const { return path("teacher") / name; }
+  fs::path run(const std::string& name) const { return path("runs") / "run" / name; }
+
+  Scratch() {
+    fs::create_directories(path("teacher"));
+    test::write_small_model(path("teacher"), {.vocabulary = 1024});
+    fs::copy("tests/data/passkey-teacher/tokenizer.json", teacher("tokenizer.json"));
+    write(path("text.txt"), read("tests/data/text/tinyshakespeare.txt").substr(0, 60000));
+    const std::string data = "data: {lengths: 64, passkeys: 1, words: 2}}\n";
+    write(path("run.yaml"), "run: {dir: " + path("runs").string() + "}\nmodel: {path: " + path("teacher").string() +
+                                "}\nbudget: {full_layers: 1}\nmetrics: {listen: \"off\"}\ndata: {text: " + path("text.txt").string() +
+                                "}\nstages:\n  align: {tokens: 128, batch_tokens: 128, " + data +
+                                "  select: {tokens: 128, batch_tokens: 128, " + data + "  distill: {tokens: 128, batch_tokens: 128, " + data +
+                                "  evaluate: {compare: [], lengths: [64], passkeys: 1, words: 2, samples: 1, greedy_samples: 0, "
+                                "perplexity_tokens: 64, perplexity_length: 64}\n");
+  }
+
+  int start() const { return flashmorph::run({path("run.yaml").string(), set}, *single_communicator()); }
+
+  void change_config(const std::string& key, const json& value) const {
+    json config = json::parse(read(teacher("config.json")));
+    value.is_null() ? (void)config.erase(key) : (void)(config[key] = value);
+    write(teacher("config.json"), config.dump());
+  }
+
+  // A run that was stopped before this stage.
+  void stop_before(const std::string& stage) const {
+    start();
+    proto::RunState state;
+    read_message(run("state.pb"), state);
+    int kept = 0;
+    while (kept < state.finished_size() && state.finished(kept).stage() != stage) ++kept;
+    ASSERT_LT(kept, state.finished_size()) << stage;
+    state.mutable_finished()->DeleteSubrange(kept, state.finished_size() - kept);
+    if (stage == "select" || stage == "discretize") state.clear_plan_hash();
+    write_message(run("state.pb"), state);
+  }
+
+  // Every file with its content, but for what each start appends or makes anew.
+  std::set<std::string> disk() const {
+    std::set<std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(folder.path())) {
+      const std::string name = entry.path().lexically_relative(folder.path()).string();
+      if (name.find("/health") != std::string::npos || name.ends_with(".jsonl")) continue;
+      files.insert(name + (entry.is_regular_file() ? ": " + read(entry.path()) : ""));
+    }
+    return files;
+  }
+};
+
+struct BadInputRow {
+  const char* name;
+  std::function<void(Scratch&)> damage;
+  const char* expected;  // in the message
+};
+
+void PrintTo(const BadInputRow& row, std::ostream* out) { *out << row.name; }
+
+class BadInputs : public testing::TestWithParam<BadInputRow> {};
+
+TEST_P(BadInputs, EndTheStartWithOneLineAndNothingChanged) {
+  Scratch scratch;
+  GetParam().damage(scratch);
+  if (HasFatalFailure()) return;
+  const std::set<std::string> before = scratch.disk();
+  try {
+    const int code = scratch.start();
+    FAIL() << "was accepted, exit code " << code;
+  } catch (const BadInput& fault) {
+    const std::string message = fault.what();
+    EXPECT_THAT(message, HasSubstr(GetParam().expected));
+    EXPECT_EQ(std::ranges::count(message, '\n'), 0) << "one mistake is one line:\n" << message;
+  }
+  EXPECT_EQ(scratch.disk(), before);
+}
+
+BadInputRow setting(const char* name, const char* set, const char* expected) {
+  return {name, [set](Scratch& scratch) { scratch.set.push_back(set); }, expected};
+}
+BadInputRow model(const char* name, const char* key, const json& value, const char* expected) {
+  return {name, [key, value](Scratch& scratch) { scratch.change_config(key, value); }, expected};
+}
+BadInputRow file(const char* name, const char* path, const std::string& content, const char* expected) {
+  return {name, [path, content](Scratch& scratch) { write(scratch.path(path), content); }, expected};
+}
+BadInputRow missing(const char* name, const char* path, const char* expected) {
+  return {name, [path](Scratch& scratch) { fs::remove(scratch.path(path)); }, expected};
+}
+
+std::string name_of(const testing::TestParamInfo<BadInputRow>& info) { return info.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(
+    Mesh, BadInputs,
+    testing::Values(
+        setting("TensorDoesNotDivide", "parallel.tensor=3", "parallel.tensor: 3 does not divide the 1 ranks"),
+        setting("PipelineDoesNotDivide", "parallel.pipeline=2", "parallel: tensor 1 x pipeline 2 is 2"),
+        setting("StageHasAnotherMesh", "stages.select.parallel.tensor=2", "stages.select.parallel.tensor: 2 does not divide"),
+        setting("CutsOfOnePipelineRank", "parallel.pipeline_cuts=[1]", "parallel.pipeline_cuts")),
+    name_of);
+
+INSTANTIATE_TEST_SUITE_P(
+    Config, BadInputs,
+    testing::Values(
+        missing("NoFile", "run.yaml", "run.yaml: cannot be read"),
+        file("NotYaml", "run.yaml", "run: [", "run.yaml (line 1): is not YAML"),
+        setting("AllLayersFull", "budget.full_layers=2", "budget.full_layers: keeps full attention in 2 layers, expected 1 to 1 for a model of 2 layers"),
+        setting("TooFewBytes", "budget={kv_bytes_per_token: 1}", "budget.kv_bytes_per_token"),
+        setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind: is 'mamba', expected one of: "),
+        setting("ExportCannotHoldIt", "stages.export.format=qwen3_5_text", "cannot hold this hybrid"),
+        setting("LongerThanTheModel", "stages.evaluate.lengths=[8192]", "stages.evaluate.lengths: asks for 8192 tokens; the model's longest position is 4096"),
+        setting("PasskeysDoNotFit", "stages.align.data.passkeys=10", "stages.align.data"),
+        setting("NotAnAddress", "metrics.listen=nowhere", "metrics.listen")),
+    name_of);
+
+INSTANTIATE_TEST_SUITE_P(
+    Model, BadInputs,
+    testing::Values(
+        BadInputRow{"NoFolder", [](Scratch& scratch) { fs::remove_all(scratch.path("teacher")); }, "expected the config.json"},
+        missing("NoConfig", "teacher/config.json", "expected the config.json of a Hugging Face model folder"),
+        file("ConfigIsNotJson", "teacher/config.json", "{", "config.json"),
+        file("ConfigIsAList", "teacher/config.json", "[1]", "config.json"),
+        model("UnknownFamily", "model_type", "mamba", "model_type: is 'mamba', supported: "),
+        model("NoSize", "hidden_size", nullptr, "hidden_size: is missing"),
+        model("SizeIsText", "hidden_size", "32", "hidden_size"),
+        model("SizeIsNegative", "num_hidden_layers", -2, "num_hidden_layers"),
+        model("TooManyLayers", "num_hidden_layers", 100000, "num_hidden_layers: is 100000, expected at most 10000"),
+        model("HeadsDoNotShare", "num_key_value_heads", 3, "num_key_value_heads: is 3, which does not divide the 4"),
+        model("OddHead", "head_dim", 7, "head_dim: is 7, expected an even number"),
+        model("AnotherActivation", "hidden_act", "gelu", "hidden_act: is gelu, only silu is supported"),
+        model("Quantized", "quantization_config", json{{"bits", 4}}, "quantization_config: quantized weights are not supported"),
+        model("MoreLayersThanWeights", "num_hidden_layers", 3, "has no tensor model.layers.2."),
+        model("OtherShape", "intermediate_size", 49, "has shape [48, 32], expected [49, 32]"),
+        model("VocabularyBelowTheTokenizers", "vocab_size", 512, "tokenizer.json: has ids up to 1023"),
+        missing("NoWeights", "teacher/model.safetensors", "model.safetensors"),
+        file("EmptyWeights", "teacher/model.safetensors", "", "model.safetensors"),
+        file("HugeHeader", "teacher/model.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10), "declares a header"),
+        BadInputRow{"TruncatedWeights",
+                    [](Scratch& scratch) { fs::resize_file(scratch.teacher("model.safetensors"), 20000); }, "model.safetensors"},
+        BadInputRow{"TensorUnderAnotherName",
+                    [](Scratch& scratch) { edit(scratch.teacher("model.safetensors"), "model.norm.weight", "model.nora.weight"); },
+                    "has no tensor model.norm.weight"},
+        BadInputRow{"OtherDtype",
+                    [](Scratch& scratch) {
+                      auto tensors = test::tensors_of({.vocabulary = 1024});
+                      tensors[0].second = tensors[0].second.to(at::kInt);
+                      write_safetensors(scratch.teacher("model.safetensors"), tensors);
+                    },
+                    "is Int, expected a floating-point type"},
+        BadInputRow{"NotFinite",
+                    [](Scratch& scratch) {
+                      auto tensors = test::tensors_of({.vocabulary = 1024});
+                      tensors[3].second.flatten()[5] = std::numeric_limits<float>::infinity();
+                      write_safetensors(scratch.teacher("model.safetensors"), tensors);
+                    },
+                    "holds values that are not finite"},
+        missing("NoTokenizer", "teacher/tokenizer.json", "tokenizer.json: cannot be read"),
+        file("TokenizerIsNotJson", "teacher/tokenizer.json", "{]", "tokenizer.json"),
+        file("TokenizerHasNoVocabulary", "teacher/tokenizer.json", "{\"model\": {\"type\": \"BPE\"}}", "tokenizer.json")),
+    name_of);
+
+INSTANTIATE_TEST_SUITE_P(
+    Corpus, BadInputs,
+    testing::Values(
+        missing("NoText", "text.txt", "text.txt: cannot be opened"),
+        file("EmptyText", "text.txt", "", "text.txt: is empty"),
+        file("ShortText", "text.txt", "a few words", "the longest sequence needs"),
+        file("NotUtf8", "text.txt", "good\xff\xfe" + std::string(60000, 'x'), "text.txt"),
+        setting("TextIsAFolder", "data.text=tests", "data.text: tests"),
+        setting("NoJsonLines", "data={jsonl: none.jsonl}", "data.jsonl: none.jsonl"),
+        BadInputRow{"LineIsNotJson",
+                    [](Scratch& scratch) {
+                      write(scratch.path("lines.jsonl"), "{\"text\": \"one\"}\n{\"text\": \n");
+                      scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
+                    },
+                    "line 2"},
+        BadInputRow{"LineHasNoField",
+                    [](Scratch& scratch) {
+                      write(scratch.path("lines.jsonl"), "{\"body\": \"one\"}\n");
+                      scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
+                    },
+                    "line 1"},
+        setting("NoTokenFiles", "data={tokens: none}", "data.tokens: none.bin: cannot be opened")),
+    name_of);
+
+INSTANTIATE_TEST_SUITE_P(
+    RunFolder, BadInputs,
+    testing::Values(
+        setting("IsBelowAFile", "run.dir=README.md/x", "README.md is not a folder"),
+        BadInputRow{"HoldsAnotherConfig",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      scratch.set.push_back("stages.select.gate_penalty=0.5");
+                    },
+                    "gate_penalty: 0.5"},
+        BadInputRow{"IsOfAnotherTeacher",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      test::write_small_model(scratch.path("teacher"), {.vocabulary = 1024, .seed = 2});
+                    },
+                    "was made from another teacher"},
+        BadInputRow{"IsOfATeacherWithAnotherConfig",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      scratch.change_config("rope_theta", 20000.0);
+                    },
+                    "was made from another teacher"},
+        BadInputRow{"StateIsDamaged",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      write(scratch.run("state.pb"), "\xff\xff\xff not a message");
+                    },
+                    "state.pb"},
+        BadInputRow{"PlanIsNotJson",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("evaluate teacher");
+                      write(scratch.run("plan.json"), "{\"plans\": [");
+                    },
+                    "plan.json"},
+        BadInputRow{"PlanWasEdited",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("evaluate teacher");
+                      json plan = json::parse(read(scratch.run("plan.json")));
+                      plan["plans"][0]["name"] = "mine";
+                      write(scratch.run("plan.json"), plan.dump());
+                    },
+                    "is not what this run's discretize wrote"},
+        BadInputRow{"GatesAreNotJson",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("discretize");
+                      write(scratch.run("gates.json"), "gates");
+                    },
+                    "gates.json"},
+        BadInputRow{"EvaluationHasAnUnknownField",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("export");
+                      write(scratch.run("evaluation.json"), "{\"measured\": []}");
+                    },
+                    "evaluation.json"},
+        BadInputRow{"BranchesAreGone",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("select");
+                      fs::remove(scratch.run("branches/branches.safetensors"));
+                    },
+                    "branches.safetensors"},
+        BadInputRow{"BranchesAreCutShort",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("select");
+                      fs::resize_file(scratch.run("branches/branches.safetensors"), 3000);
+                    },
+                    "branches.safetensors"},
+        BadInputRow{"ABranchHasAnotherName",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("select");
+                      edit(scratch.run("branches/branches.safetensors"), "layers.1.linear_attn.q_proj", "layers.1.linear_attn.q_proo");
+                    },
+                    "has no tensor model.layers.1.linear_attn.q_proj.weight"},
+        BadInputRow{"HybridIsGone",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("export");
+                      fs::remove(scratch.run("hybrid/flashmorph/distill.safetensors"));
+                    },
+                    "distill.safetensors"}),
+    name_of);
+
+}  // namespace
+}  // namespace flashmorph
