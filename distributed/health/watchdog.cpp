@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 
 namespace flashmorph {
 namespace {
@@ -23,6 +24,17 @@ const char* name_of(Work work) {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The first to call the roll has spoken, and says so with the exit code.
+std::filesystem::path told_in(const RollCall& roll_call) { return roll_call.folder() / "told"; }
+
+// What the others wait for, or `otherwise` when it does not come: they must not end the job before its message is out.
+int code_told(const RollCall& roll_call, std::chrono::duration<double> between_looks, int otherwise) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int code = 0; seconds_since(start) < kSpeakersTime; std::this_thread::sleep_for(between_looks))
+    if (std::ifstream(told_in(roll_call)) >> code) return code;
+  return otherwise;
 }
 
 }  // namespace
@@ -85,10 +97,12 @@ void Watchdog::watch() {
       return speak(*reason, kHung);
     }
     if (roll_call_ && roll_call_->was_called()) {
-      roll_call_->answer(answer());
-      changed_.wait_for(lock, std::chrono::duration<double>(kSpeakersTime), [this] { return closing_; });
-      if (!closing_) end_(kHung);
-      return;
+      try {
+        roll_call_->answer(answer());
+      } catch (const std::exception&) {  // a full disk: no answer
+      }
+      lock.unlock();
+      return end_(code_told(*roll_call_, between_looks_, kHung));
     }
     changed_.wait_for(lock, between_looks_);
   }
@@ -107,7 +121,7 @@ void Watchdog::speak(const std::string& reason, int code) {
     const bool is_first = roll_call_->call();
     try {
       roll_call_->answer(mine);
-      if (!is_first) std::this_thread::sleep_for(std::chrono::duration<double>(kSpeakersTime));
+      if (!is_first) return end_(code_told(*roll_call_, between_looks_, code));
       wait_for_answers();
       message += merged(roll_call_->answers());
     } catch (const std::exception& unwritable) {
@@ -119,6 +133,7 @@ void Watchdog::speak(const std::string& reason, int code) {
   message += fmt::format("  the job ends with exit code {}; what is on disk is whole, and the same command goes on from there\n", code);
   std::fputs(message.c_str(), stderr);
   std::fflush(stderr);
+  if (roll_call_) std::ofstream(told_in(*roll_call_)) << code;
   end_(code);
 }
 
