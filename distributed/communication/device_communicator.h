@@ -30,7 +30,7 @@ class DeviceCommunicator : public Communicator {
     return values.is_cpu() ? host_->all_gather(values) : all_gather_on_device(values);
   }
   at::Tensor reduce_scatter(const at::Tensor& values) final {
-    count("reduce_scatter", values);
+    const Call call = begin("reduce_scatter", values);
     check_slots(values);
     return values.is_cpu() ? host_->reduce_scatter(values) : reduce_scatter_on_device(values);
   }

@@ -84,7 +84,7 @@ class MpiCommunicator : public Communicator {
   }
 
   at::Tensor reduce_scatter(const at::Tensor& values) override {
-    count("reduce_scatter", values);
+    const Call call = begin("reduce_scatter", values);
     check_host(values, "MPI_Reduce_scatter_block");
     check_slots(values);
     const at::Tensor exact = values.scalar_type() == at::kBFloat16 ? values.to(at::kFloat) : values;

@@ -28,7 +28,7 @@ class SingleCommunicator : public Communicator {
     return values.unsqueeze(0).clone();
   }
   at::Tensor reduce_scatter(const at::Tensor& values) override {
-    count("reduce_scatter", values);
+    const Call call = begin("reduce_scatter", values);
     check_contiguous(values, "reduce_scatter");
     check_slots(values);
     return values.squeeze(0).clone();
