@@ -155,9 +155,9 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   StepWatch ranks("select", progress.step(), data.steps(), context);
 
   for (int64_t step = progress.step(); step < data.steps(); ++step) {
+    const Phase phase(context.watchdog, Work::step, "select", step + 1);
     checkpoints.save_when_due(progress);
     stop_if_asked(context, "select", checkpoints, progress);
-    const Phase phase(context.watchdog, Work::step, "select", step + 1);
     const int64_t micro_batches = data.micro_batches(step);
     const at::Tensor rows =
         gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha,

@@ -64,9 +64,9 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
   StepWatch ranks(stage, progress.step(), data.steps(), context);
 
   for (int64_t step = progress.step(); step < data.steps(); ++step) {
+    const Phase phase(context.watchdog, Work::step, stage, step + 1);
     checkpoints.save_when_due(progress);
     stop_if_asked(context, stage, checkpoints, progress);
-    const Phase phase(context.watchdog, Work::step, stage, step + 1);
     const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
 
     std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, over_data);

@@ -32,7 +32,7 @@ TEST(Differences, ARunMayGoOnWithOtherValuesOfWhatChangesNoResult) {
     for (const ChangedKey& change : changed) EXPECT_FALSE(change.changes_result) << set << ": " << change.path;
   }
   for (const std::string set : {"run.seed=2", "device.dtype=float64", "mixer.kind=gla", "budget.full_layers=4", "stages.select.tokens=9K",
-                                "stages.evaluate.samples=3"})
+                                "stages.evaluate.samples=40"})
     EXPECT_NE(result_keys(with({set})), result_keys(with({}))) << set;
 }
 
