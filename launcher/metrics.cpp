@@ -94,6 +94,16 @@ void Metrics::stepped(const StepReport& report) {
   }
 }
 
+void Metrics::ranks(const std::vector<RankVitals>& vitals) {
+  for (const RankVitals& one : vitals) {
+    const Labels rank = {{"rank", std::to_string(one.rank)}, {"host", one.host}};
+    gauge("flashmorph_rank_step_seconds", "Wall time of a step, the mean over the last ones.", rank).Set(one.step_seconds);
+    gauge("flashmorph_rank_communication_seconds", "Of a step, inside collectives and messages, waiting for others included.", rank)
+        .Set(one.communication_seconds);
+    gauge("flashmorph_rank_resident_bytes", "Memory of the rank's process.", rank).Set(static_cast<double>(one.resident_bytes));
+  }
+}
+
 void Metrics::set_gates(const StepReport& report) {
   double least_kept = 1.0, most_dropped = 0.0;
   for (size_t layer = 0; layer < report.gates.size(); ++layer) {

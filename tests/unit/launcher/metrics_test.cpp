@@ -63,6 +63,15 @@ TEST(MetricsTest, GatesLossesAndPaceOfASelectStep) {
     EXPECT_THAT(page, HasSubstr(line));
 }
 
+TEST(MetricsTest, StepCommunicationAndMemoryByRank) {
+  Metrics metrics(config_named("a"), "1.2.3");
+  metrics.ranks({{0, "n1", 2.0, 0.5, 1024}, {1, "n2", 2.0, 1.5, 2048}});
+  const std::string page = get(metrics);
+  EXPECT_THAT(page, HasSubstr("flashmorph_rank_step_seconds{host=\"n1\",rank=\"0\",run=\"a\"} 2\n"));
+  EXPECT_THAT(page, HasSubstr("flashmorph_rank_communication_seconds{host=\"n2\",rank=\"1\",run=\"a\"} 1.5\n"));
+  EXPECT_THAT(page, HasSubstr("flashmorph_rank_resident_bytes{host=\"n2\",rank=\"1\",run=\"a\"} 2048\n"));
+}
+
 TEST(MetricsTest, RecallByModelAndLength) {
   Metrics metrics(config_named("a"), "1.2.3");
   proto::Measurement measured;
