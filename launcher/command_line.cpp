@@ -15,17 +15,14 @@ constexpr const char* kFooter =
     "  mpirun -np 4 flashmorph-dist configs/quickstart.yaml\n"
     "  mpirun -np 2 flashmorph-dist run.yaml --set parallel.tensor=1 --set run.name=two-ranks\n"
     "  flashmorph-dist run.yaml --fresh          one rank, the old run moved aside\n"
+    "  flashmorph-dist plan run.yaml --np 64 --card h100\n"
     "  flashmorph-dist inspect DIR               what a model folder holds\n\n"
     "Exit codes: 0 done, 2 bad input, 3 a rank failed, 75 stopped early (the same command goes on).";
 
 // The options of a run, which is what the program does without a command.
 std::vector<CLI::Option*> add_run_options(CLI::App& app, CommandLine& line) {
   CLI::Option* config = app.add_option("config", line.config_file, "the run, as YAML; docs/yaml.md lists every key");
-  CLI::Option* set =
-      app.add_option("--set", line.set, "override a key, e.g. --set budget.full_layers=4 (may be repeated)")
-          ->type_name("KEY=VALUE")
-          ->expected(1)
-          ->take_all();
+  CLI::Option* set = add_set_option(app, line.set);
   CLI::Option* fresh = app.add_flag("--fresh", line.fresh, "move an old run of this name aside and start anew");
   CLI::Option* resume = app.add_flag_callback(
                                "--resume", [] {}, "go on where the run folder is (what happens anyway)")
@@ -44,6 +41,13 @@ void add_commands(CLI::App& app, const std::vector<CLI::Option*>& run_options, C
 }
 
 }  // namespace
+
+CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& set) {
+  return app.add_option("--set", set, "override a key, e.g. --set budget.full_layers=4 (may be repeated)")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->take_all();
+}
 
 ParsedCommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine line;

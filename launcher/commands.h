@@ -1,10 +1,12 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 namespace CLI {
 class App;
+class Option;
 }
 
 namespace flashmorph {
@@ -12,6 +14,9 @@ namespace flashmorph {
 // What to do once the arguments are known, on this process alone, without MPI; returns the exit code. May throw
 // BadInput.
 using CommandWork = std::function<int()>;
+
+// --set KEY=VALUE, as often as it takes: overrides of a config's keys.
+CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& set);
 
 // A word after the program's name with options of its own: flashmorph-dist inspect DIR.
 struct Command {

@@ -7,6 +7,7 @@
 #include "core/export/describe.h"
 #include "core/io/checksums.h"
 #include "launcher/commands.h"
+#include "launcher/terminal.h"
 
 namespace flashmorph {
 namespace {
@@ -15,13 +16,6 @@ struct Options {
   std::string folder;
   int64_t length = 0;  // tokens; 0: the model's longest position
 };
-
-std::string in_units(int64_t bytes) {
-  if (bytes >= int64_t{1} << 30) return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
-  if (bytes >= 1 << 20) return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
-  if (bytes >= 1 << 10) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / (1 << 10));
-  return fmt::format("{} B", bytes);
-}
 
 void line(const char* label, const std::string& value) { fmt::print("{:<14}{}\n", label, value); }
 
@@ -49,7 +43,7 @@ std::string parameters_of(const ModelDescription& model) {
   std::string dtypes;
   for (const auto& [dtype, count] : model.parameters_as)
     dtypes += fmt::format("{}{} as {}", dtypes.empty() ? "" : ", ", count, dtype);
-  return fmt::format("{} in {} tensors, {} ({})", model.parameters, model.tensors, in_units(model.bytes), dtypes);
+  return fmt::format("{} in {} tensors, {} ({})", model.parameters, model.tensors, short_bytes(model.bytes), dtypes);
 }
 
 void print(const ModelDescription& model, int64_t length) {
@@ -65,10 +59,10 @@ void print(const ModelDescription& model, int64_t length) {
   const int64_t cache = model.cache_bytes(length);
   line("KV cache", fmt::format("{} B a token; {} B if every layer had full attention", model.kv_bytes_per_token,
                                model.full_kv_bytes_per_token));
-  line("states", fmt::format("{}, whatever the length", in_units(model.state_bytes)));
+  line("states", fmt::format("{}, whatever the length", short_bytes(model.state_bytes)));
   line("memory", fmt::format("{} for a sequence of {} tokens, {:.1f} B a token; {} if every layer had full attention",
-                             in_units(cache), length, static_cast<double>(cache) / static_cast<double>(length),
-                             in_units(model.full_kv_bytes_per_token * length)));
+                             short_bytes(cache), length, static_cast<double>(cache) / static_cast<double>(length),
+                             short_bytes(model.full_kv_bytes_per_token * length)));
 }
 
 }  // namespace

@@ -12,9 +12,8 @@
 
 #include "core/base/bad_input.h"
 #include "core/data/sample_stream.h"
-#include "core/export/export_format.h"
 #include "core/io/checksums.h"
-#include "core/mixer/linear_branch.h"
+#include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/together.h"
 #include "launcher/device.h"
@@ -28,10 +27,6 @@
 namespace flashmorph {
 namespace {
 
-at::ScalarType dtype_of(const DeviceSection& device) {
-  if (device.dtype == "bfloat16") return at::kBFloat16;
-  return device.dtype == "float64" ? at::kDouble : at::kFloat;
-}
 
 // Rank 0 reads the file, so that all ranks run the same config. No tensor is made before it is known to be sound: a
 // device's library must be opened first.
@@ -68,54 +63,6 @@ int64_t longest_sequence(const StagesSection& stages) {
   return longest;
 }
 
-// Rules between a stage, its mesh and the model that no single section can check; all faults at once.
-void check_stages(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
-  std::vector<Fault> faults;
-  const auto layout = [&](const char* stage) -> std::optional<Layout> {
-    try {
-      return layout_of(stage, config, spec, ranks);
-    } catch (const BadInput& bad) {
-      for (const Fault& fault : bad.faults())  // of a mesh that many stages share: once
-        if (std::ranges::none_of(faults, [&](const Fault& known) { return known.where == fault.where && known.what == fault.what; }))
-          faults.push_back(fault);
-      return std::nullopt;
-    }
-  };
-  const auto check = [&](const char* stage, const TrainingSection& section) {
-    const std::string key = std::string("stages.") + stage;
-    if (section.tokens == 0) return;
-    const std::optional<Layout> here = layout(stage);
-    const int64_t longest = std::ranges::max(section.data.lengths);
-    const int64_t micro = section.micro_batch_tokens == 0 ? longest : section.micro_batch_tokens;
-    const int64_t micro_batches = section.batch_tokens / micro;
-    if (here && micro_batches % here->shape.data != 0)
-      faults.push_back({key + ".batch_tokens", "makes " + std::to_string(micro_batches) + " micro-batches of " +
-                                                   std::to_string(micro) + " tokens a step, which " +
-                                                   std::to_string(here->shape.data) +
-                                                   " data ranks cannot share evenly; change batch_tokens, "
-                                                   "micro_batch_tokens, parallel.tensor or parallel.pipeline"});
-    for (const int64_t length : section.data.lengths)
-      if (here && here->shape.sequence && length % here->shape.tensor != 0)
-        faults.push_back({key + ".data.lengths", "asks for " + std::to_string(length) + " tokens, which " +
-                                                     std::to_string(here->shape.tensor) +
-                                                     " tensor ranks cannot share evenly; change it or parallel.sequence"});
-    if (longest > spec.max_positions)
-      faults.push_back({key + ".data.lengths", "asks for " + std::to_string(longest) + " tokens; the model's longest position is " +
-                                                   std::to_string(spec.max_positions)});
-  };
-  check("align", config.stages.align);
-  check("select", config.stages.select);
-  check("distill", config.stages.distill);
-  check("finetune", config.stages.finetune);
-  layout("evaluate");
-  for (const int64_t length : config.stages.evaluate.lengths)
-    if (length > spec.max_positions)
-      faults.push_back({"stages.evaluate.lengths", "asks for " + std::to_string(length) +
-                                                       " tokens; the model's longest position is " +
-                                                       std::to_string(spec.max_positions)});
-  if (!faults.empty()) throw BadInput(faults);
-}
-
 // All that a run reads, checked, before anything is written.
 struct Inputs {
   ModelSpec spec;
@@ -128,11 +75,7 @@ struct Inputs {
 Inputs read_inputs(const RunConfig& config, int64_t ranks) {
   Inputs inputs;
   inputs.spec = ModelSpec::open(config.model.path);
-  check_mixer(config.mixer);
-  if (config.budget.milliseconds == 0.0)
-    layer_budget(config.budget, inputs.spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
-  if (config.stages.export_.enabled) export_format(config.stages.export_.format, inputs.spec, config.mixer);  // or refused
-  check_stages(config, inputs.spec, ranks);
+  check_settings(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);

@@ -45,6 +45,8 @@ class Terminal : public StageObserver {
 
 // "1.2M", "256k", "96".
 std::string short_count(int64_t count);
+// "96 B", "1.5 KiB", "12.0 MiB", "3.25 GiB".
+std::string short_bytes(int64_t bytes);
 // "2:05", "1:02:05".
 std::string short_time(double seconds);
 // "64 ranks = data 8 x pipeline 4 x tensor 2", then a line for each pipeline rank: its layers and its ranks.

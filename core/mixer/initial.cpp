@@ -45,6 +45,8 @@ AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec
 }
 
 at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns) {
+  if (context.placement.device.is_meta())
+    return at::empty({rows, columns}, at::TensorOptions(context.placement.dtype).device(at::kMeta));
   const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
   at::Tensor values = at::empty({rows, columns}, at::kDouble);
   double* out = values.data_ptr<double>();

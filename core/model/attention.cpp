@@ -24,7 +24,7 @@ at::Tensor for_query_heads(const at::Tensor& x_BTGK, int64_t groups) {
 }
 
 // Whether the kernels read each kv head for all its query heads themselves, so that nothing is repeated in memory.
-bool grouped_by_kernel(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == at::kBFloat16; }
+bool grouped_by_kernel(const at::Tensor& q) { return !q.is_cpu() && q.scalar_type() == at::kBFloat16; }
 
 // Query i of the new block is at position past + i and sees the positions up to it.
 at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {

@@ -22,6 +22,13 @@ Routing route(const at::Tensor& x_ND, const at::Tensor& router, const ExpertsSpe
   return {weight_NP.to(x_ND.scalar_type()), expert_NP};
 }
 
+// How many pairs each expert gets, on the host; without values, alike.
+at::Tensor sizes_of_groups(const at::Tensor& expert_of_pair, int64_t experts) {
+  if (!expert_of_pair.is_meta()) return expert_of_pair.bincount({}, experts).cpu();
+  const at::Tensor firsts = at::arange(experts + 1, at::kLong) * expert_of_pair.numel();
+  return at::div(firsts, experts, "floor").diff();
+}
+
 std::string expert_prefix(const std::string& prefix, int64_t expert) {
   return prefix + "experts." + std::to_string(expert) + ".";
 }
@@ -37,7 +44,7 @@ at::Tensor mixture_of_experts(const at::Tensor& x_BTD, const ExpertWeights& weig
   const at::Tensor by_expert = std::get<1>(expert_of_pair.sort(/*stable=*/true, 0, /*descending=*/false));
   const at::Tensor pairs = x_ND.unsqueeze(1).expand({tokens, spec.per_token, hidden}).reshape({-1, hidden});
   const at::Tensor grouped = pairs.index_select(0, by_expert);
-  const at::Tensor group_sizes = expert_of_pair.bincount({}, spec.count).cpu();
+  const at::Tensor group_sizes = sizes_of_groups(expert_of_pair, spec.count);
   const int64_t* group_size = group_sizes.const_data_ptr<int64_t>();
 
   std::vector<at::Tensor> outputs;

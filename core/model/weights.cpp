@@ -11,12 +11,28 @@ namespace flashmorph {
 
 using Shape = std::vector<int64_t>;
 
+namespace {
+
+// Of this rank's slice, along the dim that is split.
+int64_t rows_or_columns(const std::string& name, const Shape& global, Split split, const Placement& placement) {
+  const int64_t whole = global[split == Split::rows ? 0 : 1];
+  TORCH_CHECK(whole % placement.shard_size == 0, name, " does not split over ", placement.shard_size, " ranks");
+  return whole / placement.shard_size;
+}
+
+// On the meta device nothing is read: a model that need not be there.
+at::Tensor without_values(const std::string& name, Shape shape, Split split, const Placement& placement) {
+  if (split != Split::none) shape[split == Split::rows ? 0 : 1] = rows_or_columns(name, shape, split, placement);
+  return at::empty(shape, at::TensorOptions(placement.dtype).device(placement.device));
+}
+
+}  // namespace
+
 at::Tensor read_split(const Checkpoint& checkpoint, const std::string& name, const Shape& global, Split split,
                       const Placement& placement) {
+  if (placement.device.is_meta()) return without_values(name, global, split, placement);
   if (split == Split::none) return checkpoint.read(name, global, placement.dtype).to(placement.device);
-  const int64_t dim = split == Split::rows ? 0 : 1;
-  TORCH_CHECK(global[dim] % placement.shard_size == 0, name, " does not split over ", placement.shard_size, " ranks");
-  const int64_t each = global[dim] / placement.shard_size;
+  const int64_t dim = split == Split::rows ? 0 : 1, each = rows_or_columns(name, global, split, placement);
   return checkpoint.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
 }
 

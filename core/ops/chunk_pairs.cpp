@@ -12,6 +12,7 @@ namespace flashmorph {
 at::Tensor decay_table(const at::Tensor& b_GC, at::ScalarType dtype) {
   const int64_t G = b_GC.size(0), C = b_GC.size(1);
   at::Tensor table = at::empty({G, C, C}, b_GC.options().dtype(dtype));
+  if (table.is_meta()) return table;
   AT_DISPATCH_FLOATING_TYPES(dtype, "decay_table", [&] {
     at::parallel_for(0, G, 1, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) {
@@ -31,6 +32,7 @@ at::Tensor sum_across(const at::Tensor& a_GCC, const at::Tensor& b_GCC, const at
                       const at::Tensor& d_GCC) {
   const int64_t G = a_GCC.size(0), C = a_GCC.size(1);
   at::Tensor sums = at::zeros({G, C}, a_GCC.options());
+  if (sums.is_meta()) return sums;
   AT_DISPATCH_FLOATING_TYPES(a_GCC.scalar_type(), "sum_across", [&] {
     at::parallel_for(0, G, 1, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) {

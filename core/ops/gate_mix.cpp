@@ -31,6 +31,7 @@ double inner_product(const Number* a, const Number* b, int64_t count) {
 }
 
 at::Tensor inner_product(const at::Tensor& a, const at::Tensor& b) {
+  if (a.is_meta()) return at::empty({}, a.options().dtype(at::kDouble));
   const at::Tensor first = a.contiguous(), second = b.contiguous();
   double sum = 0.0;
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, first.scalar_type(), "gate_mix_backward", [&] {
@@ -85,6 +86,11 @@ TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
+  library.impl("gate_mix", forward);
+  library.impl("gate_mix_backward", backward);
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
   library.impl("gate_mix", forward);
   library.impl("gate_mix_backward", backward);
 }

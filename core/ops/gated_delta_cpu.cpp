@@ -158,4 +158,9 @@ TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
   library.impl("gated_delta_rule_backward", backward);
 }
 
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {  // the same tensors, without values
+  library.impl("gated_delta_rule", forward);
+  library.impl("gated_delta_rule_backward", backward);
+}
+
 }  // namespace flashmorph

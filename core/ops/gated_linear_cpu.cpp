@@ -166,4 +166,9 @@ TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
   library.impl("gated_linear_attention_backward", backward);
 }
 
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {  // the same tensors, without values
+  library.impl("gated_linear_attention", forward);
+  library.impl("gated_linear_attention_backward", backward);
+}
+
 }  // namespace flashmorph

@@ -26,7 +26,7 @@ struct Decays {
   Decays(const at::Tensor& log_decay_H, const Chunks& chunks, const at::TensorOptions& options) {
     const int64_t chunk = chunks.size();
     const auto exact = at::TensorOptions(at::kDouble);
-    const at::Tensor g = log_decay_H.to(exact).clamp_min(kForgotten).view({-1, 1, 1});
+    const at::Tensor g = log_decay_H.to(at::kCPU, at::kDouble).clamp_min(kForgotten).view({-1, 1, 1});
     const at::Tensor i = at::arange(1, chunk + 1, exact);
     at::Tensor length_N = at::empty({chunks.count()}, exact);
     for (int64_t n = 0; n < chunks.count(); ++n) length_N.data_ptr<double>()[n] = static_cast<double>(chunks.length(n));
@@ -102,6 +102,11 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
 }  // namespace
 
 TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
+  library.impl("lightning_attention", forward);
+  library.impl("lightning_attention_backward", backward);
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {  // the same tensors, without values
   library.impl("lightning_attention", forward);
   library.impl("lightning_attention_backward", backward);
 }

@@ -107,6 +107,16 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::
   return {dx, d_weight};
 }
 
+// Without values: what the kernels allocate.
+at::Tensor forward_without_values(const at::Tensor& x, const at::Tensor&, double) {
+  return at::empty(x.sizes(), x.options());
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_without_values(const at::Tensor&, const at::Tensor& x, const at::Tensor& weight,
+                                                           double, bool weight_gradient) {
+  return {at::empty(x.sizes(), x.options()), weight_gradient ? at::empty_like(weight) : at::Tensor()};
+}
+
 template <class Signature>
 auto operator_named(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -160,6 +170,11 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
   library.impl("rms_norm", forward);
   library.impl("rms_norm_backward", backward);
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
+  library.impl("rms_norm", forward_without_values);
+  library.impl("rms_norm_backward", backward_without_values);
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) { library.impl("rms_norm", with_gradient); }

@@ -81,6 +81,16 @@ at::Tensor rotate_forward(const at::Tensor& x_any, const at::Tensor& cos_any, co
   return y;
 }
 
+// Without values: what the kernels allocate.
+std::tuple<at::Tensor, at::Tensor> swiglu_backward_without_values(const at::Tensor&, const at::Tensor& gate,
+                                                                  const at::Tensor& up) {
+  return {at::empty_like(gate), at::empty_like(up)};
+}
+
+at::Tensor rotate_without_values(const at::Tensor& x_BTHK, const at::Tensor&, const at::Tensor&) {
+  return at::empty(x_BTHK.sizes(), x_BTHK.options());
+}
+
 template <class Signature>
 auto operator_named(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -146,6 +156,11 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
   library.impl("swiglu_backward", swiglu_backward);
   library.impl("rotate", rotate_forward);
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
+  library.impl("swiglu_backward", swiglu_backward_without_values);
+  library.impl("rotate", rotate_without_values);
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) {

@@ -119,6 +119,7 @@ SubChunkDecays sub_chunk_decays(const at::Tensor& a_GCK) {
   const Shape shape(a_GCK);
   const int64_t K = shape.K;
   SubChunkDecays decays{at::empty_like(a_GCK), at::empty_like(a_GCK)};
+  if (a_GCK.is_meta()) return decays;
   AT_DISPATCH_FLOATING_TYPES(a_GCK.scalar_type(), "sub_chunk_decays", [&] {
     const scalar_t* a = a_GCK.const_data_ptr<scalar_t>();
     scalar_t *up = decays.up_GCK.data_ptr<scalar_t>(), *rest = decays.rest_GCK.data_ptr<scalar_t>();
@@ -134,6 +135,7 @@ SubChunkDecays sub_chunk_decays(const at::Tensor& a_GCK) {
 }
 
 void add_diagonal_scores(const at::Tensor& q_GCK, const at::Tensor& k_GCK, const at::Tensor& a_GCK, at::Tensor& A_GCC) {
+  if (A_GCC.is_meta()) return;
   const Shape shape(q_GCK);
   const auto [G, C, K] = shape;
   AT_DISPATCH_FLOATING_TYPES(q_GCK.scalar_type(), "add_diagonal_scores", [&] {
@@ -151,6 +153,7 @@ void add_diagonal_scores(const at::Tensor& q_GCK, const at::Tensor& k_GCK, const
 void diagonal_backward(const at::Tensor& q_GCK, const at::Tensor& k_GCK, const at::Tensor& a_GCK,
                        const at::Tensor& dA_GCC, const at::Tensor& outer_GIK, at::Tensor& dq_GCK, at::Tensor& dk_GCK,
                        at::Tensor& dg_GCK) {
+  if (q_GCK.is_meta()) return;
   const Shape shape(q_GCK);
   const int64_t C = shape.C, K = shape.K, sub_chunks = outer_GIK.size(1);
   AT_DISPATCH_FLOATING_TYPES(q_GCK.scalar_type(), "diagonal_backward", [&] {

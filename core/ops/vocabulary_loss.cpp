@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
+#include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -24,7 +25,7 @@ constexpr int64_t kIgnored = -100;  // the target of a token that does not count
 at::Tensor exact_product(const at::Tensor& a, const at::Tensor& b) {
   const at::ScalarType exact = at::toOpMathType(a.scalar_type());
   if (exact == a.scalar_type()) return at::mm(a, b);
-  return a.is_cuda() ? at::mm(a, b, exact) : at::mm(a.to(exact), b.to(exact));
+  return a.is_cpu() ? at::mm(a.to(exact), b.to(exact)) : at::mm(a, b, exact);
 }
 
 // In place: logits -> log softmax over the whole vocabulary. What several logits of the same tokens reduce over the shard
@@ -67,6 +68,7 @@ struct Gradients {
 template <class LossOfChunk>
 std::pair<at::Tensor, Gradients> chunked_loss(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard,
                                               int64_t chunk, Wanted wanted, LossOfChunk chunk_loss) {
+  RECORD_USER_SCOPE(kVocabularyScope);
   const auto exact = hidden_ND.options().dtype(at::toOpMathType(hidden_ND.scalar_type())).requires_grad(false);
   at::Tensor loss = at::zeros({1}, exact);
   Gradients gradients;
@@ -171,6 +173,7 @@ at::Tensor cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_WD,
 }
 
 at::Tensor greedy_tokens(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard, int64_t chunk) {
+  RECORD_USER_SCOPE(kVocabularyScope);
   const c10::NoGradGuard no_gradient;
   const int64_t first = shard.rank() * head_WD.size(0);
   constexpr int64_t kNowhere = std::numeric_limits<int64_t>::max();

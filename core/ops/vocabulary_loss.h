@@ -6,6 +6,9 @@
 
 namespace flashmorph {
 
+// The scope that profilers see while logits are in memory.
+inline constexpr const char* kVocabularyScope = "flashmorph::vocabulary";
+
 // Losses over a vocabulary whose rows are split over a shard's group, computed in chunks of tokens: a
 // [tokens, vocabulary] tensor is never held. Letters: N tokens, D hidden, W this rank's vocabulary rows.
 // Both are sums over tokens (the caller divides), in float32 at least, identical on every rank, and differentiable in the hidden states and

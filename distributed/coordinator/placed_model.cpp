@@ -13,6 +13,11 @@ bool is_same_mesh(const ParallelSection& a, const ParallelSection& b) {
 
 }  // namespace
 
+at::ScalarType dtype_of(const DeviceSection& device) {
+  if (device.dtype == "bfloat16") return at::kBFloat16;
+  return device.dtype == "float64" ? at::kDouble : at::kFloat;
+}
+
 Layout layout_of(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   const StagesSection& stages = config.stages;
   const auto layout = [&](const ParallelSection& parallel, const std::vector<int64_t>& lengths, bool makes_logits) {

@@ -60,44 +60,54 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
 
 }  // namespace
 
+StageOutput distill_micro_batch(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
+                                const Batch& batch, const States& input, int64_t micro_batches,
+                                const ParallelSection& parallel) {
+  const Routes all_full(teacher.layer_count(), Route::full());
+  const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+  const at::Tensor student = through_hybrid(hybrid, batch, input.learning, routes, positions, parallel);
+  at::Tensor target;
+  {
+    const c10::NoGradGuard no_gradient;
+    target = teacher.through_layers(teacher.has_embedding() ? teacher.embed(batch.tokens_BT) : input.fixed, all_full, positions);
+    if (teacher.has_head()) target = teacher.final_hidden(target).flatten(0, 1);
+  }
+  if (!hybrid.has_head()) return {{student, target}, {}};
+  const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(), target, teacher.head(),
+                                        hybrid.shard());
+  return {{}, share_of_step(loss, batch.tokens_BT.numel(), micro_batches)};
+}
+
+StageOutput finetune_micro_batch(const MorphableModel& hybrid, const Routes& routes, const Batch& batch,
+                                 const States& input, int64_t micro_batches, const ParallelSection& parallel) {
+  const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+  const at::Tensor x = through_hybrid(hybrid, batch, input.learning, routes, positions, parallel);
+  if (!hybrid.has_head()) return {{x, {}}, {}};
+  const at::Tensor places = predicting_places(batch);
+  const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
+  const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
+  const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
+  return {{}, share_of_step(loss, places.numel(), micro_batches)};
+}
+
 StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                   const std::string& plan, StageContext& context) {
+  const DistillSection& section = context.config.stages.distill;
   const Routes all_full(teacher.layer_count(), Route::full());
-  const auto forward = [&](const Batch& batch, const States& input, int64_t micro_batches) -> StageOutput {
-    const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-    const at::Tensor student =
-        through_hybrid(hybrid, batch, input.learning, routes, positions, context.config.stages.distill.parallel);
-    at::Tensor target;
-    {
-      const c10::NoGradGuard no_gradient;
-      target = teacher.through_layers(teacher.has_embedding() ? teacher.embed(batch.tokens_BT) : input.fixed, all_full, positions);
-      if (teacher.has_head()) target = teacher.final_hidden(target).flatten(0, 1);
-    }
-    if (!hybrid.has_head()) return {{student, target}, {}};
-    const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(), target,
-                                          teacher.head(), hybrid.shard());
-    return {{}, share_of_step(loss, batch.tokens_BT.numel(), micro_batches)};
-  };
   return train_hybrid({.stage = "distill",
-                       .section = context.config.stages.distill,
+                       .section = section,
                        .passes = {{hybrid, routes, "", false, true}, {teacher, all_full, "teacher's ", false, true}}},
-                      hybrid, plan, context, forward);
+                      hybrid, plan, context, [&](const Batch& batch, const States& input, int64_t micro_batches) {
+                        return distill_micro_batch(teacher, hybrid, routes, batch, input, micro_batches, section.parallel);
+                      });
 }
 
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
-  const auto forward = [&](const Batch& batch, const States& input, int64_t micro_batches) -> StageOutput {
-    const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-    const at::Tensor x =
-        through_hybrid(hybrid, batch, input.learning, routes, positions, context.config.stages.finetune.parallel);
-    if (!hybrid.has_head()) return {{x, {}}, {}};
-    const at::Tensor places = predicting_places(batch);
-    const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
-    const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
-    const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
-    return {{}, share_of_step(loss, places.numel(), micro_batches)};
-  };
-  return train_hybrid({.stage = "finetune", .section = context.config.stages.finetune, .passes = {{hybrid, routes, "", false, true}}},
-                      hybrid, plan, context, forward);
+  const FinetuneSection& section = context.config.stages.finetune;
+  return train_hybrid({.stage = "finetune", .section = section, .passes = {{hybrid, routes, "", false, true}}}, hybrid, plan,
+                      context, [&](const Batch& batch, const States& input, int64_t micro_batches) {
+                        return finetune_micro_batch(hybrid, routes, batch, input, micro_batches, section.parallel);
+                      });
 }
 
 }  // namespace flashmorph

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "core/config/run_config.h"
+#include "core/model/model_spec.h"
+#include "core/rehearsal/tensor_memory.h"
+#include "distributed/parallel/layout.h"
+
+namespace flashmorph {
+
+// How a training step is cut: micro-batches of `sequences` rows of `length` tokens, so many for each data rank.
+struct StepShape {
+  int64_t sequences = 0;
+  int64_t length = 0;
+  int64_t micro_batches = 0;
+
+  // With the longest of the section's lengths; all have the same tokens a micro-batch.
+  static StepShape of(const TrainingSection& section, int64_t data_ranks);
+  static StepShape of(const EvaluateSection& section, int64_t data_ranks);  // a batch of the longest samples
+};
+
+struct Sent {
+  double calls = 0.0;
+  double bytes = 0.0;  // of this rank's tensors
+};
+using TrafficByGroup = std::map<std::pair<std::string, std::string>, Sent>;  // by group and operation
+
+// What one rank holds, computes and sends in a step of a stage.
+struct RankUse {
+  LayerRange layers;
+  std::map<MemoryKind, int64_t> parameters;  // frozen, branches, hybrid: elements of this rank's slices
+  BytesByKind peak;                          // of all tensors, when they were most
+  double flop = 0.0;                         // matrix products, triangular solves and attention
+  TrafficByGroup traffic;                    // of groups of more than one rank
+};
+
+// One step of a stage (align, select, distill, finetune; of evaluate: the longest batch of samples), as tensor rank 0 of
+// this pipeline rank does it: the stage's own code on tensors without values, with nobody on the other ranks. Nothing of
+// the model but its spec is needed. Where the budget does not say how many layers are kept, a quarter is.
+RankUse rehearse(const std::string& stage, const RunConfig& config, const ModelSpec& spec, const Layout& layout,
+                 int64_t pipeline_rank);
+
+}  // namespace flashmorph

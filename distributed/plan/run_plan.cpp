@@ -1,0 +1,78 @@
+#include "distributed/plan/run_plan.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/base/bad_input.h"
+#include "distributed/coordinator/checks.h"
+#include "distributed/coordinator/placed_model.h"
+
+namespace flashmorph {
+namespace {
+
+// The stages' training sections by name; evaluate has none.
+const TrainingSection* section_of(const std::string& stage, const StagesSection& stages) {
+  const std::map<std::string, const TrainingSection*> sections = {
+      {"align", &stages.align}, {"select", &stages.select}, {"distill", &stages.distill}, {"finetune", &stages.finetune}};
+  const auto found = sections.find(stage);
+  return found == sections.end() ? nullptr : found->second;
+}
+
+bool is_gone_through(const std::string& stage, const RunConfig& config) {
+  if (stage == "select" && config.stages.select.method != "flashmorph") return false;
+  const TrainingSection* section = section_of(stage, config.stages);
+  return section == nullptr || section->tokens > 0;
+}
+
+bool would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  try {
+    check_settings(config, spec, ranks);
+    return true;
+  } catch (const BadInput&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  StagePlan plan{.stage = stage, .layout = layout_of(stage, config, spec, ranks), .shape = {}, .ranks = {}};
+  if (const TrainingSection* section = section_of(stage, config.stages)) {
+    plan.shape = StepShape::of(*section, plan.layout.shape.data);
+    plan.steps = (section->tokens + section->batch_tokens - 1) / section->batch_tokens;
+  } else {
+    plan.shape = StepShape::of(config.stages.evaluate, plan.layout.shape.data);
+  }
+  for (int64_t pipeline = 0; pipeline < plan.layout.shape.pipeline; ++pipeline)
+    plan.ranks.push_back(rehearse(stage, config, spec, plan.layout, pipeline));
+  return plan;
+}
+
+std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  std::vector<StagePlan> plans;
+  for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})
+    if (is_gone_through(stage, config)) plans.push_back(plan_stage(stage, config, spec, ranks));
+  return plans;
+}
+
+RunConfig on_mesh(RunConfig config, const MeshChoice& mesh) {
+  StagesSection& stages = config.stages;
+  for (ParallelSection* parallel : {&config.parallel, &stages.align.parallel, &stages.select.parallel,
+                                    &stages.distill.parallel, &stages.finetune.parallel, &stages.evaluate.parallel}) {
+    parallel->tensor = mesh.tensor;
+    parallel->pipeline = mesh.pipeline;
+    parallel->pipeline_cuts.clear();
+  }
+  return config;
+}
+
+std::vector<MeshChoice> meshes_that_would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  std::vector<MeshChoice> meshes;
+  for (int64_t replica = 1; replica <= ranks; ++replica)
+    for (int64_t tensor = 1; ranks % replica == 0 && tensor <= replica; ++tensor)
+      if (replica % tensor == 0 && would_do(on_mesh(config, {tensor, replica / tensor}), spec, ranks))
+        meshes.push_back({tensor, replica / tensor});
+  return meshes;
+}
+
+}  // namespace flashmorph

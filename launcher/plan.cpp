@@ -1,0 +1,246 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/base/bad_input.h"
+#include "distributed/coordinator/checks.h"
+#include "distributed/coordinator/placed_model.h"
+#include "distributed/plan/cards.h"
+#include "distributed/plan/run_plan.h"
+#include "launcher/commands.h"
+#include "launcher/terminal.h"
+
+namespace flashmorph {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int kBadInput = 2;
+constexpr size_t kMeshesTried = 6;  // for room on a card; each is rehearsed
+
+struct Options {
+  std::string config_file;
+  std::vector<std::string> set;
+  int64_t ranks = 0;
+  std::string card;
+  bool json = false;
+};
+
+struct Plan {
+  RunConfig config;
+  ModelSpec spec;
+  int64_t ranks;
+  std::optional<Card> card;
+  std::vector<StagePlan> stages;
+};
+
+double seconds_in_all(const StagePlan& stage, const Plan& plan) {
+  return static_cast<double>(stage.steps) * seconds_of_step(stage, *plan.card, dtype_of(plan.config.device));
+}
+
+int64_t largest_peak(const StagePlan& stage) {
+  int64_t most = 0;
+  for (const RankUse& use : stage.ranks) most = std::max(most, use.peak.total());
+  return most;
+}
+
+// Stages whose tensors have no room on the card, as faults.
+std::vector<Fault> without_room(const std::vector<StagePlan>& stages, const Card& card) {
+  std::vector<Fault> faults;
+  for (const StagePlan& stage : stages)
+    if (!fits(stage, card))
+      faults.push_back({"stages." + stage.stage,
+                        "takes " + short_bytes(largest_peak(stage)) + " of tensors on a rank; a " + card.name + " has " +
+                            short_bytes(static_cast<int64_t>(card.memory_bytes)) + ", of which " +
+                            short_bytes(static_cast<int64_t>(kFillable * card.memory_bytes - kBesideTensors)) +
+                            " can be filled with them"});
+  return faults;
+}
+
+// Of the meshes on which the run is sound, the first few on which every stage at fault has room.
+std::vector<MeshChoice> with_room(const std::vector<MeshChoice>& meshes, const std::vector<Fault>& faults, const Plan& plan) {
+  std::vector<MeshChoice> found;
+  for (const MeshChoice& mesh : meshes) {
+    if (found.size() == kMeshesTried) break;
+    const bool all = std::ranges::all_of(faults, [&](const Fault& fault) {
+      const std::string stage = fault.where.substr(fault.where.find('.') + 1);
+      return fits(plan_stage(stage, on_mesh(plan.config, mesh), plan.spec, plan.ranks), *plan.card);
+    });
+    if (all) found.push_back(mesh);
+  }
+  return found;
+}
+
+// Why the run cannot be, and on which meshes it could.
+struct Refusal {
+  std::vector<Fault> faults;
+  std::vector<MeshChoice> meshes;
+};
+
+void print(const Refusal& refusal, int64_t ranks) {
+  std::string text;
+  for (const MeshChoice& mesh : refusal.meshes)
+    text += fmt::format("{}{} x {}", text.empty() ? "" : ", ", mesh.tensor, mesh.pipeline);
+  std::fflush(stdout);
+  fmt::print(stderr, "{}\n", BadInput(refusal.faults).what());
+  if (text.empty())
+    fmt::print(stderr, "no mesh of {} ranks for all stages would do as the config is otherwise\n", ranks);
+  else
+    fmt::print(stderr, "meshes of {} ranks for all stages that would do, tensor x pipeline: {}\n", ranks, text);
+}
+
+void add_to(ordered_json& answer, const Refusal& refusal) {
+  answer["refused"] = ordered_json::array();
+  answer["meshes"] = ordered_json::array();
+  for (const Fault& fault : refusal.faults) answer["refused"].push_back({{"where", fault.where}, {"what", fault.what}});
+  for (const MeshChoice& mesh : refusal.meshes)
+    answer["meshes"].push_back({{"tensor", mesh.tensor}, {"pipeline", mesh.pipeline}});
+}
+
+// Groups of more than one rank, in the order that a reader expects.
+std::vector<std::string> groups_of(const StagePlan& stage) {
+  const MeshShape& mesh = stage.layout.shape;
+  std::vector<std::string> groups;
+  if (mesh.tensor > 1) groups.push_back("tensor");
+  if (mesh.pipeline > 1) groups.push_back("pipeline");
+  if (mesh.data > 1) groups.push_back("data");
+  return groups;
+}
+
+double bytes_through(const std::string& group, const RankUse& use) {
+  double bytes = 0.0;
+  for (const auto& [place, sent] : use.traffic)
+    if (place.first == group) bytes += sent.bytes;
+  return bytes;
+}
+
+std::string short_flop(double flop) {
+  for (const auto& [unit, size] : {std::pair("P", 1e15), std::pair("T", 1e12), std::pair("G", 1e9)})
+    if (flop >= size) return fmt::format("{:.2f} {}", flop / size, unit);
+  return fmt::format("{:.0f} M", flop / 1e6);
+}
+
+TextTable table_of(const StagePlan& stage) {
+  TextTable table(1);
+  table[0] = {"  layers", "parameters"};
+  for (size_t kind = 0; kind < kMemoryKinds; ++kind) table[0].push_back(name_of(static_cast<MemoryKind>(kind)));
+  for (const char* column : {"peak", "FLOP"}) table[0].push_back(column);
+  for (const std::string& group : groups_of(stage)) table[0].push_back("by " + group);
+  for (const RankUse& use : stage.ranks) {
+    int64_t parameters = 0;
+    for (const auto& [kind, count] : use.parameters) parameters += count;
+    std::vector<std::string> row = {fmt::format("  {}-{}", use.layers.first, use.layers.last - 1), short_count(parameters)};
+    for (const int64_t bytes : use.peak.bytes) row.push_back(short_bytes(bytes));
+    row.push_back(short_bytes(use.peak.total()));
+    row.push_back(short_flop(use.flop));
+    for (const std::string& group : groups_of(stage))
+      row.push_back(short_bytes(static_cast<int64_t>(bytes_through(group, use))));
+    table.push_back(row);
+  }
+  return table;
+}
+
+void print(const Plan& plan) {
+  fmt::print("{} on {} ranks, {}. What a rank of each range of layers would hold when it is fullest, compute and move,\n"
+             "a step; estimated by going through a step without values. Nothing was run.\n",
+             plan.config.model.path, plan.ranks, plan.config.device.dtype);
+  double all = 0.0;
+  for (const StagePlan& stage : plan.stages) {
+    fmt::print("\n{:<10}{}\n", stage.stage, mesh_text(stage.layout));
+    if (stage.steps > 0)
+      fmt::print("          {} steps; of a step, {} micro-batches of {} x {} tokens for each data rank\n", stage.steps,
+                 stage.shape.micro_batches, stage.shape.sequences, stage.shape.length);
+    else
+      fmt::print("          a batch of {} samples of {} tokens\n", stage.shape.sequences, stage.shape.length);
+    fmt::print("{}", aligned(table_of(stage)));
+    if (!plan.card) continue;
+    if (stage.steps > 0)
+      fmt::print("  {}: about {:.2f} s a step, {} in all\n", plan.card->name,
+                 seconds_of_step(stage, *plan.card, dtype_of(plan.config.device)), short_time(seconds_in_all(stage, plan)));
+    all += seconds_in_all(stage, plan);
+  }
+  if (plan.card)
+    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", plan.card->name, short_time(all), 100.0 * kReachedShare);
+}
+
+ordered_json json_of(const RankUse& use) {
+  ordered_json rank = {{"layers", {use.layers.first, use.layers.last - 1}}, {"parameters", ordered_json::object()},
+                       {"bytes", ordered_json::object()}, {"peak_bytes", use.peak.total()}, {"flop", use.flop},
+                       {"traffic", ordered_json::array()}};
+  for (const auto& [kind, count] : use.parameters) rank["parameters"][name_of(kind)] = count;
+  for (size_t kind = 0; kind < kMemoryKinds; ++kind) rank["bytes"][name_of(static_cast<MemoryKind>(kind))] = use.peak.bytes[kind];
+  for (const auto& [place, sent] : use.traffic)
+    rank["traffic"].push_back({{"group", place.first}, {"operation", place.second}, {"calls", sent.calls}, {"bytes", sent.bytes}});
+  return rank;
+}
+
+ordered_json json_of(const Plan& plan) {
+  ordered_json answer = {{"model", plan.config.model.path}, {"ranks", plan.ranks}, {"dtype", plan.config.device.dtype},
+                         {"stages", ordered_json::array()}};
+  for (const StagePlan& stage : plan.stages) {
+    const MeshShape& mesh = stage.layout.shape;
+    ordered_json told = {{"stage", stage.stage},
+                         {"data", mesh.data}, {"pipeline", mesh.pipeline}, {"tensor", mesh.tensor},
+                         {"steps", stage.steps},
+                         {"micro_batches", stage.shape.micro_batches},
+                         {"sequences", stage.shape.sequences},
+                         {"length", stage.shape.length},
+                         {"by_pipeline_rank", ordered_json::array()}};
+    for (const RankUse& use : stage.ranks) told["by_pipeline_rank"].push_back(json_of(use));
+    if (plan.card && stage.steps > 0) told["seconds_a_step"] = seconds_of_step(stage, *plan.card, dtype_of(plan.config.device));
+    answer["stages"].push_back(told);
+  }
+  if (plan.card) answer["card"] = plan.card->name;
+  return answer;
+}
+
+// Nothing to refuse: no faults. Fills in the stages when the settings are sound.
+Refusal examine(Plan& plan) {
+  try {
+    check_settings(plan.config, plan.spec, plan.ranks);
+  } catch (const BadInput& unsound) {
+    return {unsound.faults(), meshes_that_would_do(plan.config, plan.spec, plan.ranks)};
+  }
+  plan.stages = plan_run(plan.config, plan.spec, plan.ranks);
+  if (!plan.card) return {};
+  const std::vector<Fault> faults = without_room(plan.stages, *plan.card);
+  if (faults.empty()) return {};
+  return {faults, with_room(meshes_that_would_do(plan.config, plan.spec, plan.ranks), faults, plan)};
+}
+
+int make_plan(const Options& options) {
+  Plan plan{.config = RunConfig::from_file(options.config_file, options.set), .spec = {}, .ranks = options.ranks, .card = {}, .stages = {}};
+  plan.spec = ModelSpec::open(plan.config.model.path);
+  if (!options.card.empty()) plan.card = card_named(options.card);
+  const Refusal refusal = examine(plan);
+  if (options.json) {
+    ordered_json answer = json_of(plan);
+    if (!refusal.faults.empty()) add_to(answer, refusal);
+    fmt::print("{}\n", answer.dump(1));
+  } else {
+    if (!plan.stages.empty()) print(plan);
+    if (!refusal.faults.empty()) print(refusal, plan.ranks);
+  }
+  return refusal.faults.empty() ? 0 : kBadInput;
+}
+
+}  // namespace
+
+CommandWork plan_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("config", options->config_file, "the run, as YAML; of its model only config.json is read, of its data nothing")
+      ->required();
+  app.add_option("--np", options->ranks, "ranks, as mpirun -np")->required()->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  std::string cards;
+  for (const Card& card : known_cards()) cards += (cards.empty() ? "" : ", ") + card.name;
+  app.add_option("--card", options->card, "estimate times on such cards, one a rank, and whether it has room: " + cards);
+  add_set_option(app, options->set);
+  app.add_flag("--json", options->json, "for programs");
+  return [options] { return make_plan(*options); };
+}
+
+}  // namespace flashmorph
