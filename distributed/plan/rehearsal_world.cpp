@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <map>
+#include <numeric>
 #include <vector>
 
 namespace flashmorph {
@@ -11,29 +12,33 @@ namespace {
 class EmptyGroup : public Communicator {
  public:
   EmptyGroup(int64_t rank, int64_t size, std::string name)
-      : rank_(static_cast<int>(rank)), size_(static_cast<int>(size)), name_(std::move(name)) {}
+      : rank_(static_cast<int>(rank)), size_(static_cast<int>(size)), name_(std::move(name)) {
+    std::vector<int> members(static_cast<size_t>(size));
+    std::iota(members.begin(), members.end(), 0);
+    join(shared_log(), name_, std::move(members));
+  }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   const std::string& name() const override { return name_; }
 
-  void all_reduce(at::Tensor& values, Reduction) override { count("all_reduce", values); }
-  void broadcast(at::Tensor& values, int) override { count("broadcast", values); }
+  void all_reduce(at::Tensor& values, Reduction) override { begin("all_reduce", values); }
+  void broadcast(at::Tensor& values, int) override { begin("broadcast", values); }
   at::Tensor all_gather(const at::Tensor& values) override {
-    count("all_gather", values);
+    begin("all_gather", values);
     std::vector<int64_t> shape = values.sizes().vec();
     shape.insert(shape.begin(), size_);
     return at::zeros(shape, values.options());
   }
   at::Tensor reduce_scatter(const at::Tensor& values) override {
-    count("reduce_scatter", values);
+    begin("reduce_scatter", values);
     check_slots(values);
     return values[rank_].clone();
   }
-  void send(const at::Tensor& values, int) override { count("send", values); }
-  void receive(at::Tensor& values, int) override { count("receive", values); }
+  void send(const at::Tensor& values, int) override { begin("send", values); }
+  void receive(at::Tensor& values, int) override { begin("receive", values); }
   void send_later(const at::Tensor& values, int) override {
-    count("send", values);
+    begin("send", values);
     sending_ = {values};  // the one before has left by now
   }
   void finish_sends() override { sending_.clear(); }
