@@ -23,7 +23,13 @@ done
 work=$(mktemp -d)
 daemons=() job=
 stop() {
-  if command -v scancel >/dev/null; then scancel --quiet --user=root 2>/dev/null || true; fi
+  # slurmd ends a job's processes: it goes after them.
+  if scancel --quiet --user=root 2>/dev/null; then
+    for ((tries = 0; tries < 300; ++tries)); do
+      [[ -n $(squeue --noheader 2>/dev/null) ]] || break
+      sleep 0.2
+    done
+  fi
   for ((i = ${#daemons[@]} - 1; i >= 0; --i)); do kill "${daemons[i]}" 2>/dev/null || true; done
   wait 2>/dev/null || true
   rm -rf "$work"
@@ -99,16 +105,16 @@ node_is_idle() { [[ $(sinfo --noheader --format=%T --partition=low) == idle ]]; 
 field() { [[ -z $job ]] || scontrol show job "$job" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p"; }
 restarted() { (($(field Restarts) >= $1)) && [[ $(field JobState) == RUNNING ]]; }
 ended() { [[ $(field JobState) == COMPLETED ]]; }
-steps_of() { cat "$work/runs/slurm/metrics.jsonl" 2>/dev/null | grep -c "\"stage\":\"$1\"" || true; }
+steps_of() { grep -c "\"stage\":\"$1\"" "$work/runs/slurm/metrics.jsonl" 2>/dev/null || true; }
 has_stopped_early() { (($(grep -c "stopped early; the job" "$work/job.log") >= $1)); }
-has_steps_of() { (($(steps_of "$1") >= $2)); }
+has_steps_of() { grep -c "\"stage\":\"$1\"" "$work/runs/slurm/metrics.jsonl" 2>/dev/null || true; }
 
 # What a run is asked: name, then more of its arguments.
 arguments() {
   local name=$1
   shift
-  echo configs/quickstart.yaml --set run.dir="$work/runs" --set run.name="$name" --set parallel.pipeline=2 --set stages.align.tokens=128K \
-    --set stages.select.tokens=64K --set stages.distill.tokens=16K --set stages.evaluate.compare='[]' \
+  echo configs/quickstart.yaml --set run.dir="$work/runs" --set run.name="$name" --set parallel.pipeline=2 --set stages.align.tokens=64K \
+    --set stages.select.tokens=32K --set stages.distill.tokens=8K --set stages.evaluate.compare='[]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=8 --set stages.evaluate.greedy_samples=0 \
     --set stages.evaluate.perplexity_tokens=2048 "$@"
 }
@@ -117,9 +123,9 @@ start_slurm
 note "Slurm $(slurmd -V | cut -d' ' -f2): one node, 8 CPUs"
 export FLASHMORPH_PROGRAM=$build/flashmorph-dist FLASHMORPH_MPIRUN=$venv/bin/mpirun
 # shellcheck disable=SC2046
-job=$(sbatch --parsable --ntasks=8 --partition=low --time=2 --signal=B:USR1@60 --output="$work/job.log" \
+job=$(sbatch --parsable --ntasks=8 --partition=low --time=3 --output="$work/job.log" \
   deploy/slurm/flashmorph.sbatch $(arguments slurm))
-note "job $job submitted: 8 ranks, time limit 2 minutes, signal 60 s before"
+note "job $job submitted: 8 ranks, time limit 3 minutes, signal 2 minutes before"
 
 wait_for "the signal before the limit" has_stopped_early 1
 note "signalled before its limit, back in the queue after $(steps_of align) steps of align"
