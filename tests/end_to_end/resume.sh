@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# A run that is stopped in the middle of select and again in distill goes on from its checkpoints and ends with the same gates and
+# weights, bit for bit, as one that nobody stopped. Meanwhile nobody else gets its folder.
+#   resume.sh FLASHMORPH_DIST MPIRUN PYTHON     from the repository's root
+set -euo pipefail
+program=$1 mpirun=$2 python=$3
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+# run NAME ARGUMENT...: on two ranks that share the data, and AdamW's states among them.
+run() {
+  "$mpirun" -np 2 --oversubscribe --bind-to none "$program" tests/data/run64.yaml --set run.dir="$work" --set run.name="$1" \
+    --set parallel.tensor=1 --set parallel.pipeline=1 --set stages.select.tokens=128K --set stages.distill.tokens=64K \
+    --set stages.finetune.tokens=0 --set stages.evaluate.compare='[]' --set stages.export.enabled=false --set checkpoint.every=10 "${@:2}"
+}
+
+# stopped_in STAGE SIGNAL: starts the run, asks its first rank to stop once the stage has done 15 steps, expects 75 and a checkpoint.
+stopped_in() {
+  local stage=$1 code=0
+  run stopped >"$work/$stage.log" 2>&1 &
+  local started=$!
+  until grep -q "\"stage\":\"$stage\".*\"step\":15," "$work/stopped/metrics.jsonl" 2>/dev/null; do
+    kill -0 "$started" 2>/dev/null || { cat "$work/$stage.log"; fail "the run ended before step 15 of $stage"; }
+    sleep 0.02
+  done
+  local rank
+  rank=$(awk '{print $2}' "$work/stopped/lock")
+  kill -STOP "$rank"  # it holds its folder while the next one asks
+  in_use "$rank"
+  kill -"$2" "$rank"
+  kill -CONT "$rank"
+  wait "$started" || code=$?
+  ((code == 75)) || { cat "$work/$stage.log"; fail "exit code $code instead of 75 in $stage"; }
+  grep -q "stopped in $stage after step .*a signal asked for it; it is in $work/stopped/checkpoints/$stage" "$work/$stage.log" ||
+    { cat "$work/$stage.log"; fail "no checkpoint of $stage"; }
+  [[ ! -e "$work/stopped/lock" ]] || fail "the lock was left behind"
+}
+
+in_use() {
+  local code=0
+  run stopped >"$work/second.log" 2>&1 || code=$?
+  ((code == 2)) && grep -q "$work/stopped: is in use by process $1 on host $(hostname)" "$work/second.log" ||
+    { cat "$work/second.log"; fail "a second run on the folder: exit code $code"; }
+}
+
+run whole >"$work/whole.log" 2>&1 || { cat "$work/whole.log"; fail "the run that nobody stopped"; }
+[[ ! -e "$work/whole/checkpoints" ]] || fail "a finished run keeps checkpoints"
+stopped_in select TERM
+stopped_in distill USR1
+grep -q "select .* goes on after step" "$work/distill.log" || { cat "$work/distill.log"; fail "select started over"; }
+
+code=0
+run stopped --set stages.distill.lr.from=0.5 >"$work/other.log" 2>&1 || code=$?
+((code == 2)) && grep -q "stages.distill.lr.from: 0.0001 -> 0.5" "$work/other.log" || { cat "$work/other.log"; fail "another config"; }
+run stopped --set run.time_limit=0.001 >"$work/limit.log" 2>&1 || code=$?
+((code == 75)) && grep -q "run.time_limit is over" "$work/limit.log" || { cat "$work/limit.log"; fail "time limit: exit code $code"; }
+
+run stopped --set checkpoint.keep=1 >"$work/last.log" 2>&1 || { cat "$work/last.log"; fail "the last start"; }
+grep -q "checkpoint.keep: 2 -> 1" "$work/last.log" || fail "the changed key is not shown"
+grep -q "distill .* goes on after step" "$work/last.log" || { cat "$work/last.log"; fail "distill started over"; }
+"$python" - "$work" <<'PYTHON'
+import json, sys
+whole, stopped = (json.load(open(f"{sys.argv[1]}/{name}/gates.json")) for name in ("whole", "stopped"))
+assert len(whole["history"]) == 125 and whole["history"] == stopped["history"] and whole["alpha"] == stopped["alpha"]
+PYTHON
+cmp "$work/whole/hybrid/flashmorph/distill.safetensors" "$work/stopped/hybrid/flashmorph/distill.safetensors" || fail "distilled weights"
+echo "resume: all checks passed"
