@@ -23,4 +23,4 @@ build() {
 
 timed install deploy/install.sh --tests
 timed build build
-timed test ctest --test-dir build --output-on-failure "$@"
+timed test ctest --test-dir build --output-on-failure -j "$(nproc)" "$@"

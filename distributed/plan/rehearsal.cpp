@@ -105,7 +105,7 @@ class Rehearsal {
     return step(shape, micro_batches, [&] {
       const at::Tensor rows = at::zeros({shape.micro_batches, own + 2}, at::kDouble);
       gather_in_sample_order(rows, shape.micro_batches * layout_.shape.data, mesh_);
-      at::Tensor totals = at::zeros({2}, at::kDouble), all_gates = at::zeros({model_.layer_count()}, at::kDouble);
+      at::Tensor totals = at::zeros({3}, at::kDouble), all_gates = at::zeros({model_.layer_count()}, at::kDouble);
       mesh_.pipeline().all_reduce(totals, Reduction::sum);
       mesh_.pipeline().all_reduce(all_gates, Reduction::sum);
     });

@@ -241,7 +241,7 @@ INSTANTIATE_TEST_SUITE_P(
                       scratch.start();
                       scratch.set.push_back("stages.select.gate_penalty=0.5");
                     },
-                    "gate_penalty: 0.5"},
+                    "stages.select.gate_penalty: 0.1 -> 0.5"},
         BadInputRow{"IsOfAnotherTeacher",
                     [](Scratch& scratch) {
                       scratch.start();

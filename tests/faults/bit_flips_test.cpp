@@ -99,9 +99,10 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherThatIsNotWhatItWas) {
   fs::create_directories(teacher);
   test::write_small_model(teacher, {.vocabulary = 1024});
   fs::copy_file("tests/data/passkey-teacher/tokenizer.json", teacher / "tokenizer.json", fs::copy_options::overwrite_existing);
-  RunConfig config;
-  config.run.dir = (folder.path() / "runs").string();
-  config.model.path = teacher.string();
+  const RunConfig config = RunConfig::from_yaml("run: {dir: " + (folder.path() / "runs").string() + "}\nmodel: {path: " + teacher.string() +
+                                                    "}\nbudget: {full_layers: 1}\ndata: {text: text}\n"
+                                                    "stages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
+                                                "test");
   RunFolder run(config);
   run.open(config, hash_of_model(teacher, Checkpoint::open(teacher)));
   ASSERT_NO_THROW(run.check(config, hash_of_model(teacher, Checkpoint::open(teacher))));

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "distributed/stages/hybrid_training.h"
@@ -135,10 +136,11 @@ TEST(Resume, WeightsBehindBfloat16AreTheSameBits) {
   const SharedModel model({.layers = 4});
   const test::TemporaryFolder own;
   const std::filesystem::path folder = world().broadcast_text(own.path().string(), 0);
-  const Way way{{world().size(), 1, 1}, true};
+  const Way way{{std::min(world().size(), 4), 1, 1}, true};
   const at::Tensor expected = run(distill_numbers, model.path(), way, at::kBFloat16, "", 0, 0);
   run(distill_numbers, model.path(), way, at::kBFloat16, folder, kStoppedAfter, 0);
-  EXPECT_TRUE(run(distill_numbers, model.path(), way, at::kBFloat16, folder, 0, kStoppedAfter).equal(expected));
+  const at::Tensor resumed = run(distill_numbers, model.path(), way, at::kBFloat16, folder, 0, kStoppedAfter);
+  if (world().rank() == 0) EXPECT_TRUE(resumed.equal(expected));
 }
 
 }  // namespace
