@@ -17,7 +17,7 @@ constexpr const char* kFooter =
     "  flashmorph-dist run.yaml --fresh          one rank, the old run moved aside\n"
     "  flashmorph-dist plan run.yaml --np 64 --card h100\n"
     "  flashmorph-dist inspect DIR               what a model folder holds\n\n"
-    "Exit codes: 0 done, 2 bad input, 3 a rank failed, 75 stopped early (the same command goes on).";
+    "Exit codes: 0 done, 2 bad input, 3 a rank failed, 4 a rank hung, 75 stopped early (the same command goes on).";
 
 // The options of a run, which is what the program does without a command.
 std::vector<CLI::Option*> add_run_options(CLI::App& app, CommandLine& line) {
