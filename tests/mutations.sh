@@ -21,11 +21,12 @@ outcome() {
   if (cd "$work/source" && OMP_NUM_THREADS=1 "$program" --gtest_filter="$2" >"$work/test.log" 2>&1); then
     echo "SURVIVED"
   else
-    echo "red: $(grep -c '^\[  FAILED  \] .*(' "$work/test.log" || true) of $(grep -cE '^\[ RUN ' "$work/test.log") tests"
+    echo "red: $(grep -c '^\[  FAILED  \] .* ms)$' "$work/test.log" || true) of $(grep -cE '^\[ RUN ' "$work/test.log") tests"
   fi
 }
 
 prepare() {
+  rm -rf "$work"  # what an earlier mutation left would look newer than its source
   mkdir -p "$work/source" "$work/build"
   git ls-files -z | xargs -0 cp --parents -p -t "$work/source"
   cmake -S "$work/source" -B "$work/build" -G Ninja -DFLASHMORPH_VENV="$venv" >"$work/configure.log"
