@@ -4,7 +4,7 @@
 
 Linear attention has three forms: ours; `eager`, the chunked form in eager PyTorch; `recurrence`, one token at a time. The
 other operators have the first two. All forms get the same inputs and must agree before they are timed; each runs in a
-process of its own, which gives its peak memory, and the rounds of the forms take turns. A time is a median.
+process of its own, which gives its peak memory. The rounds of ours and eager take turns. A time is a median.
 """
 
 import argparse
@@ -77,18 +77,20 @@ def eager_gated_delta(q, k, v, g, beta):
     gone, written = solved.split((HEAD_DIM, HEAD_DIM), -1)
     scores, k_tail = (q @ k.transpose(-1, -2)) * table, k * (b[..., -1:, :] - b).exp()
     state, outputs = torch.zeros_like(k_tail[0].transpose(-1, -2) @ v[0]), []
-    for n in range(len(q)):
-        fresh = written[n] - gone[n] @ state
-        outputs.append(SCALE * ((q[n] * b[n].exp()) @ state + scores[n] @ fresh))
-        state = state * b[n, ..., -1:, :].exp() + k_tail[n].transpose(-1, -2) @ fresh
+    parts = (q * b.exp(), gone, written, scores, k_tail.transpose(-1, -2), b[..., -1:, :].exp())
+    for q_n, gone_n, written_n, scores_n, k_n, whole_n in zip(*map(torch.unbind, parts)):
+        fresh = written_n - gone_n @ state
+        outputs.append(SCALE * (q_n @ state + scores_n @ fresh))
+        state = state * whole_n + k_n @ fresh
     return unchunked(torch.stack(outputs))
 
 
-def recurrence(q, step):
+def recurrence(step, q, *others):
+    """unbind, since the gradient of x[:, t] would be a tensor of all tokens for every t."""
     state, outputs = torch.zeros(q.shape[0], HEADS, HEAD_DIM, HEAD_DIM), []
-    for t in range(q.shape[1]):
-        state = step(t, state)
-        outputs.append(SCALE * (q[:, t].unsqueeze(-2) @ state).squeeze(-2))
+    for q_t, *others_t in zip(*(x.unbind(1) for x in (q, *others))):
+        state = step(state, *others_t)
+        outputs.append(SCALE * (q_t.unsqueeze(-2) @ state).squeeze(-2))
     return torch.stack(outputs, 1)
 
 
@@ -98,23 +100,20 @@ def outer(k, v):
 
 def recurrent_lightning(q, k, v):
     decay = lightning_decays().exp().view(-1, 1, 1)
-    return recurrence(q, lambda t, state: state * decay + outer(k[:, t], v[:, t]))
+    return recurrence(lambda state, k, v: state * decay + outer(k, v), q, k, v)
 
 
 def recurrent_gated_linear(q, k, v, g):
-    a = g.exp().unsqueeze(-1)
-    return recurrence(q, lambda t, state: state * a[:, t] + outer(k[:, t], v[:, t]))
+    return recurrence(lambda state, k, v, a: state * a + outer(k, v), q, k, v, g.exp().unsqueeze(-1))
 
 
 def recurrent_gated_delta(q, k, v, g, beta):
-    a = g.exp()[..., None, None]
+    def step(state, k, v, a, beta):
+        state = state * a
+        missing = v - (k.unsqueeze(-2) @ state).squeeze(-2)
+        return state + outer(k * beta, missing)
 
-    def step(t, state):
-        state = state * a[:, t]
-        missing = v[:, t] - (k[:, t].unsqueeze(-2) @ state).squeeze(-2)
-        return state + outer(k[:, t] * beta[:, t].unsqueeze(-1), missing)
-
-    return recurrence(q, step)
+    return recurrence(step, q, k, v, g.exp()[..., None, None], beta.unsqueeze(-1))
 
 
 def eager_rotate(x, cos, sin):
@@ -199,21 +198,27 @@ def serve(name, form, tokens):
         del output
 
 
-def measure(arguments, name, tokens, forms):
+def in_turns(arguments, name, tokens, forms, rounds):
+    """Every round's times and peak memory, by form; each form in a process of its own."""
     command = [sys.executable, __file__, arguments.library, "--serve", name]
     servers = {form: subprocess.Popen([*command, form, str(tokens)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                for form in forms}
     samples = {form: [] for form in forms}
-    for round_ in range(arguments.rounds):
+    for _ in range(rounds):
         for form, server in servers.items():
-            if form == "recurrence" and round_ >= arguments.recurrence_rounds:
-                continue
             server.stdin.write("\n")
             server.stdin.flush()
             samples[form].append(json.loads(server.stdout.readline()))
     for server in servers.values():
         server.stdin.close()
         server.wait()
+    return samples
+
+
+def measure(arguments, name, tokens, forms):
+    samples = in_turns(arguments, name, tokens, ("ours", "eager"), arguments.rounds)
+    if "recurrence" in forms and arguments.recurrence_rounds > 0:  # by itself: its minutes would let the others' memory go cold
+        samples |= in_turns(arguments, name, tokens, ("recurrence",), arguments.recurrence_rounds)
     row = {"operator": name, "tokens": tokens}
     for form, rounds in samples.items():
         forward, both, peak = zip(*rounds)
