@@ -12,16 +12,21 @@
 #include "core/io/tokenizer.h"
 #include "distributed/checkpoint/run_folder.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/checkpoint/trained.h"
 #include "tests/unit/export/small_hybrid.h"
 
-// One bit after another of a model's files, at random places. Whoever reads them says BadInput or reads what it can; no
-// flip may bring the program down, and none may go unnoticed where the file is compared with what it was.
+// One bit after another of a model's or a checkpoint's files, at random places. Whoever reads them says BadInput or reads
+// what it can; no flip may bring the program down, and none may go unnoticed where the file is compared with what it was.
 
 namespace flashmorph {
 namespace {
 
 namespace fs = std::filesystem;
 using test::TemporaryFolder;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
 
 constexpr int kFlips = 200;
 
@@ -46,6 +51,7 @@ class BitFlip {
   }
   ~BitFlip() { write(before_); }
 
+  const fs::path& file() const { return file_; }
   std::string where() const { return file_.filename().string() + ", byte " + std::to_string(byte_); }
 
  private:
@@ -117,6 +123,49 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherThatIsNotWhatItWas) {
     EXPECT_TRUE(refuses([&] { run.check(config, hash_of_model(teacher, Checkpoint::open(teacher))); }));
   }
   EXPECT_GT(read_without_a_fault, 0) << "a flipped number is a number: only the hash tells";
+}
+
+// As two ranks would save them: one the weights, the other one the bias.
+void save_of_two_ranks(const StageFolders& folders, int64_t step) {
+  test::Trained trained;
+  trained.become(step);
+  proto::CheckpointIndex index;
+  index.set_stage(folders.stage);
+  *index.mutable_progress() = test::progress_at(step);
+  (*index.mutable_frozen())["teacher"] = "abc";
+  int rank = 0;
+  for (const Region& region : trained.regions())
+    *index.add_shards() = write_shard(real_files(), folders.hidden(step), rank++, {{slice_of(region)}, {region.values}});
+  publish(real_files(), folders, index, /*keep=*/2);
+}
+
+TEST(BitFlips, OfACheckpointAreNamedAndTheOneBeforeIsUsed) {
+  const TemporaryFolder folder;
+  const StageFolders folders{folder.path(), "distill uniform"};
+  save_of_two_ranks(folders, 10);
+  save_of_two_ranks(folders, 20);
+  std::vector<fs::path> files = files_in(folders.whole(20));
+  ASSERT_EQ(files.size(), 3U) << "two shards and their index";
+  files.push_back(folders.latest());
+  std::mt19937_64 random(3);
+  for (int i = 0; i < kFlips; ++i) {
+    const BitFlip flip(files[random() % files.size()], random);
+    SCOPED_TRACE(flip.where());
+    test::SmallStage stage(folder.path());
+    const int64_t step = stage.checkpoints.resume().step();
+    EXPECT_TRUE(stage.trained.is_at(step)) << "step " << step;
+    if (flip.file() == folders.latest()) {
+      EXPECT_EQ(step, 20) << "the folders say what is there; this file can only tell that one is gone";
+      EXPECT_LE(stage.warnings.size(), 1U);
+      continue;
+    }
+    EXPECT_EQ(step, 10);
+    EXPECT_THAT(stage.warnings, ElementsAre(AllOf(HasSubstr(flip.file().string()), HasSubstr(folders.aside(20).string()))));
+    fs::rename(folders.aside(20), folders.whole(20));
+  }
+  test::SmallStage stage(folder.path());
+  EXPECT_EQ(stage.checkpoints.resume().step(), 20) << "nothing was changed for good";
+  EXPECT_THAT(stage.warnings, IsEmpty());
 }
 
 }  // namespace
