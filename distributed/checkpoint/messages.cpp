@@ -34,8 +34,9 @@ void read_message(const std::filesystem::path& file, google::protobuf::Message& 
   if (!in) throw BadInput(file.string(), "cannot be read");
   std::stringstream content;
   content << in.rdbuf();
-  const bool parsed = file.extension() == ".json" ? json::JsonStringToMessage(content.str(), &message).ok()
-                                                  : message.ParseFromString(content.str());
+  const std::string text = content.str();
+  const bool parsed = !text.empty() && (file.extension() == ".json" ? json::JsonStringToMessage(text, &message).ok()
+                                                                    : message.ParseFromString(text));
   if (!parsed) throw BadInput(file.string(), "is not a " + message.GetTypeName() + "; it was damaged or edited");
 }
 

@@ -82,10 +82,26 @@ bool RunFolder::finished(const std::string& stage) const {
                      [&](const proto::StageResult& result) { return result.stage() == stage; });
 }
 
-void RunFolder::finish(const proto::StageResult& result, const std::string& plan_hash) {
-  *state_.add_finished() = result;
+void RunFolder::finish(proto::StageResult result, const std::vector<std::filesystem::path>& files, const std::string& plan_hash) {
+  for (const std::filesystem::path& file : files) {
+    (*result.mutable_files())[name_of(file)] = sha256_of_file(file);
+    as_written_.insert(name_of(file));
+  }
+  *state_.add_finished() = std::move(result);
   state_.set_plan_hash(plan_hash);
   write_message(state_file(), state_);
+}
+
+void RunFolder::require_as_written(const std::filesystem::path& file) {
+  if (as_written_.contains(name_of(file))) return;
+  for (const proto::StageResult& result : state_.finished()) {
+    const auto written = result.files().find(name_of(file));
+    if (written == result.files().end()) continue;
+    if (const std::string found = sha256_of_file(file); found != written->second)
+      throw BadInput(file.string(), "is not what " + result.stage() + " of this run wrote: its SHA-256 is " + found + ", expected " +
+                                        written->second);
+    as_written_.insert(name_of(file));
+  }
 }
 
 }  // namespace flashmorph

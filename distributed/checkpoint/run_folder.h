@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,13 +53,20 @@ class RunFolder {
   std::filesystem::path move_aside() const;
 
   bool finished(const std::string& stage) const;
-  // The state with one more finished stage is on disk when this returns. `plan_hash`: empty before there are plans.
-  void finish(const proto::StageResult& result, const std::string& plan_hash);
+  // The state with one more finished stage is on disk when this returns. `files`: what it wrote for later stages, on disk;
+  // `plan_hash`: empty before there are plans.
+  void finish(proto::StageResult result, const std::vector<std::filesystem::path>& files, const std::string& plan_hash);
+  // BadInput when a file of a finished stage is gone, or is not what that stage wrote. Reads it through once a start; what
+  // this start has written is known.
+  void require_as_written(const std::filesystem::path& file);
   const proto::RunState& state() const { return state_; }
 
  private:
+  std::string name_of(const std::filesystem::path& file) const { return file.lexically_relative(path_).string(); }
+
   std::filesystem::path path_;
   proto::RunState state_;
+  std::set<std::string> as_written_;  // names of files that are known to be
 };
 
 }  // namespace flashmorph

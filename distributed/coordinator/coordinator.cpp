@@ -88,6 +88,8 @@ void Coordinator::run() {
 
 // What earlier starts of this run have left on disk.
 void Coordinator::recall() {
+  require_as_written(folder_.latency_file());
+  require_as_written(folder_.gates_file());
   read_on_all_ranks(folder_.gates_file(), gates_, world_);
   if (finished("discretize")) read_on_all_ranks(folder_.plan_file(), plans_, world_);
   read_on_all_ranks(folder_.evaluation_file(), evaluation_, world_);
@@ -122,6 +124,23 @@ void Coordinator::check_plans(const proto::StageCommand& command) const {
                                                      ": their hash is " + held + ", expected " + command.plan_hash());
 }
 
+// A file of the run, before it is read. Collective.
+void Coordinator::require_as_written(const std::filesystem::path& file) {
+  together(world_, [&] {
+    if (leads()) folder_.require_as_written(file);
+  });
+}
+
+// The files by which later stages go on from this one. Plans have their hash in the run's state.
+std::vector<std::filesystem::path> Coordinator::results_of(const proto::StageCommand& command) const {
+  const std::string& stage = command.stage();
+  if (stage == "latency") return {folder_.latency_file()};
+  if (stage == "align") return {folder_.branches_file()};
+  if (stage == "select") return {folder_.gates_file()};
+  if (stage == "distill" || stage == "finetune") return {folder_.hybrid_file(command.model(), stage)};
+  return {};
+}
+
 StageCost Coordinator::execute(const proto::StageCommand& command) {
   const std::string& stage = command.stage();
   if (stage == "latency") return keep_latency();
@@ -149,7 +168,7 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
   }
   together(world_, [&] {
     if (!leads()) return;
-    folder_.finish(result, report.plan_hash());
+    folder_.finish(result, results_of(command), report.plan_hash());
     forget_checkpoints();
   });
   inputs_.observer.finished(result.stage(), result.seconds());
@@ -266,16 +285,18 @@ StageCost Coordinator::export_hybrid() {
 void Coordinator::place(const std::string& stage) {
   const Phase loading(inputs_.watchdog, Work::load, stage);
   placed_.place(layout_of(stage, inputs_.config, placed_.spec(), world_.size()));
+  if (placed_.has_trained_branches()) return;
+  require_as_written(folder_.branches_file());
   placed_.read_branches(folder_.branches_file());
 }
 
 // The plan's model after a training stage.
 MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::string& after) {
   MorphableModel hybrid = placed_.model().hybrid(routes_of(plan));
-  if (after != "align")
-    together(world_, [&] {
-      read_into(hybrid.all_parameters(), Checkpoint::open_file(folder_.hybrid_file(plan.name(), after)), hybrid.placement());
-    });
+  if (after == "align") return hybrid;
+  const std::filesystem::path file = folder_.hybrid_file(plan.name(), after);
+  require_as_written(file);
+  together(world_, [&] { read_into(hybrid.all_parameters(), Checkpoint::open_file(file), hybrid.placement()); });
   return hybrid;
 }
 

@@ -45,6 +45,8 @@ class Coordinator {
   void recall();
   proto::StageCommand agreed_next_command();
   void check_plans(const proto::StageCommand& command) const;
+  void require_as_written(const std::filesystem::path& file);
+  std::vector<std::filesystem::path> results_of(const proto::StageCommand& command) const;
   void conclude(const proto::StageCommand& command, proto::StageReport report);
 
   StageCost execute(const proto::StageCommand& command);

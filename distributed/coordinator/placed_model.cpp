@@ -57,7 +57,6 @@ void PlacedModel::start_branches() {
 }
 
 void PlacedModel::read_branches(const std::filesystem::path& file) {
-  if (trained_) return;
   together(world_, [&] { read_into(model_->branch_parameters(), Checkpoint::open_file(file), model_->placement()); });
   trained_ = true;
 }

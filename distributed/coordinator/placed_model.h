@@ -32,10 +32,10 @@ class PlacedModel {
   // Collective. The model has branches at their initial values when it is new.
   void place(const Layout& layout);
 
-  // Reads the trained branches unless the model has them already. Collective.
-  void read_branches(const std::filesystem::path& file);
-  void start_branches();                   // at their initial values
-  void keep_branches() { trained_ = true; }  // what align made of them is what is on disk
+  void read_branches(const std::filesystem::path& file);  // the trained ones. Collective
+  void start_branches();                                  // at their initial values
+  void keep_branches() { trained_ = true; }               // what align made of them is what is on disk
+  bool has_trained_branches() const { return trained_; }
 
   bool is_placed() const { return model_.has_value(); }
   const Layout& layout() const { return layout_; }

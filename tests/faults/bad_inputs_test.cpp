@@ -1,102 +1,27 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <set>
-#include <sstream>
 
 #include "core/base/bad_input.h"
-#include "distributed/checkpoint/messages.h"
-#include "distributed/checkpoint/run_folder.h"
-#include "launcher/run.h"
-#include "tests/support/small_model.h"
-#include "tests/support/temporary_folder.h"
+#include "tests/faults/scratch.h"
 
-// A good run, and everything that can be wrong with what it is given: the mesh, the model, the corpus, the run's own folder
-// (the YAML has its own table, tests/unit/config/bad_config_test.cpp). Each row damages one thing; the start must refuse it
-// with one line that names the file, key or tensor, what was found and what was expected, and leave the disk as it was.
+// A good run, and everything that can be wrong with what it is given: the mesh, the model, the corpus, the run's own
+// folder (the YAML and checkpoints have their own tables, tests/unit/config/bad_config_test.cpp and
+// bad_checkpoints_test.cpp). Each row damages one thing; the start must refuse it with one line that names the file,
+// key or tensor, what was found and what was expected, and leave the disk as it was.
 
 namespace flashmorph {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using test::TemporaryFolder;
+using test::edit;
+using test::read;
+using test::Scratch;
+using test::write;
 using testing::HasSubstr;
-
-std::string read(const fs::path& file) {
-  std::stringstream text;
-  text << std::ifstream(file, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
-
-void edit(const fs::path& file, const std::string& from, const std::string& to) {
-  std::string text = read(file);
-  const size_t at = text.find(from);
-  ASSERT_NE(at, std::string::npos) << from << " is not in " << file;
-  write(file, text.replace(at, from.size(), to));
-}
-
-// A folder with all that a small run needs, and the run.
-struct Scratch {
-  TemporaryFolder folder;
-  std::vector<std::string> set;  // on the command line
-
-  fs::path path(const std::string& name) const { return folder.path() / name; }
-  fs::path teacher(const std::string& name) const { return path("teacher") / name; }
-  fs::path run(const std::string& name) const { return path("runs") / "run" / name; }
-
-  Scratch() {
-    fs::create_directories(path("teacher"));
-    test::write_small_model(path("teacher"), {.vocabulary = 1024});
-    fs::copy("tests/data/passkey-teacher/tokenizer.json", teacher("tokenizer.json"));
-    write(path("text.txt"), read("tests/data/text/tinyshakespeare.txt").substr(0, 60000));
-    const std::string data = "data: {lengths: 64, passkeys: 1, words: 2}}\n";
-    write(path("run.yaml"), "run: {dir: " + path("runs").string() + "}\nmodel: {path: " + path("teacher").string() +
-                                "}\nbudget: {full_layers: 1}\nmetrics: {listen: \"off\"}\ndata: {text: " + path("text.txt").string() +
-                                "}\nstages:\n  align: {tokens: 128, batch_tokens: 128, " + data +
-                                "  select: {tokens: 128, batch_tokens: 128, " + data + "  distill: {tokens: 128, batch_tokens: 128, " + data +
-                                "  evaluate: {compare: [], lengths: [64], passkeys: 1, words: 2, samples: 1, greedy_samples: 0, "
-                                "perplexity_tokens: 64, perplexity_length: 64}\n");
-  }
-
-  int start() const { return flashmorph::run({path("run.yaml").string(), set}, *single_communicator()); }
-
-  void change_config(const std::string& key, const json& value) const {
-    json config = json::parse(read(teacher("config.json")));
-    value.is_null() ? (void)config.erase(key) : (void)(config[key] = value);
-    write(teacher("config.json"), config.dump());
-  }
-
-  // A run that was stopped before this stage.
-  void stop_before(const std::string& stage) const {
-    start();
-    proto::RunState state;
-    read_message(run("state.pb"), state);
-    int kept = 0;
-    while (kept < state.finished_size() && state.finished(kept).stage() != stage) ++kept;
-    ASSERT_LT(kept, state.finished_size()) << stage;
-    state.mutable_finished()->DeleteSubrange(kept, state.finished_size() - kept);
-    if (stage == "select" || stage == "discretize") state.clear_plan_hash();
-    write_message(run("state.pb"), state);
-  }
-
-  // Every file with its content, but for what each start appends or makes anew.
-  std::set<std::string> disk() const {
-    std::set<std::string> files;
-    for (const auto& entry : fs::recursive_directory_iterator(folder.path())) {
-      const std::string name = entry.path().lexically_relative(folder.path()).string();
-      if (name.find("/health") != std::string::npos || name.ends_with(".jsonl")) continue;
-      files.insert(name + (entry.is_regular_file() ? ": " + read(entry.path()) : ""));
-    }
-    return files;
-  }
-};
 
 struct BadInputRow {
   const char* name;
@@ -254,6 +179,30 @@ INSTANTIATE_TEST_SUITE_P(
                       scratch.change_config("rope_theta", 20000.0);
                     },
                     "was made from another teacher"},
+        BadInputRow{"ItsConfigIsNotYaml",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      write(scratch.run("run.yaml"), "run: [");
+                    },
+                    "runs/run/run.yaml (line 1): is not YAML"},
+        BadInputRow{"IsLockedByAnotherHost",
+                    [](Scratch& scratch) {
+                      fs::create_directories(scratch.run(""));
+                      write(scratch.run("lock"), "elsewhere 7 2026-01-02T03:04:05Z -\n");
+                    },
+                    "was left locked by process 7 on host elsewhere since 2026-01-02T03:04:05Z"},
+        BadInputRow{"StateIsEmpty",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      write(scratch.run("state.pb"), "");
+                    },
+                    "state.pb: is not a flashmorph.proto.RunState; it was damaged or edited"},
+        BadInputRow{"StateIsCutShort",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      fs::resize_file(scratch.run("state.pb"), 50);
+                    },
+                    "state.pb: is not a flashmorph.proto.RunState; it was damaged or edited"},
         BadInputRow{"StateIsDamaged",
                     [](Scratch& scratch) {
                       scratch.start();
@@ -274,6 +223,26 @@ INSTANTIATE_TEST_SUITE_P(
                       write(scratch.run("plan.json"), plan.dump());
                     },
                     "is not what this run's discretize wrote"},
+        BadInputRow{"PlanIsGone",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("evaluate teacher");
+                      fs::remove(scratch.run("plan.json"));
+                    },
+                    "plan.json: is not what this run's discretize wrote"},
+        BadInputRow{"GatesAreGone",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("discretize");
+                      fs::remove(scratch.run("gates.json"));
+                    },
+                    "gates.json: cannot be read"},
+        BadInputRow{"GatesWereEdited",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("discretize");
+                      json gates = json::parse(read(scratch.run("gates.json")));
+                      gates["alpha"].erase(0);
+                      write(scratch.run("gates.json"), gates.dump());
+                    },
+                    "gates.json: is not what select of this run wrote: its SHA-256 is "},
         BadInputRow{"GatesAreNotJson",
                     [](Scratch& scratch) {
                       scratch.stop_before("discretize");
@@ -298,18 +267,24 @@ INSTANTIATE_TEST_SUITE_P(
                       fs::resize_file(scratch.run("branches/branches.safetensors"), 3000);
                     },
                     "branches.safetensors"},
-        BadInputRow{"ABranchHasAnotherName",
+        BadInputRow{"ABranchWasEdited",
                     [](Scratch& scratch) {
                       scratch.stop_before("select");
-                      edit(scratch.run("branches/branches.safetensors"), "layers.1.linear_attn.q_proj", "layers.1.linear_attn.q_proo");
+                      edit(scratch.run("branches/branches.safetensors"), "linear_attn.q_proj", "linear_attn.q_proo");
                     },
-                    "has no tensor model.layers.1.linear_attn.q_proj.weight"},
+                    "branches.safetensors: is not what align of this run wrote: its SHA-256 is "},
         BadInputRow{"HybridIsGone",
                     [](Scratch& scratch) {
                       scratch.stop_before("export");
                       fs::remove(scratch.run("hybrid/flashmorph/distill.safetensors"));
                     },
-                    "distill.safetensors"}),
+                    "distill.safetensors: cannot be read"},
+        BadInputRow{"HybridIsCutShort",
+                    [](Scratch& scratch) {
+                      scratch.stop_before("export");
+                      fs::resize_file(scratch.run("hybrid/flashmorph/distill.safetensors"), 3000);
+                    },
+                    "distill.safetensors: is not what distill flashmorph of this run wrote: its SHA-256 is "}),
     name_of);
 
 }  // namespace

@@ -125,6 +125,26 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherThatIsNotWhatItWas) {
   EXPECT_GT(read_without_a_fault, 0) << "a flipped number is a number: only the hash tells";
 }
 
+TEST(BitFlips, OfWhatAStageWroteEndTheStart) {
+  const TemporaryFolder folder;
+  RunFolder run(folder.path());
+  run.open(RunConfig(), "teacher");
+  const std::vector<fs::path> files = {run.gates_file(), run.branches_file(), run.hybrid_file("uniform", "distill")};
+  for (const fs::path& file : files) {
+    fs::create_directories(file.parent_path());
+    write_safetensors(file, test::tensors_of({}));
+  }
+  run.finish(proto::StageResult(), files, "");
+  std::mt19937_64 random(4);
+  for (int i = 0; i < kFlips; ++i) {
+    const BitFlip flip(files[random() % files.size()], random);
+    SCOPED_TRACE(flip.where());
+    RunFolder again(folder.path());
+    again.open(RunConfig(), "teacher");
+    for (const fs::path& file : files) EXPECT_EQ(refuses([&] { again.require_as_written(file); }), file == flip.file());
+  }
+}
+
 // As two ranks would save them: one the weights, the other one the bias.
 void save_of_two_ranks(const StageFolders& folders, int64_t step) {
   test::Trained trained;
