@@ -127,12 +127,13 @@ int run(const CommandLine& line, Communicator& host_world) {
   Inputs inputs;
   RunFolder folder(config);
   std::unique_ptr<Metrics> metrics;
-  std::string source_hash;
+  RunSources sources;
   together(world, [&] {
     inputs = read_inputs(config, world.size());
     if (!leads) return;
-    source_hash = hash_of_model(config.model.path, *inputs.checkpoint, [&] { stop_loading_if_asked(stop); });
-    if (!line.fresh) folder.check(config, source_hash);
+    const auto between_reads = [&] { stop_loading_if_asked(stop); };
+    sources = {hash_of_model(config.model.path, *inputs.checkpoint, between_reads), corpus_files(config.data, between_reads)};
+    if (!line.fresh) folder.check(config, sources);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
   PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device), device.place());
@@ -153,7 +154,7 @@ int run(const CommandLine& line, Communicator& host_world) {
     std::filesystem::path aside;
     lock = locked(folder, line.fresh, aside);
     const std::vector<ChangedKey> changes = folder.changes(config);
-    folder.open(config, source_hash);
+    folder.open(config, sources);
     journal = std::make_unique<Journal>(folder);
     std::vector<StageObserver*> all = {&terminal, journal.get()};
     if (metrics) {

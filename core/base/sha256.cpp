@@ -44,9 +44,12 @@ std::string sha256_of_bytes(const void* data, size_t size) {
   return digest.hex();
 }
 
-std::string sha256_of_pieces(const std::vector<std::string_view>& pieces) {
+std::string sha256_of_pieces(const std::vector<std::string_view>& pieces, const std::function<void()>& before_each) {
   Digest digest;
-  for (const std::string_view piece : pieces) digest.add(piece.data(), piece.size());
+  for (const std::string_view piece : pieces) {
+    before_each();
+    digest.add(piece.data(), piece.size());
+  }
   return digest.hex();
 }
 

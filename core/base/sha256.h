@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,7 +11,8 @@ namespace flashmorph {
 
 // SHA-256 as 64 lower-case hexadecimal digits.
 std::string sha256_of_bytes(const void* data, size_t size);
-std::string sha256_of_pieces(const std::vector<std::string_view>& pieces);  // of all of them behind one another
+// Of all pieces behind one another; `before_each` is called before each of them.
+std::string sha256_of_pieces(const std::vector<std::string_view>& pieces, const std::function<void()>& before_each = [] {});
 std::string sha256_of_file(const std::filesystem::path& file);  // throws BadInput when it cannot be read
 
 }  // namespace flashmorph

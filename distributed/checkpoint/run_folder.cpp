@@ -12,6 +12,12 @@
 namespace flashmorph {
 namespace {
 
+constexpr const char* kOtherwise = " (use --fresh to move the old run aside, or another run.name)";
+
+std::string size_and_hash(int64_t bytes, const std::string& sha256) {
+  return std::to_string(bytes) + " bytes of SHA-256 " + sha256;
+}
+
 std::string config_hash(const RunConfig& config) {
   const std::string text = result_keys(config);
   return sha256_of_bytes(text.data(), text.size());
@@ -28,7 +34,7 @@ std::filesystem::path existing_ancestor(std::filesystem::path folder) {
 
 RunFolder::RunFolder(const RunConfig& config) : path_(std::filesystem::path(config.run.dir) / config.run.name) {}
 
-void RunFolder::check(const RunConfig& config, const std::string& source_hash) const {
+void RunFolder::check(const RunConfig& config, const RunSources& sources) const {
   const std::filesystem::path base = existing_ancestor(path_);
   if (!std::filesystem::is_directory(base))
     throw BadInput(path_.string(), "cannot be made: " + base.string() + " is not a folder");
@@ -41,12 +47,19 @@ void RunFolder::check(const RunConfig& config, const std::string& source_hash) c
   std::vector<ChangedKey> changed = changes(config);
   std::erase_if(changed, [](const ChangedKey& change) { return !change.changes_result; });
   if (state.config_hash() != config_hash(config))
-    throw BadInput(path_.string(), "holds a run of another configuration; this one changes " +
-                                       (changed.empty() ? "what " + config_file().string() + " no longer says" : text_of(changed)) +
-                                       " (use --fresh to move the old run aside, or another run.name)");
-  if (state.source_hash() != source_hash)
-    throw BadInput(path_.string(), "was made from another teacher than " + config.model.path +
-                                       " holds now (use --fresh to move the old run aside, or another run.name)");
+    throw BadInput(path_.string(),
+                   "holds a run of another configuration; this one changes " +
+                       (changed.empty() ? "what " + config_file().string() + " no longer says" : text_of(changed)) +
+                       kOtherwise);
+  if (state.source_hash() != sources.teacher)
+    throw BadInput(path_.string(),
+                   "was made from another teacher than " + config.model.path + " holds now" + kOtherwise);
+  for (const proto::CorpusFile& known : state.corpus())
+    for (const CorpusFile& found : sources.corpus)
+      if (found.path == known.path() && (found.bytes != known.bytes() || found.sha256 != known.sha256()))
+        throw BadInput(found.path, "is not the corpus that " + path_.string() + " was made from: it has " +
+                                       size_and_hash(found.bytes, found.sha256) + ", expected " +
+                                       size_and_hash(known.bytes(), known.sha256()) + kOtherwise);
 }
 
 std::vector<ChangedKey> RunFolder::changes(const RunConfig& config) const {
@@ -54,7 +67,7 @@ std::vector<ChangedKey> RunFolder::changes(const RunConfig& config) const {
   return changed_keys(RunConfig::from_file(config_file()), config);
 }
 
-void RunFolder::open(const RunConfig& config, const std::string& source_hash) {
+void RunFolder::open(const RunConfig& config, const RunSources& sources) {
   if (std::filesystem::exists(state_file())) {
     read_message(state_file(), state_);
     write_file_atomically(config_file(), config.to_yaml());  // what does not change results may be new
@@ -63,7 +76,13 @@ void RunFolder::open(const RunConfig& config, const std::string& source_hash) {
   std::filesystem::create_directories(path_);
   write_file_atomically(config_file(), config.to_yaml());
   state_.set_config_hash(config_hash(config));
-  state_.set_source_hash(source_hash);
+  state_.set_source_hash(sources.teacher);
+  for (const CorpusFile& file : sources.corpus) {
+    proto::CorpusFile& known = *state_.add_corpus();
+    known.set_path(file.path);
+    known.set_bytes(file.bytes);
+    known.set_sha256(file.sha256);
+  }
   write_message(state_file(), state_);
 }
 
@@ -82,7 +101,8 @@ bool RunFolder::finished(const std::string& stage) const {
                      [&](const proto::StageResult& result) { return result.stage() == stage; });
 }
 
-void RunFolder::finish(proto::StageResult result, const std::vector<std::filesystem::path>& files, const std::string& plan_hash) {
+void RunFolder::finish(proto::StageResult result, const std::vector<std::filesystem::path>& files,
+                       const std::string& plan_hash) {
   for (const std::filesystem::path& file : files) {
     (*result.mutable_files())[name_of(file)] = sha256_of_file(file);
     as_written_.insert(name_of(file));
@@ -98,8 +118,8 @@ void RunFolder::require_as_written(const std::filesystem::path& file) {
     const auto written = result.files().find(name_of(file));
     if (written == result.files().end()) continue;
     if (const std::string found = sha256_of_file(file); found != written->second)
-      throw BadInput(file.string(), "is not what " + result.stage() + " of this run wrote: its SHA-256 is " + found + ", expected " +
-                                        written->second);
+      throw BadInput(file.string(), "is not what " + result.stage() + " of this run wrote: its SHA-256 is " + found +
+                                        ", expected " + written->second);
     as_written_.insert(name_of(file));
   }
 }

@@ -8,9 +8,16 @@
 
 #include "core/config/differences.h"
 #include "core/config/run_config.h"
+#include "core/data/corpus_files.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
+
+// What a run is made from besides its config. Recorded when it begins; a start that goes on must find the same.
+struct RunSources {
+  std::string teacher;  // hash_of_model
+  std::vector<CorpusFile> corpus = {};
+};
 
 // The folder of one run: where each artifact lies and which stages are finished. Only rank 0 writes through it.
 class RunFolder {
@@ -39,25 +46,25 @@ class RunFolder {
     return path_ / "hybrid" / plan / (stage + ".safetensors");
   }
 
-  // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config or
-  // teacher (naming the keys that differ, old -> new). Changes nothing on disk.
-  void check(const RunConfig& config, const std::string& source_hash) const;
+  // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config
+  // (naming the keys that differ, old -> new), teacher or corpus. Changes nothing on disk.
+  void check(const RunConfig& config, const RunSources& sources) const;
 
   // What `config` asks for differently than the run that is there.
   std::vector<ChangedKey> changes(const RunConfig& config) const;
 
   // Creates the folder, or reads where its run is.
-  void open(const RunConfig& config, const std::string& source_hash);
+  void open(const RunConfig& config, const RunSources& sources);
 
   // Moves an old run aside, to NAME.1, NAME.2, ...; returns its new place, empty when there was none.
   std::filesystem::path move_aside() const;
 
   bool finished(const std::string& stage) const;
-  // The state with one more finished stage is on disk when this returns. `files`: what it wrote for later stages, on disk;
-  // `plan_hash`: empty before there are plans.
+  // The state with one more finished stage is on disk when this returns. `files`: what it wrote for later stages, on
+  // disk; `plan_hash`: empty before there are plans.
   void finish(proto::StageResult result, const std::vector<std::filesystem::path>& files, const std::string& plan_hash);
-  // BadInput when a file of a finished stage is gone, or is not what that stage wrote. Reads it through once a start; what
-  // this start has written is known.
+  // BadInput when a file of a finished stage is gone, or is not what that stage wrote. Reads it through once a start;
+  // what this start has written is known.
   void require_as_written(const std::filesystem::path& file);
   const proto::RunState& state() const { return state_; }
 

@@ -43,7 +43,7 @@ void stop_in_align(const Scratch& scratch) {
   const Corpus corpus = Corpus::open(config.data, tokenizer, 65);
   const PasskeyTask passkeys(tokenizer);
   RunFolder folder(config);
-  folder.open(config, hash_of_model(config.model.path, teacher));
+  folder.open(config, {hash_of_model(config.model.path, teacher), corpus_files(config.data)});
   PlacedModel placed(*world, config, spec, teacher, at::kFloat);
   Stopper observer;
   StopSignal stop;

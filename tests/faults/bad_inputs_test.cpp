@@ -179,6 +179,45 @@ INSTANTIATE_TEST_SUITE_P(
                       scratch.change_config("rope_theta", 20000.0);
                     },
                     "was made from another teacher"},
+        BadInputRow{"IsOfAnotherText",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      edit(scratch.path("text.txt"), "Citizen", "citizen");
+                    },
+                    "text.txt: is not the corpus that "},
+        BadInputRow{"IsOfALongerText",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      write(scratch.path("text.txt"), read(scratch.path("text.txt")) + "\n");
+                    },
+                    "it has 60001 bytes of SHA-256 "},
+        BadInputRow{"IsOfAShorterText",
+                    [](Scratch& scratch) {
+                      scratch.start();
+                      fs::resize_file(scratch.path("text.txt"), 50000);
+                    },
+                    ", expected 60000 bytes of SHA-256 "},
+        BadInputRow{"IsOfOtherJsonLines",
+                    [](Scratch& scratch) {
+                      scratch.use_json_lines();
+                      scratch.start();
+                      edit(scratch.path("lines.jsonl"), "Citizen", "citizen");
+                    },
+                    "lines.jsonl: is not the corpus that "},
+        BadInputRow{"IsOfOtherTokens",
+                    [](Scratch& scratch) {
+                      scratch.use_tokens({0, 1, 3}, 0);
+                      scratch.start();
+                      scratch.use_tokens({0, 1, 3}, 1);
+                    },
+                    "tokens.bin: is not the corpus that "},
+        BadInputRow{"IsOfOtherDocuments",
+                    [](Scratch& scratch) {
+                      scratch.use_tokens({0, 1, 3}, 0);
+                      scratch.start();
+                      scratch.use_tokens({0, 2, 3}, 0);
+                    },
+                    "tokens.idx: is not the corpus that "},
         BadInputRow{"ItsConfigIsNotYaml",
                     [](Scratch& scratch) {
                       scratch.start();

@@ -15,8 +15,9 @@
 #include "tests/unit/checkpoint/trained.h"
 #include "tests/unit/export/small_hybrid.h"
 
-// One bit after another of a model's or a checkpoint's files, at random places. Whoever reads them says BadInput or reads
-// what it can; no flip may bring the program down, and none may go unnoticed where the file is compared with what it was.
+// One bit after another of a model's or a checkpoint's files, at random places. Whoever reads them says BadInput or
+// reads what it can; no flip may bring the program down, and none may go unnoticed where the file is compared with what
+// it was.
 
 namespace flashmorph {
 namespace {
@@ -99,28 +100,34 @@ void read_teacher(const fs::path& folder) {
   Tokenizer::of_model(folder, spec.vocabulary);
 }
 
-TEST(BitFlips, ARunDoesNotGoOnWithATeacherThatIsNotWhatItWas) {
+TEST(BitFlips, ARunDoesNotGoOnWithATeacherOrACorpusThatIsNotWhatItWas) {
   const TemporaryFolder folder;
-  const fs::path teacher = folder.path() / "teacher";
+  const fs::path teacher = folder.path() / "teacher", text = folder.path() / "text.txt";
   fs::create_directories(teacher);
   test::write_small_model(teacher, {.vocabulary = 1024});
   fs::copy_file("tests/data/passkey-teacher/tokenizer.json", teacher / "tokenizer.json", fs::copy_options::overwrite_existing);
-  const RunConfig config = RunConfig::from_yaml("run: {dir: " + (folder.path() / "runs").string() + "}\nmodel: {path: " + teacher.string() +
-                                                    "}\nbudget: {full_layers: 1}\ndata: {text: text}\n"
-                                                    "stages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
-                                                "test");
+  std::ofstream(text) << std::string(10000, 'a');
+  const RunConfig config =
+      RunConfig::from_yaml("run: {dir: " + (folder.path() / "runs").string() + "}\nmodel: {path: " + teacher.string() +
+                               "}\nbudget: {full_layers: 1}\ndata: {text: " + text.string() +
+                               "}\nstages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
+                           "test");
+  const auto sources = [&] {
+    return RunSources{hash_of_model(teacher, Checkpoint::open(teacher)), corpus_files(config.data)};
+  };
   RunFolder run(config);
-  run.open(config, hash_of_model(teacher, Checkpoint::open(teacher)));
-  ASSERT_NO_THROW(run.check(config, hash_of_model(teacher, Checkpoint::open(teacher))));
+  run.open(config, sources());
+  ASSERT_NO_THROW(run.check(config, sources()));
 
-  const std::vector<fs::path> files = {teacher / "config.json", teacher / "model.safetensors", teacher / "tokenizer.json"};
+  const std::vector<fs::path> files = {teacher / "config.json", teacher / "model.safetensors",
+                                       teacher / "tokenizer.json", text};
   std::mt19937_64 random(2);
   int read_without_a_fault = 0;
   for (int i = 0; i < kFlips; ++i) {
     const BitFlip flip(files[random() % files.size()], random);
     SCOPED_TRACE(flip.where());
-    if (!refuses([&] { read_teacher(teacher); })) ++read_without_a_fault;
-    EXPECT_TRUE(refuses([&] { run.check(config, hash_of_model(teacher, Checkpoint::open(teacher))); }));
+    if (!refuses([&] { read_teacher(teacher); }) && flip.file() != text) ++read_without_a_fault;
+    EXPECT_TRUE(refuses([&] { run.check(config, sources()); }));
   }
   EXPECT_GT(read_without_a_fault, 0) << "a flipped number is a number: only the hash tells";
 }
@@ -128,7 +135,7 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherThatIsNotWhatItWas) {
 TEST(BitFlips, OfWhatAStageWroteEndTheStart) {
   const TemporaryFolder folder;
   RunFolder run(folder.path());
-  run.open(RunConfig(), "teacher");
+  run.open(RunConfig(), {.teacher = "teacher"});
   const std::vector<fs::path> files = {run.gates_file(), run.branches_file(), run.hybrid_file("uniform", "distill")};
   for (const fs::path& file : files) {
     fs::create_directories(file.parent_path());
@@ -140,7 +147,7 @@ TEST(BitFlips, OfWhatAStageWroteEndTheStart) {
     const BitFlip flip(files[random() % files.size()], random);
     SCOPED_TRACE(flip.where());
     RunFolder again(folder.path());
-    again.open(RunConfig(), "teacher");
+    again.open(RunConfig(), {.teacher = "teacher"});
     for (const fs::path& file : files) EXPECT_EQ(refuses([&] { again.require_as_written(file); }), file == flip.file());
   }
 }
@@ -155,7 +162,8 @@ void save_of_two_ranks(const StageFolders& folders, int64_t step) {
   (*index.mutable_frozen())["teacher"] = "abc";
   int rank = 0;
   for (const Region& region : trained.regions())
-    *index.add_shards() = write_shard(real_files(), folders.hidden(step), rank++, {{slice_of(region)}, {region.values}});
+    *index.add_shards() =
+        write_shard(real_files(), folders.hidden(step), rank++, {{slice_of(region)}, {region.values}});
   publish(real_files(), folders, index, /*keep=*/2);
 }
 
@@ -180,7 +188,8 @@ TEST(BitFlips, OfACheckpointAreNamedAndTheOneBeforeIsUsed) {
       continue;
     }
     EXPECT_EQ(step, 10);
-    EXPECT_THAT(stage.warnings, ElementsAre(AllOf(HasSubstr(flip.file().string()), HasSubstr(folders.aside(20).string()))));
+    EXPECT_THAT(stage.warnings,
+                ElementsAre(AllOf(HasSubstr(flip.file().string()), HasSubstr(folders.aside(20).string()))));
     fs::rename(folders.aside(20), folders.whole(20));
   }
   test::SmallStage stage(folder.path());

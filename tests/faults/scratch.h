@@ -11,11 +11,13 @@
 #include <vector>
 
 #include "core/config/run_config.h"
+#include "core/data/token_files.h"
 #include "distributed/checkpoint/messages.h"
 #include "launcher/run.h"
 #include "proto/run.pb.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/data/token_files.h"
 
 namespace flashmorph::test {
 
@@ -52,16 +54,42 @@ struct Scratch {
     fs::copy("tests/data/passkey-teacher/tokenizer.json", teacher("tokenizer.json"));
     write(path("text.txt"), read("tests/data/text/tinyshakespeare.txt").substr(0, 60000));
     const std::string data = "data: {lengths: 64, passkeys: 1, words: 2}}\n";
-    write(path("run.yaml"), "run: {dir: " + path("runs").string() + "}\nmodel: {path: " + path("teacher").string() +
-                                "}\nbudget: {full_layers: 1}\nmetrics: {listen: \"off\"}\ndata: {text: " + path("text.txt").string() +
-                                "}\nstages:\n  align: {tokens: 128, batch_tokens: 128, " + data +
-                                "  select: {tokens: 128, batch_tokens: 128, " + data + "  distill: {tokens: 128, batch_tokens: 128, " + data +
-                                "  evaluate: {compare: [], lengths: [64], passkeys: 1, words: 2, samples: 1, greedy_samples: 0, "
-                                "perplexity_tokens: 64, perplexity_length: 64}\n");
+    write(path("run.yaml"),
+          "run: {dir: " + path("runs").string() + "}\nmodel: {path: " + path("teacher").string() +
+              "}\nbudget: {full_layers: 1}\nmetrics: {listen: \"off\"}\ndata: {text: " + path("text.txt").string() +
+              "}\nstages:\n  align: {tokens: 128, batch_tokens: 128, " + data +
+              "  select: {tokens: 128, batch_tokens: 128, " + data + "  distill: {tokens: 128, batch_tokens: 128, " +
+              data +
+              "  evaluate: {compare: [], lengths: [64], passkeys: 1, words: 2, samples: 1, greedy_samples: 0, "
+              "perplexity_tokens: 64, perplexity_length: 64}\n");
   }
 
   RunConfig config() const { return RunConfig::from_file(path("run.yaml"), set); }
   int start() const { return flashmorph::run({path("run.yaml").string(), set}, *single_communicator()); }
+
+  // Another corpus than the text: its beginning as JSON lines, or 12000 ids that count up from `id`, in three
+  // sequences.
+  void use_json_lines() {
+    const std::string text = read(path("text.txt"));
+    std::string lines;
+    for (size_t start = 0; start < text.size(); start += 1000)
+      lines += json{{"text", text.substr(start, 1000)}}.dump() + "\n";
+    write(path("lines.jsonl"), lines);
+    set = {"data={jsonl: " + path("lines.jsonl").string() + "}"};
+  }
+  void use_tokens(const std::vector<int64_t>& first_sequences_of_documents, int32_t id) {
+    const TokenFiles files = TokenFiles::of(path("tokens").string());
+    std::vector<int32_t> ids(12000);
+    for (int32_t& each : ids) each = id++ % 1000;
+    write(files.bin, bytes_of(ids));
+    write(files.idx,
+          IndexBytes{
+              .lengths = {4000, 4000, 4000}, .offsets = {0, 16000, 32000}, .documents = first_sequences_of_documents}
+              .content());
+    const Tokenizer tokenizer = Tokenizer::open(teacher("tokenizer.json"));
+    write(files.json, TokenOrigin{tokenizer.sha256(), tokenizer.vocab_size(), std::nullopt}.to_json());
+    set = {"data={tokens: " + path("tokens").string() + "}"};
+  }
 
   void change_config(const std::string& key, const json& value) const {
     json config = json::parse(read(teacher("config.json")));

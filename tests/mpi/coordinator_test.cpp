@@ -43,7 +43,7 @@ TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
       "test");
   RunFolder run(config);
   together(world(), [&] {
-    if (world().rank() == 0) run.open(config, "weights");
+    if (world().rank() == 0) run.open(config, {.teacher = "weights"});
   });
   PlacedModel placed(world(), config, ModelSpec::open(test::kTeacher), Checkpoint::open(test::kTeacher), at::kFloat);
   const int last = world().size() - 1;
