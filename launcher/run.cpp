@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -48,10 +49,12 @@ RunConfig shared_config(const CommandLine& line, Communicator& world) {
   throw std::logic_error("an empty config without a fault");
 }
 
-// Between the files that are read: a large model takes its time.
-void stop_loading_if_asked(const StopSignal& stop) {
-  if (const StopReason reason = stop.here(); reason != StopReason::none)
-    throw Stopped(std::string("stopped while loading: ") + text_of(reason));
+// Called between the parts of what is read: a large model and a large text take their time.
+std::function<void()> stop_loading_if_asked(const StopSignal& stop) {
+  return [&stop] {
+    if (const StopReason reason = stop.here(); reason != StopReason::none)
+      throw Stopped(std::string("stopped while loading: ") + text_of(reason));
+  };
 }
 
 // Tokens that the longest sequence of any stage asks of the text.
@@ -72,14 +75,15 @@ struct Inputs {
   std::optional<PasskeyTask> passkeys;
 };
 
-Inputs read_inputs(const RunConfig& config, int64_t ranks) {
+Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<void()>& between_reads) {
   Inputs inputs;
   inputs.spec = ModelSpec::open(config.model.path);
   check_settings(config, inputs.spec, ranks);
   inputs.checkpoint = Checkpoint::open(config.model.path);
+  inputs.checkpoint->before_each_read(between_reads);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
-  inputs.corpus = Corpus::open(config.data, *inputs.tokenizer, longest_sequence(config.stages) + 1);
+  inputs.corpus = Corpus::open(config.data, *inputs.tokenizer, longest_sequence(config.stages) + 1, between_reads);
   for (const auto& [stage, section] : std::initializer_list<std::pair<const char*, const TrainingSection*>>{
            {"align", &config.stages.align}, {"select", &config.stages.select}, {"distill", &config.stages.distill},
            {"finetune", &config.stages.finetune}})
@@ -129,10 +133,11 @@ int run(const CommandLine& line, Communicator& host_world) {
   std::unique_ptr<Metrics> metrics;
   RunSources sources;
   together(world, [&] {
-    inputs = read_inputs(config, world.size());
+    const std::function<void()> between_reads = stop_loading_if_asked(stop);
+    inputs = read_inputs(config, world.size(), between_reads);
     if (!leads) return;
-    const auto between_reads = [&] { stop_loading_if_asked(stop); };
-    sources = {hash_of_model(config.model.path, *inputs.checkpoint, between_reads), corpus_files(config.data, between_reads)};
+    sources = {hash_of_model(config.model.path, *inputs.checkpoint, between_reads),
+               corpus_files(config.data, between_reads)};
     if (!line.fresh) folder.check(config, sources);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });

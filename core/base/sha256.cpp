@@ -53,13 +53,15 @@ std::string sha256_of_pieces(const std::vector<std::string_view>& pieces, const 
   return digest.hex();
 }
 
-std::string sha256_of_file(const std::filesystem::path& file) {
+std::string sha256_of_file(const std::filesystem::path& file, const std::function<void()>& before_each) {
   std::ifstream in(file, std::ios::binary);
   if (!in) throw BadInput(file.string(), std::string("cannot be read: ") + std::strerror(errno));
   Digest digest;
   std::vector<char> block(1 << 20);
-  while (in.read(block.data(), static_cast<std::streamsize>(block.size())) || in.gcount() > 0)
+  while (in.read(block.data(), static_cast<std::streamsize>(block.size())) || in.gcount() > 0) {
+    before_each();
     digest.add(block.data(), static_cast<size_t>(in.gcount()));
+  }
   return digest.hex();
 }
 

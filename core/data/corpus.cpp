@@ -9,12 +9,13 @@ namespace flashmorph {
 namespace {
 
 std::shared_ptr<const TokenStore> tokenized(const std::filesystem::path& file, const std::string& field,
-                                            const Tokenizer& tokenizer) {
+                                            const Tokenizer& tokenizer, const std::function<void()>& between_parts) {
   DocumentReader reader(file, field);
   TextEncoder encoder(tokenizer);
   std::vector<int32_t> tokens;
   std::vector<uint64_t> starts = {0};
   for (DocumentReader::Part part{}; reader.next(part);) {
+    between_parts();
     encoder.write(part.text, tokens);
     if (!part.ends) continue;
     encoder.finish(tokens);
@@ -33,10 +34,11 @@ std::string named(const DataSection& data) {
 }
 
 // A file that cannot be read is named with the key that asks for it.
-std::shared_ptr<const TokenStore> stored(const DataSection& data, const Tokenizer& tokenizer) {
+std::shared_ptr<const TokenStore> stored(const DataSection& data, const Tokenizer& tokenizer,
+                                         const std::function<void()>& between_parts) {
   try {
-    if (!data.text.empty()) return tokenized(data.text, "", tokenizer);
-    if (!data.jsonl.empty()) return tokenized(data.jsonl, data.field, tokenizer);
+    if (!data.text.empty()) return tokenized(data.text, "", tokenizer, between_parts);
+    if (!data.jsonl.empty()) return tokenized(data.jsonl, data.field, tokenizer, between_parts);
     return std::make_shared<MappedTokens>(data.tokens, tokenizer);
   } catch (const BadInput& bad) {
     std::vector<Fault> faults = bad.faults();
@@ -47,9 +49,10 @@ std::shared_ptr<const TokenStore> stored(const DataSection& data, const Tokenize
 
 }  // namespace
 
-Corpus Corpus::open(const DataSection& data, const Tokenizer& tokenizer, int64_t least_tokens) {
+Corpus Corpus::open(const DataSection& data, const Tokenizer& tokenizer, int64_t least_tokens,
+                    const std::function<void()>& between_parts) {
   Corpus corpus;
-  corpus.tokens_ = stored(data, tokenizer);
+  corpus.tokens_ = stored(data, tokenizer, between_parts);
   const size_t size = corpus.tokens_->all().size();
   if (size == 0) throw BadInput(named(data), "is empty");
   corpus.held_out_from_ = size - static_cast<size_t>(static_cast<double>(size) * data.held_out);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/config/run_config.h"
@@ -14,8 +15,10 @@ namespace flashmorph {
 class Corpus {
  public:
   // BadInput when what the section names is missing, empty, malformed or of another tokenizer, or when either part is
-  // shorter than `least_tokens`.
-  static Corpus open(const DataSection& data, const Tokenizer& tokenizer, int64_t least_tokens);
+  // shorter than `least_tokens`. `between_parts` is called between the parts of a text or JSON lines, and may throw.
+  static Corpus open(
+      const DataSection& data, const Tokenizer& tokenizer, int64_t least_tokens,
+      const std::function<void()>& between_parts = [] {});
 
   TokenView training() const { return tokens_->all().first(held_out_from_); }
   TokenView held_out() const { return tokens_->all().subspan(held_out_from_, tokens_->all().size() - held_out_from_); }

@@ -108,6 +108,7 @@ const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const { r
 at::Tensor Checkpoint::stored(const std::string& name, at::IntArrayRef expected) const {
   if (at::IntArrayRef(shape(name)) != expected)
     throw BadInput(where(name), "has shape " + text_of(shape(name)) + ", expected " + text_of(expected));
+  before_each_read_();
   const Stored& stored = tensors_.at(name);
   return stored.file ? stored.file->tensor(name) : stored.make();
 }

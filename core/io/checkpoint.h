@@ -44,6 +44,9 @@ class Checkpoint {
   at::Tensor read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
                         int64_t start, int64_t length) const;
 
+  // From now on called before each tensor is read, by copies of this as well; it may throw.
+  void before_each_read(std::function<void()> call) { before_each_read_ = std::move(call); }
+
   // The files that hold the weights, in a fixed order (for hashing).
   std::vector<std::filesystem::path> files() const;
 
@@ -61,6 +64,7 @@ class Checkpoint {
 
   std::filesystem::path path_;
   std::map<std::string, Stored> tensors_;
+  std::function<void()> before_each_read_ = [] {};
 };
 
 }  // namespace flashmorph

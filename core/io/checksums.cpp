@@ -62,13 +62,10 @@ void check_checksums(const std::filesystem::path& folder) {
 }
 
 std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint,
-                          const std::function<void()>& before_file) {
+                          const std::function<void()>& between_reads) {
   std::string hashes;
   for (const char* name : {"config.json", "tokenizer.json"}) hashes += sha256_of_file(folder / name);
-  for (const std::filesystem::path& file : checkpoint.files()) {
-    before_file();
-    hashes += sha256_of_file(file);
-  }
+  for (const std::filesystem::path& file : checkpoint.files()) hashes += sha256_of_file(file, between_reads);
   return sha256_of_bytes(hashes.data(), hashes.size());
 }
 

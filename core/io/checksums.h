@@ -15,8 +15,9 @@ void write_checksums(const std::filesystem::path& folder);
 void check_checksums(const std::filesystem::path& folder);
 
 // Of all files of a model's folder that decide what a run makes of it: config.json, tokenizer.json and the weights.
-// `before_file` is called before each file of weights: reading them takes its time.
-std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint,
-                          const std::function<void()>& before_file = [] {});
+// `between_reads` is called now and then, and may throw: reading them takes its time.
+std::string hash_of_model(
+    const std::filesystem::path& folder, const Checkpoint& checkpoint,
+    const std::function<void()>& between_reads = [] {});
 
 }  // namespace flashmorph

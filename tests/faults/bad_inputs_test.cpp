@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/base/bad_input.h"
+#include "distributed/parallel/together.h"
 #include "tests/faults/scratch.h"
 
 // A good run, and everything that can be wrong with what it is given: the mesh, the model, the corpus, the run's own
@@ -60,6 +61,19 @@ BadInputRow file(const char* name, const char* path, const std::string& content,
 }
 BadInputRow missing(const char* name, const char* path, const char* expected) {
   return {name, [path](Scratch& scratch) { fs::remove(scratch.path(path)); }, expected};
+}
+
+TEST(Loading, IsBrokenOffWhenAskedTo) {
+  Scratch scratch;
+  scratch.set = {"run.time_limit=1e-9"};
+  const std::set<std::string> before = scratch.disk();
+  try {
+    scratch.start();
+    FAIL() << "was not stopped";
+  } catch (const Stopped& stopped) {
+    EXPECT_STREQ(stopped.what(), "stopped while loading: run.time_limit is over");
+  }
+  EXPECT_EQ(scratch.disk(), before);
 }
 
 std::string name_of(const testing::TestParamInfo<BadInputRow>& info) { return info.param.name; }

@@ -66,5 +66,29 @@ TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
   EXPECT_THAT(observer.stages(), testing::ElementsAre("align", "discretize"));
 }
 
+// The last rank is asked to stop while it reads its fifth tensor.
+TEST(PlacedModel, ARankThatIsAskedToStopBetweenTensorsStopsAll) {
+  const RunConfig config = RunConfig::from_yaml(std::string("model: {path: ") + test::kTeacher +
+                                                    "}\nbudget: {full_layers: 3}\ndata: {text: text}\n"
+                                                    "stages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
+                                                "test");
+  const ModelSpec spec = ModelSpec::open(test::kTeacher);
+  Checkpoint teacher = Checkpoint::open(test::kTeacher);
+  int reads = 0;
+  teacher.before_each_read([&] {
+    if (++reads == 5 && world().rank() == world().size() - 1)
+      throw Stopped("stopped while loading: a signal asked for it");
+  });
+  PlacedModel placed(world(), config, spec, teacher, at::kFloat);
+  std::string message;
+  try {
+    placed.place(layout_of("align", config, spec, world().size()));
+  } catch (const Stopped& stopped) {
+    message = stopped.what();
+  }
+  EXPECT_EQ(message, "stopped while loading: a signal asked for it");
+  if (world().rank() == world().size() - 1) EXPECT_EQ(reads, 5);
+}
+
 }  // namespace
 }  // namespace flashmorph

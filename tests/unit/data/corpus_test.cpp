@@ -51,6 +51,18 @@ TEST(Corpus, ItsTwoPartsAreTheTextOnce) {
   EXPECT_THAT(test::plays().training().document_starts(), IsEmpty());
 }
 
+TEST_F(CorpusFile, ReadingCanBeBrokenOffBeforeEachPart) {
+  const auto parts_of = [](const DataSection& data) {
+    int parts = 0;
+    Corpus::open(data, test::tokenizer(), 0, [&] { ++parts; });
+    return parts;
+  };
+  EXPECT_EQ(parts_of(lines("{\"text\": \"one\"}\n{\"text\": \"two\"}\n{\"text\": \"three\"}\n")), 3);
+  EXPECT_EQ(parts_of(text(std::string((1 << 20) + 1, '\n'))), 2) << "a MiB each";
+  EXPECT_THROW(Corpus::open(text("one"), test::tokenizer(), 1, [] { throw std::domain_error("enough"); }),
+               std::domain_error);
+}
+
 TEST_F(CorpusFile, HoldsOutTheAskedShareOfItsEnd) {
   DataSection data = text("\n\n\n\n\n\n\n\n a");
   data.held_out = 0.25;

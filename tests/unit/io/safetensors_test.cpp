@@ -172,6 +172,20 @@ TEST(Checkpoint, SlicesOfShardsAndFaults) {
   EXPECT_THAT(fault("none", {2}), HasSubstr("has no tensor none"));
 }
 
+TEST(Checkpoint, ReadingCanBeBrokenOffBeforeEachTensor) {
+  const test::TemporaryFolder folder;
+  write_safetensors(folder.path() / "model.safetensors", {{"a", at::ones({2, 2})}, {"b", at::ones({2})}});
+  Checkpoint checkpoint = Checkpoint::open(folder.path());
+  int reads = 0;
+  checkpoint.before_each_read([&] {
+    if (++reads == 3) throw std::runtime_error("enough");
+  });
+  const Checkpoint copy = checkpoint;
+  copy.read("a", {2, 2}, at::kFloat);
+  copy.read_slice("a", {2, 2}, at::kFloat, 0, 1, 1);
+  EXPECT_THROW(copy.read("b", {2}, at::kFloat), std::runtime_error);
+}
+
 TEST(Checkpoint, OnlyTheSliceReadMustBeFinite) {
   const test::TemporaryFolder folder;
   at::Tensor a = at::ones({2, 3});
