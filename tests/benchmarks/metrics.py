@@ -9,9 +9,7 @@ not change; a ratio is the median over the rounds of a round's own ratio to `off
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,11 +17,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+from paired_runs import BATCH, cpu_seconds, in_turns, median, ratios, started, step_seconds
+
 SCRAPES = 1000
 STEPS = 24
-KEYS = {"parallel.tensor": 1, "stages.align.tokens": 4096, "stages.select.tokens": 4096 * STEPS, "stages.distill.tokens": 0,
-        "stages.evaluate.compare": "[]", "stages.evaluate.lengths": 512, "stages.evaluate.samples": 1,
-        "stages.evaluate.greedy_samples": 0, "stages.evaluate.perplexity_tokens": 512, "stages.export.enabled": "false"}
+FORMS = {"off": ("off", False), "on": ("127.0.0.1:0", False), f"on, {SCRAPES} scrapes": ("127.0.0.1:0", True)}
 
 
 def scrape_until(ended, target_file, counted):
@@ -42,26 +40,18 @@ def scrape_until(ended, target_file, counted):
 
 def one_run(program, listen, scraped):
     with tempfile.TemporaryDirectory() as folder:
-        keys = KEYS | {"run.dir": folder, "metrics.listen": listen}
-        sets = [argument for key, value in keys.items() for argument in ("--set", f"{key}={value}")]
-        run = subprocess.Popen([program, "configs/quickstart.yaml", *sets], stdout=subprocess.DEVNULL,
-                               env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+        run = started(program, folder, {"metrics.listen": listen, "stages.select.tokens": BATCH * STEPS})
         ended, counted = threading.Event(), {"scrapes": 0}
         client = threading.Thread(target=scrape_until, args=(ended, Path(folder) / "quickstart.prometheus.json", counted))
         if scraped:
             client.start()
-        _, status, usage = os.wait4(run.pid, 0)
-        run.returncode = os.waitstatus_to_exitcode(status)
+        cpu = cpu_seconds(run)
         ended.set()
         if scraped:
             client.join()
-        if run.returncode != 0:
-            sys.exit(f"the run ended with {run.returncode}")
         if scraped and counted["scrapes"] < SCRAPES:
             sys.exit(f"only {counted['scrapes']} scrapes fitted into the run")
-        lines = map(json.loads, (Path(folder) / "quickstart/metrics.jsonl").read_text().splitlines())
-        times = [line["time"] for line in lines if line["stage"] == "select"]
-    return 4096 * (len(times) - 1) / (times[-1] - times[0]), usage.ru_utime + usage.ru_stime
+        return {"pace": BATCH / step_seconds(folder, "select"), "cpu": cpu}
 
 
 def main():
@@ -69,19 +59,14 @@ def main():
     parser.add_argument("program")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    program = Path(arguments.program).resolve()
-    forms = {"off": ("off", False), "on": ("127.0.0.1:0", False), f"on, {SCRAPES} scrapes": ("127.0.0.1:0", True)}
-    rounds = []
-    for _ in range(arguments.rounds):
-        rounds.append({form: one_run(program, *how) for form, how in forms.items()})
-        print(rounds[-1], file=sys.stderr, flush=True)
+    rounds = in_turns(FORMS, arguments.rounds, lambda form: one_run(arguments.program, *FORMS[form]))
     print("| metrics | select tokens/s | pace / off | spread | CPU seconds | CPU / off |")
     print("|---|---|---|---|---|---|")
-    for form in forms:
-        pace = [one[form][0] / one["off"][0] for one in rounds]
-        cpu = [one[form][1] / one["off"][1] for one in rounds]
-        print(f"| {form} | {statistics.median(one[form][0] for one in rounds):.0f} | {statistics.median(pace):.3f} | "
-              f"{min(pace):.3f} to {max(pace):.3f} | {statistics.median(one[form][1] for one in rounds):.1f} | {statistics.median(cpu):.3f} |")
+    for form in FORMS:
+        pace = ratios(rounds, form, "off", "pace")
+        cpu = ratios(rounds, form, "off", "cpu")
+        print(f"| {form} | {median(rounds, form, 'pace'):.0f} | {statistics.median(pace):.3f} | {min(pace):.3f} to "
+              f"{max(pace):.3f} | {median(rounds, form, 'cpu'):.1f} | {statistics.median(cpu):.3f} |")
 
 
 if __name__ == "__main__":
