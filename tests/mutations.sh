@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Breaks the linear-attention code in each way of mutations.txt, on a copy, and requires that the tests see it.
-#   tests/mutations.sh           builds and tests every mutation; a table to standard output
+# Breaks the code in each way of mutations.txt, on a copy, and requires that the tests see it.
+#   tests/mutations.sh [WORD]    builds and tests every mutation (every one whose line has the WORD); a table to standard output
 #   tests/mutations.sh --check   only that each of them still changes its file
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,11 +14,19 @@ mutated() {
   sed "$2" "$1" | if cmp -s - "$1"; then return 1; else sed "$2" "$1"; fi
 }
 
-# outcome TARGET FILTER: what the tests of the broken copy say.
+# run_tests "PROGRAM [RANKS]" FILTER: on the copy; what they print is in test.log.
+run_tests() {
+  local program ranks file launch=()
+  read -r program ranks <<<"$1"
+  file=$(find "$work/build/tests" -name "$program" -type f)
+  [[ -z $ranks ]] || launch=("$venv/bin/mpirun" -np "$ranks" --oversubscribe --bind-to none)
+  (cd "$work/source" && timeout 300 "${launch[@]}" "$file" --gtest_filter="$2" >"$work/test.log" 2>&1)
+}
+
+# outcome "PROGRAM [RANKS]" FILTER: what the tests of the broken copy say.
 outcome() {
-  if ! ninja -C "$work/build" "test_$1" >"$work/build.log" 2>&1; then echo "does not compile"; return; fi
-  local program; program=$(find "$work/build/tests" -name "test_$1" -type f)
-  if (cd "$work/source" && OMP_NUM_THREADS=1 "$program" --gtest_filter="$2" >"$work/test.log" 2>&1); then
+  if ! ninja -C "$work/build" "${1%% *}" >"$work/build.log" 2>&1; then echo "does not compile"; return; fi
+  if run_tests "$1" "$2"; then
     echo "SURVIVED"
   else
     echo "red: $(grep -c '^\[  FAILED  \] .* ms)$' "$work/test.log" || true) of $(grep -cE '^\[ RUN ' "$work/test.log") tests"
@@ -30,20 +38,21 @@ prepare() {
   mkdir -p "$work/source" "$work/build"
   git ls-files -z | xargs -0 cp --parents -p -t "$work/source"
   cmake -S "$work/source" -B "$work/build" -G Ninja -DFLASHMORPH_VENV="$venv" >"$work/configure.log"
-  for target in core_ops core_mixer; do
-    ninja -C "$work/build" "test_$target" >"$work/build.log"
-    (cd "$work/source" && OMP_NUM_THREADS=1 "$(find "$work/build/tests" -name "test_$target" -type f)" >"$work/test.log") ||
-      { echo "test_$target is red before anything is broken"; exit 1; }
-  done
+  while IFS= read -r program; do
+    ninja -C "$work/build" "${program%% *}" >"$work/build.log"
+    run_tests "$program" '*' || { echo "$program is red before anything is broken"; exit 1; }
+  done < <(mutations | while IFS= read -r line; do fields "$line" | cut -d'|' -f4; done | sort -u)
 }
 
-check_only=false
-[[ ${1:-} == --check ]] && check_only=true
+mutations() { grep -v -e '^#' -e '^$' tests/mutations.txt | grep -F -- "$word"; }
+
+export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+check_only=false word=${1:-}
+[[ $word == --check ]] && check_only=true word=
 $check_only || { prepare; printf '| what is broken | file | seen by | outcome |\n|---|---|---|---|\n'; }
 
 failures=0
 while IFS= read -r line; do
-  [[ -z $line || $line == \#* ]] && continue
   IFS='|' read -r what file expression target filter < <(fields "$line")
   if ! broken=$(mutated "$file" "$expression"); then
     echo "no longer applies: $what ($file)" >&2
@@ -55,5 +64,5 @@ while IFS= read -r line; do
     [[ $result == red* ]] || failures=$((failures + 1))
     printf '| %s | %s | `%s` | %s |\n' "$what" "$file" "$filter" "$result"
   fi
-done <tests/mutations.txt
+done < <(mutations)
 exit $((failures > 0))

@@ -94,7 +94,17 @@ TEST(VitalSigns, TheOneThatWorksLongIsTheSlowOneNotThoseThatWait) {
   }
   const std::vector<RankVitals> slow = stragglers(ranks, 3.0);
   EXPECT_TRUE(std::ranges::any_of(slow, [&](const RankVitals& rank) { return rank.rank == last; }));
-  EXPECT_EQ(std::ranges::max(ranks, {}, &RankVitals::own_seconds).rank, last);
+  const RankVitals slowest = std::ranges::max(ranks, {}, &RankVitals::own_seconds);
+  EXPECT_EQ(slowest.rank, last);
+  EXPECT_GE(slowest.own_seconds(), 0.3) << "of each step, which it worked at least";
+
+  if (world().rank() == 0) work_for(0.3);
+  world().barrier();
+  const std::vector<RankVitals> since = signs.look(1);
+  const std::vector<RankVitals> slow_since = stragglers(since, 3.0);
+  EXPECT_TRUE(std::ranges::any_of(slow_since, [](const RankVitals& rank) { return rank.rank == 0; }))
+      << "what was before the last look was told then";
+  for (const RankVitals& rank : since) EXPECT_LE(rank.communication_seconds, rank.step_seconds);
 }
 
 }  // namespace

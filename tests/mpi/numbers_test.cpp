@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
+#include <functional>
 #include <limits>
 
 #include "distributed/stages/align.h"
+#include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
 
@@ -28,7 +30,8 @@ RunConfig ten_steps() {
   const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 5120, batch_tokens: 512, " + data + "}\n  select: {tokens: 5120, batch_tokens: 512, " + data + "}\n",
+      "  align: {tokens: 5120, batch_tokens: 512, " + data + "}\n  select: {tokens: 5120, batch_tokens: 512, " + data + "}\n"
+      "  distill: {tokens: 512, batch_tokens: 512, " + data + "}\n",
       "test");
 }
 
@@ -69,6 +72,17 @@ void expect_failure(Change change, Stage stage, const testing::Matcher<std::stri
 
 void select_in(const MorphableModel& model, StageContext& context) { select_gates(model, LayerBudget::of_layers(4, 2), context); }
 
+void align_in(MorphableModel& model, StageContext& context) { align(model, context); }
+
+TEST(Numbers, LossAndGradientMustBothBeFinite) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  EXPECT_TRUE((StepNumbers{1.0, -2.0}.are_finite()));
+  for (const double broken : {kInf, -kInf, static_cast<double>(kNan)}) {
+    EXPECT_FALSE((StepNumbers{broken, 1.0}.are_finite()));
+    EXPECT_FALSE((StepNumbers{1.0, broken}.are_finite()));
+  }
+}
+
 TEST(Numbers, AnOverflowingFeedForwardIsNamedWithItsLayerOnEveryMesh) {
   expect_failure(
       [](MorphableModel& model) {
@@ -82,6 +96,36 @@ TEST(Numbers, AnOverflowingFeedForwardIsNamedWithItsLayerOnEveryMesh) {
 TEST(Numbers, ABrokenWeightOfABranchIsNamedFirst) {
   expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.q_proj.weight", kNan); }, align,
                  HasSubstr("align, step 1: the loss is nan; the first that is not finite: weight model.layers.2.linear_attn.q_proj.weight"));
+}
+
+TEST(Numbers, ABranchThatOverflowsBesideTheTeacherIsNamed) {
+  expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.o_proj.weight", 3e38f); }, align_in,
+                 HasSubstr("the first that is not finite: layer 2, the linear branch, micro-batch 0 (rank "));
+}
+
+TEST(Numbers, ABrokenWeightOfTheTeacherIsNamedAsTheTeachers) {
+  const auto distill_beside = [](MorphableModel& model, StageContext& context) {
+    const Routes routes(4, Route::linear());
+    const MorphableModel hybrid = model.hybrid(routes);
+    fill(model, "model.layers.1.mlp.down_proj.weight", kNan);
+    distill(model, hybrid, routes, "test", context);
+  };
+  expect_failure([](MorphableModel&) {}, distill_beside,
+                 HasSubstr("distill, step 1: the loss is nan; the first that is not finite: weight teacher's "
+                           "model.layers.1.mlp.down_proj.weight (rank "));
+}
+
+TEST(Numbers, AGradientEndsTheStageThoughTheLossIsFinite) {
+  const auto break_gradient = [](MorphableModel& model) {
+    for (const Parameter& parameter : model.branch_parameters()) {
+      if (parameter.name != "model.layers.2.linear_attn.q_proj.weight") continue;
+      parameter.value.set_requires_grad(true);
+      parameter.value.register_hook([](const at::Tensor& gradient) -> at::Tensor { return gradient * kNan; });
+    }
+  };
+  expect_failure(break_gradient, align_in,
+                 HasSubstr("align, step 1: the gradient is nan; the first that is not finite: the gradient of "
+                           "model.layers.2.linear_attn.q_proj.weight (rank "));
 }
 
 TEST(Numbers, NothingIsUpdatedBefore) {
@@ -118,11 +162,17 @@ TEST(Numbers, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
   }
 }
 
-// Flips a bit of a frozen weight in the memory of rank 0 after the second step.
+// Both loops that train: of the gates, and of weights.
+using Stage = std::function<void(MorphableModel&, StageContext&)>;
+const std::pair<const char*, Stage> kLoops[] = {{"select", select_in}, {"align", align_in}};
+
+bool is_last_rank() { return world().rank() == world().size() - 1; }
+
+// Flips a bit of a frozen weight in the memory of the last rank after the second step.
 struct BitFlip : StageObserver {
   at::Tensor weight;
   void stepped(const StepReport& report) override {
-    if (report.step == 2 && world().rank() == 0) weight.view(at::kInt)[0][0].bitwise_xor_(1);
+    if (report.step == 2 && is_last_rank()) weight.view(at::kInt)[0][0].bitwise_xor_(1);
   }
 };
 
@@ -130,30 +180,32 @@ TEST(FrozenWeights, AFlippedBitStopsEveryRankAndIsNamed) {
   const SharedModel small({.layers = 4});
   RunConfig config = ten_steps();
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
-  for (const int64_t every : {1, 4, 0}) {
-    config.health.weights_every = every;
-    const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-    BitFlip flip;
-    for (const Parameter& parameter : model.all_parameters())
-      if (parameter.name == "model.layers.3.self_attn.k_proj.weight") flip.weight = parameter.value.detach();
-    StageContext here = told_to(flip, mesh, config);
-    const std::string failure = failure_of([&] { select_in(model, here); });
-    if (every == 0) {
-      EXPECT_EQ(failure, "no failure");
-    } else {
-      EXPECT_THAT(failure, HasSubstr("rank 0: select, step " + std::to_string(every == 1 ? 2 : 4) +
-                                     ": the frozen weight model.layers.3.self_attn.k_proj.weight in the memory of "));
+  for (const auto& [name, stage] : kLoops)
+    for (const int64_t every : {1, 4, 0}) {
+      config.health.weights_every = every;
+      MorphableModel model = load(small.path(), mesh, config, at::kFloat);
+      BitFlip flip;
+      for (const Parameter& parameter : model.all_parameters())
+        if (parameter.name == "model.layers.3.self_attn.k_proj.weight") flip.weight = parameter.value.detach();
+      StageContext here = told_to(flip, mesh, config);
+      const std::string failure = failure_of([&] { stage(model, here); });
+      if (every == 0) {
+        EXPECT_EQ(failure, "no failure");
+      } else {
+        EXPECT_THAT(failure, HasSubstr("rank " + std::to_string(world().size() - 1) + ": " + name + ", step " +
+                                       std::to_string(every == 1 ? 2 : 4) +
+                                       ": the frozen weight model.layers.3.self_attn.k_proj.weight in the memory of "));
+      }
     }
-  }
 }
 
-// Makes rank 0 slow, and hears of it.
+// Makes the last rank slow, and hears of it.
 struct SlowRank : StageObserver {
   std::vector<std::vector<RankVitals>> heard;
   std::vector<std::string> warnings;
   void stepped(const StepReport&) override {
     const auto start = std::chrono::steady_clock::now();
-    while (world().rank() == 0 && std::chrono::steady_clock::now() - start < std::chrono::milliseconds(200)) {
+    while (is_last_rank() && std::chrono::steady_clock::now() - start < std::chrono::milliseconds(200)) {
     }
   }
   void ranks(const std::vector<RankVitals>& vitals) override { heard.push_back(vitals); }
@@ -165,17 +217,26 @@ TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   const SharedModel small({.layers = 4});
   RunConfig config = ten_steps();
   config.stages.select.tokens *= 2;
+  config.stages.align.tokens *= 2;
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
-  const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-  SlowRank slow;
-  StageContext here = told_to(slow, mesh, config);
-  select_in(model, here);
-  ASSERT_EQ(slow.heard.size(), 2u) << "after 10 and 20 steps";
-  ASSERT_EQ(static_cast<int>(slow.heard[0].size()), world().size());
-  EXPECT_EQ(std::ranges::max(slow.heard[0], {}, &RankVitals::own_seconds).rank, 0);
-  ASSERT_EQ(slow.warnings.size(), 1u);
-  EXPECT_THAT(slow.warnings[0], MatchesRegex("rank 0 on .* is slow: select, steps 1 to 10, [0-9.]+ s a step of its own work; the "
-                                             "ranks' median is [0-9.]+ s, and more than 3 times as long is told .health.straggler."));
+  for (const auto& [name, stage] : kLoops) {
+    MorphableModel model = load(small.path(), mesh, config, at::kFloat);
+    SlowRank slow;
+    StageContext here = told_to(slow, mesh, config);
+    stage(model, here);
+    ASSERT_EQ(slow.heard.size(), 2u) << "after 10 and 20 steps";
+    for (const std::vector<RankVitals>& heard : slow.heard) {
+      ASSERT_EQ(static_cast<int>(heard.size()), world().size());
+      const RankVitals slowest = std::ranges::max(heard, {}, &RankVitals::own_seconds);
+      EXPECT_EQ(slowest.rank, world().size() - 1);
+      EXPECT_GE(slowest.own_seconds(), 0.2) << "a step's, which is what it spends at least";
+    }
+    ASSERT_EQ(slow.warnings.size(), 1u);
+    EXPECT_THAT(slow.warnings[0],
+                MatchesRegex("rank " + std::to_string(world().size() - 1) + " on .* is slow: " + name +
+                             ", steps 1 to 10, [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
+                             "more than 3 times as long is told .health.straggler."));
+  }
 }
 
 }  // namespace
