@@ -7,6 +7,7 @@
 #include "core/base/sha256.h"
 #include "core/io/atomic_file.h"
 #include "core/io/safetensors_content.h"
+#include "distributed/checkpoint/messages.h"
 
 namespace flashmorph {
 namespace {
@@ -93,10 +94,7 @@ proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem:
 void publish(FileOperations& files, const StageFolders& folders, const proto::CheckpointIndex& index, int64_t keep) {
   const int64_t step = index.progress().step();
   const std::filesystem::path hidden = folders.hidden(step), whole = folders.whole(step), latest = folders.latest();
-  proto::SealedIndex sealed;
-  sealed.set_index(index.SerializeAsString());
-  sealed.set_sha256(sha256_of_bytes(sealed.index().data(), sealed.index().size()));
-  files.write(hidden / "index.pb", {sealed.SerializeAsString()});
+  files.write(hidden / "index.pb", {sealed(index)});
   files.sync(hidden / "index.pb");
   files.sync(hidden);
   files.rename(hidden, whole);

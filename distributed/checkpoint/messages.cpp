@@ -7,12 +7,32 @@
 #include <stdexcept>
 
 #include "core/base/bad_input.h"
+#include "core/base/sha256.h"
 #include "core/io/atomic_file.h"
 #include "distributed/parallel/together.h"
+#include "proto/run.pb.h"
 
 namespace flashmorph {
 
 namespace json = google::protobuf::util;
+
+namespace {
+
+bool unseal(const std::string& text, google::protobuf::Message& message) {
+  proto::Sealed sealed;
+  return sealed.ParseFromString(text) &&
+         sealed.sha256() == sha256_of_bytes(sealed.message().data(), sealed.message().size()) &&
+         message.ParseFromString(sealed.message());
+}
+
+}  // namespace
+
+std::string sealed(const google::protobuf::Message& message) {
+  proto::Sealed sealed;
+  sealed.set_message(message.SerializeAsString());
+  sealed.set_sha256(sha256_of_bytes(sealed.message().data(), sealed.message().size()));
+  return sealed.SerializeAsString();
+}
 
 void write_message(const std::filesystem::path& file, const google::protobuf::Message& message) {
   std::string content;
@@ -23,8 +43,8 @@ void write_message(const std::filesystem::path& file, const google::protobuf::Me
     options.preserve_proto_field_names = true;
     const auto status = json::MessageToJsonString(message, &content, options);
     if (!status.ok()) throw std::runtime_error(file.string() + ": " + status.ToString());
-  } else if (!message.SerializeToString(&content)) {
-    throw std::runtime_error(file.string() + ": the message cannot be serialised");
+  } else {
+    content = sealed(message);
   }
   write_file_atomically(file, content);
 }
@@ -34,9 +54,8 @@ void read_message(const std::filesystem::path& file, google::protobuf::Message& 
   if (!in) throw BadInput(file.string(), "cannot be read");
   std::stringstream content;
   content << in.rdbuf();
-  const std::string text = content.str();
-  const bool parsed = !text.empty() && (file.extension() == ".json" ? json::JsonStringToMessage(text, &message).ok()
-                                                                    : message.ParseFromString(text));
+  const bool parsed = file.extension() == ".json" ? json::JsonStringToMessage(content.str(), &message).ok()
+                                                  : unseal(content.str(), message);
   if (!parsed) throw BadInput(file.string(), "is not a " + message.GetTypeName() + "; it was damaged or edited");
 }
 

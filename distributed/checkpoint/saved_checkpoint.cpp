@@ -20,11 +20,7 @@ bool is_sound(const proto::TensorSlice& slice) {
 
 SavedCheckpoint::SavedCheckpoint(std::filesystem::path folder) : folder_(std::move(folder)) {
   const std::filesystem::path file = folder_ / "index.pb";
-  proto::SealedIndex sealed;
-  read_message(file, sealed);
-  if (sealed.sha256() != sha256_of_bytes(sealed.index().data(), sealed.index().size()))
-    throw BadInput(file.string(), "does not have its checksum: it was damaged");
-  if (!index_.ParseFromString(sealed.index())) throw BadInput(file.string(), "is not a checkpoint's index");
+  read_message(file, index_);
   for (const proto::CheckpointShard& shard : index_.shards()) {
     if (std::filesystem::path(shard.file()).filename() != shard.file())
       throw BadInput(file.string(), "names the shard " + shard.file() + ", which is not in its folder");

@@ -134,15 +134,15 @@ INSTANTIATE_TEST_SUITE_P(
         newest("ShardIsAFolder", "rank-0.safetensors", make_a_folder,
                "align-3/rank-0.safetensors: cannot be read: Is a directory"),
         newest("IndexIsFlipped", "index.pb", flip_last_bit,
-               "align-3/index.pb: does not have its checksum: it was damaged"),
+               "align-3/index.pb: is not a flashmorph.proto.CheckpointIndex; it was damaged or edited"),
         newest("IndexIsCutShort", "index.pb", cut_short,
-               "align-3/index.pb: is not a flashmorph.proto.SealedIndex; it was damaged or edited"),
+               "align-3/index.pb: is not a flashmorph.proto.CheckpointIndex; it was damaged or edited"),
         newest("IndexIsEmpty", "index.pb", make_empty,
-               "align-3/index.pb: is not a flashmorph.proto.SealedIndex; it was damaged or edited"),
+               "align-3/index.pb: is not a flashmorph.proto.CheckpointIndex; it was damaged or edited"),
         newest("IndexIsGone", "index.pb", take_away, "align-3/index.pb: cannot be read"),
         newest(
             "IndexIsText", "index.pb", [](const fs::path& file) { write(file, "step: 3\n"); },
-            "align-3/index.pb: is not a flashmorph.proto.SealedIndex"),
+            "align-3/index.pb: is not a flashmorph.proto.CheckpointIndex"),
         BadCheckpointRow{"NewestIsAFile",
                          [](const fs::path& checkpoints) {
                            fs::remove_all(checkpoints / "align-3");
@@ -186,7 +186,7 @@ INSTANTIATE_TEST_SUITE_P(
                            cut_short(checkpoints / "align-3" / "index.pb");
                          },
                          2,
-                         {"align-3/index.pb: is not a flashmorph.proto.SealedIndex"}},
+                         {"align-3/index.pb: is not a flashmorph.proto.CheckpointIndex"}},
         BadCheckpointRow{"AllAreDamaged",
                          [](const fs::path& checkpoints) {
                            flip_last_bit(checkpoints / "align-3" / "rank-0.safetensors");

@@ -132,7 +132,7 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherOrACorpusThatIsNotWhatItWas) {
   EXPECT_GT(read_without_a_fault, 0) << "a flipped number is a number: only the hash tells";
 }
 
-TEST(BitFlips, OfWhatAStageWroteEndTheStart) {
+TEST(BitFlips, OfWhatAStageWroteAndOfTheRunsStateEndTheStart) {
   const TemporaryFolder folder;
   RunFolder run(folder.path());
   run.open(RunConfig(), {.teacher = "teacher"});
@@ -149,6 +149,11 @@ TEST(BitFlips, OfWhatAStageWroteEndTheStart) {
     RunFolder again(folder.path());
     again.open(RunConfig(), {.teacher = "teacher"});
     for (const fs::path& file : files) EXPECT_EQ(refuses([&] { again.require_as_written(file); }), file == flip.file());
+  }
+  for (int i = 0; i < kFlips; ++i) {
+    const BitFlip flip(run.state_file(), random);
+    SCOPED_TRACE(flip.where());
+    EXPECT_TRUE(refuses([&] { RunFolder(folder.path()).open(RunConfig(), {.teacher = "teacher"}); }));
   }
 }
 
