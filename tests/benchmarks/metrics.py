@@ -1,6 +1,6 @@
 """What metrics cost a run: its pace with the endpoint off, on, and under 1000 scrapes, as ratios of one sitting.
 
-    python tests/benchmarks/metrics.py build/flashmorph-dist [--rounds 5]     from the repository's root
+    python tests/benchmarks/metrics.py build/flashmorph-dist [--rounds 3]     from the repository's root
 
 One rank, one thread, the passkey teacher; the three take turns, so that what else the machine does strikes all alike.
 `pace` is tokens a second of select's steps by the clock, `CPU` the seconds of the whole process, which other processes do
@@ -20,7 +20,7 @@ from pathlib import Path
 from paired_runs import BATCH, cpu_seconds, in_turns, median, ratios, started, step_seconds
 
 SCRAPES = 1000
-STEPS = 24
+STEPS = 96
 FORMS = {"off": ("off", False), "on": ("127.0.0.1:0", False), f"on, {SCRAPES} scrapes": ("127.0.0.1:0", True)}
 
 
@@ -57,7 +57,7 @@ def one_run(program, listen, scraped):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     rounds = in_turns(FORMS, arguments.rounds, lambda form: one_run(arguments.program, *FORMS[form]))
     print("| metrics | select tokens/s | pace / off | spread | CPU seconds | CPU / off |")
