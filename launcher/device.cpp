@@ -10,9 +10,9 @@
 #include <optional>
 
 #include "core/base/bad_input.h"
+#include "core/base/host_name.h"
 #include "distributed/communication/cuda_library.h"
 #include "distributed/communication/device_communicator.h"
-#include "distributed/health/rank_vitals.h"
 #include "distributed/parallel/together.h"
 
 namespace flashmorph {

@@ -1,14 +1,11 @@
 #include "launcher/journal.h"
 
-#include <chrono>
 #include <nlohmann/json.hpp>
+
+#include "core/base/clock.h"
 
 namespace flashmorph {
 namespace {
-
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 void append(std::ofstream& file, const nlohmann::ordered_json& line) { file << line.dump() << '\n' << std::flush; }
 

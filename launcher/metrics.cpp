@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
+#include "core/base/host_name.h"
 #include "core/io/atomic_file.h"
 #include "proto/run.pb.h"
 
@@ -15,10 +16,6 @@ namespace flashmorph {
 namespace {
 
 const prometheus::Histogram::BucketBoundaries kStepSeconds = {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100};
-
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -65,15 +62,14 @@ void Metrics::started(const StageStart& start) {
   gauge("flashmorph_steps", "Steps planned, by stage.", {{"stage", start.stage}}).Set(static_cast<double>(start.steps));
   counted_tokens_ = 0;
   last_gates_.clear();
-  last_step_ = std::chrono::steady_clock::now();
+  since_step_ = Stopwatch();
 }
 
 void Metrics::resumed(int64_t, int64_t tokens) { counted_tokens_ = tokens; }
 
 void Metrics::stepped(const StepReport& report) {
-  const auto now = std::chrono::steady_clock::now();
-  const double seconds = std::chrono::duration<double>(now - last_step_).count();
-  last_step_ = now;
+  const double seconds = since_step_.seconds();
+  since_step_ = Stopwatch();
   const Labels stage = {{"stage", stage_.stage}};
   gauge("flashmorph_step", "Steps done, by stage.", stage).Set(static_cast<double>(report.step));
   gauge("flashmorph_last_step_timestamp_seconds", "When the last step ended, Unix time.").Set(unix_time());

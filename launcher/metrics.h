@@ -5,13 +5,13 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
-#include <chrono>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "core/config/run_config.h"
 #include "distributed/stages/context.h"
 
@@ -52,7 +52,7 @@ class Metrics : public StageObserver {
   std::unique_ptr<prometheus::Exposer> exposer_;
 
   StageStart stage_;
-  std::chrono::steady_clock::time_point last_step_;
+  Stopwatch since_step_;
   int64_t counted_tokens_ = 0;       // of the current stage
   std::vector<double> last_gates_;
 };

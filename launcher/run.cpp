@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "core/base/bad_input.h"
+#include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
 #include "core/io/checksums.h"
 #include "distributed/coordinator/checks.h"

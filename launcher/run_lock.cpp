@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "core/base/bad_input.h"
+#include "core/base/host_name.h"
 
 namespace flashmorph {
 namespace {
@@ -64,10 +65,8 @@ std::string content_of(const std::filesystem::path& file) {
 }  // namespace
 
 LockHolder LockHolder::this_process() {
-  char host[256] = {};
-  gethostname(host, sizeof host - 1);
   const char* job = std::getenv("SLURM_JOB_ID");
-  return {host, getpid(), utc_now(), job == nullptr ? "-" : job};
+  return {host_name(), getpid(), utc_now(), job == nullptr ? "-" : job};
 }
 
 std::string LockHolder::text() const {

@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 
+#include "core/base/clock.h"
 #include "distributed/coordinator/results.h"
 #include "launcher/commands.h"
 #include "launcher/run_record.h"
@@ -16,10 +16,6 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr double kQuietAfter = 60.0;  // seconds without a step
-
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 // The stage that the last line of metrics.jsonl belongs to, with its pace; {} when there is none.
 ordered_json current_stage(const RunRecord& record) {

@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <memory>
 
+#include "core/base/clock.h"
 #include "core/model/model_spec.h"
 #include "launcher/commands.h"
 #include "launcher/terminal.h"
@@ -37,7 +37,7 @@ class ProgressLine {
     if (live_ && drawn_) std::fputs("\n", stderr);
   }
 
-  double elapsed() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double elapsed() const { return watch_.seconds(); }
 
  private:
   std::string text(const TokenizeProgress& progress, double seconds) const {
@@ -57,7 +57,7 @@ class ProgressLine {
 
   static constexpr int kWidth = 24;
   const bool live_ = isatty(STDERR_FILENO) != 0;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  const Stopwatch watch_;
   double next_ = live_ ? 0.2 : 10.0;
   bool drawn_ = false;
 };

@@ -15,8 +15,6 @@
 namespace flashmorph {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // The work's outcome as a message: what went wrong on a thread must reach the ranks' next meeting.
 template <class Work>
 std::future<proto::SaveReport> in_background(Work work) {
@@ -140,7 +138,7 @@ ShardCopy StageCheckpoints::copies() const {
 }
 
 void StageCheckpoints::start(const proto::StageProgress& progress) {
-  started_ = Clock::now();
+  since_start_ = Stopwatch();
   saving_ = progress;
   next_step_ = next_due(progress.step(), section_.every);
   in_background_ = in_background([files = place_.files, hidden = folders_.hidden(progress.step()), rank = mesh_.world().rank(),
@@ -187,7 +185,7 @@ void StageCheckpoints::conclude_phase() {
   if (phase_ == Phase::publishing) {
     phase_ = Phase::idle;
     saved_step_ = saving_.step();
-    seconds_ = std::chrono::duration<double>(Clock::now() - started_).count();
+    seconds_ = since_start_.seconds();
     return;
   }
   phase_ = Phase::publishing;

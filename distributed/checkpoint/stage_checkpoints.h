@@ -1,12 +1,12 @@
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <future>
 #include <map>
 #include <memory>
 #include <string>
 
+#include "core/base/clock.h"
 #include "core/config/run_config.h"
 #include "distributed/checkpoint/checkpoint_files.h"
 #include "distributed/checkpoint/saved_checkpoint.h"
@@ -70,7 +70,7 @@ class StageCheckpoints {
   Phase phase_ = Phase::idle;
   proto::StageProgress saving_;                 // what the save under way is of
   std::future<proto::SaveReport> in_background_;  // this rank's part; none for ranks other than 0 while publishing
-  std::chrono::steady_clock::time_point started_;
+  Stopwatch since_start_;                         // of the save under way
   int64_t saved_step_ = 0;  // of the newest checkpoint on disk
   int64_t next_step_;       // that is due to be saved
   double seconds_ = 0.0;

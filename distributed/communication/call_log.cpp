@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/base/clock.h"
+
 namespace flashmorph {
 
 std::string text_of(const CallRecord& call) {
@@ -51,7 +53,7 @@ void CallLog::end() {
   const std::lock_guard lock(mutex_);
   if (--depth_ > 0) return;
   CallRecord& call = ring_[(calls_ - 1) % kKept];
-  call.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - call.start).count();
+  call.seconds = seconds_since(call.start);
   seconds_inside_ += call.seconds;
 }
 

@@ -19,12 +19,6 @@ int64_t resident_bytes() {
 
 }  // namespace
 
-std::string host_name() {
-  char name[256] = {};
-  gethostname(name, sizeof name - 1);
-  return name;
-}
-
 double median_own_seconds(const std::vector<RankVitals>& ranks) {
   std::vector<double> own;
   for (const RankVitals& rank : ranks) own.push_back(rank.own_seconds());
@@ -44,21 +38,18 @@ std::vector<RankVitals> stragglers(const std::vector<RankVitals>& ranks, double 
 VitalSigns::VitalSigns(Communicator& world, std::vector<std::string> hosts)
     : world_(world),
       hosts_(std::move(hosts)),
-      since_(std::chrono::steady_clock::now()),
       inside_before_(world.log().seconds_inside()) {}
 
 std::vector<RankVitals> VitalSigns::look(int64_t steps) {
-  const auto now = std::chrono::steady_clock::now();
   const double inside = world_.log().seconds_inside(), each = 1.0 / static_cast<double>(steps);
-  const at::Tensor mine = at::tensor({std::chrono::duration<double>(now - since_).count() * each,
-                                      (inside - inside_before_) * each, static_cast<double>(resident_bytes())},
-                                     at::kDouble);
+  const at::Tensor mine = at::tensor(
+      {since_.seconds() * each, (inside - inside_before_) * each, static_cast<double>(resident_bytes())}, at::kDouble);
   const at::Tensor all = world_.all_gather(mine);
   const auto value = all.accessor<double, 2>();
   std::vector<RankVitals> vitals;
   for (int64_t rank = 0; rank < world_.size(); ++rank)
     vitals.push_back({rank, hosts_.at(rank), value[rank][0], value[rank][1], static_cast<int64_t>(value[rank][2])});
-  since_ = std::chrono::steady_clock::now();
+  since_ = Stopwatch();
   inside_before_ = world_.log().seconds_inside();
   return vitals;
 }

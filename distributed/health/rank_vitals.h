@@ -1,10 +1,10 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "distributed/communication/communicator.h"
 
 namespace flashmorph {
@@ -39,10 +39,8 @@ class VitalSigns {
  private:
   Communicator& world_;
   std::vector<std::string> hosts_;
-  std::chrono::steady_clock::time_point since_;
+  Stopwatch since_;
   double inside_before_;
 };
-
-std::string host_name();
 
 }  // namespace flashmorph

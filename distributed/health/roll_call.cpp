@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "core/base/clock.h"
 #include "core/io/atomic_file.h"
 
 namespace flashmorph {
@@ -55,10 +56,10 @@ std::filesystem::path call_file(const std::filesystem::path& folder) { return fo
 
 std::vector<RankAnswer::Call> calls_of(const CallLog& log) {
   const std::vector<CallGroup> groups = log.groups();
-  const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double now = unix_time();
   std::vector<RankAnswer::Call> calls;
   for (const CallRecord& record : log.last()) {
-    const double ago = std::chrono::duration<double>(std::chrono::steady_clock::now() - record.start).count();
+    const double ago = seconds_since(record.start);
     const CallGroup& group = groups.at(record.group);
     calls.push_back({record.group, group.name, group.members, text_of(record), record.peer != kAll, record.number, record.step,
                      now - ago, record.seconds});

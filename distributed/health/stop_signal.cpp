@@ -24,10 +24,6 @@ void remember(int) {
   restore_default_actions();
 }
 
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 }  // namespace
 
 const char* text_of(StopReason reason) {
@@ -49,15 +45,13 @@ StopSignal::~StopSignal() { restore_default_actions(); }
 
 StopReason StopSignal::here(double seconds_to_save) const {
   if (slurm_end_ > 0.0 && unix_time() + 2.0 * step_seconds_ + seconds_to_save + kToLeave >= slurm_end_) return StopReason::slurm;
-  if (time_limit_ > 0.0 && std::chrono::duration<double>(Clock::now() - started_).count() >= time_limit_)
-    return StopReason::time_limit;
+  if (time_limit_ > 0.0 && since_start_.seconds() >= time_limit_) return StopReason::time_limit;
   return asked != 0 ? StopReason::signal : StopReason::none;
 }
 
 StopReason StopSignal::agreed(Communicator& world, double seconds_to_save) {
-  const Clock::time_point now = Clock::now();
-  step_seconds_ = std::max(kForgetting * step_seconds_, std::chrono::duration<double>(now - asked_).count());
-  asked_ = now;
+  step_seconds_ = std::max(kForgetting * step_seconds_, since_asked_.seconds());
+  since_asked_ = Stopwatch();
   at::Tensor any = at::full({1}, static_cast<int64_t>(here(seconds_to_save)), at::kLong);
   world.all_reduce(any, Reduction::max);
   return static_cast<StopReason>(any.item<int64_t>());

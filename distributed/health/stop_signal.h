@@ -1,7 +1,6 @@
 #pragma once
 
-#include <chrono>
-
+#include "core/base/clock.h"
 #include "distributed/communication/communicator.h"
 
 namespace flashmorph {
@@ -28,9 +27,7 @@ class StopSignal {
   StopReason agreed(Communicator& world, double seconds_to_save = 0.0);
 
  private:
-  using Clock = std::chrono::steady_clock;
-
-  Clock::time_point started_ = Clock::now(), asked_ = started_;
+  Stopwatch since_start_, since_asked_;
   double time_limit_;
   double slurm_end_;
   double step_seconds_ = 0.0;

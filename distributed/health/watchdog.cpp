@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <fstream>
 
+#include "core/base/clock.h"
+
 namespace flashmorph {
 namespace {
 
@@ -22,17 +24,13 @@ const char* name_of(Work work) {
   }
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // The first to call the roll has spoken, and says so with the exit code.
 std::filesystem::path told_in(const RollCall& roll_call) { return roll_call.folder() / "told"; }
 
 // What the others wait for, or `otherwise` when it does not come: they must not end the job before its message is out.
 int code_told(const RollCall& roll_call, std::chrono::duration<double> between_looks, int otherwise) {
-  const auto start = std::chrono::steady_clock::now();
-  for (int code = 0; seconds_since(start) < kSpeakersTime; std::this_thread::sleep_for(between_looks))
+  const Stopwatch waited;
+  for (int code = 0; waited.seconds() < kSpeakersTime; std::this_thread::sleep_for(between_looks))
     if (std::ifstream(told_in(roll_call)) >> code) return code;
   return otherwise;
 }

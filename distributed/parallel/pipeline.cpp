@@ -3,8 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <chrono>
-
+#include "core/base/clock.h"
 #include "distributed/parallel/schedule.h"
 
 namespace flashmorph {
@@ -47,10 +46,10 @@ States Pipeline::receive_states(const StateShape& shape, bool with_fixed) {
 }
 
 at::Tensor Pipeline::receive(const StateShape& shape, int64_t from) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   at::Tensor values = at::empty(shape.sizes, shape.options);
   mesh_.pipeline().receive(values, static_cast<int>(from));
-  seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  seconds_waited_ += watch.seconds();
   return values;
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <chrono>
 #include <string>
 
+#include "core/base/clock.h"
 #include "core/config/run_config.h"
 #include "core/data/corpus.h"
 #include "core/data/passkeys.h"
@@ -31,18 +31,6 @@ struct StageContext {
 struct StageCost {
   int64_t tokens = 0;
   double seconds = 0.0;
-};
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double seconds_before = 0.0) : before_(seconds_before) {}
-  double seconds() const {
-    return before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  double before_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 // The stage's checkpoints of what it trains.

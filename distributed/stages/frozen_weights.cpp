@@ -6,6 +6,7 @@
 
 #include <set>
 
+#include "core/base/host_name.h"
 #include "distributed/parallel/together.h"
 
 namespace flashmorph {

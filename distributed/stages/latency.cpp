@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "distributed/stages/context.h"
+#include "core/base/clock.h"
 
 namespace flashmorph {
 namespace {

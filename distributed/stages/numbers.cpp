@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/base/host_name.h"
 #include "core/model/attention.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/pipeline.h"

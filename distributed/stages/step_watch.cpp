@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/base/host_name.h"
 #include "distributed/parallel/together.h"
 
 namespace flashmorph {

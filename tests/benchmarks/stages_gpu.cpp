@@ -13,6 +13,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/base/host_name.h"
 #include "core/mixer/linear_branch.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/stages/align.h"

@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "core/base/host_name.h"
 #include "distributed/communication/mpi_communicator.h"
-#include "distributed/health/rank_vitals.h"
 #include "distributed/health/watchdog.h"
 #include "distributed/parallel/together.h"
 

@@ -2,10 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <csignal>
 #include <functional>
 
+#include "core/base/clock.h"
 #include "distributed/communication/communicator.h"
 #include "distributed/health/stop_signal.h"
 #include "tests/mpi/world.h"
@@ -225,7 +225,7 @@ TEST(StopSignal, OneRanksSignalStopsEveryRank) {
 
 TEST(StopSignal, TimeIsOverOnEveryRankWhenItIsOnOne) {
   const bool is_last = world().rank() == world().size() - 1;
-  const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double now = unix_time();
   StopSignal limited(is_last ? 1e-9 : 0.0);
   EXPECT_EQ(limited.agreed(world()), StopReason::time_limit);
   StopSignal in_a_long_job(1e9, now + 1e6);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/base/clock.h"
 #include "distributed/health/rank_vitals.h"
 #include "tests/mpi/world.h"
 
@@ -70,8 +71,8 @@ TEST(CallLog, AFailedCallIsOverAsWell) {
 
 // Own work, by the clock of this thread.
 void work_for(double seconds) {
-  const auto start = std::chrono::steady_clock::now();
-  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
+  const Stopwatch watch;
+  while (watch.seconds() < seconds) {
   }
 }
 

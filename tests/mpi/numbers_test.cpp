@@ -3,10 +3,10 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include <chrono>
 #include <functional>
 #include <limits>
 
+#include "core/base/clock.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
@@ -204,8 +204,8 @@ struct SlowRank : StageObserver {
   std::vector<std::vector<RankVitals>> heard;
   std::vector<std::string> warnings;
   void stepped(const StepReport&) override {
-    const auto start = std::chrono::steady_clock::now();
-    while (is_last_rank() && std::chrono::steady_clock::now() - start < std::chrono::milliseconds(200)) {
+    const Stopwatch watch;
+    while (is_last_rank() && watch.seconds() < 0.2) {
     }
   }
   void ranks(const std::vector<RankVitals>& vitals) override { heard.push_back(vitals); }
