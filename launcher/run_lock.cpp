@@ -14,14 +14,10 @@
 
 #include "core/base/bad_input.h"
 #include "core/base/host_name.h"
+#include "core/io/output_file.h"
 
 namespace flashmorph {
 namespace {
-
-[[noreturn]] void fail(const std::filesystem::path& file, const char* step) {
-  const int error = errno;
-  throw std::system_error(error, std::generic_category(), file.string() + ": " + step);
-}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -43,11 +39,10 @@ LockHolder holder_in(const std::string& words) {
 int locked(const std::filesystem::path& file) {
   while (true) {
     const int descriptor = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (descriptor < 0) fail(file, "open");
+    if (descriptor < 0) throw_errno(file, "open");
     if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
-      const bool is_held = errno == EWOULDBLOCK;
+      if (errno != EWOULDBLOCK) throw_errno(file, "flock", descriptor);
       close(descriptor);
-      if (!is_held) fail(file, "flock");
       return -1;
     }
     struct stat mine {}, named {};
@@ -89,12 +84,9 @@ RunLock::RunLock(const std::filesystem::path& folder, const LockHolder& self) : 
     taken_over_ = "the lock of " + other.text() + " was left behind: that process is gone; taken over";
   }
   const std::string mine = self.host + " " + std::to_string(self.pid) + " " + self.since + " " + self.job + "\n";
-  if (ftruncate(descriptor_, 0) != 0 || pwrite(descriptor_, mine.data(), mine.size(), 0) != static_cast<ssize_t>(mine.size())) {
-    const int error = errno;
-    close(descriptor_);
-    errno = error;
-    fail(file_, "write");
-  }
+  if (ftruncate(descriptor_, 0) != 0 ||
+      pwrite(descriptor_, mine.data(), mine.size(), 0) != static_cast<ssize_t>(mine.size()))
+    throw_errno(file_, "write", descriptor_);
 }
 
 RunLock::~RunLock() {

@@ -39,7 +39,6 @@ class RunFolder {
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
   std::filesystem::path health_folder() const { return path_ / "health"; }
   std::filesystem::path checkpoints_folder() const { return path_ / "checkpoints"; }
-  std::filesystem::path lock_file() const { return path_ / "lock"; }
   std::filesystem::path export_folder() const { return path_ / "export"; }
   // The hybrid of a plan after a training stage, e.g. hybrid/flashmorph/distill.safetensors.
   std::filesystem::path hybrid_file(const std::string& plan, const std::string& stage) const {
