@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "core/config/run_config.h"
+#include "distributed/health/exit_codes.h"
 
 namespace flashmorph {
 namespace {
@@ -70,7 +71,7 @@ ParsedCommandLine parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& fault) {
     std::ostringstream out;
     app.exit(fault, out, out);
-    return {.message = out.str(), .exit_code = 2};
+    return {.message = out.str(), .exit_code = kBadInput};
   }
   if (command) return {.command = command};
   return {.run = line};

@@ -4,6 +4,7 @@
 
 #include "core/base/bad_input.h"
 #include "distributed/communication/mpi_communicator.h"
+#include "distributed/health/exit_codes.h"
 #include "distributed/parallel/together.h"
 #include "launcher/command_line.h"
 #include "launcher/run.h"
@@ -11,19 +12,16 @@
 
 namespace {
 
-constexpr int kBadInput = 2;
-constexpr int kFailed = 3;
-
 // A command's work is this process's alone.
 int work(const flashmorph::CommandWork& command) {
   try {
     return command();
   } catch (const flashmorph::BadInput& fault) {
     std::fprintf(stderr, "%s\n", fault.what());
-    return kBadInput;
+    return flashmorph::kBadInput;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "flashmorph-dist: %s\n", error.what());
-    return kFailed;
+    return flashmorph::kFailed;
   }
 }
 
@@ -45,15 +43,15 @@ int main(int argc, char** argv) {
     return flashmorph::run(*parsed.run, *world);
   } catch (const flashmorph::BadInput& fault) {  // the same on every rank
     if (leads) std::fprintf(stderr, "%s\n", fault.what());
-    return kBadInput;
+    return flashmorph::kBadInput;
   } catch (const flashmorph::Stopped& stopped) {  // as well
     if (leads) std::fprintf(stderr, "%s\n", stopped.what());
     return flashmorph::kStoppedEarly;
   } catch (const flashmorph::CommonFailure& failure) {  // as well
     if (leads) std::fprintf(stderr, "flashmorph-dist: %s\n", failure.what());
-    return kFailed;
+    return flashmorph::kFailed;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "flashmorph-dist: rank %d of %d: %s\n", world->rank(), world->size(), error.what());
-    flashmorph::MpiSession::abort(kFailed);
+    flashmorph::MpiSession::abort(flashmorph::kFailed);
   }
 }

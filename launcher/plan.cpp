@@ -9,6 +9,7 @@
 #include "core/base/bad_input.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/placed_model.h"
+#include "distributed/health/exit_codes.h"
 #include "distributed/plan/cards.h"
 #include "distributed/plan/run_plan.h"
 #include "launcher/commands.h"
@@ -19,7 +20,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int kBadInput = 2;
 constexpr size_t kMeshesTried = 6;  // for room on a card; each is rehearsed
 
 struct Options {

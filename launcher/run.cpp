@@ -17,6 +17,7 @@
 #include "core/io/checksums.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
+#include "distributed/health/exit_codes.h"
 #include "distributed/parallel/together.h"
 #include "launcher/device.h"
 #include "launcher/journal.h"

@@ -5,8 +5,6 @@
 
 namespace flashmorph {
 
-constexpr int kStoppedEarly = 75;  // the exit code of a run that can go on
-
 // A whole run on the ranks of `world`. Everything the user gave is checked on all ranks before the first step and before
 // anything on disk changes. Returns the exit code: 0, or kStoppedEarly; throws BadInput, or Stopped while it loads,
 // on every rank.

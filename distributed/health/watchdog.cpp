@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "core/base/clock.h"
+#include "distributed/health/exit_codes.h"
 
 namespace flashmorph {
 namespace {

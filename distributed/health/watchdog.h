@@ -24,9 +24,6 @@ enum class Work { load, step, save, evaluate };  // each has its deadline, healt
 // it was doing, and who is missing, and ends the job. It needs nothing of MPI: a rank may be dead, or stopped.
 class Watchdog {
  public:
-  static constexpr int kHung = 4;    // exit code: a deadline passed
-  static constexpr int kFailed = 3;  // exit code: a rank failed
-
   // hosts: by rank. `end` ends this process, and with it the job, with the exit code it is given.
   Watchdog(const HealthSection& deadlines, Communicator& world, std::vector<std::string> hosts, std::function<void(int)> end);
   ~Watchdog();
