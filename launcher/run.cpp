@@ -30,7 +30,6 @@
 namespace flashmorph {
 namespace {
 
-
 // Rank 0 reads the file, so that all ranks run the same config. No tensor is made before it is known to be sound: a
 // device's library must be opened first.
 RunConfig shared_config(const CommandLine& line, Communicator& world) {
@@ -62,9 +61,7 @@ std::function<void()> stop_loading_if_asked(const StopSignal& stop) {
 // Tokens that the longest sequence of any stage asks of the text.
 int64_t longest_sequence(const StagesSection& stages) {
   int64_t longest = std::max(stages.evaluate.perplexity_length, std::ranges::max(stages.evaluate.lengths));
-  for (const TrainingSection* section :
-       std::initializer_list<const TrainingSection*>{&stages.align, &stages.select, &stages.distill, &stages.finetune})
-    longest = std::max(longest, std::ranges::max(section->data.lengths));
+  for (const auto& [stage, section] : stages.training()) longest = std::max(longest, section->longest());
   return longest;
 }
 
@@ -86,9 +83,7 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<v
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
   inputs.corpus = Corpus::open(config.data, *inputs.tokenizer, longest_sequence(config.stages) + 1, between_reads);
-  for (const auto& [stage, section] : std::initializer_list<std::pair<const char*, const TrainingSection*>>{
-           {"align", &config.stages.align}, {"select", &config.stages.select}, {"distill", &config.stages.distill},
-           {"finetune", &config.stages.finetune}})
+  for (const auto& [stage, section] : config.stages.training())
     if (section->tokens > 0) SampleStream(*inputs.corpus, *inputs.passkeys, *section, config.run.seed, stage);
   const int64_t least = inputs.passkeys->least_length(config.stages.evaluate.passkeys, config.stages.evaluate.words);
   if (std::ranges::min(config.stages.evaluate.lengths) < least)
@@ -101,8 +96,7 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<v
 // Every stage of the run with its layout.
 StageLayouts layouts_of(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   StageLayouts layouts;
-  for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})
-    layouts.emplace_back(stage, layout_of(stage, config, spec, ranks));
+  for (const char* stage : kStagesOnMeshes) layouts.emplace_back(stage, layout_of(stage, config, spec, ranks));
   return layouts;
 }
 

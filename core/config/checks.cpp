@@ -23,7 +23,7 @@ void check_training(const std::string& name, const TrainingSection& section, Yam
   const std::string stage = "stages." + name + ".";
   const int64_t micro = section.micro_batch_tokens;
   check_divides(micro, "micro_batch_tokens", section.batch_tokens, "batch_tokens", stage, input);
-  const int64_t longest = *std::max_element(section.data.lengths.begin(), section.data.lengths.end());
+  const int64_t longest = section.longest();
   for (const int64_t length : section.data.lengths) {
     check_divides(length, "data.lengths", section.batch_tokens, "batch_tokens", stage, input);
     if (micro > 0) {
@@ -95,10 +95,7 @@ void check(const RunConfig& config, YamlInput& input) {
           "is '" + config.run.name + "', expected a plain folder name");
   check_budget(config.budget, input);
   check_data(config.data, input);
-  check_training("align", config.stages.align, input);
-  check_training("select", config.stages.select, input);
-  check_training("distill", config.stages.distill, input);
-  check_training("finetune", config.stages.finetune, input);
+  for (const auto& [stage, section] : config.stages.training()) check_training(stage, *section, input);
   check_evaluate(config.stages.evaluate, input);
   check_metrics(config.metrics, input);
 }

@@ -1,5 +1,6 @@
 #include "core/config/run_config.h"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 
@@ -22,6 +23,20 @@ int64_t BudgetSection::full_layers_of(int64_t model_layers) const {
                        std::to_string(model_layers - 1) + " for a model of " + std::to_string(model_layers) +
                        " layers");
   return keep;
+}
+
+int64_t TrainingSection::steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }
+int64_t TrainingSection::longest() const { return std::ranges::max(data.lengths); }
+int64_t TrainingSection::micro_batch() const { return micro_batch_tokens == 0 ? longest() : micro_batch_tokens; }
+
+std::array<std::pair<const char*, const TrainingSection*>, 4> StagesSection::training() const {
+  return {{{"align", &align}, {"select", &select}, {"distill", &distill}, {"finetune", &finetune}}};
+}
+
+const TrainingSection* StagesSection::training(const std::string& stage) const {
+  for (const auto& [name, section] : training())
+    if (name == stage) return section;
+  return nullptr;
 }
 
 RunConfig RunConfig::from_yaml(const std::string& text, const std::string& file_name,

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace flashmorph {
@@ -97,6 +99,10 @@ struct TrainingSection {
   double beta2 = 0.95;
   SequenceSection data;
   ParallelSection parallel;
+
+  int64_t steps() const;        // to come to all tokens
+  int64_t longest() const;      // tokens of the longest sequence
+  int64_t micro_batch() const;  // tokens a forward
 };
 
 struct AlignSection : TrainingSection {};
@@ -167,6 +173,10 @@ struct StagesSection {
   FinetuneSection finetune;
   EvaluateSection evaluate;
   ExportSection export_;  // YAML key: export
+
+  // The training stages by name, in order.
+  std::array<std::pair<const char*, const TrainingSection*>, 4> training() const;
+  const TrainingSection* training(const std::string& stage) const;  // nullptr: no training stage
 };
 
 struct RunConfig {

@@ -75,7 +75,7 @@ SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const 
                        std::to_string(shortest));
 }
 
-int64_t SampleStream::steps() const { return (config_.tokens + config_.batch_tokens - 1) / config_.batch_tokens; }
+int64_t SampleStream::steps() const { return config_.steps(); }
 
 int64_t SampleStream::length(int64_t step) const {
   KeyedRandom random{seed_, stage_, kLengthOfStep, static_cast<uint64_t>(step)};
@@ -86,11 +86,7 @@ int64_t SampleStream::micro_batches(int64_t step) const {
   return config_.batch_tokens / (length(step) * micro_batch_sequences(step));
 }
 
-int64_t SampleStream::micro_batch_sequences(int64_t step) const {
-  const int64_t tokens =
-      config_.micro_batch_tokens == 0 ? std::ranges::max(config_.data.lengths) : config_.micro_batch_tokens;
-  return tokens / length(step);
-}
+int64_t SampleStream::micro_batch_sequences(int64_t step) const { return config_.micro_batch() / length(step); }
 
 std::pair<int64_t, int64_t> SampleStream::micro_batch_shape(int64_t step) const {
   const int64_t sequences = micro_batch_sequences(step);

@@ -33,9 +33,7 @@ class Checks {
     if (section.tokens == 0) return;
     const std::string key = std::string("stages.") + stage;
     const std::optional<Layout> here = layout(stage);
-    const int64_t longest = std::ranges::max(section.data.lengths);
-    const int64_t micro = section.micro_batch_tokens == 0 ? longest : section.micro_batch_tokens;
-    const int64_t micro_batches = section.batch_tokens / micro;
+    const int64_t micro = section.micro_batch(), micro_batches = section.batch_tokens / micro;
     if (here && micro_batches % here->shape.data != 0)
       faults.push_back({key + ".batch_tokens", "makes " + std::to_string(micro_batches) + " micro-batches of " +
                                                    std::to_string(micro) + " tokens a step, which " +
@@ -47,7 +45,7 @@ class Checks {
         faults.push_back({key + ".data.lengths", "asks for " + std::to_string(tokens) + " tokens, which " +
                                                      std::to_string(here->shape.tensor) +
                                                      " tensor ranks cannot share evenly; change it or parallel.sequence"});
-    length(key + ".data.lengths", longest);
+    length(key + ".data.lengths", section.longest());
   }
 
   void length(const std::string& key, int64_t tokens) {
@@ -78,10 +76,7 @@ void check_settings(const RunConfig& config, const ModelSpec& spec, int64_t rank
     layer_budget(config.budget, spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
   if (config.stages.export_.enabled) export_format(config.stages.export_.format, spec, config.mixer);  // or refused
   Checks checks(config, spec, ranks);
-  checks.training("align", config.stages.align);
-  checks.training("select", config.stages.select);
-  checks.training("distill", config.stages.distill);
-  checks.training("finetune", config.stages.finetune);
+  for (const auto& [stage, section] : config.stages.training()) checks.training(stage, *section);
   checks.layout("evaluate");
   for (const int64_t length : config.stages.evaluate.lengths) checks.length("stages.evaluate.lengths", length);
   if (!checks.faults.empty()) throw BadInput(checks.faults);

@@ -20,18 +20,16 @@ at::ScalarType dtype_of(const DeviceSection& device) {
 
 Layout layout_of(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   const StagesSection& stages = config.stages;
-  const auto layout = [&](const ParallelSection& parallel, const std::vector<int64_t>& lengths, bool makes_logits) {
+  const auto layout = [&](const ParallelSection& parallel, int64_t length, bool makes_logits) {
     const std::string section = is_same_mesh(parallel, config.parallel) ? "parallel" : "stages." + stage + ".parallel";
-    return Layout::of(ranks, parallel, section, spec, std::ranges::max(lengths), makes_logits);
+    return Layout::of(ranks, parallel, section, spec, length, makes_logits);
   };
-  if (stage == "align") return layout(stages.align.parallel, stages.align.data.lengths, false);
-  if (stage == "select") return layout(stages.select.parallel, stages.select.data.lengths, false);
-  if (stage == "distill") return layout(stages.distill.parallel, stages.distill.data.lengths, true);
-  if (stage == "finetune") return layout(stages.finetune.parallel, stages.finetune.data.lengths, true);
+  if (const TrainingSection* section = stages.training(stage))
+    return layout(section->parallel, section->longest(), stage == "distill" || stage == "finetune");
   TORCH_CHECK(stage == "evaluate", "no stage ", stage, " has a mesh of its own");
   ParallelSection parallel = stages.evaluate.parallel;
   parallel.sequence = false;  // greedy decoding goes token by token
-  return layout(parallel, stages.evaluate.lengths, true);
+  return layout(parallel, std::ranges::max(stages.evaluate.lengths), true);
 }
 
 void PlacedModel::place(const Layout& layout) {

@@ -258,8 +258,7 @@ class Rehearsal {
 }  // namespace
 
 StepShape StepShape::of(const TrainingSection& section, int64_t data_ranks) {
-  const int64_t length = std::ranges::max(section.data.lengths);
-  const int64_t micro = section.micro_batch_tokens == 0 ? length : section.micro_batch_tokens;
+  const int64_t length = section.longest(), micro = section.micro_batch();
   return {micro / length, length, section.batch_tokens / micro / data_ranks};
 }
 

@@ -1,8 +1,5 @@
 #include "distributed/plan/run_plan.h"
 
-#include <algorithm>
-#include <map>
-
 #include "core/base/bad_input.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/placed_model.h"
@@ -10,17 +7,9 @@
 namespace flashmorph {
 namespace {
 
-// The stages' training sections by name; evaluate has none.
-const TrainingSection* section_of(const std::string& stage, const StagesSection& stages) {
-  const std::map<std::string, const TrainingSection*> sections = {
-      {"align", &stages.align}, {"select", &stages.select}, {"distill", &stages.distill}, {"finetune", &stages.finetune}};
-  const auto found = sections.find(stage);
-  return found == sections.end() ? nullptr : found->second;
-}
-
 bool is_gone_through(const std::string& stage, const RunConfig& config) {
   if (stage == "select" && config.stages.select.method != "flashmorph") return false;
-  const TrainingSection* section = section_of(stage, config.stages);
+  const TrainingSection* section = config.stages.training(stage);
   return section == nullptr || section->tokens > 0;
 }
 
@@ -37,9 +26,9 @@ bool would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
 
 StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   StagePlan plan{.stage = stage, .layout = layout_of(stage, config, spec, ranks), .shape = {}, .ranks = {}};
-  if (const TrainingSection* section = section_of(stage, config.stages)) {
+  if (const TrainingSection* section = config.stages.training(stage)) {
     plan.shape = StepShape::of(*section, plan.layout.shape.data);
-    plan.steps = (section->tokens + section->batch_tokens - 1) / section->batch_tokens;
+    plan.steps = section->steps();
   } else {
     plan.shape = StepShape::of(config.stages.evaluate, plan.layout.shape.data);
   }
@@ -50,7 +39,7 @@ StagePlan plan_stage(const std::string& stage, const RunConfig& config, const Mo
 
 std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   std::vector<StagePlan> plans;
-  for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})
+  for (const char* stage : kStagesOnMeshes)
     if (is_gone_through(stage, config)) plans.push_back(plan_stage(stage, config, spec, ranks));
   return plans;
 }
