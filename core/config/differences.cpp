@@ -8,24 +8,14 @@ namespace flashmorph::schema {
 namespace {
 
 // Every key's full path and value, in the table's order: the same keys for every config.
-class Flat {
+class Flat : public PathVisitor<Flat> {
  public:
-  template <class Section>
-  void section(const char* name, Section& section) {
-    const std::string outer = path_;
-    path_ += std::string(name) + ".";
-    visit(*this, section);
-    path_ = outer;
-  }
   template <class Value>
   void key(const char* name, const Value& value, const Rule&) {
-    values.emplace_back(path_ + name, yaml_of(value));
+    values.emplace_back(path_of(name), yaml_of(value));
   }
 
   std::vector<std::pair<std::string, std::string>> values;
-
- private:
-  std::string path_;
 };
 
 }  // namespace

@@ -51,9 +51,9 @@ std::string choices_of(const Rule& rule) {
   return "one of: " + listed(rule.choices) + (why.empty() ? "" : " (" + why + ")");
 }
 
-void Reference::row(const std::string& name, const std::string& value, const Rule& rule) {
+void Reference::row(const std::string& path, const std::string& value, const Rule& rule) {
   const std::string allowed = rule.choices.empty() ? range_of(rule) : choices_of(rule);
-  text_ += "| `" + path_ + name + "` | " + value + " | " + rule.meaning + " | " + allowed + " |\n";
+  text_ += "| `" + path + "` | " + value + " | " + rule.meaning + " | " + allowed + " |\n";
 }
 
 }  // namespace flashmorph::schema

@@ -40,30 +40,41 @@ class Writer {
   size_t indent_ = 0;
 };
 
-// Every key with its default and meaning, as a Markdown page.
-class Reference {
+// What visitors have that name a key in full: "stages.align.tokens".
+template <class Visitor>
+class PathVisitor {
  public:
   template <class Section>
   void section(const char* name, Section& section) {
     const std::string outer = path_;
     path_ += std::string(name) + ".";
-    visit(*this, section);
+    visit(static_cast<Visitor&>(*this), section);
     path_ = outer;
   }
+
+ protected:
+  std::string path_of(const char* name) const { return path_ + name; }
+
+ private:
+  std::string path_;
+};
+
+// Every key with its default and meaning, as a Markdown page.
+class Reference : public PathVisitor<Reference> {
+ public:
   template <class Value>
   void key(const char* name, const Value& value, const Rule& rule) {
-    row(name, rule.required ? "required" : "`" + yaml_of(value) + "`", rule);
+    row(path_of(name), rule.required ? "required" : "`" + yaml_of(value) + "`", rule);
   }
   const std::string& text() const { return text_; }
 
  private:
-  void row(const std::string& name, const std::string& value, const Rule& rule);
+  void row(const std::string& path, const std::string& value, const Rule& rule);
 
   std::string text_ =
       "# The YAML of a run\n\nWhole numbers may end in K, M or G (2M = 2000000). A key that is not listed here is "
       "refused.\n\n"
       "| key | default | meaning | allowed |\n|---|---|---|---|\n";
-  std::string path_;
 };
 
 }  // namespace flashmorph::schema

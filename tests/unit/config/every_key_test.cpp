@@ -42,20 +42,12 @@ struct Key {
   std::vector<std::string> others;
 };
 
-struct Walk {
+struct Walk : schema::PathVisitor<Walk> {
   std::vector<Key> keys;
-  std::string prefix;
 
-  template <class Section>
-  void section(const std::string& name, Section& section) {
-    const std::string outer = prefix;
-    prefix += name + ".";
-    schema::visit(*this, section);
-    prefix = outer;
-  }
   template <class Value>
   void key(const char* name, const Value& value, const Rule& rule) {
-    keys.push_back({prefix + name, others(value, rule)});
+    keys.push_back({path_of(name), others(value, rule)});
   }
 };
 
