@@ -21,11 +21,14 @@ struct RecallCount {
 
 using RecallByDepth = std::vector<RecallCount>;  // bucket b holds depths [b, b + 1) / buckets
 
+inline constexpr int64_t kSamplesAtATime = 4;  // in a forward, and in `evaluate` between two chances to stop
+
 // Both take the whole pipeline group; its last rank counts, the tables of the others stay empty.
 
 // Every answer token predicted with the right answer before it. Samples of one length, `batch` at a time.
 RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& routes,
-                                    const std::vector<Sample>& samples, int64_t depths, int64_t batch = 4);
+                                    const std::vector<Sample>& samples, int64_t depths,
+                                    int64_t batch = kSamplesAtATime);
 
 // The model writes its answers: the prompt is read once into the caches (keys and values of full layers, states of
 // linear ones), then a token a step; its own earlier answers stay in the context, the questions are read in between.

@@ -28,4 +28,8 @@ struct Parameter {
 
 using Parameters = std::vector<Parameter>;
 
+std::vector<at::Tensor> values_of(const Parameters& parameters);
+int64_t elements_of(const std::vector<at::Tensor>& tensors);
+int64_t elements_of(const Parameters& parameters);
+
 }  // namespace flashmorph

@@ -204,9 +204,7 @@ std::vector<at::Tensor> MorphableModel::weights_of(int64_t layer) const {
   Parameters all = parameters_of(here.block, layer);
   if (here.attention) append(all, parameters_of(*here.attention, layer));
   if (here.branch) append(all, here.branch->parameters());
-  std::vector<at::Tensor> weights;
-  for (const Parameter& parameter : all) weights.push_back(parameter.value);
-  return weights;
+  return values_of(all);
 }
 
 Parameters MorphableModel::embedding_parameters() const {

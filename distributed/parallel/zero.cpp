@@ -8,18 +8,9 @@
 #include "distributed/parallel/gradients.h"
 
 namespace flashmorph {
-namespace {
-
-int64_t elements(const std::vector<at::Tensor>& tensors) {
-  int64_t count = 0;
-  for (const at::Tensor& tensor : tensors) count += tensor.numel();
-  return count;
-}
-
-}  // namespace
 
 DataShardedAdamW::DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options, Communicator& data)
-    : parameters_(std::move(parameters)), data_(data), stretch_(stretch_of(elements(parameters_), data)),
+    : parameters_(std::move(parameters)), data_(data), stretch_(stretch_of(elements_of(parameters_), data)),
       optimizer_({}, options) {
   const int64_t first = data.rank() * stretch_, last = first + stretch_;
   int64_t start = 0;

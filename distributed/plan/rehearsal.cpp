@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/eval/recall.h"
 #include "core/ops/vocabulary_loss.h"
 #include "core/rehearsal/without_values.h"
 #include "core/rehearsal/work_counter.h"
@@ -23,8 +24,6 @@
 namespace flashmorph {
 namespace {
 
-constexpr int64_t kEvaluated = 4;  // samples a forward, as teacher_forced_recall takes them
-
 // The layers that a hybrid keeps, spread evenly: which they will be is what the run is to find out.
 Routes expected_routes(const RunConfig& config, const ModelSpec& spec) {
   Routes routes(static_cast<size_t>(spec.layers), Route::linear());
@@ -34,18 +33,6 @@ Routes expected_routes(const RunConfig& config, const ModelSpec& spec) {
                                         : uniform_layers(layer_budget(config.budget, spec, element));
   for (const int64_t layer : kept) routes[static_cast<size_t>(layer)] = Route::full();
   return routes;
-}
-
-int64_t elements(const Parameters& parameters) {
-  int64_t count = 0;
-  for (const Parameter& parameter : parameters) count += parameter.value.numel();
-  return count;
-}
-
-std::vector<at::Tensor> values_of(const Parameters& parameters) {
-  std::vector<at::Tensor> values;
-  for (const Parameter& parameter : parameters) values.push_back(parameter.value);
-  return values;
 }
 
 // So many tokens at the end of each sequence are answers.
@@ -142,7 +129,7 @@ class Rehearsal {
           greedy_tokens(hidden.flatten(0, 1).index_select(0, places), hybrid.head(), hybrid.shard());
         },
         [] {});
-    use.parameters[MemoryKind::hybrid] = elements(hybrid.all_parameters());
+    use.parameters[MemoryKind::hybrid] = elements_of(hybrid.all_parameters());
     return use;
   }
 
@@ -176,7 +163,7 @@ class Rehearsal {
         return forward(hybrid, batch, input, shape.micro_batches);
       });
     });
-    use.parameters[MemoryKind::hybrid] = elements(hybrid.all_parameters());
+    use.parameters[MemoryKind::hybrid] = elements_of(hybrid.all_parameters());
     return use;
   }
 
@@ -230,8 +217,8 @@ class Rehearsal {
       use.traffic[operation].calls += (times - 1.0) * part.calls;
       use.traffic[operation].bytes += (times - 1.0) * part.bytes;
     }
-    use.parameters = {{MemoryKind::frozen, elements(model_.frozen_parameters())},
-                      {MemoryKind::branches, elements(model_.branch_parameters())}};
+    use.parameters = {{MemoryKind::frozen, elements_of(model_.frozen_parameters())},
+                      {MemoryKind::branches, elements_of(model_.branch_parameters())}};
     return use;
   }
 
@@ -264,7 +251,7 @@ StepShape StepShape::of(const TrainingSection& section, int64_t data_ranks) {
 
 StepShape StepShape::of(const EvaluateSection& section, int64_t data_ranks) {
   const int64_t mine = (section.samples + data_ranks - 1) / data_ranks;
-  return {std::min(kEvaluated, mine), std::ranges::max(section.lengths), 1};
+  return {std::min(kSamplesAtATime, mine), std::ranges::max(section.lengths), 1};
 }
 
 RankUse rehearse(const std::string& stage, const RunConfig& config, const ModelSpec& spec, const Layout& layout,

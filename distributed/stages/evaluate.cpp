@@ -16,8 +16,6 @@ namespace {
 
 constexpr uint64_t kEvaluate = 0x65766131;  // keeps these samples apart from every training stage's
 
-constexpr int64_t kFewAtATime = 4;         // samples or windows between two chances to stop
-
 // Every data-rank-th of the first `count` samples of this length.
 std::vector<Sample> samples_of_this_rank(int64_t length, int64_t count, const StageContext& context) {
   const EvaluateSection& section = context.config.stages.evaluate;
@@ -101,7 +99,7 @@ double perplexity(const MorphableModel& model, const Routes& routes, int64_t ste
     mine.negative_log += part.negative_log;
     mine.tokens += part.tokens;
   };
-  in_parts(end - begin, (windows + ranks - 1) / ranks, kFewAtATime, measure, step, context);
+  in_parts(end - begin, (windows + ranks - 1) / ranks, kSamplesAtATime, measure, step, context);
   at::Tensor sums = at::zeros({2}, at::kDouble);
   sums[0] = mine.negative_log;
   sums[1] = static_cast<double>(mine.tokens);
@@ -134,9 +132,9 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
   result.set_kv_bytes_per_token(kv_bytes_per_token(model, routes));
   int64_t step = 0;
   for (const int64_t length : section.lengths) {
-    const RecallByDepth forced = recall_at(length, section.samples, kFewAtATime, step, context, [&](const auto& samples) {
-      return teacher_forced_recall(model, routes, samples, section.depths);
-    });
+    const RecallByDepth forced =
+        recall_at(length, section.samples, kSamplesAtATime, step, context,
+                  [&](const auto& samples) { return teacher_forced_recall(model, routes, samples, section.depths); });
     const RecallByDepth greedy = recall_at(length, section.greedy_samples, 1, step, context, [&](const auto& samples) {
       return greedy_recall(model, routes, samples, section.depths);
     });

@@ -23,12 +23,6 @@ double over_pipeline_and_data(double part, Mesh& mesh) {
   return sum.item<double>();
 }
 
-std::vector<at::Tensor> values_of(const Parameters& parameters) {
-  std::vector<at::Tensor> values;
-  for (const Parameter& parameter : parameters) values.push_back(parameter.value);
-  return values;
-}
-
 NamedGradients named(const std::vector<at::Tensor>& gradients, const Parameters& parameters) {
   NamedGradients all;
   for (size_t i = 0; i < gradients.size(); ++i) all.emplace_back(parameters[i].name, gradients[i]);
