@@ -88,7 +88,7 @@ std::string mesh_text(const Layout& layout) {
   for (int64_t p = 0; mesh.pipeline > 1 && p < mesh.pipeline; ++p) {
     text += fmt::format("\n          layers {}-{}: ranks", layout.layers[p].first, layout.layers[p].last - 1);
     for (int64_t d = 0; d < mesh.data; ++d) {
-      const int64_t first = (d * mesh.pipeline + p) * mesh.tensor;
+      const int64_t first = mesh.rank_at({d, p, 0});
       text += mesh.tensor == 1 ? fmt::format(" {}", first) : fmt::format(" {}-{}", first, first + mesh.tensor - 1);
     }
   }

@@ -53,10 +53,11 @@ MeshShape MeshShape::of(int64_t ranks, int64_t tensor, int64_t pipeline, const s
                               std::to_string(replica) + ", which" + rule);
 }
 
-Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape) {
+Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape), place_(shape.place_of(world.rank())) {
   TORCH_CHECK(shape.ranks() == world.size(), "a mesh of ", shape.ranks(), " ranks on ", world.size());
-  const auto rank = static_cast<int>(world.rank());
-  const auto d = static_cast<int>(data_rank()), p = static_cast<int>(pipeline_rank()), t = static_cast<int>(tensor_rank());
+  const int rank = world.rank();
+  const auto d = static_cast<int>(place_.data), p = static_cast<int>(place_.pipeline),
+             t = static_cast<int>(place_.tensor);
   const auto pipelines = static_cast<int>(shape.pipeline), tensors = static_cast<int>(shape.tensor);
   data_ = world.split(p * tensors + t, rank, "data");
   pipeline_ = world.split(d * tensors + t, rank, "pipeline");
@@ -65,10 +66,6 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   shard_ = std::make_unique<GroupShard>(*tensor_, shape.sequence);
   neighbours_ = std::make_unique<GroupNeighbours>(*pipeline_);
 }
-
-int64_t Mesh::tensor_rank() const { return world_->rank() % shape_.tensor; }
-int64_t Mesh::pipeline_rank() const { return world_->rank() / shape_.tensor % shape_.pipeline; }
-int64_t Mesh::data_rank() const { return world_->rank() / (shape_.tensor * shape_.pipeline); }
 
 int64_t Mesh::bytes_moved() const {
   int64_t bytes = 0;
@@ -82,11 +79,10 @@ std::string rank_map(const MeshShape& shape, const std::vector<LayerRange>& laye
   TORCH_CHECK(static_cast<int64_t>(layers.size()) == shape.pipeline, "one range of layers a pipeline rank");
   std::string text;
   for (int64_t rank = 0; rank < shape.ranks(); ++rank) {
-    const int64_t pipeline = rank / shape.tensor % shape.pipeline;
-    text += (rank == 0 ? "" : "\n") + std::string("rank ") + std::to_string(rank) + ": data " +
-            std::to_string(rank / (shape.tensor * shape.pipeline)) + ", pipeline " + std::to_string(pipeline) + " (layers " +
-            std::to_string(layers[pipeline].first) + "-" + std::to_string(layers[pipeline].last - 1) + "), tensor " +
-            std::to_string(rank % shape.tensor);
+    const auto [data, pipeline, tensor] = shape.place_of(rank);
+    text += (rank == 0 ? "" : "\n") + std::string("rank ") + std::to_string(rank) + ": data " + std::to_string(data) +
+            ", pipeline " + std::to_string(pipeline) + " (layers " + std::to_string(layers[pipeline].first) + "-" +
+            std::to_string(layers[pipeline].last - 1) + "), tensor " + std::to_string(tensor);
   }
   return text;
 }

@@ -12,7 +12,12 @@
 
 namespace flashmorph {
 
-// A rank's place: rank = (data * pipeline_size + pipeline) * tensor_size + tensor, so tensor ranks are neighbours.
+struct MeshPlace {
+  int64_t data;
+  int64_t pipeline;
+  int64_t tensor;
+};
+
 struct MeshShape {
   int64_t data = 1;
   int64_t pipeline = 1;
@@ -20,6 +25,13 @@ struct MeshShape {
   bool sequence = false;  // tensor ranks share the residual stream's tokens, too
 
   int64_t ranks() const { return data * pipeline * tensor; }
+  // Tensor ranks are neighbours, then pipeline ranks.
+  int64_t rank_at(const MeshPlace& place) const {
+    return (place.data * pipeline + place.pipeline) * tensor + place.tensor;
+  }
+  MeshPlace place_of(int64_t rank) const {
+    return {rank / (tensor * pipeline), rank / tensor % pipeline, rank % tensor};
+  }
   bool operator==(const MeshShape&) const = default;
 
   // BadInput at `section` when `tensor * pipeline` does not divide the ranks; the message lists what would.
@@ -32,9 +44,9 @@ class Mesh {
   Mesh(Communicator& world, MeshShape shape);
 
   const MeshShape& shape() const { return shape_; }
-  int64_t data_rank() const;
-  int64_t pipeline_rank() const;
-  int64_t tensor_rank() const;
+  int64_t data_rank() const { return place_.data; }
+  int64_t pipeline_rank() const { return place_.pipeline; }
+  int64_t tensor_rank() const { return place_.tensor; }
 
   Communicator& world() { return *world_; }
   Communicator& data() { return *data_; }          // same layers and heads, other samples
@@ -48,6 +60,7 @@ class Mesh {
  private:
   Communicator* world_;
   MeshShape shape_;
+  MeshPlace place_;
   std::unique_ptr<Communicator> data_, pipeline_, tensor_, replica_;
   std::unique_ptr<Shard> shard_;
   std::unique_ptr<Neighbours> neighbours_;

@@ -54,7 +54,7 @@ class Rehearsal {
   Rehearsal(const RunConfig& config, const ModelSpec& spec, const Layout& layout, int64_t pipeline_rank)
       : config_(config),
         layout_(layout),
-        world_(rehearsal_world(layout.shape, pipeline_rank * layout.shape.tensor)),
+        world_(rehearsal_world(layout.shape, layout.shape.rank_at({0, pipeline_rank, 0}))),
         mesh_(*world_, layout.shape),
         model_(load(spec)),
         routes_(expected_routes(config, spec)) {

@@ -57,12 +57,11 @@ class EmptyGroup : public Communicator {
 class RehearsalWorld : public EmptyGroup {
  public:
   RehearsalWorld(const MeshShape& shape, int64_t rank) : EmptyGroup(rank, shape.ranks(), "world") {
-    const int64_t tensor = rank % shape.tensor, pipeline = rank / shape.tensor % shape.pipeline,
-                  data = rank / (shape.tensor * shape.pipeline);
+    const auto [data, pipeline, tensor] = shape.place_of(rank);
     places_ = {{"data", {data, shape.data}},
                {"pipeline", {pipeline, shape.pipeline}},
                {"tensor", {tensor, shape.tensor}},
-               {"replica", {pipeline * shape.tensor + tensor, shape.pipeline * shape.tensor}}};
+               {"replica", {shape.rank_at({0, pipeline, tensor}), shape.pipeline * shape.tensor}}};
   }
 
   std::unique_ptr<Communicator> split(int, int, const std::string& name) override {
