@@ -91,10 +91,8 @@ class Rehearsal {
     };
     return step(shape, micro_batches, [&] {
       const at::Tensor rows = at::zeros({shape.micro_batches, own + 2}, at::kDouble);
-      gather_in_sample_order(rows, shape.micro_batches * layout_.shape.data, mesh_);
-      at::Tensor totals = at::zeros({3}, at::kDouble), all_gates = at::zeros({model_.layer_count()}, at::kDouble);
-      mesh_.pipeline().all_reduce(totals, Reduction::sum);
-      mesh_.pipeline().all_reduce(all_gates, Reduction::sum);
+      gates_over_mesh(rows, shape.micro_batches * layout_.shape.data, alpha, section.gate_penalty, mesh_);
+      of_all_layers(alpha, model_, mesh_);
     });
   }
 
@@ -177,13 +175,7 @@ class Rehearsal {
     memory_.hold_for(before);
     return step(shape_of(section), micro_batches, [&] {
       then();
-      at::Tensor loss = at::zeros({1}, at::kDouble);
-      mesh_.pipeline().all_reduce(loss, Reduction::sum);
-      mesh_.data().all_reduce(loss, Reduction::sum);
-      const DataSum over_data = section.parallel.zero ? DataSum::own_stretch : DataSum::whole;
-      std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh_, over_data);
-      clip_gradients(parameters, gradients, section.clip, mesh_, over_data);
-      optimizer.step(gradients, 0.0);
+      optimizer.step(over_mesh(0.0, parameters, section, mesh_).gradients, 0.0);
     });
   }
 

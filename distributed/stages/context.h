@@ -36,6 +36,18 @@ struct StageCost {
 // The stage's checkpoints of what it trains.
 StageCheckpoints checkpoints_of(StageContext& context, Regions regions);
 
+// Takes the stage and its optimizer to the newest checkpoint, if there is one, and says how far it is.
+template <class Optimizer>
+proto::StageProgress resumed(StageCheckpoints& checkpoints, Optimizer& optimizer, int64_t batch_tokens,
+                             StageContext& context) {
+  proto::StageProgress progress = checkpoints.resume();
+  if (progress.step() > 0) {
+    optimizer.resume_at(progress.step());
+    context.observer.resumed(progress.step(), progress.step() * batch_tokens);
+  }
+  return progress;
+}
+
 // One more step is done.
 void advance(proto::StageProgress& progress, const Stopwatch& watch, double loss);
 

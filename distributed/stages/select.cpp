@@ -22,9 +22,8 @@ std::vector<double> numbers(const at::Tensor& values) {
   return {host.data_ptr<double>(), host.data_ptr<double>() + host.numel()};
 }
 
-// A step of this rank's micro-batches: a row each, [d error / d alpha of its layers, error, answer tokens], float64. The
-// gradients are this tensor rank's partial sums; what all tensor ranks have alike is given by the first alone, so that
-// summing rows over ranks is right.
+// A step of this rank's micro-batches: a row each, for gates_over_mesh. The gradients are this tensor rank's partial sums;
+// what all tensor ranks have alike is given by the first alone, so that summing rows over ranks is right.
 at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, SamplesAhead& samples,
                               int64_t step, MicroBatchRange mine, const at::Tensor& alpha_l, bool recompute,
                               Pipeline& pipeline) {
@@ -43,14 +42,6 @@ at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& d
     rows.push_back(at::cat({leaves[m].grad().cpu(), has_error ? errors[m].view({1}).cpu() : at::zeros({1}, at::kDouble),
                             at::full({1}, first ? static_cast<double>(answers[m]) : 0.0, at::kDouble)}));
   return at::stack(rows);
-}
-
-// Each pipeline rank's numbers at their layers' places among all layers' numbers.
-at::Tensor of_all_layers(const at::Tensor& own, const MorphableModel& model, Mesh& mesh) {
-  at::Tensor all = at::zeros({model.layer_count()}, at::kDouble);
-  all.narrow(0, model.own_layers().first, model.own_layers().count()).copy_(own);
-  mesh.pipeline().all_reduce(all, Reduction::sum);
-  return all;
 }
 
 // This rank's mixing routes at their layers' places in the model.
@@ -85,6 +76,23 @@ GateTrajectory trajectory_of(const proto::StageProgress& progress) {
 }
 
 }  // namespace
+
+GateSums gates_over_mesh(const at::Tensor& rows, int64_t micro_batches, const at::Tensor& alpha_l, double penalty, Mesh& mesh) {
+  const int64_t own = alpha_l.numel();
+  const at::Tensor sums = gather_in_sample_order(rows, micro_batches, mesh).sum(0);
+  const at::Tensor error = sums[own], answers = sums[own + 1];
+  const at::Tensor gradient = sums.narrow(0, 0, own) / answers + penalty;
+  at::Tensor totals = at::stack({error / answers, penalty * alpha_l.sum(), gradient.sum()});
+  mesh.pipeline().all_reduce(totals, Reduction::sum);
+  return {gradient, totals[0].item<double>(), totals[1].item<double>(), totals[2].item<double>()};
+}
+
+at::Tensor of_all_layers(const at::Tensor& own_l, const MorphableModel& model, Mesh& mesh) {
+  at::Tensor all = at::zeros({model.layer_count()}, at::kDouble);
+  all.narrow(0, model.own_layers().first, model.own_layers().count()).copy_(own_l);
+  mesh.pipeline().all_reduce(all, Reduction::sum);
+  return all;
+}
 
 Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {
   const std::vector<at::Tensor> gates = alpha_l.unbind();
@@ -131,13 +139,12 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                                                    StageContext& context) {
   const SelectSection& section = context.config.stages.select;
   const SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, "select");
-  const int64_t own = model.own_layers().count();
   context.observer.started({.stage = "select",
                             .what = std::to_string(model.layer_count()) + " gates",
                             .steps = data.steps(),
                             .tokens = data.steps() * section.batch_tokens});
 
-  at::Tensor alpha = at::ones({own}, at::kDouble);  // start exactly at the teacher
+  at::Tensor alpha = at::ones({model.own_layers().count()}, at::kDouble);  // start exactly at the teacher
   AdamW optimizer({alpha}, {.beta1 = section.beta1, .beta2 = section.beta2});
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   SamplesAhead samples = samples_ahead(data, model, context.mesh);
@@ -146,11 +153,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   const bool is_first_replica = context.mesh.data_rank() == 0 && context.mesh.tensor_rank() == 0;
   StageCheckpoints checkpoints = checkpoints_of(
       context, regions_of("gates", optimizer.states()[0], model.own_layers().first, model.layer_count(), is_first_replica));
-  proto::StageProgress progress = checkpoints.resume();
-  if (progress.step() > 0) {
-    optimizer.resume_at(progress.step());
-    context.observer.resumed(progress.step(), progress.step() * section.batch_tokens);
-  }
+  proto::StageProgress progress = resumed(checkpoints, optimizer, section.batch_tokens, context);
   const Stopwatch watch(progress.seconds());
   StepWatch ranks("select", progress.step(), data.steps(), context);
 
@@ -162,15 +165,12 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
     const at::Tensor rows =
         gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha,
                            section.parallel.recompute == "full", pipeline);
-    const at::Tensor sums = gather_in_sample_order(rows, micro_batches, context.mesh).sum(0);
-    const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
-    at::Tensor totals = at::stack({sums[own] / sums[own + 1], section.gate_penalty * alpha.sum(), gradient.sum()});
-    context.mesh.pipeline().all_reduce(totals, Reduction::sum);
-    const double regularizer = totals[1].item<double>(), loss = totals[0].item<double>() + regularizer;
-    if (const StepNumbers numbers{loss, totals[2].item<double>()}; !numbers.are_finite())
-      stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(gradient, model), data, context);
+    const GateSums sums = gates_over_mesh(rows, micro_batches, alpha, section.gate_penalty, context.mesh);
+    const double loss = sums.error + sums.regularizer;
+    if (const StepNumbers numbers{loss, sums.gradient}; !numbers.are_finite())
+      stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(sums.gradient_l, model), data, context);
 
-    optimizer.step({gradient}, rate.at(step));
+    optimizer.step({sums.gradient_l}, rate.at(step));
     alpha.clamp_(0.0, 1.0);
 
     const std::vector<double> gates = numbers(of_all_layers(alpha, model, context.mesh));
@@ -178,7 +178,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
                               .tokens = (step + 1) * section.batch_tokens,
                               .loss = loss,
                               .learning_rate = rate.at(step),
-                              .regularizer = regularizer,
+                              .regularizer = sums.regularizer,
                               .gates = gates,
                               .top_layers = best_layers(gates, budget)});
     ranks.finished(step + 1);

@@ -24,6 +24,20 @@ struct GateTrajectory {
 std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                    StageContext& context);
 
+// A step of select over the mesh, the same for any number of data ranks.
+struct GateSums {
+  at::Tensor gradient_l;  // of this rank's gates, float64
+  double error;           // of all layers
+  double regularizer;     // lambda * sum of all gates
+  double gradient;        // the sum of all gates' gradients
+};
+// rows: one a micro-batch of this rank, [d error / d alpha of its layers, error, answer tokens], float64;
+// micro_batches: of the whole step; penalty: lambda.
+GateSums gates_over_mesh(const at::Tensor& rows, int64_t micro_batches, const at::Tensor& alpha_l, double penalty,
+                         Mesh& mesh);
+// Each pipeline rank's numbers at their layers' places among all layers' numbers, float64.
+at::Tensor of_all_layers(const at::Tensor& own_l, const MorphableModel& model, Mesh& mesh);
+
 // One micro-batch through this rank's layers, the mixture (learning) beside the teacher (fixed). The loss is its error,
 // float64: over its layers and its answer tokens the sum of |H_mix - H_teacher|^2, divided by the layers of the model.
 // mixing: a mixed route for each of this rank's layers; mixing_routes makes them of the gates, a leaf where the model is,

@@ -15,14 +15,6 @@
 namespace flashmorph {
 namespace {
 
-// Over the layers and the samples; tensor ranks have the same numbers.
-double over_pipeline_and_data(double part, Mesh& mesh) {
-  at::Tensor sum = at::full({1}, part, at::kDouble);
-  mesh.pipeline().all_reduce(sum, Reduction::sum);
-  mesh.data().all_reduce(sum, Reduction::sum);
-  return sum.item<double>();
-}
-
 NamedGradients named(const std::vector<at::Tensor>& gradients, const Parameters& parameters) {
   NamedGradients all;
   for (size_t i = 0; i < gradients.size(); ++i) all.emplace_back(parameters[i].name, gradients[i]);
@@ -41,7 +33,6 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
                 const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
-  const DataSum over_data = section.parallel.zero ? DataSum::own_stretch : DataSum::whole;
   const auto whole = single_communicator("data");
   DataShardedAdamW optimizer(values_of(parameters),
                              {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
@@ -49,11 +40,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   const FrozenWeights frozen(weights_of(passes), parameters);
   StageCheckpoints checkpoints = checkpoints_of(context, regions_of(parameters, optimizer, mesh, section.parallel.zero));
-  proto::StageProgress progress = checkpoints.resume();
-  if (progress.step() > 0) {
-    optimizer.resume_at(progress.step());
-    context.observer.resumed(progress.step(), progress.step() * section.batch_tokens);
-  }
+  proto::StageProgress progress = resumed(checkpoints, optimizer, section.batch_tokens, context);
   const Stopwatch watch(progress.seconds());
   StepWatch ranks(stage, progress.step(), data.steps(), context);
 
@@ -61,10 +48,8 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
     const Phase phase(context.watchdog, Work::step, stage, step + 1);
     checkpoints.save_when_due(progress);
     stop_if_asked(context, stage, checkpoints, progress);
-    const double loss = over_pipeline_and_data(loss_of(step, local_micro_batches(data.micro_batches(step), mesh)), mesh);
-
-    std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, over_data);
-    const double norm = clip_gradients(parameters, gradients, section.clip, mesh, over_data);
+    const double part = loss_of(step, local_micro_batches(data.micro_batches(step), mesh));
+    const auto [loss, gradients, norm] = over_mesh(part, parameters, section, mesh);
     if (const StepNumbers numbers{loss, norm}; !numbers.are_finite())
       stop_at_numbers(numbers, stage, step, passes, named(gradients, parameters), data, context);
     optimizer.step(gradients, rate.at(step));
@@ -82,6 +67,16 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
   }
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(false);
   return {data.steps() * section.batch_tokens, watch.seconds()};
+}
+
+MeshStep over_mesh(double part_of_loss, const Parameters& parameters, const TrainingSection& section, Mesh& mesh) {
+  at::Tensor loss = at::full({1}, part_of_loss, at::kDouble);
+  mesh.pipeline().all_reduce(loss, Reduction::sum);  // of the layers
+  mesh.data().all_reduce(loss, Reduction::sum);      // of the samples; tensor ranks have the same numbers
+  const DataSum over_data = section.parallel.zero ? DataSum::own_stretch : DataSum::whole;
+  std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, over_data);
+  const double norm = clip_gradients(parameters, gradients, section.clip, mesh, over_data);
+  return {loss.item<double>(), std::move(gradients), norm};
 }
 
 SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model, const Mesh& mesh) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/config/run_config.h"
 #include "core/data/sample_stream.h"
@@ -26,6 +27,15 @@ using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 // passes: how the stage uses its models; the weights of these that are not among the parameters are frozen.
 StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
                 const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of);
+
+// A step over the mesh: the loss that the ranks had parts of, the same on all of them, and this rank's gradients, clipped,
+// with the norm they had before.
+struct MeshStep {
+  double loss;
+  std::vector<at::Tensor> gradients;
+  double norm;
+};
+MeshStep over_mesh(double part_of_loss, const Parameters& parameters, const TrainingSection& section, Mesh& mesh);
 
 // What a pipeline carries for a micro-batch of so many rows of so many tokens.
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens);
