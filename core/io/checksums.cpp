@@ -15,14 +15,6 @@ constexpr const char* kName = "SHA256SUMS";
 
 using Checksums = std::map<std::string, std::string>;  // by the file's name
 
-Checksums found_in(const std::filesystem::path& folder) {
-  Checksums sums;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (entry.is_regular_file() && entry.path().filename() != kName)
-      sums[entry.path().filename().string()] = sha256_of_file(entry.path());
-  return sums;
-}
-
 Checksums written_in(const std::filesystem::path& file) {
   constexpr size_t kDigits = 64, kNameAt = kDigits + 2;
   Checksums sums;
@@ -40,22 +32,26 @@ Checksums written_in(const std::filesystem::path& file) {
 }  // namespace
 
 void write_checksums(const std::filesystem::path& folder) {
+  Checksums sums;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.is_regular_file() && entry.path().filename() != kName)
+      sums[entry.path().filename().string()] = sha256_of_file(entry.path());
   std::string text;
-  for (const auto& [name, sum] : found_in(folder)) text += sum + "  " + name + "\n";
+  for (const auto& [name, sum] : sums) text += sum + "  " + name + "\n";
   write_file_atomically(folder / kName, text);
 }
 
 void check_checksums(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / kName;
   if (!std::filesystem::exists(file)) return;
-  const Checksums written = written_in(file), found = found_in(folder);
   std::vector<Fault> faults;
-  for (const auto& [name, sum] : written) {
-    const auto actual = found.find(name);
-    if (actual == found.end()) {
-      faults.push_back({(folder / name).string(), std::string("is missing; ") + kName + " lists it"});
-    } else if (actual->second != sum) {
-      faults.push_back({(folder / name).string(), "is damaged: its SHA-256 is " + actual->second + ", " + kName + " says " + sum});
+  for (const auto& [name, sum] : written_in(file)) {
+    const std::filesystem::path listed = folder / name;
+    std::error_code missing;
+    if (!std::filesystem::is_regular_file(listed, missing)) {
+      faults.push_back({listed.string(), std::string("is missing; ") + kName + " lists it"});
+    } else if (const std::string found = sha256_of_file(listed); found != sum) {
+      faults.push_back({listed.string(), "is damaged: its SHA-256 is " + found + ", " + kName + " says " + sum});
     }
   }
   if (!faults.empty()) throw BadInput(faults);

@@ -313,7 +313,9 @@ CheckpointPlace Coordinator::checkpoints_of(const std::string& command) {
   together(world_, [&] {
     if (!leads()) return;
     place.frozen["teacher"] = folder_.state().source_hash();
-    if (command != "align") place.frozen["branches"] = sha256_of_file(folder_.branches_file());
+    if (command == "align") return;
+    if (branches_hash_.empty()) branches_hash_ = sha256_of_file(folder_.branches_file());
+    place.frozen["branches"] = branches_hash_;
   });
   return place;
 }

@@ -27,7 +27,8 @@ at::Tensor sums_of(const Parameters& parameters) {
 
 }  // namespace
 
-FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained) {
+FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained, int64_t every) : every_(every) {
+  if (every_ == 0) return;
   std::set<const void*> moving;
   for (const Parameter& parameter : trained) moving.insert(parameter.value.data_ptr());
   for (const Parameter& parameter : all)
@@ -36,8 +37,7 @@ FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained) {
 }
 
 void FrozenWeights::check(const std::string& stage, int64_t steps, StageContext& context) const {
-  const int64_t every = context.config.health.weights_every;
-  if (every == 0 || steps % every != 0) return;
+  if (every_ == 0 || steps % every_ != 0) return;
   together(context.mesh.world(), [&] {
     const at::Tensor now = sums_of(frozen_);
     for (int64_t i = 0; i < now.numel(); ++i)

@@ -149,7 +149,7 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
-  const FrozenWeights frozen(model.all_parameters(), {});
+  const FrozenWeights frozen(model.all_parameters(), {}, context.config.health.weights_every);
   const bool is_first_replica = context.mesh.data_rank() == 0 && context.mesh.tensor_rank() == 0;
   StageCheckpoints checkpoints = checkpoints_of(
       context, regions_of("gates", optimizer.states()[0], model.own_layers().first, model.layer_count(), is_first_replica));

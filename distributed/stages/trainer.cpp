@@ -38,7 +38,7 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
                              {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
                              section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
-  const FrozenWeights frozen(weights_of(passes), parameters);
+  const FrozenWeights frozen(weights_of(passes), parameters, context.config.health.weights_every);
   StageCheckpoints checkpoints = checkpoints_of(context, regions_of(parameters, optimizer, mesh, section.parallel.zero));
   proto::StageProgress progress = resumed(checkpoints, optimizer, section.batch_tokens, context);
   const Stopwatch watch(progress.seconds());
