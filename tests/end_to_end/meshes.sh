@@ -4,13 +4,8 @@
 #   meshes.sh FLASHMORPH_DIST MPIRUN PYTHON     from the repository's root
 set -euo pipefail
 program=$1 mpirun=$2 python=$3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "$0")/../support/ranks.sh"
 
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-ranks=("$mpirun" --oversubscribe --bind-to none -np)
 few=(tests/data/run64.yaml --set run.dir="$work" --set run.name=few --set stages.finetune.tokens=0
   --set stages.evaluate.compare='[]' --set stages.evaluate.perplexity_tokens=64)
 

@@ -4,15 +4,11 @@
 #   resume.sh FLASHMORPH_DIST MPIRUN PYTHON     from the repository's root
 set -euo pipefail
 program=$1 mpirun=$2 python=$3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
+source "$(dirname "$0")/../support/ranks.sh"
 
 # run NAME ARGUMENT...: on two ranks that share the data, and AdamW's states among them.
 run() {
-  "$mpirun" -np 2 --oversubscribe --bind-to none "$program" tests/data/run64.yaml --set run.dir="$work" --set run.name="$1" \
+  "${ranks[@]}" 2 "$program" tests/data/run64.yaml --set run.dir="$work" --set run.name="$1" \
     --set parallel.tensor=1 --set parallel.pipeline=1 --set stages.select.tokens=48K --set stages.distill.tokens=32K \
     --set stages.finetune.tokens=0 --set stages.evaluate.compare='[]' --set stages.export.enabled=false --set checkpoint.every=10 "${@:2}"
 }

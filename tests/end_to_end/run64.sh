@@ -3,14 +3,10 @@
 #   run64.sh FLASHMORPH_DIST MPIRUN PYTHON     from the repository's root
 set -euo pipefail
 program=$1 mpirun=$2 python=$3
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
+source "$(dirname "$0")/../support/ranks.sh"
 
 started=$SECONDS
-"$mpirun" -np 64 --oversubscribe --bind-to none "$program" tests/data/run64.yaml --set run.dir="$work" \
+"${ranks[@]}" 64 "$program" tests/data/run64.yaml --set run.dir="$work" \
   >"$work/64.log" 2>&1 || { tail -30 "$work/64.log"; fail "the run on 64 ranks"; }
 echo "64 ranks: all stages in $((SECONDS - started)) s"
 grep -q "64 ranks = data 8 x pipeline 4 x tensor 2" "$work/64.log" || fail "no mesh in the header"

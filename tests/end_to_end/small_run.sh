@@ -3,14 +3,10 @@
 #   small_run.sh FLASHMORPH_DIST HYBRID_LOGITS MPIRUN PYTHON     from the repository's root
 set -euo pipefail
 program=$1 hybrid_logits=$2 mpirun=$3 python=$4
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
+source "$(dirname "$0")/../support/ranks.sh"
 
 run() {
-  "$mpirun" -np 2 --oversubscribe --bind-to none "$program" configs/quickstart.yaml --set run.dir="$work" --set run.name=small \
+  "${ranks[@]}" 2 "$program" configs/quickstart.yaml --set run.dir="$work" --set run.name=small \
     --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.distill.tokens=4096 \
     --set stages.finetune.tokens=2048 --set stages.finetune.batch_tokens=1024 --set stages.evaluate.compare='[uniform]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \

@@ -4,9 +4,7 @@
 #   watchdog.sh MISBEHAVE MPIRUN
 set -euo pipefail
 program=$1 mpirun=$2
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "$0")/../support/ranks.sh"
 
 fail() { echo "FAILED: $*" >&2; cat "$work/log" >&2; exit 1; }
 
@@ -14,7 +12,7 @@ fail() { echo "FAILED: $*" >&2; cat "$work/log" >&2; exit 1; }
 ends() {
   local expected=$1 how=$2 code=0 left
   shift 2
-  "$mpirun" -np 3 --oversubscribe --bind-to none "$@" "$program" "$work/health" "$how" >"$work/log" 2>&1 || code=$?
+  "${ranks[@]}" 3 "$@" "$program" "$work/health" "$how" >"$work/log" 2>&1 || code=$?
   ((code == expected)) || fail "$how: exit code $code instead of $expected"
   # mpirun may return before the last rank that it ends is gone.
   for left in $(pgrep -f -- "misbehave $work/health"); do
@@ -55,7 +53,7 @@ once "^flashmorph-dist: rank [01] on .*: align, step 3: MPI_Allreduce failed on 
 once "missing: rank 2 on .* gives no answer"
 
 code=0
-"$mpirun" -np 3 --oversubscribe --bind-to none "$program" - late >"$work/log" 2>&1 || code=$?
+"${ranks[@]}" 3 "$program" - late >"$work/log" 2>&1 || code=$?
 ((code == 4)) || fail "without a folder: exit code $code instead of 4"
 says "^flashmorph-dist: rank [012] on .*: align, step 3: not done after"
 echo "watchdog: all checks passed"
