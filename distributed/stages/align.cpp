@@ -61,11 +61,8 @@ at::Tensor start_decays(const MorphableModel& model, const Batch& batch, at::Ten
 
 StageCost align(MorphableModel& model, StageContext& context) {
   const AlignSection& section = context.config.stages.align;
-  const SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, "align");
-  context.observer.started({.stage = "align",
-                            .what = std::to_string(model.layer_count()) + " linear branches",
-                            .steps = data.steps(),
-                            .tokens = data.steps() * section.batch_tokens});
+  const SampleStream data =
+      start_stage("align", std::to_string(model.layer_count()) + " linear branches", section, context);
   SamplesAhead samples = samples_ahead(data, model, context.mesh);
   Pipeline pipeline(context.mesh);
   if (context.config.mixer.init == "data")

@@ -38,11 +38,7 @@ struct Training {
 
 StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, const std::string& plan,
                        StageContext& context, const HybridForward& forward) {
-  const SampleStream data(context.corpus, context.passkeys, training.section, context.config.run.seed, training.stage);
-  context.observer.started({.stage = training.stage,
-                            .what = plan,
-                            .steps = data.steps(),
-                            .tokens = data.steps() * training.section.batch_tokens});
+  const SampleStream data = start_stage(training.stage, plan, training.section, context);
   SamplesAhead samples = samples_ahead(data, hybrid, context.mesh);
   Pipeline pipeline(context.mesh);
   return train(training.stage, hybrid.all_parameters(), training.passes, training.section, data, context,

@@ -22,8 +22,8 @@ std::vector<double> numbers(const at::Tensor& values) {
   return {host.data_ptr<double>(), host.data_ptr<double>() + host.numel()};
 }
 
-// A step of this rank's micro-batches: a row each, for gates_over_mesh. The gradients are this tensor rank's partial sums;
-// what all tensor ranks have alike is given by the first alone, so that summing rows over ranks is right.
+// A step of this rank's micro-batches: a row each, for gates_over_mesh. The gradients are this tensor rank's partial
+// sums; what all tensor ranks have alike is given by the first alone, so that summing rows over ranks is right.
 at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& data, SamplesAhead& samples,
                               int64_t step, MicroBatchRange mine, const at::Tensor& alpha_l, bool recompute,
                               Pipeline& pipeline) {
@@ -77,7 +77,8 @@ GateTrajectory trajectory_of(const proto::StageProgress& progress) {
 
 }  // namespace
 
-GateSums gates_over_mesh(const at::Tensor& rows, int64_t micro_batches, const at::Tensor& alpha_l, double penalty, Mesh& mesh) {
+GateSums gates_over_mesh(const at::Tensor& rows, int64_t micro_batches, const at::Tensor& alpha_l, double penalty,
+                         Mesh& mesh) {
   const int64_t own = alpha_l.numel();
   const at::Tensor sums = gather_in_sample_order(rows, micro_batches, mesh).sum(0);
   const at::Tensor error = sums[own], answers = sums[own + 1];
@@ -138,11 +139,7 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
 std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                    StageContext& context) {
   const SelectSection& section = context.config.stages.select;
-  const SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, "select");
-  context.observer.started({.stage = "select",
-                            .what = std::to_string(model.layer_count()) + " gates",
-                            .steps = data.steps(),
-                            .tokens = data.steps() * section.batch_tokens});
+  const SampleStream data = start_stage("select", std::to_string(model.layer_count()) + " gates", section, context);
 
   at::Tensor alpha = at::ones({model.own_layers().count()}, at::kDouble);  // start exactly at the teacher
   AdamW optimizer({alpha}, {.beta1 = section.beta1, .beta2 = section.beta2});
@@ -168,7 +165,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
     const GateSums sums = gates_over_mesh(rows, micro_batches, alpha, section.gate_penalty, context.mesh);
     const double loss = sums.error + sums.regularizer;
     if (const StepNumbers numbers{loss, sums.gradient}; !numbers.are_finite())
-      stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(sums.gradient_l, model), data, context);
+      stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(sums.gradient_l, model),
+                      data, context);
 
     optimizer.step({sums.gradient_l}, rate.at(step));
     alpha.clamp_(0.0, 1.0);

@@ -29,6 +29,14 @@ Parameters weights_of(const std::vector<ForwardPass>& passes) {
 
 }  // namespace
 
+SampleStream start_stage(const std::string& stage, const std::string& what, const TrainingSection& section,
+                         StageContext& context) {
+  SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, stage);
+  context.observer.started(
+      {.stage = stage, .what = what, .steps = data.steps(), .tokens = data.steps() * section.batch_tokens});
+  return data;
+}
+
 StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
                 const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;

@@ -17,6 +17,10 @@
 
 namespace flashmorph {
 
+// The sequences of a training stage, of which the observer hears that it starts on `what`.
+SampleStream start_stage(const std::string& stage, const std::string& what, const TrainingSection& section,
+                         StageContext& context);
+
 // A step's micro-batches of this rank, forward and backward. Each one's loss is divided by the micro-batches of the whole
 // step, so that gradients add up to the mean; returns the sum of what this rank has of these losses.
 using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
@@ -28,8 +32,8 @@ using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
                 const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of);
 
-// A step over the mesh: the loss that the ranks had parts of, the same on all of them, and this rank's gradients, clipped,
-// with the norm they had before.
+// A step over the mesh: the loss that the ranks had parts of, the same on all of them, and this rank's gradients,
+// clipped, with the norm they had before.
 struct MeshStep {
   double loss;
   std::vector<at::Tensor> gradients;
