@@ -3,24 +3,9 @@
 #   deploy/quickstart.sh [--fresh] [--set key=value ...]     arguments go to the program
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source deploy/steps.sh
 
 readonly kRanks=4
-times=()
-trap 'if ((${#times[@]})); then printf "wall time: %s\n" "${times[@]}"; fi' EXIT
-
-# timed NAME COMMAND...: its exit code is passed on; its wall time is printed at the end.
-timed() {
-  local name=$1 started=$SECONDS code=0
-  shift
-  "$@" || code=$?
-  times+=("$name $((SECONDS - started)) s")
-  return "$code"
-}
-
-build() {
-  cmake -S . -B build -G Ninja >build/configure.log || { cat build/configure.log; return 1; }
-  ninja -C build flashmorph-dist
-}
 
 run() {
   if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
@@ -30,5 +15,5 @@ run() {
 }
 
 timed install deploy/install.sh
-timed build build
+timed build build flashmorph-dist
 timed run run "$@"

@@ -3,23 +3,7 @@
 #   tests/run.sh [ctest arguments]     e.g. -R unit
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-times=()
-trap 'if ((${#times[@]})); then printf "wall time: %s\n" "${times[@]}"; fi' EXIT
-
-# timed NAME COMMAND...: its exit code is passed on; its wall time is printed at the end.
-timed() {
-  local name=$1 started=$SECONDS code=0
-  shift
-  "$@" || code=$?
-  times+=("$name $((SECONDS - started)) s")
-  return "$code"
-}
-
-build() {
-  cmake -S . -B build -G Ninja >build/configure.log || { cat build/configure.log; return 1; }
-  ninja -C build
-}
+source deploy/steps.sh
 
 timed install deploy/install.sh --tests
 timed build build
