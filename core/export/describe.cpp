@@ -51,7 +51,7 @@ ModelDescription describe(const std::filesystem::path& folder) {
   count_weights(checkpoint, description);
   const ModelSpec& model = description.hybrid.model;
   const auto element = static_cast<int64_t>(c10::elementSize(checkpoint.entry("model.embed_tokens.weight").dtype));
-  const int64_t layer = 2 * model.kv_heads * model.head_dim * element;
+  const int64_t layer = model.kv_bytes(element);
   description.kv_bytes_per_token = description.full_layer_count() * layer;
   description.full_kv_bytes_per_token = model.layers * layer;
   description.state_bytes =

@@ -48,6 +48,8 @@ struct ModelSpec {
   void check_tensor_parallel(int64_t tensor, const std::string& key = "parallel.tensor") const;
 
   int64_t query_groups() const { return heads / kv_heads; }
+  // Of the KV cache, a token and layer with full attention.
+  int64_t kv_bytes(int64_t element_bytes) const { return 2 * kv_heads * head_dim * element_bytes; }
   bool is_sparse(int64_t layer) const { return experts.count > 0 && experts.in_layer[static_cast<size_t>(layer)]; }
 };
 

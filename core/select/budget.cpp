@@ -76,8 +76,8 @@ void check_scores(const std::vector<double>& scores, const LayerBudget& budget) 
 }
 
 LayerBudget cache_bytes(const BudgetSection& budget, const ModelSpec& spec, int64_t element_bytes) {
-  return {std::vector<int64_t>(spec.layers, 2 * spec.kv_heads * spec.head_dim * element_bytes), budget.kv_bytes_per_token,
-          "bytes a token", "budget.kv_bytes_per_token"};
+  return {std::vector<int64_t>(spec.layers, spec.kv_bytes(element_bytes)), budget.kv_bytes_per_token, "bytes a token",
+          "budget.kv_bytes_per_token"};
 }
 
 LayerBudget microseconds(const BudgetSection& budget, const LayerLatency& latency) {

@@ -111,7 +111,7 @@ int64_t kv_bytes_per_token(const MorphableModel& model, const Routes& routes) {
   const auto element = static_cast<int64_t>(c10::elementSize(model.placement().dtype));
   int64_t bytes = 0;
   for (const Route& route : routes)
-    if (route.kind != Route::Kind::linear) bytes += 2 * model.spec().kv_heads * model.spec().head_dim * element;
+    if (route.kind != Route::Kind::linear) bytes += model.spec().kv_bytes(element);
   return bytes;
 }
 
