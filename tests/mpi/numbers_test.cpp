@@ -8,6 +8,7 @@
 
 #include "core/base/clock.h"
 #include "distributed/stages/align.h"
+#include "distributed/stages/frozen_weights.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
@@ -197,6 +198,12 @@ TEST(FrozenWeights, AFlippedBitStopsEveryRankAndIsNamed) {
                                        ": the frozen weight model.layers.3.self_attn.k_proj.weight in the memory of "));
       }
     }
+}
+
+TEST(FrozenWeights, AreNotSummedWhenNobodyChecksThem) {
+  const Parameters without_values = {{"weight", at::zeros({2}, at::kMeta)}};  // which cannot be summed
+  EXPECT_ANY_THROW(FrozenWeights(without_values, {}, /*every=*/1));
+  EXPECT_NO_THROW(FrozenWeights(without_values, {}, /*every=*/0));
 }
 
 // Makes the last rank slow, and hears of it.

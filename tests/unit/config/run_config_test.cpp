@@ -23,6 +23,30 @@ TEST(RunConfig, ReadsValuesAndKeepsDefaults) {
   EXPECT_EQ(config.mixer.kind, "lightning");
 }
 
+TEST(RunConfig, ATrainingSectionKnowsItsStepsAndMicroBatches) {
+  TrainingSection section;
+  section.tokens = 8193;
+  section.batch_tokens = 4096;
+  section.data.lengths = {256, 1024, 512};
+  EXPECT_EQ(section.steps(), 3);
+  EXPECT_EQ(section.longest(), 1024);
+  EXPECT_EQ(section.micro_batch(), 1024);
+  section.micro_batch_tokens = 2048;
+  EXPECT_EQ(section.micro_batch(), 2048);
+}
+
+TEST(RunConfig, TheStagesListTheirTrainingSections) {
+  const RunConfig config;
+  std::string names;
+  for (const auto& [name, section] : config.stages.training()) {
+    names += std::string(name) + " ";
+    EXPECT_EQ(config.stages.training(name), section);
+  }
+  EXPECT_EQ(names, "align select distill finetune ");
+  EXPECT_EQ(config.stages.training("finetune"), &config.stages.finetune);
+  EXPECT_EQ(config.stages.training("evaluate"), nullptr);
+}
+
 TEST(RunConfig, WhatItWritesReadsBackTheSame) {
   const std::string once = RunConfig::from_yaml(kGood, "run.yaml").to_yaml();
   EXPECT_EQ(RunConfig::from_yaml(once, "run.yaml").to_yaml(), once);
