@@ -67,11 +67,16 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   neighbours_ = std::make_unique<GroupNeighbours>(*pipeline_);
 }
 
+std::vector<const Communicator*> Mesh::groups() const {
+  std::vector<const Communicator*> groups = {data_.get(), pipeline_.get(), tensor_.get(), replica_.get()};
+  std::erase_if(groups, [](const Communicator* group) { return group->size() == 1; });
+  return groups;
+}
+
 int64_t Mesh::bytes_moved() const {
   int64_t bytes = 0;
-  for (const Communicator* group : {data_.get(), pipeline_.get(), tensor_.get(), replica_.get()})
-    if (group->size() > 1)
-      for (const auto& [operation, entry] : group->traffic().by_operation) bytes += entry.bytes;
+  for (const Communicator* group : groups())
+    for (const auto& [operation, entry] : group->traffic().by_operation) bytes += entry.bytes;
   return bytes;
 }
 

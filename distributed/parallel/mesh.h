@@ -55,7 +55,8 @@ class Mesh {
   Communicator& replica() { return *replica_; }    // same samples: one whole model, pipeline x tensor
   Shard& shard() { return *shard_; }                 // the tensor group, as core sees it
   Neighbours& neighbours() { return *neighbours_; }  // the pipeline group, as core sees it
-  int64_t bytes_moved() const;  // of this rank's tensors, through all these groups, since the start
+  std::vector<const Communicator*> groups() const;   // data, pipeline, tensor, replica: those of more than one rank
+  int64_t bytes_moved() const;                       // of this rank's tensors, through all of them, since the start
 
  private:
   Communicator* world_;

@@ -217,10 +217,9 @@ class Rehearsal {
   // By this rank, so far.
   TrafficByGroup sent() {
     TrafficByGroup traffic;
-    for (const Communicator* group : {&mesh_.data(), &mesh_.pipeline(), &mesh_.tensor(), &mesh_.replica()})
-      if (group->size() > 1)
-        for (const auto& [operation, entry] : group->traffic().by_operation)
-          traffic[{group->name(), operation}] = {static_cast<double>(entry.calls), static_cast<double>(entry.bytes)};
+    for (const Communicator* group : mesh_.groups())
+      for (const auto& [operation, entry] : group->traffic().by_operation)
+        traffic[{group->name(), operation}] = {static_cast<double>(entry.calls), static_cast<double>(entry.bytes)};
     return traffic;
   }
 
