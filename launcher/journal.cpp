@@ -46,6 +46,11 @@ void Journal::stepped(const StepReport& report) {
   append(metrics_, line);
 }
 
+void Journal::saved(int64_t step, double seconds) {
+  append(events_, {{"time", unix_time()}, {"event", "saved"}, {"stage", stage_.stage}, {"what", stage_.what},
+                   {"step", step}, {"seconds", seconds}});
+}
+
 void Journal::exported(const std::string& format, int64_t tokens, double largest_difference) {
   append(events_, {{"time", unix_time()}, {"event", "exported"}, {"format", format}, {"tokens", tokens},
                    {"largest_logit_difference", largest_difference}});

@@ -35,6 +35,8 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
   step_seconds_ = &prometheus::BuildHistogram().Name("flashmorph_step_seconds").Help("Wall time of a step, by stage.").Register(*registry_);
   gauge("flashmorph_run_info", "Always 1; its labels say what runs.",
         {{"model", config.model.path}, {"mixer", config.mixer.kind}, {"version", version}}).Set(1);
+  gauge("flashmorph_checkpoint_every_steps", "Steps between two checkpoints of a stage; 0: none but when the run is stopped.")
+      .Set(static_cast<double>(config.checkpoint.every));
   exposer_->RegisterCollectable(registry_, "/metrics$");  // $: nothing below it
 }
 
@@ -60,6 +62,8 @@ void Metrics::started(const StageStart& start) {
   stage_ = start;
   active(1);
   gauge("flashmorph_steps", "Steps planned, by stage.", {{"stage", start.stage}}).Set(static_cast<double>(start.steps));
+  gauge("flashmorph_stage_started_timestamp_seconds", "When the stage began in this start of the run, Unix time.", {{"stage", start.stage}})
+      .Set(unix_time());
   counted_tokens_ = 0;
   last_gates_.clear();
   since_step_ = Stopwatch();
@@ -88,6 +92,10 @@ void Metrics::stepped(const StepReport& report) {
     gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.").Set(report.regularizer);
     set_gates(report);
   }
+}
+
+void Metrics::saved(int64_t, double) {
+  gauge("flashmorph_checkpoint_last_success_timestamp_seconds", "When the last checkpoint was whole on disk, Unix time.").Set(unix_time());
 }
 
 void Metrics::ranks(const std::vector<RankVitals>& vitals) {

@@ -35,6 +35,7 @@ class Metrics : public StageObserver {
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
+  void saved(int64_t step, double seconds) override;
   void ranks(const std::vector<RankVitals>& vitals) override;
   void measured(const proto::Measurement& measurement) override;
   void warn(const std::string& warning) override;

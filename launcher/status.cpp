@@ -17,6 +17,15 @@ using nlohmann::ordered_json;
 
 constexpr double kQuietAfter = 60.0;  // seconds without a step
 
+// Its newest one on disk, by the journal; {} when there is none.
+ordered_json checkpoint_of(const std::string& stage, const std::string& what, const RunRecord& record) {
+  ordered_json newest;
+  for (const nlohmann::json& event : record.events)
+    if (event.value("event", "") == "saved" && event.value("stage", "") == stage && event.value("what", "") == what)
+      newest = {{"step", event.value("step", int64_t{0})}, {"seconds_since", unix_time() - event.value("time", 0.0)}};
+  return newest;
+}
+
 // The stage that the last line of metrics.jsonl belongs to, with its pace; {} when there is none.
 ordered_json current_stage(const RunRecord& record) {
   if (record.steps.empty()) return {};
@@ -35,6 +44,7 @@ ordered_json current_stage(const RunRecord& record) {
     now["seconds_left"] = took / done * static_cast<double>(std::max<int64_t>(0, planned - last.value("step", int64_t{0})));
   }
   now["seconds_since_last_step"] = unix_time() - last.value("time", 0.0);
+  if (const ordered_json checkpoint = checkpoint_of(stage, what, record); !checkpoint.empty()) now["checkpoint"] = checkpoint;
   if (last.contains("loss")) now["loss"] = last["loss"];
   if (last.contains("gates")) {
     now["gates"] = last["gates"];
@@ -73,6 +83,9 @@ void print(const RunRecord& record, const ordered_json& status) {
     if (now.contains("tokens_per_second")) fmt::print(", {:.0f} tokens/s", now["tokens_per_second"].get<double>());
     if (now.contains("seconds_left")) fmt::print(", {} left", short_time(now["seconds_left"].get<double>()));
     fmt::print(", last step {} ago\n", short_time(now["seconds_since_last_step"].get<double>()));
+    if (now.contains("checkpoint"))
+      fmt::print("  checkpoint after step {}, {} ago\n", now["checkpoint"]["step"].get<int64_t>(),
+                 short_time(now["checkpoint"]["seconds_since"].get<double>()));
   }
   const std::vector<nlohmann::json> selected = record.steps_of("select");
   if (!selected.empty() && selected.back().contains("gates"))

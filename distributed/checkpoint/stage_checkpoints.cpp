@@ -36,8 +36,8 @@ int64_t next_due(int64_t step, int64_t every) {
 }  // namespace
 
 StageCheckpoints::StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
-                                   Warn warn)
-    : place_(std::move(place)), section_(section), mesh_(mesh), regions_(std::move(regions)), warn_(std::move(warn)),
+                                   CheckpointListener listener)
+    : place_(std::move(place)), section_(section), mesh_(mesh), regions_(std::move(regions)), listener_(std::move(listener)),
       folders_{place_.folder, place_.stage}, next_step_(next_due(0, section.every)) {}
 
 StageCheckpoints::~StageCheckpoints() {
@@ -58,7 +58,7 @@ proto::StageProgress StageCheckpoints::resume() {
     next_step_ = next_due(step, section_.every);
     return saved->index().progress();
   }
-  if (!steps.empty()) warn_(place_.stage + ": no whole checkpoint is left; the stage starts over");
+  if (!steps.empty()) listener_.warn(place_.stage + ": no whole checkpoint is left; the stage starts over");
   return {};
 }
 
@@ -71,7 +71,7 @@ std::vector<int64_t> StageCheckpoints::steps_on_disk() {
     const std::vector<int64_t> known = folders_.steps();
     for (const int64_t step : known) steps += std::to_string(step) + " ";
     if (const int64_t latest = folders_.latest_step(); latest > 0 && std::ranges::find(known, latest) == known.end())
-      warn_(folders_.whole(latest).string() + " is missing, which " + folders_.latest().string() + " names as the newest checkpoint");
+      listener_.warn(folders_.whole(latest).string() + " is missing, which " + folders_.latest().string() + " names as the newest checkpoint");
     place_.files->make_folder(place_.folder);
     folders_.remove_hidden();
     sync_folder_of(place_.folder);
@@ -103,7 +103,7 @@ std::unique_ptr<SavedCheckpoint> StageCheckpoints::opened(int64_t step) {
       place_.files->remove(folders_.aside(step));
       place_.files->rename(folders_.whole(step), folders_.aside(step));
     });
-    warn_(std::string(fault.what()) + "; moved to " + folders_.aside(step).string() + ", the checkpoint before it is tried");
+    listener_.warn(std::string(fault.what()) + "; moved to " + folders_.aside(step).string() + ", the checkpoint before it is tried");
     return nullptr;
   }
   return saved;
@@ -178,7 +178,7 @@ void StageCheckpoints::conclude_phase() {
   if (!error.empty()) {
     phase_ = Phase::idle;
     if (leads()) folders_.remove_hidden();
-    warn_(place_.stage + ": the checkpoint after step " + std::to_string(saving_.step()) + " could not be written: " + error +
+    listener_.warn(place_.stage + ": the checkpoint after step " + std::to_string(saving_.step()) + " could not be written: " + error +
           (saved_step_ == 0 ? "" : "; the one after step " + std::to_string(saved_step_) + " stays"));
     return;
   }
@@ -186,6 +186,7 @@ void StageCheckpoints::conclude_phase() {
     phase_ = Phase::idle;
     saved_step_ = saving_.step();
     seconds_ = since_start_.seconds();
+    listener_.saved(saved_step_, seconds_);
     return;
   }
   phase_ = Phase::publishing;

@@ -22,15 +22,20 @@ struct CheckpointPlace {
   FileOperations* files = &real_files();
 };
 
+// What becomes of a stage's checkpoints, told on every rank.
+struct CheckpointListener {
+  std::function<void(const std::string& warning)> warn;
+  std::function<void(int64_t step, double seconds)> saved;  // whole on disk, so long after it was copied
+};
+
 // A training stage's checkpoints: what it trains is copied at a step, and written and synced in the background while the
 // steps go on. Every rank that holds something writes a file of its own; rank 0 then writes the index and makes the
 // checkpoint visible. A save that fails is told as a warning; the last good checkpoint stays. All calls are collective.
 class StageCheckpoints {
  public:
-  using Warn = std::function<void(const std::string& warning)>;
-
   // `regions` share storage with what is trained; they and `mesh` outlive this.
-  StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions, Warn warn);
+  StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
+                   CheckpointListener listener);
   ~StageCheckpoints();  // waits for the writing thread, not for the other ranks
   StageCheckpoints(const StageCheckpoints&) = delete;
   StageCheckpoints& operator=(const StageCheckpoints&) = delete;
@@ -64,7 +69,7 @@ class StageCheckpoints {
   CheckpointSection section_;
   Mesh& mesh_;
   Regions regions_;
-  Warn warn_;
+  CheckpointListener listener_;
   StageFolders folders_;
 
   Phase phase_ = Phase::idle;

@@ -4,7 +4,8 @@ namespace flashmorph {
 
 StageCheckpoints checkpoints_of(StageContext& context, Regions regions) {
   return {context.checkpoints, context.config.checkpoint, context.mesh, std::move(regions),
-          [&observer = context.observer](const std::string& warning) { observer.warn(warning); }};
+          {.warn = [&observer = context.observer](const std::string& warning) { observer.warn(warning); },
+           .saved = [&observer = context.observer](int64_t step, double seconds) { observer.saved(step, seconds); }}};
 }
 
 void advance(proto::StageProgress& progress, const Stopwatch& watch, double loss) {

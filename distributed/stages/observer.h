@@ -37,6 +37,8 @@ class StageObserver {
   // The stage goes on from a checkpoint: so many steps and tokens are done already.
   virtual void resumed(int64_t steps, int64_t tokens) {}
   virtual void stepped(const StepReport& report) {}
+  // A checkpoint after so many steps is whole on disk; it took so long since it was copied.
+  virtual void saved(int64_t step, double seconds) {}
   // How every rank did over the last steps; now and then while a stage trains.
   virtual void ranks(const std::vector<RankVitals>& vitals) {}
   // A folder in this format was read back and gave the hybrid's logits on so many tokens, up to this difference.

@@ -32,6 +32,8 @@ stopped_in() {
   ((code == 75)) || { cat "$work/$stage.log"; fail "exit code $code instead of 75 in $stage"; }
   grep -q "stopped in $stage after step .*a signal asked for it; it is in $work/stopped/checkpoints/$stage" "$work/$stage.log" ||
     { cat "$work/$stage.log"; fail "no checkpoint of $stage"; }
+  grep -q "\"event\":\"saved\",\"stage\":\"$stage\"" "$work/stopped/events.jsonl" || fail "the journal has no saved checkpoint of $stage"
+  "$program" status "$work/stopped" | grep -q "checkpoint after step [0-9]*, .* ago" || fail "status names no checkpoint of $stage"
   [[ ! -e "$work/stopped/lock" ]] || fail "the lock was left behind"
 }
 

@@ -35,14 +35,15 @@ inline proto::StageProgress progress_at(int64_t step) {
   return progress;
 }
 
-// One rank's stage "distill uniform" with its checkpoints in a folder, and what it warned of.
+// One rank's stage "distill uniform" with its checkpoints in a folder, and what was told of them.
 class SmallStage {
  public:
   explicit SmallStage(const std::filesystem::path& folder, CheckpointSection section = {.every = 10, .keep = 2},
                       FileOperations& files = real_files())
       : world_(single_communicator()), mesh_(*world_, {1, 1, 1}),
         checkpoints({.folder = folder, .stage = "distill uniform", .frozen = {{"teacher", "abc"}}, .files = &files}, section, mesh_,
-                    trained.regions(), [this](const std::string& warning) { warnings.push_back(warning); }) {}
+                    trained.regions(), {.warn = [this](const std::string& warning) { warnings.push_back(warning); },
+                                        .saved = [this](int64_t step, double) { saved.push_back(step); }}) {}
 
   std::string save(int64_t step) {
     trained.become(step);
@@ -50,6 +51,7 @@ class SmallStage {
   }
 
   std::vector<std::string> warnings;
+  std::vector<int64_t> saved;  // steps
   Trained trained;
 
  private:

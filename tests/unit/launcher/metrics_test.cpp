@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cmath>
+#include <ctime>
+
 #include "core/base/bad_input.h"
 #include "proto/run.pb.h"
 
@@ -70,6 +73,28 @@ TEST(MetricsTest, StepCommunicationAndMemoryByRank) {
   EXPECT_THAT(page, HasSubstr("flashmorph_rank_step_seconds{host=\"n1\",rank=\"0\",run=\"a\"} 2\n"));
   EXPECT_THAT(page, HasSubstr("flashmorph_rank_communication_seconds{host=\"n2\",rank=\"1\",run=\"a\"} 1.5\n"));
   EXPECT_THAT(page, HasSubstr("flashmorph_rank_resident_bytes{host=\"n2\",rank=\"1\",run=\"a\"} 2048\n"));
+}
+
+// The value of a series on the page; NaN when it is not there.
+double value_of(const std::string& series, const std::string& page) {
+  const size_t at = page.find("\n" + series + " ");
+  return at == std::string::npos ? std::nan("") : std::stod(page.substr(at + series.size() + 2));
+}
+
+TEST(MetricsTest, WhenAStageBeganAndItsLastCheckpointWasOnDisk) {
+  RunConfig config = config_named("a");
+  config.checkpoint.every = 20;
+  Metrics metrics(config, "1.2.3");
+  const auto before = static_cast<double>(std::time(nullptr));
+  metrics.started({.stage = "align", .what = "", .steps = 100, .tokens = 1});
+  const std::string began = get(metrics);
+  EXPECT_EQ(value_of("flashmorph_checkpoint_every_steps{run=\"a\"}", began), 20.0);
+  EXPECT_GE(value_of("flashmorph_stage_started_timestamp_seconds{run=\"a\",stage=\"align\"}", began), before);
+  EXPECT_THAT(began, Not(HasSubstr("flashmorph_checkpoint_last_success_timestamp_seconds"))) << "none yet";
+  metrics.saved(20, 0.5);
+  const double saved = value_of("flashmorph_checkpoint_last_success_timestamp_seconds{run=\"a\"}", get(metrics));
+  EXPECT_GE(saved, before);
+  EXPECT_LE(saved, static_cast<double>(std::time(nullptr)) + 1.0);
 }
 
 TEST(MetricsTest, RecallByModelAndLength) {
