@@ -5,10 +5,14 @@
 #include <google/protobuf/util/json_util.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <ctime>
 #include <memory>
+#include <optional>
 
+#include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
+#include "distributed/plan/run_plan.h"
 #include "launcher/commands.h"
 #include "launcher/report_template.h"
 
@@ -72,6 +76,35 @@ json losses_of(const RunRecord& record) {
   return charts;
 }
 
+// The model may have been moved since, or the report be made elsewhere.
+std::optional<ModelSpec> model_of(const RunRecord& record) {
+  try {
+    return ModelSpec::open(record.config.model.path);
+  } catch (const BadInput&) {
+    return std::nullopt;
+  }
+}
+
+FullLayers full_layers_of(const std::string& plan, const proto::PlanSet& plans) {
+  for (const proto::HybridPlan& one : plans.plans())
+    if (one.name() == plan) return std::vector<int64_t>(one.full_layers().begin(), one.full_layers().end());
+  return std::nullopt;
+}
+
+// The finished stages; those that train with their operations, where the model is there to ask.
+json stages_of(const RunRecord& record) {
+  const std::optional<ModelSpec> spec = model_of(record);
+  json stages = json_of(record.state)["finished"];
+  for (json& done : stages) {
+    if (!spec || done["tokens"] == "0") continue;  // protobuf's JSON has int64 as text
+    const auto name = done["stage"].get<std::string>();  // "select", "distill uniform"
+    const size_t space = std::min(name.find(' '), name.size());
+    const std::string plan = name.substr(std::min(space + 1, name.size()));
+    done["flop"] = flop_of_stage(name.substr(0, space), record.config, *spec, full_layers_of(plan, record.plans));
+  }
+  return stages;
+}
+
 // Inside <script> only "</" could end the JSON early.
 std::string embeddable(const json& data) {
   std::string text = data.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
@@ -96,7 +129,7 @@ std::string report_page(const RunRecord& record) {
                      {"config", record.config_text},
                      {"plans", json_of(record.plans)["plans"]},
                      {"measurements", json_of(record.evaluation)["measurements"]},
-                     {"stages", json_of(record.state)["finished"]},
+                     {"stages", stages_of(record)},
                      {"gates", gates_of(record)},
                      {"losses", losses_of(record)}};
   std::string page(report_template());

@@ -25,13 +25,15 @@ namespace flashmorph {
 namespace {
 
 // The layers that a hybrid keeps, spread evenly: which they will be is what the run is to find out.
-Routes expected_routes(const RunConfig& config, const ModelSpec& spec) {
-  Routes routes(static_cast<size_t>(spec.layers), Route::linear());
+std::vector<int64_t> expected_layers(const RunConfig& config, const ModelSpec& spec) {
   const auto element = static_cast<int64_t>(c10::elementSize(dtype_of(config.device)));
-  const std::vector<int64_t> kept = config.budget.milliseconds > 0.0
-                                        ? uniform_layers(spec.layers, std::max<int64_t>(1, spec.layers / 4))
-                                        : uniform_layers(layer_budget(config.budget, spec, element));
-  for (const int64_t layer : kept) routes[static_cast<size_t>(layer)] = Route::full();
+  return config.budget.milliseconds > 0.0 ? uniform_layers(spec.layers, std::max<int64_t>(1, spec.layers / 4))
+                                          : uniform_layers(layer_budget(config.budget, spec, element));
+}
+
+Routes routes_that_keep(const std::vector<int64_t>& full_layers, const ModelSpec& spec) {
+  Routes routes(static_cast<size_t>(spec.layers), Route::linear());
+  for (const int64_t layer : full_layers) routes.at(static_cast<size_t>(layer)) = Route::full();
   return routes;
 }
 
@@ -51,13 +53,14 @@ int64_t least_answer_tokens(const SequenceSection& data, int64_t length) {
 // One rank of the run, which rehearses.
 class Rehearsal {
  public:
-  Rehearsal(const RunConfig& config, const ModelSpec& spec, const Layout& layout, int64_t pipeline_rank)
+  Rehearsal(const RunConfig& config, const ModelSpec& spec, const Layout& layout, int64_t pipeline_rank,
+            const FullLayers& full_layers)
       : config_(config),
         layout_(layout),
         world_(rehearsal_world(layout.shape, layout.shape.rank_at({0, pipeline_rank, 0}))),
         mesh_(*world_, layout.shape),
         model_(load(spec)),
-        routes_(expected_routes(config, spec)) {
+        routes_(routes_that_keep(full_layers ? *full_layers : expected_layers(config, spec), spec)) {
     const HeldFor branches(memory_, MemoryKind::branches);
     model_.add_branches(config.mixer, config.run.seed);
   }
@@ -246,8 +249,8 @@ StepShape StepShape::of(const EvaluateSection& section, int64_t data_ranks) {
 }
 
 RankUse rehearse(const std::string& stage, const RunConfig& config, const ModelSpec& spec, const Layout& layout,
-                 int64_t pipeline_rank) {
-  Rehearsal rehearsal(config, spec, layout, pipeline_rank);
+                 int64_t pipeline_rank, const FullLayers& full_layers) {
+  Rehearsal rehearsal(config, spec, layout, pipeline_rank, full_layers);
   if (stage == "align") return rehearsal.align();
   if (stage == "select") return rehearsal.select();
   if (stage == "distill") return rehearsal.distill();

@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/config/run_config.h"
 #include "core/model/model_spec.h"
@@ -38,10 +40,13 @@ struct RankUse {
   TrafficByGroup traffic;                    // of groups of more than one rank
 };
 
+using FullLayers = std::optional<std::vector<int64_t>>;
+
 // One step of a stage (align, select, distill, finetune; of evaluate: the longest batch of samples), as tensor rank 0 of
 // this pipeline rank does it: the stage's own code on tensors without values, with nobody on the other ranks. Nothing of
-// the model but its spec is needed. Where the budget does not say how many layers are kept, a quarter is.
+// the model but its spec is needed. A hybrid keeps `full_layers`; before they are known, as many as the budget says (a
+// quarter where it does not say how many), spread evenly.
 RankUse rehearse(const std::string& stage, const RunConfig& config, const ModelSpec& spec, const Layout& layout,
-                 int64_t pipeline_rank);
+                 int64_t pipeline_rank, const FullLayers& full_layers = std::nullopt);
 
 }  // namespace flashmorph

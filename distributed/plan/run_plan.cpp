@@ -24,7 +24,8 @@ bool would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
 
 }  // namespace
 
-StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks,
+                     const FullLayers& full_layers) {
   StagePlan plan{.stage = stage, .layout = layout_of(stage, config, spec, ranks), .shape = {}, .ranks = {}};
   if (const TrainingSection* section = config.stages.training(stage)) {
     plan.shape = StepShape::of(*section, plan.layout.shape.data);
@@ -33,7 +34,7 @@ StagePlan plan_stage(const std::string& stage, const RunConfig& config, const Mo
     plan.shape = StepShape::of(config.stages.evaluate, plan.layout.shape.data);
   }
   for (int64_t pipeline = 0; pipeline < plan.layout.shape.pipeline; ++pipeline)
-    plan.ranks.push_back(rehearse(stage, config, spec, plan.layout, pipeline));
+    plan.ranks.push_back(rehearse(stage, config, spec, plan.layout, pipeline, full_layers));
   return plan;
 }
 
@@ -42,6 +43,12 @@ std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, 
   for (const char* stage : kStagesOnMeshes)
     if (is_gone_through(stage, config)) plans.push_back(plan_stage(stage, config, spec, ranks));
   return plans;
+}
+
+double flop_of_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec,
+                     const FullLayers& full_layers) {
+  const StagePlan plan = plan_stage(stage, on_mesh(config, {1, 1}), spec, 1, full_layers);
+  return static_cast<double>(plan.steps) * plan.ranks.front().flop;
 }
 
 RunConfig on_mesh(RunConfig config, const MeshChoice& mesh) {

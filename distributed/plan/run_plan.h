@@ -20,8 +20,14 @@ struct StagePlan {
 };
 
 // One stage, or every stage that the run goes through, in order. The config has passed check_settings.
-StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks);
+StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks,
+                     const FullLayers& full_layers = std::nullopt);
 std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks);
+
+// The floating-point operations of all steps of a training stage, planned on one rank: however many ranks share them,
+// what several tensor ranks do alike counts once.
+double flop_of_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec,
+                     const FullLayers& full_layers);
 
 struct MeshChoice {
   int64_t tensor;
