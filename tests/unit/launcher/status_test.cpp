@@ -14,7 +14,7 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-std::string status(const std::filesystem::path& run, std::vector<const char*> options = {}) {
+std::string status_of(const std::filesystem::path& run, std::vector<const char*> options = {}) {
   const std::string folder = run.string();
   std::vector<const char*> argv = {"flashmorph-dist", "status", folder.c_str()};
   argv.insert(argv.end(), options.begin(), options.end());
@@ -37,14 +37,14 @@ TEST(Status, NamesTheNewestCheckpointOfTheStageItIsIn) {
   journal.stepped({.step = 51, .tokens = 510, .loss = 1.0, .learning_rate = 0.1, .gates = {}, .top_layers = {}});
   journal.saved(25, 0.1);
   journal.saved(50, 0.1);
-  EXPECT_THAT(status(folder.path()), HasSubstr("\n  checkpoint after step 50, 0:0"));
-  const auto answer = nlohmann::json::parse(status(folder.path(), {"--json"}));
+  EXPECT_THAT(status_of(folder.path()), HasSubstr("\n  checkpoint after step 50, 0:0"));
+  const auto answer = nlohmann::json::parse(status_of(folder.path(), {"--json"}));
   EXPECT_EQ(answer["now"]["checkpoint"]["step"], 50);
   EXPECT_GE(answer["now"]["checkpoint"]["seconds_since"].get<double>(), 0.0);
 
   journal.started({.stage = "select", .what = "12 gates", .steps = 100, .tokens = 1000});
   journal.stepped({.step = 1, .tokens = 10, .loss = 1.0, .learning_rate = 0.1, .gates = {}, .top_layers = {}});
-  EXPECT_THAT(status(folder.path()), Not(HasSubstr("checkpoint"))) << "of the stage before";
+  EXPECT_THAT(status_of(folder.path()), Not(HasSubstr("checkpoint"))) << "of the stage before";
 }
 
 }  // namespace
