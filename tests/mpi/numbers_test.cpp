@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <limits>
+#include <set>
 
 #include "core/base/clock.h"
 #include "distributed/stages/align.h"
@@ -225,6 +226,7 @@ TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   RunConfig config = ten_steps();
   config.stages.select.tokens *= 2;
   config.stages.align.tokens *= 2;
+  config.health.straggler = 1.5;
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
   for (const auto& [name, stage] : kLoops) {
     MorphableModel model = load(small.path(), mesh, config, at::kFloat);
@@ -238,11 +240,19 @@ TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
       EXPECT_EQ(slowest.rank, world().size() - 1);
       EXPECT_GE(slowest.own_seconds(), 0.2) << "a step's, which is what it spends at least";
     }
-    ASSERT_EQ(slow.warnings.size(), 1u);
-    EXPECT_THAT(slow.warnings[0],
-                MatchesRegex("rank " + std::to_string(world().size() - 1) + " on .* is slow: " + name +
-                             ", steps 1 to 10, [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
-                             "more than 3 times as long is told .health.straggler."));
+    // A busy machine may make more of them slow, or one of them later: what is heard says who is told of, and when.
+    std::vector<std::string> expected;
+    std::set<int64_t> told;
+    for (size_t look = 0; look < slow.heard.size(); ++look)
+      for (const RankVitals& one : stragglers(slow.heard[look], config.health.straggler))
+        if (told.insert(one.rank).second)
+          expected.push_back("rank " + std::to_string(one.rank) + " on .* is slow: " + name + ", steps " +
+                             std::to_string(10 * look + 1) + " to " + std::to_string(10 * look + 10) +
+                             ", [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
+                             "more than 1.5 times as long is told .health.straggler.");
+    EXPECT_TRUE(told.contains(world().size() - 1));
+    ASSERT_EQ(slow.warnings.size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_THAT(slow.warnings[i], MatchesRegex(expected[i]));
   }
 }
 
