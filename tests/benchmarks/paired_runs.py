@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 
 BATCH = 1024  # tokens a step: a quarter of the quickstart's, so that what a step costs besides its work weighs four times as much
-KEYS = {"parallel.tensor": 1, "metrics.listen": "off", "stages.align.tokens": BATCH, "stages.align.batch_tokens": BATCH,
-        "stages.align.micro_batch_tokens": BATCH, "stages.select.tokens": BATCH, "stages.select.batch_tokens": BATCH,
-        "stages.distill.tokens": 0, "stages.distill.batch_tokens": BATCH,
+
+
+def short_run(batch):
+    """Every stage as short as it can be, with `batch` tokens a step."""
+    steps = {f"stages.{stage}.{key}": batch for stage in ("align", "select", "distill") for key in ("tokens", "batch_tokens")}
+    return steps | {
+        "parallel.tensor": 1, "metrics.listen": "off", "stages.align.micro_batch_tokens": 1024, "stages.distill.tokens": 0,
         "stages.evaluate.compare": "[]", "stages.evaluate.lengths": 512, "stages.evaluate.samples": 1,
         "stages.evaluate.greedy_samples": 0, "stages.evaluate.perplexity_tokens": 512, "stages.export.enabled": "false"}
 
 
-def started(program, folder, keys):
+def started(program, folder, keys, batch=BATCH):
     """A run in `folder`, every stage short but for what `keys` say."""
-    keys = KEYS | keys | {"run.dir": folder}
+    keys = short_run(batch) | keys | {"run.dir": folder}
     sets = [argument for key, value in keys.items() for argument in ("--set", f"{key}={value}")]
     return subprocess.Popen([Path(program).resolve(), "configs/quickstart.yaml", *sets], stdout=subprocess.DEVNULL,
                             env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
