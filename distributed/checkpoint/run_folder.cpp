@@ -1,5 +1,6 @@
 #include "distributed/checkpoint/run_folder.h"
 
+#include <c10/util/Exception.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -112,16 +113,25 @@ void RunFolder::finish(proto::StageResult result, const std::vector<std::filesys
   write_message(state_file(), state_);
 }
 
+const proto::StageResult* RunFolder::writer_of(const std::filesystem::path& file) const {
+  for (const proto::StageResult& result : state_.finished())
+    if (result.files().contains(name_of(file))) return &result;
+  return nullptr;
+}
+
+std::string RunFolder::sha256_as_written(const std::filesystem::path& file) const {
+  const proto::StageResult* writer = writer_of(file);
+  TORCH_CHECK(writer != nullptr, "no finished stage wrote ", file.string());
+  return writer->files().at(name_of(file));
+}
+
 void RunFolder::require_as_written(const std::filesystem::path& file) {
-  if (as_written_.contains(name_of(file))) return;
-  for (const proto::StageResult& result : state_.finished()) {
-    const auto written = result.files().find(name_of(file));
-    if (written == result.files().end()) continue;
-    if (const std::string found = sha256_of_file(file); found != written->second)
-      throw BadInput(file.string(), "is not what " + result.stage() + " of this run wrote: its SHA-256 is " + found +
-                                        ", expected " + written->second);
-    as_written_.insert(name_of(file));
-  }
+  const proto::StageResult* writer = writer_of(file);
+  if (writer == nullptr || as_written_.contains(name_of(file))) return;
+  if (const std::string found = sha256_of_file(file), written = sha256_as_written(file); found != written)
+    throw BadInput(file.string(), "is not what " + writer->stage() + " of this run wrote: its SHA-256 is " + found +
+                                      ", expected " + written);
+  as_written_.insert(name_of(file));
 }
 
 }  // namespace flashmorph

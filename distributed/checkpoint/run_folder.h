@@ -62,6 +62,8 @@ class RunFolder {
   // The state with one more finished stage is on disk when this returns. `files`: what it wrote for later stages, on
   // disk; `plan_hash`: empty before there are plans.
   void finish(proto::StageResult result, const std::vector<std::filesystem::path>& files, const std::string& plan_hash);
+  // The SHA-256 of a file that a finished stage has written, as the state has it.
+  std::string sha256_as_written(const std::filesystem::path& file) const;
   // BadInput when a file of a finished stage is gone, or is not what that stage wrote. Reads it through once a start;
   // what this start has written is known.
   void require_as_written(const std::filesystem::path& file);
@@ -69,6 +71,8 @@ class RunFolder {
 
  private:
   std::string name_of(const std::filesystem::path& file) const { return file.lexically_relative(path_).string(); }
+  // The finished stage that wrote the file; nullptr: none did.
+  const proto::StageResult* writer_of(const std::filesystem::path& file) const;
 
   std::filesystem::path path_;
   proto::RunState state_;

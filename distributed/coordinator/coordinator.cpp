@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "core/base/bad_input.h"
-#include "core/base/sha256.h"
 #include "core/export/hugging_face.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
@@ -313,9 +312,7 @@ CheckpointPlace Coordinator::checkpoints_of(const std::string& command) {
   together(world_, [&] {
     if (!leads()) return;
     place.frozen["teacher"] = folder_.state().source_hash();
-    if (command == "align") return;
-    if (branches_hash_.empty()) branches_hash_ = sha256_of_file(folder_.branches_file());
-    place.frozen["branches"] = branches_hash_;
+    if (command != "align") place.frozen["branches"] = folder_.sha256_as_written(folder_.branches_file());
   });
   return place;
 }

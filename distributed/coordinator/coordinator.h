@@ -78,7 +78,6 @@ class Coordinator {
   proto::GateSnapshot gates_;
   proto::PlanSet plans_;
   proto::Evaluation evaluation_;
-  std::string branches_hash_;  // on rank 0, of the finished branches' file, once a stage has asked for it
 };
 
 }  // namespace flashmorph
