@@ -5,7 +5,6 @@
 #include <google/protobuf/util/json_util.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <ctime>
 #include <memory>
 #include <optional>
@@ -98,8 +97,8 @@ json stages_of(const RunRecord& record) {
   for (json& done : stages) {
     if (!spec || done["tokens"] == "0") continue;  // protobuf's JSON has int64 as text
     const auto name = done["stage"].get<std::string>();  // "select", "distill uniform"
-    const size_t space = std::min(name.find(' '), name.size());
-    const std::string plan = name.substr(std::min(space + 1, name.size()));
+    const size_t space = name.find(' ');
+    const std::string plan = space == std::string::npos ? "" : name.substr(space + 1);
     done["flop"] = flop_of_stage(name.substr(0, space), record.config, *spec, full_layers_of(plan, record.plans));
   }
   return stages;
