@@ -87,7 +87,9 @@ TEST(PlacedModel, ARankThatIsAskedToStopBetweenTensorsStopsAll) {
     message = stopped.what();
   }
   EXPECT_EQ(message, "stopped while loading: a signal asked for it");
-  if (world().rank() == world().size() - 1) EXPECT_EQ(reads, 5);
+  if (world().rank() == world().size() - 1) {
+    EXPECT_EQ(reads, 5);
+  }
 }
 
 }  // namespace
