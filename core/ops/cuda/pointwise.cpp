@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "core/ops/cuda/norm_kernels.h"
 #include "core/ops/cuda/pointwise_kernels.h"
 #include "core/ops/cuda/tensors.h"
 
