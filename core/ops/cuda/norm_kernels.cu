@@ -17,6 +17,20 @@ struct RowGroup {
   }
 };
 
+// 1 / sqrt(mean of x^2 + epsilon) of this thread's row, on each of its threads. Every thread of the block calls it.
+template <class T, int W>
+__device__ Acc<T> inverse_rms_of(const T* x, int64_t width, Acc<T> epsilon, RowGroup group, bool here) {
+  using A = Acc<T>;
+  A squares = 0;
+  if (here)
+    for (int64_t i = threadIdx.x % group.threads * W; i < width; i += group.threads * W) {
+      const auto values = load<T, W>(x + i);
+#pragma unroll
+      for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
+    }
+  return A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+}
+
 template <class T, int W>
 __global__ void rms_norm_rows(const T* x, const T* weight, T* y, int64_t rows, int64_t width, Acc<T> epsilon,
                               RowGroup group) {
@@ -26,14 +40,7 @@ __global__ void rms_norm_rows(const T* x, const T* weight, T* y, int64_t rows, i
   const bool here = row < rows;
   x += row * width;
   y += row * width;
-  A squares = 0;
-  if (here)
-    for (int64_t i = first; i < width; i += step) {
-      const auto values = load<T, W>(x + i);
-#pragma unroll
-      for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
-    }
-  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, here);
   if (!here) return;
   for (int64_t i = first; i < width; i += step) {
     const auto values = load<T, W>(x + i), scale = load<T, W>(weight + i);
@@ -134,14 +141,7 @@ __global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y
   const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
   const bool here = row < rows;
   x += row * width;
-  A squares = 0;
-  if (here)
-    for (int64_t i = first; i < width; i += step) {
-      const auto values = load<T, W>(x + i);
-#pragma unroll
-      for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
-    }
-  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, here);
   if (!here) return;
   weight += row % heads * width;
   for (int64_t i = first; i < width; i += step) {

@@ -39,7 +39,7 @@ class NcclCommunicator : public DeviceCommunicator {
 
   void finish_sends() override {
     DeviceCommunicator::finish_sends();
-    for (auto& [peer, lanes] : peers_) lanes.sending->wait();
+    for (auto& [peer, lanes] : peers_) sending(lanes, peer).wait();
   }
 
  protected:
@@ -83,21 +83,25 @@ class NcclCommunicator : public DeviceCommunicator {
   void send_later_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/false); }
 
   void receive_on_device(at::Tensor& values, int from) override {
-    lanes_with(from).receiving->call("ncclRecv", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+    receiving(lanes_with(from), from).call("ncclRecv", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclRecv(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), kSender, comm, stream);
     });
   }
 
  private:
   // A communicator for each direction, with two ranks. On one of them alone, a send that waits for its
-  // receiver would hold back the receive behind it for which that receiver waits.
+  // receiver would hold back the receive behind it for which that receiver waits. Closing one waits for the other
+  // rank to close it, so both have them in one order: from the lower rank to the higher first.
   struct Lanes {
-    std::unique_ptr<NcclGroup> sending, receiving;
+    std::unique_ptr<NcclGroup> up, down;
   };
   static constexpr int kSender = 0, kReceiver = 1;
 
+  NcclGroup& sending(Lanes& lanes, int peer) { return rank() < peer ? *lanes.up : *lanes.down; }
+  NcclGroup& receiving(Lanes& lanes, int peer) { return rank() < peer ? *lanes.down : *lanes.up; }
+
   void put(const at::Tensor& values, int to, bool crosses_back) {
-    lanes_with(to).sending->call("ncclSend", values, crosses_back, [&](ncclComm_t comm, cudaStream_t stream) {
+    sending(lanes_with(to), to).call("ncclSend", values, crosses_back, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclSend(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), kReceiver, comm, stream);
     });
   }
@@ -121,10 +125,8 @@ class NcclCommunicator : public DeviceCommunicator {
       std::memcpy(&downwards, bytes[1].data_ptr(), sizeof downwards);
     }
     Lanes lanes;
-    auto up = std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_);
-    auto down = std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
-    lanes.sending = low ? std::move(up) : std::move(down);
-    lanes.receiving = low ? std::move(down) : std::move(up);
+    lanes.up = std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_);
+    lanes.down = std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
     return peers_.emplace(peer, std::move(lanes)).first->second;
   }
 
