@@ -29,17 +29,19 @@ trap 'rm -rf "$work"' EXIT
 
 operators() { python3 tests/gpu/operators_test.py "$bundle/lib"; }
 
-# Only our kernels are watched. Racecheck itself fails on cuBLAS's bf16 kernels: there the recurrences run in float32.
+# Only our kernels are watched. Racecheck itself fails on cuBLAS's bf16 kernels, even with no kernel watched: the recurrences
+# that use them run in float32 there.
 sanitizer() {
   watched memcheck
   watched racecheck --only pointwise
+  watched racecheck --only gated_linear_attention --dtypes bfloat16
   watched racecheck --dtypes float32 float64
 }
 
 watched() {
   local tool=$1
   shift
-  compute-sanitizer --tool "$tool" --kernel-regex kns=flashmorph --error-exitcode 9 \
+  compute-sanitizer --tool "$tool" --kernel-name kns=flashmorph --error-exitcode 9 \
     python3 tests/gpu/operators_test.py "$bundle/lib" --small "$@"
 }
 
@@ -87,10 +89,13 @@ on_cards() {
   same_gates "$cpu_run" "$name"
 }
 
+# The weights' training, too: a step of each stage.
+readonly kTraining=(stages.{distill,finetune}.{tokens,batch_tokens}=4096
+  stages.{distill,finetune}.micro_batch_tokens=1024 stages.{distill,finetune}.data.lengths=1024)
+
 ranks() {
   on_cpu cpu
-  on_cards alone 1 NCCL cpu stages.{distill,finetune}.tokens=4096 stages.{distill,finetune}.batch_tokens=4096 \
-    stages.{distill,finetune}.micro_batch_tokens=1024 stages.{distill,finetune}.data.lengths=1024
+  on_cards alone 1 NCCL cpu "${kTraining[@]}"
   local mesh mixer
   for mesh in tensor=2 pipeline=2 tensor=1; do
     on_cards "shared-$mesh" $((2 * cards)) 'MPI through host memory' cpu "parallel.$mesh"
@@ -108,9 +113,11 @@ cards() {
   fi
   on_cpu cpu
   local mesh
-  for mesh in tensor=2 pipeline=2 tensor=1; do
+  for mesh in tensor=2 pipeline=2; do
     on_cards "own-$mesh" "$cards" NCCL cpu "parallel.$mesh"
   done
+  on_cards own-sequence "$cards" NCCL cpu parallel.tensor=2 parallel.sequence=true "${kTraining[@]}"
+  on_cards own-data "$cards" NCCL cpu parallel.tensor=1 "${kTraining[@]}" stages.{distill,finetune}.parallel.zero=true
 }
 
 quickstart() {
