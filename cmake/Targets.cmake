@@ -1,3 +1,26 @@
+# flashmorph_precompiled(headers HEADERS ... LINKS ... [PIE]): the headers, read once for all targets that reuse them.
+function(flashmorph_precompiled name)
+  cmake_parse_arguments(arg "PIE" "" "HEADERS;LINKS" ${ARGN})
+  file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp" "")
+  add_library(${name} OBJECT "${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp")
+  target_link_libraries(${name} PRIVATE ${arg_LINKS})
+  target_precompile_headers(${name} PRIVATE ${arg_HEADERS})
+  if(arg_PIE)  # as a program's sources are compiled
+    set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${name} PRIVATE ${CMAKE_CXX_COMPILE_OPTIONS_PIE})
+  endif()
+endfunction()
+
+# Does a target have torch, by itself or by what it depends on? Noted as its property FLASHMORPH_TORCH.
+function(flashmorph_note_torch target)
+  foreach(dependency ${ARGN})
+    get_target_property(torch ${dependency} FLASHMORPH_TORCH)
+    if(torch OR dependency STREQUAL torch_cpu)
+      set_target_properties(${target} PROPERTIES FLASHMORPH_TORCH ON)
+    endif()
+  endforeach()
+endfunction()
+
 # flashmorph_library(core_ops DEPENDS ...): the folder's *.cpp as one library, flashmorph::core_ops.
 # SHARED for libraries whose operators register themselves at load time.
 function(flashmorph_library name)
@@ -18,6 +41,20 @@ function(flashmorph_library name)
   target_include_directories(${target} ${visibility} "${CMAKE_SOURCE_DIR}")
   target_link_libraries(${target} ${visibility} ${arg_DEPENDS})
   add_library(flashmorph::${name} ALIAS ${target})
+  flashmorph_note_torch(${target} ${arg_DEPENDS})
+  get_target_property(torch ${target} FLASHMORPH_TORCH)
+  if(torch AND sources)
+    target_precompile_headers(${target} REUSE_FROM flashmorph_headers)
+  endif()
+endfunction()
+
+# flashmorph_test_program(name FILES ... DEPENDS ...): with the tests' support and GoogleTest. Tests compile longer than they run.
+function(flashmorph_test_program name)
+  cmake_parse_arguments(arg "" "" "FILES;DEPENDS" ${ARGN})
+  add_executable(${name} ${arg_FILES})
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} flashmorph::test_support GTest::gmock)
+  target_compile_options(${name} PRIVATE -O1)
+  target_precompile_headers(${name} REUSE_FROM flashmorph_test_headers)
 endfunction()
 
 # flashmorph_unit_test(core_ops DEPENDS ...): tests/unit/<folder>/*.cpp as one test program.
@@ -31,8 +68,7 @@ function(flashmorph_unit_test name)
     set(arg_TIMEOUT 300)
   endif()
   set(target test_${name})
-  add_executable(${target} ${sources})
-  target_link_libraries(${target} PRIVATE ${arg_DEPENDS} flashmorph::test_support GTest::gtest GTest::gmock GTest::gtest_main)
+  flashmorph_test_program(${target} FILES ${sources} DEPENDS ${arg_DEPENDS} GTest::gtest_main)
   add_test(NAME unit.${name} COMMAND ${target} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
   set_tests_properties(unit.${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1")
 endfunction()
@@ -44,8 +80,7 @@ function(flashmorph_mpi_test name)
     set(arg_TIMEOUT 300)
   endif()
   set(target mpi_test_${name})
-  add_executable(${target} ${arg_FILES} "${CMAKE_SOURCE_DIR}/tests/mpi/main.cpp")
-  target_link_libraries(${target} PRIVATE ${arg_DEPENDS} flashmorph::test_support MPI::MPI_CXX GTest::gtest GTest::gmock)
+  flashmorph_test_program(${target} FILES ${arg_FILES} DEPENDS ${arg_DEPENDS} flashmorph_mpi_main)
   foreach(ranks ${arg_RANKS})
     add_test(NAME mpi.${name}.np${ranks}
              COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -np ${ranks} $<TARGET_FILE:${target}>

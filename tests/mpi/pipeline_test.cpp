@@ -41,7 +41,9 @@ TEST(Pipeline, ValuesGoForwardAndGradientsComeBack) {
       for (int64_t m = 0; m < count; ++m) {
         starts += static_cast<double>(m + 1);
         ASSERT_EQ(losses[m].defined(), world().rank() == world().size() - 1);
-        if (losses[m].defined()) EXPECT_EQ(losses[m].item<double>(), 6.0 * product * static_cast<double>(m + 1));
+        if (losses[m].defined()) {
+          EXPECT_EQ(losses[m].item<double>(), 6.0 * product * static_cast<double>(m + 1));
+        }
       }
       EXPECT_EQ(weight.grad().item<double>(), 6.0 * product / (world().rank() + 2) * starts) << count;
     }

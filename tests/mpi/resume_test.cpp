@@ -140,7 +140,9 @@ TEST(Resume, WeightsBehindBfloat16AreTheSameBits) {
   const at::Tensor expected = run(distill_numbers, model.path(), way, at::kBFloat16, "", 0, 0);
   run(distill_numbers, model.path(), way, at::kBFloat16, folder, kStoppedAfter, 0);
   const at::Tensor resumed = run(distill_numbers, model.path(), way, at::kBFloat16, folder, 0, kStoppedAfter);
-  if (world().rank() == 0) EXPECT_TRUE(resumed.equal(expected));
+  if (world().rank() == 0) {
+    EXPECT_TRUE(resumed.equal(expected));
+  }
 }
 
 }  // namespace

@@ -49,17 +49,19 @@ at::Tensor gates_of(const MorphableModel& model, Mesh& mesh, const RunConfig& co
   return at::tensor(numbers, at::kDouble);
 }
 
-std::vector<int64_t> kept_by(const at::Tensor& numbers, int64_t layers, int64_t steps) {
+std::vector<int64_t> kept_by(const at::Tensor& numbers, int64_t layers) {
+  const int64_t steps = numbers.numel() / (layers + 1);
   const at::Tensor last = numbers.narrow(0, (steps - 1) * layers, layers);
   return best_layers({last.data_ptr<double>(), last.data_ptr<double>() + layers}, LayerBudget::of_layers(layers, 3));
 }
 
-// 20 steps of four short sequences: the teacher's twelve layers take their time.
-RunConfig short_select() {
+// Steps of four short sequences: the teacher's twelve layers take their time.
+RunConfig short_select(int64_t steps) {
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
       "  align: {tokens: 256}\n"
-      "  select: {tokens: 5120, batch_tokens: 256, gate_penalty: 1, data: {lengths: 64, passkeys: 1, words: 2}}\n",
+      "  select: {tokens: " + std::to_string(256 * steps) + ", batch_tokens: 256, gate_penalty: 1, "
+      "data: {lengths: 64, passkeys: 1, words: 2}}\n",
       "test");
 }
 
@@ -77,7 +79,7 @@ void expect_same_gates(const std::string& path, const RunConfig& config, at::Sca
     } else {
       EXPECT_LT(((numbers - expected) / expected).abs().max().item<double>(), tolerance);
     }
-    EXPECT_EQ(kept_by(numbers, layers, 20), kept_by(expected, layers, 20));
+    EXPECT_EQ(kept_by(numbers, layers), kept_by(expected, layers));
     for (const Parameter& parameter : model.all_parameters()) {
       EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
       EXPECT_FALSE(parameter.value.grad().defined()) << parameter.name;
@@ -85,10 +87,10 @@ void expect_same_gates(const std::string& path, const RunConfig& config, at::Sca
   }
 }
 
-TEST(Stages, TheTeachersGatesAreTheSameOnEveryMesh) { expect_same_gates(kTeacher, short_select(), at::kFloat, 1e-5); }
+TEST(Stages, TheTeachersGatesAreTheSameOnEveryMesh) { expect_same_gates(kTeacher, short_select(20), at::kFloat, 1e-5); }
 
 TEST(Stages, TheTeachersGatesInDoublePrecisionAreTheSameOnEveryMesh) {
-  expect_same_gates(kTeacher, short_select(), at::kDouble, 1e-10);
+  expect_same_gates(kTeacher, short_select(5), at::kDouble, 1e-10);
 }
 
 // Odd numbers of layers, and more tensor ranks than kv heads.
@@ -242,12 +244,13 @@ TEST(Stages, ZeroRecomputeAndAccumulationChangeNoWeight) {
   }
 }
 
-// The teacher's own weights after 5 steps of distill, with and without what must not change them.
+// The teacher's own weights after 3 steps of distill: of a plain run on one rank, and on every mesh with what must not
+// change them. (The small model above does without it, too.)
 void expect_same_distilled_teacher(at::ScalarType dtype, double lr, double tolerance) {
   RunConfig plain = RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
       "  align: {tokens: 256}\n  select: {tokens: 1024}\n"
-      "  distill: {tokens: 1280, batch_tokens: 256, data: {lengths: 32, passkey_share: 0}}\n",
+      "  distill: {tokens: 768, batch_tokens: 256, data: {lengths: 32, passkey_share: 0}}\n",
       "test");
   plain.stages.distill.lr = {lr, lr};
   RunConfig frugal = plain, accumulating = plain;
@@ -266,9 +269,9 @@ void expect_same_distilled_teacher(at::ScalarType dtype, double lr, double toler
   const at::Tensor expected = made_by_one_rank([&](Mesh& mesh) { return distilled(mesh, plain); });
   for (const MeshShape& shape : every_mesh_and_sequence()) {
     Mesh mesh(world(), shape);
-    for (const RunConfig* config : std::initializer_list<const RunConfig*>{&plain, &frugal, &accumulating}) {
+    for (const RunConfig* config : std::initializer_list<const RunConfig*>{&frugal, &accumulating}) {
       if (config == &accumulating && shape.pipeline * shape.tensor > 1) continue;
-      SCOPED_TRACE(text_of(shape) + (config == &frugal ? ", ZeRO and recompute" : config == &plain ? "" : ", accumulating"));
+      SCOPED_TRACE(text_of(shape) + (config == &frugal ? ", ZeRO and recompute" : ", accumulating"));
       EXPECT_LT(test::relative_error(expected, distilled(mesh, *config)), tolerance);
     }
   }

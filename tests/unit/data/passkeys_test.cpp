@@ -133,8 +133,9 @@ TEST_P(PasskeySample, BackgroundIsAPieceOfTheText) {
     const std::string background =
         read(tokenizer().decode(sample_of(length, passkeys, words, index).tokens)).background;
     EXPECT_NE(unbroken.find(without_newlines(background)), std::string::npos) << background;
-    if (length >= 2 * task().least_length(passkeys, words))  // lines enough: none is broken for a statement
+    if (length >= 2 * task().least_length(passkeys, words)) {  // lines enough: none is broken for a statement
       EXPECT_NE(text.find(background), std::string::npos) << background;
+    }
   }
 }
 

@@ -38,7 +38,9 @@ TEST(Recompute, GivesTheValuesAndGradientsOfThePlainCall) {
     (outputs[0].sum() + outputs[1].prod()).backward();
     EXPECT_EQ(again.calls, 2) << "the backward pass runs it once more";
     EXPECT_TRUE(again.weight.grad().equal(plain.weight.grad()));
-    if (needs_input_gradient) EXPECT_TRUE(same.grad().equal(x.grad()));
+    if (needs_input_gradient) {
+      EXPECT_TRUE(same.grad().equal(x.grad()));
+    }
   }
 }
 
