@@ -1,7 +1,7 @@
 # flashmorph_precompiled(headers HEADERS ... LINKS ... [PIE]): the headers, read once for all targets that reuse them.
 function(flashmorph_precompiled name)
   cmake_parse_arguments(arg "PIE" "" "HEADERS;LINKS" ${ARGN})
-  file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp" "")
+  file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp" CONTENT "")
   add_library(${name} OBJECT "${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp")
   target_link_libraries(${name} PRIVATE ${arg_LINKS})
   target_precompile_headers(${name} PRIVATE ${arg_HEADERS})
@@ -48,7 +48,8 @@ function(flashmorph_library name)
   endif()
 endfunction()
 
-# flashmorph_test_program(name FILES ... DEPENDS ...): with the tests' support and GoogleTest. Tests compile longer than they run.
+# flashmorph_test_program(name FILES ... DEPENDS ...): with the tests' support and GoogleTest. -O1: most tests compile
+# longer than they run.
 function(flashmorph_test_program name)
   cmake_parse_arguments(arg "" "" "FILES;DEPENDS" ${ARGN})
   add_executable(${name} ${arg_FILES})
