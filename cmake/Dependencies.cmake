@@ -1,10 +1,12 @@
 # Outside libraries as imported targets: torch_cpu, MPI::MPI_CXX, protobuf::libprotobuf, yaml-cpp, ...
 # The order matters: torch's include folder holds its own protobuf and fmt, so the system's are found and
 # marked first.
-find_program(CCACHE ccache)
-if(CCACHE)
+option(FLASHMORPH_CCACHE "compile through ccache: for those who build in several checkouts, a first build takes longer" OFF)
+if(FLASHMORPH_CCACHE)
+  find_program(CCACHE ccache REQUIRED)
+  # Without the sloppiness it keeps nothing that has precompiled headers.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1
-      CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})  # without which it keeps nothing that has precompiled headers
+      CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
 endif()
 
 find_package(Threads REQUIRED)
