@@ -43,6 +43,7 @@ include_directories(BEFORE "${CMAKE_BINARY_DIR}/first")
 # Not find_package(Torch): that would link CUDA, which takes seconds a rank to start.
 add_library(torch_cpu SHARED IMPORTED)
 set_target_properties(torch_cpu PROPERTIES
+  FLASHMORPH_TORCH ON
   IMPORTED_LOCATION "${FLASHMORPH_TORCH_DIR}/lib/libtorch_cpu.so"
   INTERFACE_INCLUDE_DIRECTORIES "${FLASHMORPH_TORCH_DIR}/include;${FLASHMORPH_TORCH_DIR}/include/torch/csrc/api/include"
   INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-pthread>"  # as other libraries ask for: precompiled headers serve one set of flags

@@ -11,18 +11,9 @@ function(flashmorph_precompiled name)
   endif()
 endfunction()
 
-# Does a target have torch, by itself or by what it depends on? Noted as its property FLASHMORPH_TORCH.
-function(flashmorph_note_torch target)
-  foreach(dependency ${ARGN})
-    get_target_property(torch ${dependency} FLASHMORPH_TORCH)
-    if(torch OR dependency STREQUAL torch_cpu)
-      set_target_properties(${target} PROPERTIES FLASHMORPH_TORCH ON)
-    endif()
-  endforeach()
-endfunction()
-
 # flashmorph_library(core_ops DEPENDS ...): the folder's *.cpp as one library, flashmorph::core_ops.
-# SHARED for libraries whose operators register themselves at load time.
+# SHARED for libraries whose operators register themselves at load time. One that has torch, by itself or by what it
+# depends on (FLASHMORPH_TORCH), gets torch's headers precompiled.
 function(flashmorph_library name)
   cmake_parse_arguments(arg "SHARED" "" "DEPENDS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
@@ -41,20 +32,24 @@ function(flashmorph_library name)
   target_include_directories(${target} ${visibility} "${CMAKE_SOURCE_DIR}")
   target_link_libraries(${target} ${visibility} ${arg_DEPENDS})
   add_library(flashmorph::${name} ALIAS ${target})
-  flashmorph_note_torch(${target} ${arg_DEPENDS})
-  get_target_property(torch ${target} FLASHMORPH_TORCH)
-  if(torch AND sources)
+  set(has_torch OFF)
+  foreach(dependency ${arg_DEPENDS})
+    get_target_property(torch ${dependency} FLASHMORPH_TORCH)
+    if(torch)
+      set(has_torch ON)
+    endif()
+  endforeach()
+  set_target_properties(${target} PROPERTIES FLASHMORPH_TORCH ${has_torch})
+  if(has_torch AND sources)
     target_precompile_headers(${target} REUSE_FROM flashmorph_headers)
   endif()
 endfunction()
 
-# flashmorph_test_program(name FILES ... DEPENDS ...): with the tests' support and GoogleTest. -O1: most tests compile
-# longer than they run.
+# flashmorph_test_program(name FILES ... DEPENDS ...): with the tests' support and GoogleTest.
 function(flashmorph_test_program name)
   cmake_parse_arguments(arg "" "" "FILES;DEPENDS" ${ARGN})
   add_executable(${name} ${arg_FILES})
   target_link_libraries(${name} PRIVATE ${arg_DEPENDS} flashmorph::test_support GTest::gmock)
-  target_compile_options(${name} PRIVATE -O1)
   target_precompile_headers(${name} REUSE_FROM flashmorph_test_headers)
 endfunction()
 

@@ -135,7 +135,7 @@ def check_manifest():
     arguments = replicas["Launcher"]["template"]["spec"]["containers"][0]["args"]
     check(f"{MANIFEST}: starts other than slots times workers",
           int(arguments[arguments.index("-np") + 1]) == job["slotsPerWorker"] * replicas["Worker"]["replicas"])
-    # Keys are mounted where the operator does by itself, /root/.ssh: the image has no user but root.
+    # The operator by itself mounts keys in root's home, and the image has no other user.
     check(f"{DOCKERFILE} has a user: {MANIFEST} must say where its keys go",
           "sshAuthMountPath" in job or "USER" not in [word for word, _ in instructions_of(DOCKERFILE)])
     worker = replicas["Worker"]["template"]

@@ -17,13 +17,26 @@ struct RowGroup {
   }
 };
 
+// What this thread has of its row: vectors of W numbers from `first` on, `step` apart.
+template <int W>
+struct RowPart {
+  int64_t row, first, step;
+  bool here;  // there is such a row
+
+  __device__ RowPart(RowGroup group, int64_t rows)
+      : row(int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads),
+        first(threadIdx.x % group.threads * W),
+        step(group.threads * W),
+        here(row < rows) {}
+};
+
 // 1 / sqrt(mean of x^2 + epsilon) of this thread's row, on each of its threads. Every thread of the block calls it.
 template <class T, int W>
-__device__ Acc<T> inverse_rms_of(const T* x, int64_t width, Acc<T> epsilon, RowGroup group, bool here) {
+__device__ Acc<T> inverse_rms_of(const T* x, int64_t width, Acc<T> epsilon, RowGroup group, const RowPart<W>& part) {
   using A = Acc<T>;
   A squares = 0;
-  if (here)
-    for (int64_t i = threadIdx.x % group.threads * W; i < width; i += group.threads * W) {
+  if (part.here)
+    for (int64_t i = part.first; i < width; i += part.step) {
       const auto values = load<T, W>(x + i);
 #pragma unroll
       for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
@@ -35,12 +48,11 @@ template <class T, int W>
 __global__ void rms_norm_rows(const T* x, const T* weight, T* y, int64_t rows, int64_t width, Acc<T> epsilon,
                               RowGroup group) {
   using A = Acc<T>;
-  const int64_t row = int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads;
-  const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
-  const bool here = row < rows;
+  const RowPart<W> part(group, rows);
+  const auto [row, first, step, here] = part;
   x += row * width;
   y += row * width;
-  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, here);
+  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, part);
   if (!here) return;
   for (int64_t i = first; i < width; i += step) {
     const auto values = load<T, W>(x + i), scale = load<T, W>(weight + i);
@@ -56,9 +68,7 @@ template <class T, int W>
 __global__ void rms_norm_backward_rows(const T* dy, const T* x, const T* weight, T* dx, Acc<T>* inverse_rms, int64_t rows,
                                        int64_t width, Acc<T> epsilon, RowGroup group) {
   using A = Acc<T>;
-  const int64_t row = int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads;
-  const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
-  const bool here = row < rows;
+  const auto [row, first, step, here] = RowPart<W>(group, rows);
   x += row * width;
   dy += row * width;
   dx += row * width;
@@ -137,11 +147,10 @@ template <class T, int W>
 __global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y, int64_t rows, int64_t heads,
                                 int64_t width, Acc<T> epsilon, bool swish, RowGroup group) {
   using A = Acc<T>;
-  const int64_t row = int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads;
-  const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
-  const bool here = row < rows;
+  const RowPart<W> part(group, rows);
+  const auto [row, first, step, here] = part;
   x += row * width;
-  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, here);
+  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, part);
   if (!here) return;
   weight += row % heads * width;
   for (int64_t i = first; i < width; i += step) {
@@ -160,9 +169,8 @@ __global__ void gated_norm_backward_rows(const T* dy, const T* x, const T* weigh
                                          Acc<T>* inverse_rms, int64_t rows, int64_t heads, int64_t width, Acc<T> epsilon,
                                          bool swish, RowGroup group) {
   using A = Acc<T>;
-  const int64_t row = int64_t{blockIdx.x} * group.rows + threadIdx.x / group.threads, start = row * width;
-  const int64_t first = threadIdx.x % group.threads * W, step = group.threads * W;
-  const bool here = row < rows;
+  const auto [row, first, step, here] = RowPart<W>(group, rows);
+  const int64_t start = row * width;
   weight += row % heads * width;
   A squares = 0, along = 0;
   if (here)
