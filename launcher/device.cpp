@@ -13,7 +13,7 @@
 #include "core/base/host_name.h"
 #include "distributed/communication/cuda_library.h"
 #include "distributed/communication/device_communicator.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
@@ -36,8 +36,10 @@ struct Neighbourhood {
 // On Hopper cuDNN's flash attention is twice as fast as the one that comes first by default.
 void prefer_cudnn_attention() {
   std::vector<int64_t> order;
-  for (const at::SDPBackend backend : at::globalContext().sDPPriorityOrder()) order.push_back(static_cast<int64_t>(backend));
-  std::ranges::stable_partition(order, [](int64_t backend) { return backend == static_cast<int64_t>(at::SDPBackend::cudnn_attention); });
+  for (const at::SDPBackend backend : at::globalContext().sDPPriorityOrder())
+    order.push_back(static_cast<int64_t>(backend));
+  std::ranges::stable_partition(
+      order, [](int64_t backend) { return backend == static_cast<int64_t>(at::SDPBackend::cudnn_attention); });
   at::globalContext().setSDPPriorityOrder(order);
 }
 
@@ -52,7 +54,7 @@ RunDevice::RunDevice(const DeviceSection& config, Communicator& host, double dea
   } catch (const BadInput& fault) {
     missing = fault;
   }
-  together(host, [&] {
+  on_all_ranks(host, [&] {
     if (missing) throw *missing;
     if (cuda->card_count() < 1) throw BadInput("device.kind", "is cuda, and " + host_name() + " shows no card");
   });
@@ -68,10 +70,10 @@ RunDevice::RunDevice(const DeviceSection& config, Communicator& host, double dea
   const bool nccl = shared.item<int64_t>() == 0;
   std::unique_ptr<Communicator> own = host.split(0, host.rank(), "world");
   world_ = nccl ? cuda->nccl(std::move(own), card, deadline) : staged_communicator(std::move(own));
-  description_ = fmt::format("{}, {} rank{} to {} card{} of a host: {}", cuda->card_name(card), here.ranks,
-                             here.ranks == 1 ? "" : "s", std::min<int64_t>(cards, here.ranks),
-                             std::min<int64_t>(cards, here.ranks) == 1 ? "" : "s",
-                             nccl ? "NCCL" : "MPI through host memory");
+  description_ =
+      fmt::format("{}, {} rank{} to {} card{} of a host: {}", cuda->card_name(card), here.ranks,
+                  here.ranks == 1 ? "" : "s", std::min<int64_t>(cards, here.ranks),
+                  std::min<int64_t>(cards, here.ranks) == 1 ? "" : "s", nccl ? "NCCL" : "MPI through host memory");
 }
 
 }  // namespace flashmorph

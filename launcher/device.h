@@ -13,10 +13,10 @@ namespace flashmorph {
 // What this rank computes on, and how its tensors reach the other ranks.
 class RunDevice {
  public:
-  // With kind cuda: opens CUDA, gives each rank of a host a card (in turn, when ranks outnumber cards) and takes NCCL when
-  // no card is shared, else MPI through host memory. Collective over `host`, which outlives this; before the first torch
-  // operation. `deadline`: seconds that a call of NCCL may take; one behind a slow peer waits for that peer's whole step.
-  // BadInput where CUDA is missing or there is no card.
+  // With kind cuda: opens CUDA, gives each rank of a host a card (in turn, when ranks outnumber cards) and takes NCCL
+  // when no card is shared, else MPI through host memory. Collective over `host`, which outlives this; before the first
+  // torch operation. `deadline`: seconds that a call of NCCL may take; one behind a slow peer waits for that peer's
+  // whole step. BadInput where CUDA is missing or there is no card.
   RunDevice(const DeviceSection& config, Communicator& host, double deadline);
 
   const at::Device& place() const { return place_; }

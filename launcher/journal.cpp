@@ -20,17 +20,26 @@ void Journal::event(const std::string& name, const std::string& detail) {
 
 void Journal::started(const StageStart& start) {
   stage_ = start;
-  append(events_, {{"time", unix_time()}, {"event", "stage_started"}, {"stage", start.stage}, {"what", start.what},
-                   {"steps", start.steps}, {"tokens", start.tokens}});
+  append(events_, {{"time", unix_time()},
+                   {"event", "stage_started"},
+                   {"stage", start.stage},
+                   {"what", start.what},
+                   {"steps", start.steps},
+                   {"tokens", start.tokens}});
 }
 
 void Journal::resumed(int64_t steps, int64_t tokens) {
-  append(events_, {{"time", unix_time()}, {"event", "stage_resumed"}, {"stage", stage_.stage}, {"what", stage_.what},
-                   {"step", steps}, {"tokens", tokens}});
+  append(events_, {{"time", unix_time()},
+                   {"event", "stage_resumed"},
+                   {"stage", stage_.stage},
+                   {"what", stage_.what},
+                   {"step", steps},
+                   {"tokens", tokens}});
 }
 
 void Journal::stepped(const StepReport& report) {
-  nlohmann::ordered_json line = {{"time", unix_time()}, {"stage", stage_.stage}, {"what", stage_.what}, {"step", report.step}};
+  nlohmann::ordered_json line = {
+      {"time", unix_time()}, {"stage", stage_.stage}, {"what", stage_.what}, {"step", report.step}};
   if (report.tokens > 0) {
     line["tokens"] = report.tokens;
     line["loss"] = report.loss;
@@ -47,12 +56,19 @@ void Journal::stepped(const StepReport& report) {
 }
 
 void Journal::saved(int64_t step, double seconds) {
-  append(events_, {{"time", unix_time()}, {"event", "saved"}, {"stage", stage_.stage}, {"what", stage_.what},
-                   {"step", step}, {"seconds", seconds}});
+  append(events_, {{"time", unix_time()},
+                   {"event", "saved"},
+                   {"stage", stage_.stage},
+                   {"what", stage_.what},
+                   {"step", step},
+                   {"seconds", seconds}});
 }
 
 void Journal::exported(const std::string& format, int64_t tokens, double largest_difference) {
-  append(events_, {{"time", unix_time()}, {"event", "exported"}, {"format", format}, {"tokens", tokens},
+  append(events_, {{"time", unix_time()},
+                   {"event", "exported"},
+                   {"format", format},
+                   {"tokens", tokens},
                    {"largest_logit_difference", largest_difference}});
 }
 

@@ -5,7 +5,7 @@
 #include "core/base/bad_input.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/health/exit_codes.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "launcher/command_line.h"
 #include "launcher/run.h"
 #include "launcher/start_checks.h"

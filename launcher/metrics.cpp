@@ -27,15 +27,28 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
     exposer_ = std::make_unique<prometheus::Exposer>(
         std::vector<std::string>{"listening_ports", listen, "num_threads", "4", "request_timeout_ms", "5000"});
   } catch (const std::exception&) {
-    throw BadInput("metrics.listen", "'" + listen + "' cannot be listened at; give another port, or port 0 for any free one");
+    throw BadInput("metrics.listen",
+                   "'" + listen + "' cannot be listened at; give another port, or port 0 for any free one");
   }
   address_ = listen.substr(0, listen.rfind(':') + 1) + std::to_string(exposer_->GetListeningPorts().front());
-  warnings_ = &prometheus::BuildCounter().Name("flashmorph_warnings_total").Help("Warnings so far.").Register(*registry_).Add({{"run", run_}});
-  tokens_ = &prometheus::BuildCounter().Name("flashmorph_tokens_total").Help("Tokens trained on, by stage.").Register(*registry_);
-  step_seconds_ = &prometheus::BuildHistogram().Name("flashmorph_step_seconds").Help("Wall time of a step, by stage.").Register(*registry_);
+  warnings_ = &prometheus::BuildCounter()
+                   .Name("flashmorph_warnings_total")
+                   .Help("Warnings so far.")
+                   .Register(*registry_)
+                   .Add({{"run", run_}});
+  tokens_ = &prometheus::BuildCounter()
+                 .Name("flashmorph_tokens_total")
+                 .Help("Tokens trained on, by stage.")
+                 .Register(*registry_);
+  step_seconds_ = &prometheus::BuildHistogram()
+                       .Name("flashmorph_step_seconds")
+                       .Help("Wall time of a step, by stage.")
+                       .Register(*registry_);
   gauge("flashmorph_run_info", "Always 1; its labels say what runs.",
-        {{"model", config.model.path}, {"mixer", config.mixer.kind}, {"version", version}}).Set(1);
-  gauge("flashmorph_checkpoint_every_steps", "Steps between two checkpoints of a stage; 0: none but when the run is stopped.")
+        {{"model", config.model.path}, {"mixer", config.mixer.kind}, {"version", version}})
+      .Set(1);
+  gauge("flashmorph_checkpoint_every_steps",
+        "Steps between two checkpoints of a stage; 0: none but when the run is stopped.")
       .Set(static_cast<double>(config.checkpoint.every));
   exposer_->RegisterCollectable(registry_, "/metrics$");  // $: nothing below it
 }
@@ -56,13 +69,16 @@ prometheus::Gauge& Metrics::gauge(const std::string& name, const std::string& he
 void Metrics::started(const StageStart& start) {
   const auto active = [&](double value) {
     if (stage_.stage.empty()) return;
-    gauge("flashmorph_stage_active", "1 for the stage that runs, 0 for those before.", {{"stage", stage_.stage}, {"what", stage_.what}}).Set(value);
+    gauge("flashmorph_stage_active", "1 for the stage that runs, 0 for those before.",
+          {{"stage", stage_.stage}, {"what", stage_.what}})
+        .Set(value);
   };
   active(0);
   stage_ = start;
   active(1);
   gauge("flashmorph_steps", "Steps planned, by stage.", {{"stage", start.stage}}).Set(static_cast<double>(start.steps));
-  gauge("flashmorph_stage_started_timestamp_seconds", "When the stage began in this start of the run, Unix time.", {{"stage", start.stage}})
+  gauge("flashmorph_stage_started_timestamp_seconds", "When the stage began in this start of the run, Unix time.",
+        {{"stage", start.stage}})
       .Set(unix_time());
   counted_tokens_ = 0;
   last_gates_.clear();
@@ -82,29 +98,36 @@ void Metrics::stepped(const StepReport& report) {
     const auto step_tokens = static_cast<double>(report.tokens - counted_tokens_);
     counted_tokens_ = report.tokens;
     tokens_->Add({{"run", run_}, {"stage", stage_.stage}}).Increment(step_tokens);
-    gauge("flashmorph_tokens_per_second", "Pace of the last step, by stage.", stage).Set(step_tokens / std::max(seconds, 1e-9));
+    gauge("flashmorph_tokens_per_second", "Pace of the last step, by stage.", stage)
+        .Set(step_tokens / std::max(seconds, 1e-9));
     gauge("flashmorph_loss", "What the stage minimises, at the last step.", stage).Set(report.loss);
     gauge("flashmorph_learning_rate", "Of the last step, by stage.", stage).Set(report.learning_rate);
   }
   if (!report.gates.empty()) {
     gauge("flashmorph_alignment_loss", "Select's error against the teacher on the answers, at the last step.")
         .Set(report.loss - report.regularizer);
-    gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.").Set(report.regularizer);
+    gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.")
+        .Set(report.regularizer);
     set_gates(report);
   }
 }
 
 void Metrics::saved(int64_t, double) {
-  gauge("flashmorph_checkpoint_last_success_timestamp_seconds", "When the last checkpoint was whole on disk, Unix time.").Set(unix_time());
+  gauge("flashmorph_checkpoint_last_success_timestamp_seconds",
+        "When the last checkpoint was whole on disk, Unix time.")
+      .Set(unix_time());
 }
 
 void Metrics::ranks(const std::vector<RankVitals>& vitals) {
   for (const RankVitals& one : vitals) {
     const Labels rank = {{"rank", std::to_string(one.rank)}, {"host", one.host}};
-    gauge("flashmorph_rank_step_seconds", "Wall time of a step, the mean over the last ones.", rank).Set(one.step_seconds);
-    gauge("flashmorph_rank_communication_seconds", "Of a step, inside collectives and messages, waiting for others included.", rank)
+    gauge("flashmorph_rank_step_seconds", "Wall time of a step, the mean over the last ones.", rank)
+        .Set(one.step_seconds);
+    gauge("flashmorph_rank_communication_seconds",
+          "Of a step, inside collectives and messages, waiting for others included.", rank)
         .Set(one.communication_seconds);
-    gauge("flashmorph_rank_resident_bytes", "Memory of the rank's process.", rank).Set(static_cast<double>(one.resident_bytes));
+    gauge("flashmorph_rank_resident_bytes", "Memory of the rank's process.", rank)
+        .Set(static_cast<double>(one.resident_bytes));
   }
 }
 
@@ -132,7 +155,8 @@ void Metrics::measured(const proto::Measurement& measurement) {
     Labels labels = model;
     labels["length"] = std::to_string(recall.length());
     gauge("flashmorph_recall_ratio", "Right passkey words on held-out text, teacher-forced.", labels)
-        .Set(static_cast<double>(recall.teacher_forced().right_words()) / static_cast<double>(recall.teacher_forced().words()));
+        .Set(static_cast<double>(recall.teacher_forced().right_words()) /
+             static_cast<double>(recall.teacher_forced().words()));
   }
 }
 

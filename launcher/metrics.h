@@ -18,8 +18,8 @@
 namespace flashmorph {
 
 // The run as Prometheus metrics, served by GET at http://ADDRESS/metrics while this object lives; docs/metrics.md lists
-// them. Every series carries the run's name. Series by layer, stage, model, length and rank only: their number is bounded
-// by the model, the configuration and the mesh.
+// them. Every series carries the run's name. Series by layer, stage, model, length and rank only: their number is
+// bounded by the model, the configuration and the mesh.
 class Metrics : public StageObserver {
  public:
   // BadInput at metrics.listen when the address cannot be listened at.
@@ -54,7 +54,7 @@ class Metrics : public StageObserver {
 
   StageStart stage_;
   Stopwatch since_step_;
-  int64_t counted_tokens_ = 0;       // of the current stage
+  int64_t counted_tokens_ = 0;  // of the current stage
   std::vector<double> last_gates_;
 };
 

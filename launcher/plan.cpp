@@ -54,15 +54,16 @@ std::vector<Fault> without_room(const std::vector<StagePlan>& stages, const Card
   for (const StagePlan& stage : stages)
     if (!fits(stage, card))
       faults.push_back({"stages." + stage.stage,
-                        "takes " + short_bytes(largest_peak(stage)) + " of tensors on a rank; a " + card.name + " has " +
-                            short_bytes(static_cast<int64_t>(card.memory_bytes)) + ", of which " +
+                        "takes " + short_bytes(largest_peak(stage)) + " of tensors on a rank; a " + card.name +
+                            " has " + short_bytes(static_cast<int64_t>(card.memory_bytes)) + ", of which " +
                             short_bytes(static_cast<int64_t>(kFillable * card.memory_bytes - kBesideTensors)) +
                             " can be filled with them"});
   return faults;
 }
 
 // Of the meshes on which the run is sound, the first few on which every stage at fault has room.
-std::vector<MeshChoice> with_room(const std::vector<MeshChoice>& meshes, const std::vector<Fault>& faults, const Plan& plan) {
+std::vector<MeshChoice> with_room(const std::vector<MeshChoice>& meshes, const std::vector<Fault>& faults,
+                                  const Plan& plan) {
   std::vector<MeshChoice> found;
   for (const MeshChoice& mesh : meshes) {
     if (found.size() == kMeshesTried) break;
@@ -133,7 +134,8 @@ TextTable table_of(const StagePlan& stage) {
   for (const RankUse& use : stage.ranks) {
     int64_t parameters = 0;
     for (const auto& [kind, count] : use.parameters) parameters += count;
-    std::vector<std::string> row = {fmt::format("  {}-{}", use.layers.first, use.layers.last - 1), short_count(parameters)};
+    std::vector<std::string> row = {fmt::format("  {}-{}", use.layers.first, use.layers.last - 1),
+                                    short_count(parameters)};
     for (const int64_t bytes : use.peak.bytes) row.push_back(short_bytes(bytes));
     row.push_back(short_bytes(use.peak.total()));
     row.push_back(short_flop(use.flop));
@@ -145,9 +147,10 @@ TextTable table_of(const StagePlan& stage) {
 }
 
 void print(const Plan& plan) {
-  fmt::print("{} on {} ranks, {}. What a rank of each range of layers would hold when it is fullest, compute and move,\n"
-             "a step; estimated by going through a step without values. Nothing was run.\n",
-             plan.config.model.path, plan.ranks, plan.config.device.dtype);
+  fmt::print(
+      "{} on {} ranks, {}. What a rank of each range of layers would hold when it is fullest, compute and move,\n"
+      "a step; estimated by going through a step without values. Nothing was run.\n",
+      plan.config.model.path, plan.ranks, plan.config.device.dtype);
   double all = 0.0;
   for (const StagePlan& stage : plan.stages) {
     fmt::print("\n{:<10}{}\n", stage.stage, mesh_text(stage.layout));
@@ -160,38 +163,50 @@ void print(const Plan& plan) {
     if (!plan.card) continue;
     if (stage.steps > 0)
       fmt::print("  {}: about {:.2f} s a step, {} in all\n", plan.card->name,
-                 seconds_of_step(stage, *plan.card, dtype_of(plan.config.device)), short_time(seconds_in_all(stage, plan)));
+                 seconds_of_step(stage, *plan.card, dtype_of(plan.config.device)),
+                 short_time(seconds_in_all(stage, plan)));
     all += seconds_in_all(stage, plan);
   }
   if (plan.card)
-    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", plan.card->name, short_time(all), 100.0 * kReachedShare);
+    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", plan.card->name, short_time(all),
+               100.0 * kReachedShare);
 }
 
 ordered_json json_of(const RankUse& use) {
-  ordered_json rank = {{"layers", {use.layers.first, use.layers.last - 1}}, {"parameters", ordered_json::object()},
-                       {"bytes", ordered_json::object()}, {"peak_bytes", use.peak.total()}, {"flop", use.flop},
+  ordered_json rank = {{"layers", {use.layers.first, use.layers.last - 1}},
+                       {"parameters", ordered_json::object()},
+                       {"bytes", ordered_json::object()},
+                       {"peak_bytes", use.peak.total()},
+                       {"flop", use.flop},
                        {"traffic", ordered_json::array()}};
   for (const auto& [kind, count] : use.parameters) rank["parameters"][name_of(kind)] = count;
-  for (size_t kind = 0; kind < kMemoryKinds; ++kind) rank["bytes"][name_of(static_cast<MemoryKind>(kind))] = use.peak.bytes[kind];
+  for (size_t kind = 0; kind < kMemoryKinds; ++kind)
+    rank["bytes"][name_of(static_cast<MemoryKind>(kind))] = use.peak.bytes[kind];
   for (const auto& [place, sent] : use.traffic)
-    rank["traffic"].push_back({{"group", place.first}, {"operation", place.second}, {"calls", sent.calls}, {"bytes", sent.bytes}});
+    rank["traffic"].push_back(
+        {{"group", place.first}, {"operation", place.second}, {"calls", sent.calls}, {"bytes", sent.bytes}});
   return rank;
 }
 
 ordered_json json_of(const Plan& plan) {
-  ordered_json answer = {{"model", plan.config.model.path}, {"ranks", plan.ranks}, {"dtype", plan.config.device.dtype},
+  ordered_json answer = {{"model", plan.config.model.path},
+                         {"ranks", plan.ranks},
+                         {"dtype", plan.config.device.dtype},
                          {"stages", ordered_json::array()}};
   for (const StagePlan& stage : plan.stages) {
     const MeshShape& mesh = stage.layout.shape;
     ordered_json told = {{"stage", stage.stage},
-                         {"data", mesh.data}, {"pipeline", mesh.pipeline}, {"tensor", mesh.tensor},
+                         {"data", mesh.data},
+                         {"pipeline", mesh.pipeline},
+                         {"tensor", mesh.tensor},
                          {"steps", stage.steps},
                          {"micro_batches", stage.shape.micro_batches},
                          {"sequences", stage.shape.sequences},
                          {"length", stage.shape.length},
                          {"by_pipeline_rank", ordered_json::array()}};
     for (const RankUse& use : stage.ranks) told["by_pipeline_rank"].push_back(json_of(use));
-    if (plan.card && stage.steps > 0) told["seconds_a_step"] = seconds_of_step(stage, *plan.card, dtype_of(plan.config.device));
+    if (plan.card && stage.steps > 0)
+      told["seconds_a_step"] = seconds_of_step(stage, *plan.card, dtype_of(plan.config.device));
     answer["stages"].push_back(told);
   }
   if (plan.card) answer["card"] = plan.card->name;
@@ -213,7 +228,11 @@ Refusal examine(Plan& plan) {
 }
 
 int make_plan(const Options& options) {
-  Plan plan{.config = RunConfig::from_file(options.config_file, options.set), .spec = {}, .ranks = options.ranks, .card = {}, .stages = {}};
+  Plan plan{.config = RunConfig::from_file(options.config_file, options.set),
+            .spec = {},
+            .ranks = options.ranks,
+            .card = {},
+            .stages = {}};
   plan.spec = ModelSpec::open(plan.config.model.path);
   if (!options.card.empty()) plan.card = card_named(options.card);
   const Refusal refusal = examine(plan);
@@ -232,12 +251,16 @@ int make_plan(const Options& options) {
 
 CommandWork plan_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("config", options->config_file, "the run, as YAML; of its model only config.json is read, of its data nothing")
+  app.add_option("config", options->config_file,
+                 "the run, as YAML; of its model only config.json is read, of its data nothing")
       ->required();
-  app.add_option("--np", options->ranks, "ranks, as mpirun -np")->required()->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--np", options->ranks, "ranks, as mpirun -np")
+      ->required()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   std::string cards;
   for (const Card& card : known_cards()) cards += (cards.empty() ? "" : ", ") + card.name;
-  app.add_option("--card", options->card, "estimate times on such cards, one a rank, and whether it has room: " + cards);
+  app.add_option("--card", options->card,
+                 "estimate times on such cards, one a rank, and whether it has room: " + cards);
   add_set_option(app, options->set);
   app.add_flag("--json", options->json, "for programs");
   return [options] { return make_plan(*options); };

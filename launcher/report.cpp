@@ -60,13 +60,17 @@ json losses_of(const RunRecord& record) {
   const auto loss = [](const json& step) { return step["loss"].get<double>(); };
   const auto pull = [](const json& step) { return step.value("regularizer", 0.0); };
   const auto error = [&](const json& step) { return loss(step) - pull(step); };
-  const std::vector<json> aligned = shown_steps(record.steps_of("align")), selected = shown_steps(record.steps_of("select"));
+  const std::vector<json> aligned = shown_steps(record.steps_of("align")),
+                          selected = shown_steps(record.steps_of("select"));
   json charts = json::array();
-  charts.push_back({{"stage", "align"}, {"what", "squared error of the branches"}, {"lines", json::array({line_of("error", aligned, loss)})}});
+  charts.push_back({{"stage", "align"},
+                    {"what", "squared error of the branches"},
+                    {"lines", json::array({line_of("error", aligned, loss)})}});
   charts.push_back({{"stage", "select"},
                     {"what", "error on the answers, and the pull on the gates"},
                     {"lines", json::array({line_of("error", selected, error), line_of("pull", selected, pull)})}});
-  for (const auto& [stage, what] : {std::pair{"distill", "distance from the teacher (KL)"}, {"finetune", "next token"}}) {
+  for (const auto& [stage, what] :
+       {std::pair{"distill", "distance from the teacher (KL)"}, {"finetune", "next token"}}) {
     json lines = json::array();
     for (const proto::HybridPlan& plan : record.plans.plans())
       lines.push_back(line_of(plan.name(), shown_steps(record.steps_of(stage, plan.name())), loss));
@@ -95,7 +99,7 @@ json stages_of(const RunRecord& record) {
   const std::optional<ModelSpec> spec = model_of(record);
   json stages = json_of(record.state)["finished"];
   for (json& done : stages) {
-    if (!spec || done["tokens"] == "0") continue;  // protobuf's JSON has int64 as text
+    if (!spec || done["tokens"] == "0") continue;        // protobuf's JSON has int64 as text
     const auto name = done["stage"].get<std::string>();  // "select", "distill uniform"
     const size_t space = name.find(' ');
     const std::string plan = space == std::string::npos ? "" : name.substr(space + 1);

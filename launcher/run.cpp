@@ -18,7 +18,7 @@
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/health/exit_codes.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "launcher/device.h"
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
@@ -44,7 +44,7 @@ RunConfig shared_config(const CommandLine& line, Communicator& world) {
   }
   yaml = world.broadcast_text(yaml, 0);
   if (!yaml.empty()) return RunConfig::from_yaml(yaml, line.config_file);
-  together(world, [&] {
+  on_all_ranks(world, [&] {
     if (fault) throw *fault;
   });
   throw std::logic_error("an empty config without a fault");
@@ -68,7 +68,7 @@ int64_t longest_sequence(const StagesSection& stages) {
 // All that a run reads, checked, before anything is written.
 struct Inputs {
   ModelSpec spec;
-  std::optional<Checkpoint> checkpoint;
+  std::optional<ModelFiles> checkpoint;
   std::optional<Tokenizer> tokenizer;
   std::optional<Corpus> corpus;
   std::optional<PasskeyTask> passkeys;
@@ -78,7 +78,7 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<v
   Inputs inputs;
   inputs.spec = ModelSpec::open(config.model.path);
   check_settings(config, inputs.spec, ranks);
-  inputs.checkpoint = Checkpoint::open(config.model.path);
+  inputs.checkpoint = ModelFiles::open(config.model.path);
   inputs.checkpoint->before_each_read(between_reads);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
@@ -128,7 +128,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   RunFolder folder(config);
   std::unique_ptr<Metrics> metrics;
   RunSources sources;
-  together(world, [&] {
+  on_all_ranks(world, [&] {
     const std::function<void()> between_reads = stop_loading_if_asked(stop);
     inputs = read_inputs(config, world.size(), between_reads);
     if (!leads) return;
@@ -150,7 +150,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   std::unique_ptr<RunLock> lock;
   std::unique_ptr<Journal> journal;
   std::unique_ptr<Observers> observers;
-  together(world, [&] {
+  on_all_ranks(world, [&] {
     if (!leads) return;
     std::filesystem::path aside;
     lock = locked(folder, line.fresh, aside);
@@ -176,7 +176,8 @@ int run(const CommandLine& line, Communicator& host_world) {
   watchdog.meet_in(folder.health_folder());
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
-  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog}, world, placed, folder);
+  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog}, world, placed,
+                          folder);
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {

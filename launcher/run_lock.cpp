@@ -34,8 +34,8 @@ LockHolder holder_in(const std::string& words) {
   return holder;
 }
 
-// The lock file, locked; its descriptor is of the file that has the name, not of one that was removed meanwhile. -1 when
-// another process has locked it.
+// The lock file, locked; its descriptor is of the file that has the name, not of one that was removed meanwhile. -1
+// when another process has locked it.
 int locked(const std::filesystem::path& file) {
   while (true) {
     const int descriptor = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -45,8 +45,10 @@ int locked(const std::filesystem::path& file) {
       close(descriptor);
       return -1;
     }
-    struct stat mine {}, named {};
-    if (fstat(descriptor, &mine) == 0 && stat(file.c_str(), &named) == 0 && mine.st_ino == named.st_ino) return descriptor;
+    struct stat mine {
+    }, named{};
+    if (fstat(descriptor, &mine) == 0 && stat(file.c_str(), &named) == 0 && mine.st_ino == named.st_ino)
+      return descriptor;
     close(descriptor);
   }
 }
@@ -65,7 +67,8 @@ LockHolder LockHolder::this_process() {
 }
 
 std::string LockHolder::text() const {
-  return "process " + std::to_string(pid) + " on host " + host + (job == "-" ? "" : " (Slurm job " + job + ")") + " since " + since;
+  return "process " + std::to_string(pid) + " on host " + host + (job == "-" ? "" : " (Slurm job " + job + ")") +
+         " since " + since;
 }
 
 RunLock::RunLock(const std::filesystem::path& folder, const LockHolder& self) : file_(folder / "lock") {
@@ -73,13 +76,15 @@ RunLock::RunLock(const std::filesystem::path& folder, const LockHolder& self) : 
   descriptor_ = locked(file_);
   const std::string words = content_of(file_);
   const LockHolder other = holder_in(words);
-  if (descriptor_ < 0) throw BadInput(folder.string(), "is in use by " + other.text() + "; two runs cannot share a folder");
+  if (descriptor_ < 0)
+    throw BadInput(folder.string(), "is in use by " + other.text() + "; two runs cannot share a folder");
   if (!words.empty()) {
     const bool may_live = other.host != self.host && (other.job == "-" || other.job != self.job);
     if (may_live) {
       close(descriptor_);
       throw BadInput(folder.string(), "was left locked by " + other.text() +
-                                          ", which cannot be seen from here; when it is gone, remove " + file_.string());
+                                          ", which cannot be seen from here; when it is gone, remove " +
+                                          file_.string());
     }
     taken_over_ = "the lock of " + other.text() + " was left behind: that process is gone; taken over";
   }

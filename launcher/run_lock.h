@@ -16,9 +16,9 @@ struct LockHolder {
   std::string text() const;
 };
 
-// A run folder is one process's while this lives: RUN/lock says whose. On one host the kernel's lock on that file (flock) is
-// the truth, which ends with its process. Not every file system shows it to other hosts: what another host has left counts
-// until it is removed, unless it was an earlier start of the same Slurm job.
+// A run folder is one process's while this lives: RUN/lock says whose. On one host the kernel's lock on that file
+// (flock) is the truth, which ends with its process. Not every file system shows it to other hosts: what another host
+// has left counts until it is removed, unless it was an earlier start of the same Slurm job.
 class RunLock {
  public:
   // Creates the folder where needed. BadInput naming host and process when another holds it.

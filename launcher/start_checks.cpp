@@ -8,7 +8,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 
@@ -18,9 +18,10 @@ void check_ranks_found_each_other(int world_size, const Environment& environment
     const char* value = environment(name);
     if (value == nullptr) continue;
     if (world_size == 1 && std::atoll(value) > 1)
-      throw BadInput(name, "is " + std::string(value) + ", but this process is alone in MPI: every one would run the whole " +
-                               "job as rank 0 of 1. Start the ranks with mpirun -np " + value +
-                               " flashmorph-dist ..., or with srun --mpi=pmix where Slurm and this Open MPI share PMIx");
+      throw BadInput(name,
+                     "is " + std::string(value) + ", but this process is alone in MPI: every one would run the whole " +
+                         "job as rank 0 of 1. Start the ranks with mpirun -np " + value +
+                         " flashmorph-dist ..., or with srun --mpi=pmix where Slurm and this Open MPI share PMIx");
     return;
   }
 }
@@ -44,8 +45,9 @@ void check_same_start(const StartFacts& facts, Communicator& world) {
   const nlohmann::json mine = {facts.program, facts.arguments, facts.config_hash};
   const std::vector<std::string> all = gather_text(mine.dump(), world);
   const nlohmann::json first = nlohmann::json::parse(all[0]);
-  constexpr std::pair<const char*, const char*> kWhat[] = {
-      {"flashmorph-dist", "the program"}, {"command line", "the config and overrides"}, {"config file", "a file of SHA-256"}};
+  constexpr std::pair<const char*, const char*> kWhat[] = {{"flashmorph-dist", "the program"},
+                                                           {"command line", "the config and overrides"},
+                                                           {"config file", "a file of SHA-256"}};
   for (int rank = 1; rank < world.size(); ++rank) {
     const nlohmann::json theirs = nlohmann::json::parse(all[rank]);
     for (size_t fact = 0; fact < std::size(kWhat); ++fact) {

@@ -34,17 +34,21 @@ ordered_json current_stage(const RunRecord& record) {
   const std::vector<nlohmann::json> steps = record.steps_of(stage, what);
   int64_t planned = 0;
   for (const nlohmann::json& event : record.events)
-    if (event.value("event", "") == "stage_started" && event.value("stage", "") == stage) planned = event.value("steps", planned);
+    if (event.value("event", "") == "stage_started" && event.value("stage", "") == stage)
+      planned = event.value("steps", planned);
   ordered_json now = {{"stage", stage}, {"what", what}, {"step", last.value("step", int64_t{0})}, {"steps", planned}};
   const double took = last.value("time", 0.0) - steps.front().value("time", 0.0);
   if (steps.size() > 1 && took > 0.0) {
     const auto done = static_cast<double>(steps.size() - 1);
-    const auto tokens = static_cast<double>(last.value("tokens", int64_t{0}) - steps.front().value("tokens", int64_t{0}));
+    const auto tokens =
+        static_cast<double>(last.value("tokens", int64_t{0}) - steps.front().value("tokens", int64_t{0}));
     if (tokens > 0) now["tokens_per_second"] = tokens / took;
-    now["seconds_left"] = took / done * static_cast<double>(std::max<int64_t>(0, planned - last.value("step", int64_t{0})));
+    now["seconds_left"] =
+        took / done * static_cast<double>(std::max<int64_t>(0, planned - last.value("step", int64_t{0})));
   }
   now["seconds_since_last_step"] = unix_time() - last.value("time", 0.0);
-  if (const ordered_json checkpoint = checkpoint_of(stage, what, record); !checkpoint.empty()) now["checkpoint"] = checkpoint;
+  if (const ordered_json checkpoint = checkpoint_of(stage, what, record); !checkpoint.empty())
+    now["checkpoint"] = checkpoint;
   if (last.contains("loss")) now["loss"] = last["loss"];
   if (last.contains("gates")) {
     now["gates"] = last["gates"];
@@ -64,7 +68,8 @@ ordered_json status_of(const RunRecord& record) {
   ordered_json status = {{"run", record.config.run.name}, {"phase", phase(record, now)}, {"now", now}};
   status["finished_stages"] = ordered_json::array();
   for (const proto::StageResult& done : record.state.finished())
-    status["finished_stages"].push_back({{"stage", done.stage()}, {"tokens", done.tokens()}, {"seconds", done.seconds()}});
+    status["finished_stages"].push_back(
+        {{"stage", done.stage()}, {"tokens", done.tokens()}, {"seconds", done.seconds()}});
   status["plans"] = ordered_json::object();
   for (const proto::HybridPlan& plan : record.plans.plans())
     status["plans"][plan.name()] = std::vector<int64_t>(plan.full_layers().begin(), plan.full_layers().end());
@@ -74,8 +79,8 @@ ordered_json status_of(const RunRecord& record) {
 void print(const RunRecord& record, const ordered_json& status) {
   fmt::print("{}  {}\n", record.config.run.name, status["phase"].get<std::string>());
   for (const auto& done : status["finished_stages"])
-    fmt::print("  {:<32} {:>6} tokens  {:>8}\n", done["stage"].get<std::string>(), short_count(done["tokens"].get<int64_t>()),
-               short_time(done["seconds"].get<double>()));
+    fmt::print("  {:<32} {:>6} tokens  {:>8}\n", done["stage"].get<std::string>(),
+               short_count(done["tokens"].get<int64_t>()), short_time(done["seconds"].get<double>()));
   const ordered_json& now = status["now"];
   if (!record.finished() && !now.empty()) {
     fmt::print("  {} {}: step {} of {}", now["stage"].get<std::string>(), now["what"].get<std::string>(),
@@ -91,7 +96,8 @@ void print(const RunRecord& record, const ordered_json& status) {
   if (!selected.empty() && selected.back().contains("gates"))
     fmt::print("\n{}", gate_bars(selected.back()["gates"].get<std::vector<double>>(),
                                  selected.back()["top_layers"].get<std::vector<int64_t>>()));
-  if (record.evaluation.measurements_size() > 0) fmt::print("\n{}", aligned(results_table(record.plans, record.evaluation)));
+  if (record.evaluation.measurements_size() > 0)
+    fmt::print("\n{}", aligned(results_table(record.plans, record.evaluation)));
 }
 
 }  // namespace

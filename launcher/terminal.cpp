@@ -15,7 +15,8 @@ constexpr double kRedrawEvery = 0.2;
 
 std::string budget_text(const BudgetSection& budget, const ModelSpec& spec) {
   if (budget.counts_layers()) return fmt::format("{} of {}", budget.full_layers_of(spec.layers), spec.layers);
-  if (budget.kv_bytes_per_token > 0) return fmt::format("{} bytes a token of {}", budget.kv_bytes_per_token, spec.layers);
+  if (budget.kv_bytes_per_token > 0)
+    return fmt::format("{} bytes a token of {}", budget.kv_bytes_per_token, spec.layers);
   return fmt::format("{} ms a forward over {} tokens of {}", budget.milliseconds, budget.length, spec.layers);
 }
 
@@ -53,8 +54,8 @@ std::string gate_bars(const std::vector<double>& gates, const std::vector<int64_
   for (size_t layer = 0; layer < gates.size(); ++layer) {
     const int filled = static_cast<int>(std::lround(std::clamp(gates[layer], 0.0, 1.0) * kWidth));
     const bool keeps = std::find(kept.begin(), kept.end(), static_cast<int64_t>(layer)) != kept.end();
-    text += fmt::format("  layer {:3}  {}{} {:.3f}{}\n", layer, std::string(filled, '#'), std::string(kWidth - filled, '.'),
-                        gates[layer], keeps ? "  full" : "");
+    text += fmt::format("  layer {:3}  {}{} {:.3f}{}\n", layer, std::string(filled, '#'),
+                        std::string(kWidth - filled, '.'), gates[layer], keeps ? "  full" : "");
   }
   return text;
 }
@@ -83,7 +84,8 @@ Terminal::Terminal(std::FILE* out)
 
 std::string mesh_text(const Layout& layout) {
   const MeshShape& mesh = layout.shape;
-  std::string text = fmt::format("{} ranks = data {} x pipeline {} x tensor {}", mesh.ranks(), mesh.data, mesh.pipeline, mesh.tensor);
+  std::string text =
+      fmt::format("{} ranks = data {} x pipeline {} x tensor {}", mesh.ranks(), mesh.data, mesh.pipeline, mesh.tensor);
   if (mesh.sequence) text += " (tokens shared too)";
   for (int64_t p = 0; mesh.pipeline > 1 && p < mesh.pipeline; ++p) {
     text += fmt::format("\n          layers {}-{}: ranks", layout.layers[p].first, layout.layers[p].last - 1);
@@ -99,8 +101,8 @@ void Terminal::header(const RunConfig& config, const ModelSpec& spec, const Stag
                       const std::string& device, const std::string& config_file, const std::string& run_folder) {
   const auto& stages = config.stages;
   fmt::print(out_, "flashmorph-dist: {}\n", config.run.name);
-  fmt::print(out_, "  model   {} ({}, {} layers, hidden {}, {} heads, {} kv heads)\n", config.model.path, spec.model_type,
-             spec.layers, spec.hidden, spec.heads, spec.kv_heads);
+  fmt::print(out_, "  model   {} ({}, {} layers, hidden {}, {} heads, {} kv heads)\n", config.model.path,
+             spec.model_type, spec.layers, spec.hidden, spec.heads, spec.kv_heads);
   fmt::print(out_, "  device  {}; {}, {} thread(s) a rank\n", device, config.device.dtype, config.device.threads);
   fmt::print(out_, "  mesh    {}\n", mesh_text(layouts.front().second));
   for (const auto& [stage, layout] : layouts)
@@ -108,7 +110,8 @@ void Terminal::header(const RunConfig& config, const ModelSpec& spec, const Stag
   fmt::print(out_, "  budget  full attention in {} layers, {} attention in the rest\n",
              budget_text(config.budget, spec), config.mixer.kind);
   fmt::print(out_, "  tokens  align {}, select {}, distill {}, finetune {}\n", short_count(stages.align.tokens),
-             short_count(stages.select.tokens), short_count(stages.distill.tokens), short_count(stages.finetune.tokens));
+             short_count(stages.select.tokens), short_count(stages.distill.tokens),
+             short_count(stages.finetune.tokens));
   fmt::print(out_, "  config  {} (every key spelled out in {}/run.yaml)\n\n", config_file, run_folder);
   std::fflush(out_);
 }
@@ -143,14 +146,16 @@ void Terminal::show(const StepReport& report, bool last) {
   const double seconds = std::max(watch_.seconds(), 1e-9);
   std::string line = fmt::format("{:<9} {:<24} {:>4}/{:<4}", stage_.stage, stage_.what, report.step, stage_.steps);
   if (report.tokens > 0) {
-    line += fmt::format("  {:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens - tokens_before_) / seconds, report.loss);
+    line += fmt::format("  {:>6.0f} tokens/s  loss {:.5f}",
+                        static_cast<double>(report.tokens - tokens_before_) / seconds, report.loss);
   } else {
     line += fmt::format("  recall {:.1f} %", 100.0 * report.loss);
   }
   if (last) {
     line += "  took " + short_time(seconds);
   } else {
-    const double left = seconds / static_cast<double>(report.step - steps_before_) * static_cast<double>(stage_.steps - report.step);
+    const double left =
+        seconds / static_cast<double>(report.step - steps_before_) * static_cast<double>(stage_.steps - report.step);
     line += "  left " + short_time(left);
   }
   if (!report.top_layers.empty()) line += "  top: " + joined(report.top_layers);
@@ -181,7 +186,9 @@ void Terminal::warn(const std::string& warning) {
 void Terminal::closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation,
                        const std::string& export_folder, const std::string& report) {
   fmt::print(out_, "\n{}\n", aligned(results_table(plans, evaluation)));
-  fmt::print(out_, "recall: right passkey words on held-out text, the right answer before each; greedy: written by the model\n");
+  fmt::print(
+      out_,
+      "recall: right passkey words on held-out text, the right answer before each; greedy: written by the model\n");
   if (!export_folder.empty()) fmt::print(out_, "exported model: {}\n", export_folder);
   fmt::print(out_, "report: {}\n", report);
   std::fflush(out_);

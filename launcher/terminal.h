@@ -19,8 +19,7 @@ class Terminal : public StageObserver {
   explicit Terminal(std::FILE* out);
 
   void header(const RunConfig& config, const ModelSpec& spec, const StageLayouts& layouts, const std::string& device,
-              const std::string& config_file,
-              const std::string& run_folder);
+              const std::string& config_file, const std::string& run_folder);
   void closing(const proto::PlanSet& plans, const proto::Evaluation& evaluation, const std::string& export_folder,
                const std::string& report);
 

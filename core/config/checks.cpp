@@ -42,8 +42,8 @@ bool is_plain_file_name(const std::string& name) {
 }
 
 void check_budget(const BudgetSection& budget, YamlInput& input) {
-  const int given = (budget.full_layers > 0) + !budget.ratio.empty() + (budget.kv_bytes_per_token > 0) +
-                    (budget.milliseconds > 0.0);
+  const int given =
+      (budget.full_layers > 0) + !budget.ratio.empty() + (budget.kv_bytes_per_token > 0) + (budget.milliseconds > 0.0);
   require(given == 1, input,
           {"budget", "budget.full_layers", "budget.ratio", "budget.kv_bytes_per_token", "budget.milliseconds"},
           "needs exactly one of full_layers, ratio, kv_bytes_per_token and milliseconds");
@@ -54,7 +54,8 @@ void check_budget(const BudgetSection& budget, YamlInput& input) {
 void check_metrics(const MetricsSection& metrics, YamlInput& input) {
   const size_t colon = metrics.listen.rfind(':');
   const std::string port = colon == std::string::npos ? "" : metrics.listen.substr(colon + 1);
-  const bool is_number = !port.empty() && port.size() <= 5 && std::all_of(port.begin(), port.end(), [](unsigned char c) { return std::isdigit(c); });
+  const bool is_number = !port.empty() && port.size() <= 5 &&
+                         std::all_of(port.begin(), port.end(), [](unsigned char c) { return std::isdigit(c); });
   require(!metrics.enabled() || (is_number && std::stoi(port) <= 65535), input, {"metrics.listen"},
           "is '" + metrics.listen + "', expected HOST:PORT, for example 127.0.0.1:9464, or off");
 }

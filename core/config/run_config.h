@@ -30,14 +30,14 @@ struct ModelSection {
 
 struct MixerSection {
   std::string kind = "lightning";
-  std::string decay = "alibi";        // lightning's log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
-  std::string output_norm = "head";   // RMSNorm of the output over each head, or lightning's over all heads ("hidden")
-  bool rope = true;                   // rotate queries and keys as the teacher does; gated_delta_net never does
-  std::string init = "default";       // decays of gla and gated_delta_net at the start: usual, or from the teacher ("data")
-  int64_t chunk = 64;                 // tokens a chunk
+  std::string decay = "alibi";  // lightning's log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
+  std::string output_norm = "head";  // RMSNorm of the output over each head, or lightning's over all heads ("hidden")
+  bool rope = true;                  // rotate queries and keys as the teacher does; gated_delta_net never does
+  std::string init = "default";  // decays of gla and gated_delta_net at the start: usual, or from the teacher ("data")
+  int64_t chunk = 64;            // tokens a chunk
 };
 
-struct BudgetSection {           // exactly one of these; 0 and "": not given
+struct BudgetSection {             // exactly one of these; 0 and "": not given
   int64_t full_layers = 0;         // K, the layers that keep full attention
   std::string ratio;               // linear to full layers, e.g. "3:1"
   int64_t kv_bytes_per_token = 0;  // of the hybrid's KV cache, at device.dtype
@@ -61,17 +61,18 @@ struct ParallelSection {               // of a run, and of each stage: by defaul
   std::vector<int64_t> pipeline_cuts;  // the first layers of pipeline ranks 1, 2, ...; empty: balanced by cost
   std::string recompute = "none";      // none, or full: a layer's activations are made again in the backward pass
   bool zero = false;                   // ZeRO-1: each data rank keeps its share of AdamW's states
-  bool sequence = false;               // sequence parallel: tensor ranks share the tokens between split layers, norms too
+  bool sequence = false;  // sequence parallel: tensor ranks share the tokens between split layers, norms too
 
   bool operator==(const ParallelSection&) const = default;
 };
 
-struct DataSection {  // background of the passkeys, plain sequences and perplexity; exactly one of text, jsonl and tokens
-  std::string text = "";         // a UTF-8 text file, one document
-  std::string jsonl = "";        // a file of JSON lines, each a document
-  std::string field = "text";    // where a JSON line holds its document
-  std::string tokens = "";       // the prefix of tokenized files: PREFIX.bin, .idx and .json
-  double held_out = 0.1;         // the last share of its tokens, kept for `evaluate`
+struct DataSection {       // background of the passkeys, plain sequences and perplexity; exactly one of text, jsonl and
+                           // tokens
+  std::string text = "";   // a UTF-8 text file, one document
+  std::string jsonl = "";  // a file of JSON lines, each a document
+  std::string field = "text";  // where a JSON line holds its document
+  std::string tokens = "";     // the prefix of tokenized files: PREFIX.bin, .idx and .json
+  double held_out = 0.1;       // the last share of its tokens, kept for `evaluate`
 };
 
 // What the sequences of a stage are. Sample i of a stage is a pure function of (seed, stage, i).
@@ -93,7 +94,7 @@ struct TrainingSection {
   int64_t micro_batch_tokens = 0;  // tokens a forward; 0: the longest sequence
   LearningRate lr = {1e-3, 1e-5};
   int64_t warmup_steps = 0;
-  double clip = 1.0;               // gradient norm at most; 0: off
+  double clip = 1.0;  // gradient norm at most; 0: off
   double weight_decay = 0.0;
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -130,12 +131,12 @@ struct FinetuneSection : TrainingSection {  // tokens 0: the stage is left out
 
 struct EvaluateSection {
   std::vector<std::string> compare = {"uniform", "all_linear"};  // picks that get the same distillation
-  std::vector<int64_t> lengths = {512, 1024};  // tokens a recall sample
+  std::vector<int64_t> lengths = {512, 1024};                    // tokens a recall sample
   int64_t passkeys = 4;
   int64_t words = 8;
-  int64_t samples = 32;           // recall samples a length, teacher-forced
-  int64_t greedy_samples = 4;     // of them, also answered by greedy decoding with a cache
-  int64_t depths = 4;             // buckets of depth in the report
+  int64_t samples = 32;        // recall samples a length, teacher-forced
+  int64_t greedy_samples = 4;  // of them, also answered by greedy decoding with a cache
+  int64_t depths = 4;          // buckets of depth in the report
   int64_t perplexity_tokens = 16384;
   int64_t perplexity_length = 512;
   ParallelSection parallel;
@@ -147,14 +148,15 @@ struct ExportSection {
 };
 
 struct MetricsSection {
-  std::string listen = "127.0.0.1:0";  // HOST:PORT of the Prometheus endpoint of rank 0; port 0: any free one; off: none
+  std::string listen =
+      "127.0.0.1:0";  // HOST:PORT of the Prometheus endpoint of rank 0; port 0: any free one; off: none
 
   bool enabled() const { return listen != "off"; }
 };
 
 struct CheckpointSection {  // inside a training stage
-  int64_t every = 50;  // steps; 0: only when the run is asked to stop
-  int64_t keep = 2;    // newest ones kept
+  int64_t every = 50;       // steps; 0: only when the run is asked to stop
+  int64_t keep = 2;         // newest ones kept
 };
 
 struct HealthSection {  // deadlines in seconds; past one, the run ends and names who is missing

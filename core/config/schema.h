@@ -20,7 +20,7 @@ struct Rule {
   double most = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices = {};
   bool required = false;
-  const char* why = "";  // why there are no more choices
+  const char* why = "";       // why there are no more choices
   bool may_be_empty = false;  // a list
 };
 
@@ -32,7 +32,8 @@ void visit(Visitor& v, RunSection& s) {
   v.key("dir", s.dir, {"folder of all runs"});
   v.key("seed", s.seed, {"all randomness follows from it", 0, kMany});
   v.key("time_limit", s.time_limit,
-        {"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its Slurm job", 0, kMany});
+        {"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its Slurm job", 0,
+         kMany});
 }
 
 template <class Visitor>
@@ -72,7 +73,8 @@ void visit(Visitor& v, BudgetSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, DeviceSection& s) {
-  v.key("kind", s.kind, {.meaning = "where tensors live; cuda: each rank of a host takes a card", .choices = {"cpu", "cuda"}});
+  v.key("kind", s.kind,
+        {.meaning = "where tensors live; cuda: each rank of a host takes a card", .choices = {"cpu", "cuda"}});
   v.key("dtype", s.dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64", "bfloat16"}});
   v.key("threads", s.threads, {"torch threads a rank", 1, 1024});
 }
@@ -101,7 +103,8 @@ void visit_zero(Visitor& v, ParallelSection& s) {
 
 template <class Visitor>
 void visit_sequence(Visitor& v, ParallelSection& s) {
-  v.key("sequence", s.sequence, {"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"});
+  v.key("sequence", s.sequence,
+        {"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"});
 }
 
 template <class Visitor>
@@ -143,7 +146,8 @@ void visit(Visitor& v, DataSection& s) {
   v.key("text", s.text, {"UTF-8 text file, one document: background of the passkeys, plain sequences, perplexity"});
   v.key("jsonl", s.jsonl, {"JSON lines, a document each, instead of text"});
   v.key("field", s.field, {"where a line of jsonl holds its document"});
-  v.key("tokens", s.tokens, {"prefix of .bin, .idx and .json as `flashmorph-dist tokenize` writes them, instead of text"});
+  v.key("tokens", s.tokens,
+        {"prefix of .bin, .idx and .json as `flashmorph-dist tokenize` writes them, instead of text"});
   v.key("held_out", s.held_out, {"last share of the tokens, kept for evaluate", 0.001, 0.9});
 }
 
@@ -247,7 +251,8 @@ template <class Visitor>
 void visit(Visitor& v, ExportSection& s) {
   v.key("enabled", s.enabled, {"write a Hugging Face folder at the end"});
   v.key("format", s.format,
-        {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; auto takes the "
+        {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; "
+                    "auto takes the "
                     "first that can",
          .choices = {"auto", "qwen3_5_text", "flashmorph"}});
 }
@@ -255,7 +260,8 @@ void visit(Visitor& v, ExportSection& s) {
 template <class Visitor>
 void visit(Visitor& v, MetricsSection& s) {
   v.key("listen", s.listen,
-        {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in NAME.prometheus.json beside the run's folder; off: none"});
+        {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in NAME.prometheus.json beside the "
+         "run's folder; off: none"});
 }
 
 template <class Visitor>

@@ -18,8 +18,8 @@ struct Answer {
 };
 
 struct Sample {
-  std::vector<int32_t> tokens;  // exactly the asked length
-  std::vector<Answer> answers;  // in the order asked; none in plain text
+  std::vector<int32_t> tokens;                // exactly the asked length
+  std::vector<Answer> answers;                // in the order asked; none in plain text
   std::vector<int64_t> document_starts = {};  // inside plain text of several documents, without 0
 };
 
@@ -32,9 +32,9 @@ class PasskeyTask {
   explicit PasskeyTask(const Tokenizer& tokenizer);  // BadInput when the tokenizer cannot write the template
 
   // `length` tokens: passkey lines inside a random window of `background`, the questions and answers, the end-of-text
-  // token; one document, whatever the background was. Ordinals are drawn without repetition from all ten. BadInput when they do not fit.
-  Sample make(TokenView background, int64_t length, int64_t passkeys, int64_t words,
-              KeyedRandom& random) const;
+  // token; one document, whatever the background was. Ordinals are drawn without repetition from all ten. BadInput when
+  // they do not fit.
+  Sample make(TokenView background, int64_t length, int64_t passkeys, int64_t words, KeyedRandom& random) const;
 
   // The tokens of a sample with no background at all.
   int64_t least_length(int64_t passkeys, int64_t words) const;

@@ -63,7 +63,11 @@ at::Tensor predicting_places(const Batch& batch) {
 
 SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const TrainingSection& config, int64_t seed,
                            const std::string& stage)
-    : corpus_(&corpus), task_(&task), config_(config), seed_(static_cast<uint64_t>(seed)), stage_(name_hash(stage)),
+    : corpus_(&corpus),
+      task_(&task),
+      config_(config),
+      seed_(static_cast<uint64_t>(seed)),
+      stage_(name_hash(stage)),
       packed_(config.data.passkey_share < 1.0 && corpus.training().of_several_documents()) {
   const SequenceSection& data = config.data;
   const int64_t shortest = std::ranges::min(data.lengths),

@@ -35,9 +35,9 @@ class SampleStream {
   SampleStream(const Corpus& corpus, const PasskeyTask& task, const TrainingSection& config, int64_t seed,
                const std::string& stage);
 
-  int64_t steps() const;                            // tokens / batch_tokens, rounded up
-  int64_t length(int64_t step) const;               // tokens of each sequence of this step
-  int64_t micro_batches(int64_t step) const;        // of the whole step, over all ranks
+  int64_t steps() const;                      // tokens / batch_tokens, rounded up
+  int64_t length(int64_t step) const;         // tokens of each sequence of this step
+  int64_t micro_batches(int64_t step) const;  // of the whole step, over all ranks
   int64_t micro_batch_sequences(int64_t step) const;
   // The rows and columns of a micro-batch's tensors: one row for all when the text's documents are to be kept apart.
   std::pair<int64_t, int64_t> micro_batch_shape(int64_t step) const;

@@ -8,8 +8,8 @@
 
 namespace flashmorph {
 
-// A stream's micro-batches, the next one made on a thread of its own while this one is computed with. What comes next is
-// taken from the order in which a rank asks: its micro-batches of a step, then those of the next step.
+// A stream's micro-batches, the next one made on a thread of its own while this one is computed with. What comes next
+// is taken from the order in which a rank asks: its micro-batches of a step, then those of the next step.
 class SamplesAhead {
  public:
   struct Range {  // of micro-batches of a step

@@ -13,9 +13,9 @@ namespace {
 
 constexpr size_t kBlock = 1 << 20;  // bytes given to a file at once
 
-std::filesystem::path part_of_file(const std::filesystem::path& file) { return hidden_neighbour(file, ".part"); }
+std::filesystem::path part_of_file(const std::filesystem::path& file) { return hidden_sibling(file, ".part"); }
 
-std::filesystem::path lengths_of(const std::string& prefix) { return hidden_neighbour(prefix, ".lengths.part"); }
+std::filesystem::path lengths_of(const std::string& prefix) { return hidden_sibling(prefix, ".lengths.part"); }
 
 }  // namespace
 

@@ -45,7 +45,7 @@ json description_of(const TokenizeJob& job, const Tokenizer& tokenizer) {
           {"tokenizer_sha256", tokenizer.sha256()}};
 }
 
-std::filesystem::path state_file(const std::string& prefix) { return hidden_neighbour(prefix, ".tokenize.json"); }
+std::filesystem::path state_file(const std::string& prefix) { return hidden_sibling(prefix, ".tokenize.json"); }
 
 void save(const State& state, const json& job, const std::string& prefix) {
   const json content = {
@@ -91,7 +91,7 @@ State saved(const json& job, const std::string& prefix) {
 // Keeps other processes from the same files.
 class Lock {
  public:
-  explicit Lock(const std::string& prefix) : path_(checked(hidden_neighbour(prefix, ".lock"))), file_(path_) {
+  explicit Lock(const std::string& prefix) : path_(checked(hidden_sibling(prefix, ".lock"))), file_(path_) {
     if (!file_.try_lock()) throw BadInput(prefix, "is being written by another process");
   }
   ~Lock() {

@@ -8,8 +8,8 @@
 
 namespace flashmorph {
 
-LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, TokenView text,
-                              int64_t length, int64_t first, int64_t last) {
+LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, TokenView text, int64_t length,
+                              int64_t first, int64_t last) {
   const c10::NoGradGuard no_gradient;
   LikelihoodSum sum;
   for (int64_t window = first; window < last; ++window) {

@@ -14,7 +14,7 @@ struct LikelihoodSum {  // adds up over windows and ranks; perplexity = exp(nega
 
 // Next-token loss of windows [first, last) of `length` tokens of the text; documents in a window are read apart. On a
 // pipeline the last rank has the sum, the others nothing.
-LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, TokenView text,
-                              int64_t length, int64_t first, int64_t last);
+LikelihoodSum text_likelihood(const MorphableModel& model, const Routes& routes, TokenView text, int64_t length,
+                              int64_t first, int64_t last);
 
 }  // namespace flashmorph

@@ -39,7 +39,7 @@ class Reader {
     position_ += count;
     at::Tensor next = at::zeros({1}, at::kLong);
     if (model_.has_head()) next.copy_(greedy_tokens(hidden.select(1, count - 1), model_.head(), model_.shard()));
-    model_.neighbours().share_last(next);
+    model_.pipeline_peers().share_last(next);
     return next.item<int64_t>();
   }
 
@@ -74,10 +74,10 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
     if (!model.has_head()) continue;
     const at::Tensor places = tokens.answers_BT.flatten().nonzero().flatten();
     at::Tensor predicted = at::full({static_cast<int64_t>(part.size()) * length}, -1, at::kLong);
-    predicted.index_copy_(0, places,
-                          greedy_tokens(hidden.flatten(0, 1).index_select(0, places.to(hidden.device())), model.head(),
-                                        model.shard())
-                              .cpu());
+    predicted.index_copy_(
+        0, places,
+        greedy_tokens(hidden.flatten(0, 1).index_select(0, places.to(hidden.device())), model.head(), model.shard())
+            .cpu());
     for (size_t s = 0; s < part.size(); ++s)
       for (const Answer& answer : part[s].answers) {
         const int64_t* first =

@@ -10,13 +10,15 @@ namespace flashmorph {
 
 // Counts that add up over samples and ranks.
 struct RecallCount {
-  int64_t words = 0;          // answer tokens asked for, the closing newline not counted
+  int64_t words = 0;  // answer tokens asked for, the closing newline not counted
   int64_t right_words = 0;
   int64_t answers = 0;
   int64_t whole_answers = 0;  // every word and the closing newline right
 
   RecallCount& operator+=(const RecallCount&);
-  double word_recall() const { return words == 0 ? 0.0 : static_cast<double>(right_words) / static_cast<double>(words); }
+  double word_recall() const {
+    return words == 0 ? 0.0 : static_cast<double>(right_words) / static_cast<double>(words);
+  }
 };
 
 using RecallByDepth = std::vector<RecallCount>;  // bucket b holds depths [b, b + 1) / buckets

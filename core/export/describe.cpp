@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 
 namespace flashmorph {
 namespace {
 
-void count_weights(const Checkpoint& checkpoint, ModelDescription& description) {
-  for (const std::string& name : checkpoint.names()) {
-    const TensorEntry& entry = checkpoint.entry(name);
+void count_weights(const ModelFiles& files, ModelDescription& description) {
+  for (const std::string& name : files.names()) {
+    const TensorEntry& entry = files.entry(name);
     const int64_t elements = std::accumulate(entry.shape.begin(), entry.shape.end(), int64_t{1}, std::multiplies<>());
     ++description.tensors;
     description.parameters += elements;
@@ -47,10 +47,10 @@ int64_t ModelDescription::full_layer_count() const { return std::ranges::count(h
 ModelDescription describe(const std::filesystem::path& folder) {
   ModelDescription description;
   description.hybrid = hybrid_of(ConfigJson::open(folder), description.format);
-  const Checkpoint checkpoint = Checkpoint::open(folder);
-  count_weights(checkpoint, description);
+  const ModelFiles files = ModelFiles::open(folder);
+  count_weights(files, description);
   const ModelSpec& model = description.hybrid.model;
-  const auto element = static_cast<int64_t>(c10::elementSize(checkpoint.entry("model.embed_tokens.weight").dtype));
+  const auto element = static_cast<int64_t>(c10::elementSize(files.entry("model.embed_tokens.weight").dtype));
   const int64_t layer = model.kv_bytes(element);
   description.kv_bytes_per_token = description.full_layer_count() * layer;
   description.full_kv_bytes_per_token = model.layers * layer;

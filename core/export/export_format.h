@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/config/run_config.h"
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/model/model_spec.h"
 
 namespace flashmorph {
@@ -48,7 +48,7 @@ class ExportFormat {
   // this format has them.
   virtual bool reads(const ConfigJson& config) const = 0;
   virtual HybridSpec hybrid_of(const ConfigJson& config) const = 0;
-  virtual Checkpoint own_tensors(const Checkpoint& files, const HybridSpec& hybrid) const = 0;
+  virtual ModelFiles own_tensors(const ModelFiles& files, const HybridSpec& hybrid) const = 0;
 };
 
 // In the order of preference.

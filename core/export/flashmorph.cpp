@@ -106,7 +106,7 @@ class Flashmorph : public ExportFormat {
     return hybrid;
   }
 
-  Checkpoint own_tensors(const Checkpoint& files, const HybridSpec&) const override { return files; }
+  ModelFiles own_tensors(const ModelFiles& files, const HybridSpec&) const override { return files; }
 };
 
 }  // namespace

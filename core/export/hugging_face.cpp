@@ -69,12 +69,12 @@ ExportReport read_back(const fs::path& folder, const ExportFormat& format, const
   const ConfigJson config = ConfigJson::open(folder);
   TORCH_CHECK(format.reads(config), format.name(), " does not know its own config.json");
   const HybridSpec written = format.hybrid_of(config);
-  const Checkpoint files = Checkpoint::open(folder);
+  const ModelFiles files = ModelFiles::open(folder);
   const int64_t length = std::min(kTokens, content.hybrid.model.max_positions);
   const at::Tensor tokens = at::arange(length, at::kLong) * 7919 % content.hybrid.model.vocabulary;
   const at::ScalarType dtype = content.tensors.front().second.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor before =
-      hybrid_logits(content.hybrid, Checkpoint::of(content.source, content.tensors), tokens, dtype);
+      hybrid_logits(content.hybrid, ModelFiles::of(content.source, content.tensors), tokens, dtype);
   const at::Tensor after = hybrid_logits(written, format.own_tensors(files, written), tokens, dtype);
   const double difference = (after - before).abs().max().item<double>();
   if (!(difference <= kLogitTolerance))

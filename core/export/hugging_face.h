@@ -23,7 +23,7 @@ struct ExportReport {
 };
 
 // Writes a folder that transformers loads: config.json, model.safetensors, README.md, the tokenizer and what else the
-// format has. It is made as a hidden neighbour of `folder`, read back, run beside the hybrid on a few hundred tokens,
+// format has. It is made as a hidden sibling of `folder`, read back, run beside the hybrid on a few hundred tokens,
 // and renamed when no logit differs by more than 2e-4, so `folder` is whole and right, or absent; one that is there
 // already is replaced. Throws BadInput for a teacher's folder that cannot be used, std::runtime_error when the logits
 // differ.

@@ -154,7 +154,7 @@ class Qwen3_5 : public ExportFormat {
     return hybrid;
   }
 
-  Checkpoint own_tensors(const Checkpoint& files, const HybridSpec& hybrid) const override {
+  ModelFiles own_tensors(const ModelFiles& files, const HybridSpec& hybrid) const override {
     std::map<std::string, MadeTensor> own;
     const auto add = [&](const std::string& name, const std::string& from, std::vector<int64_t> shape,
                          std::function<at::Tensor(at::Tensor)> undo) {
@@ -189,7 +189,7 @@ class Qwen3_5 : public ExportFormat {
       for (const auto& [ours, theirs] : kRenamed)
         add(prefix + ours, prefix + theirs, files.shape(prefix + theirs), [](const at::Tensor& same) { return same; });
     }
-    return Checkpoint::of(files.path(), own);
+    return ModelFiles::of(files.path(), own);
   }
 
  private:

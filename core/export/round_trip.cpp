@@ -34,7 +34,7 @@ AttentionWeights blank_attention(const ModelSpec& spec, at::ScalarType dtype) {
 
 }  // namespace
 
-at::Tensor hybrid_logits(const HybridSpec& hybrid, const Checkpoint& own, const at::Tensor& tokens_T,
+at::Tensor hybrid_logits(const HybridSpec& hybrid, const ModelFiles& own, const at::Tensor& tokens_T,
                          at::ScalarType dtype) {
   const c10::NoGradGuard no_gradient;
   const ModelSpec& spec = hybrid.model;

@@ -9,7 +9,7 @@ namespace flashmorph {
 
 namespace fs = std::filesystem;
 
-StagingFolder::StagingFolder(const fs::path& place) : place_(place), path_(hidden_neighbour(place, ".partial")) {
+StagingFolder::StagingFolder(const fs::path& place) : place_(place), path_(hidden_sibling(place, ".partial")) {
   fs::remove_all(path_);
   fs::create_directories(path_);
 }
@@ -20,7 +20,7 @@ StagingFolder::~StagingFolder() {
 }
 
 void StagingFolder::move_to_place() {
-  const fs::path old = hidden_neighbour(place_, ".old");
+  const fs::path old = hidden_sibling(place_, ".old");
   fs::remove_all(old);
   if (fs::exists(place_)) fs::rename(place_, old);
   fs::rename(path_, place_);

@@ -4,7 +4,7 @@
 
 namespace flashmorph {
 
-// A folder under construction: a hidden neighbour of its place. It is gone with its content unless it was moved there.
+// A folder under construction: a hidden sibling of its place. It is gone with its content unless it was moved there.
 class StagingFolder {
  public:
   explicit StagingFolder(const std::filesystem::path& place);

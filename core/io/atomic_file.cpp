@@ -4,7 +4,7 @@
 
 namespace flashmorph {
 
-std::filesystem::path hidden_neighbour(const std::filesystem::path& path, const std::string& ending) {
+std::filesystem::path hidden_sibling(const std::filesystem::path& path, const std::string& ending) {
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
   return folder / ("." + path.filename().string() + ending);
 }
@@ -14,7 +14,7 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 }
 
 void write_file_atomically(const std::filesystem::path& path, const std::vector<std::string_view>& pieces) {
-  const std::filesystem::path hidden = hidden_neighbour(path, ".part");
+  const std::filesystem::path hidden = hidden_sibling(path, ".part");
   try {
     const OutputFile file(hidden);
     for (const std::string_view piece : pieces) file.write(piece);

@@ -7,7 +7,7 @@
 
 namespace flashmorph {
 
-// Writes `content` to a hidden neighbour, syncs file and folder, and renames it over `path`: a reader sees the old
+// Writes `content` to a hidden sibling, syncs file and folder, and renames it over `path`: a reader sees the old
 // file or the new one, never a part. Throws std::system_error naming the file when any step fails.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
@@ -15,6 +15,6 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 void write_file_atomically(const std::filesystem::path& path, const std::vector<std::string_view>& pieces);
 
 // Where a file is while it is written: in the same folder, its name behind a dot, with `ending`.
-std::filesystem::path hidden_neighbour(const std::filesystem::path& path, const std::string& ending);
+std::filesystem::path hidden_sibling(const std::filesystem::path& path, const std::string& ending);
 
 }  // namespace flashmorph

@@ -22,8 +22,10 @@ Checksums written_in(const std::filesystem::path& file) {
   int number = 0;
   for (std::string line; std::getline(in, line);) {
     ++number;
-    if (line.size() <= kNameAt || line.find_first_not_of("0123456789abcdef") != kDigits || line.substr(kDigits, 2) != "  ")
-      throw BadInput(file.string(), "line " + std::to_string(number) + " is not 64 hexadecimal digits, two spaces and a file's name");
+    if (line.size() <= kNameAt || line.find_first_not_of("0123456789abcdef") != kDigits ||
+        line.substr(kDigits, 2) != "  ")
+      throw BadInput(file.string(),
+                     "line " + std::to_string(number) + " is not 64 hexadecimal digits, two spaces and a file's name");
     sums[line.substr(kNameAt)] = line.substr(0, kDigits);
   }
   return sums;
@@ -57,11 +59,11 @@ void check_checksums(const std::filesystem::path& folder) {
   if (!faults.empty()) throw BadInput(faults);
 }
 
-std::string hash_of_model(const std::filesystem::path& folder, const Checkpoint& checkpoint,
+std::string hash_of_model(const std::filesystem::path& folder, const ModelFiles& files,
                           const std::function<void()>& between_reads) {
   std::string hashes;
   for (const char* name : {"config.json", "tokenizer.json"}) hashes += sha256_of_file(folder / name);
-  for (const std::filesystem::path& file : checkpoint.files()) hashes += sha256_of_file(file, between_reads);
+  for (const std::filesystem::path& file : files.files()) hashes += sha256_of_file(file, between_reads);
   return sha256_of_bytes(hashes.data(), hashes.size());
 }
 

@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 
 namespace flashmorph {
 
@@ -17,7 +17,6 @@ void check_checksums(const std::filesystem::path& folder);
 // Of all files of a model's folder that decide what a run makes of it: config.json, tokenizer.json and the weights.
 // `between_reads` is called now and then, and may throw: reading them takes its time.
 std::string hash_of_model(
-    const std::filesystem::path& folder, const Checkpoint& checkpoint,
-    const std::function<void()>& between_reads = [] {});
+    const std::filesystem::path& folder, const ModelFiles& files, const std::function<void()>& between_reads = [] {});
 
 }  // namespace flashmorph

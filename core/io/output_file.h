@@ -27,7 +27,7 @@ class OutputFile {
 // Throws std::system_error of errno as "PATH: STEP"; closes `descriptor` first when one is given.
 [[noreturn]] void throw_errno(const std::filesystem::path& path, const char* step, int descriptor = -1);
 
-void sync_path(const std::filesystem::path& path);  // a file's content, or a folder's entries, to the disk
+void sync_path(const std::filesystem::path& path);       // a file's content, or a folder's entries, to the disk
 void sync_folder_of(const std::filesystem::path& file);  // so that a rename survives a crash
 
 }  // namespace flashmorph

@@ -16,11 +16,21 @@ namespace {
 using nlohmann::json;
 
 const std::map<std::string, at::ScalarType>& dtypes() {
-  static const std::map<std::string, at::ScalarType> known = {
-      {"F64", at::kDouble},          {"F32", at::kFloat},        {"F16", at::kHalf},    {"BF16", at::kBFloat16},
-      {"F8_E4M3", at::kFloat8_e4m3fn}, {"F8_E5M2", at::kFloat8_e5m2}, {"I64", at::kLong},   {"I32", at::kInt},
-      {"I16", at::kShort},           {"I8", at::kChar},          {"U64", at::kUInt64},  {"U32", at::kUInt32},
-      {"U16", at::kUInt16},          {"U8", at::kByte},          {"BOOL", at::kBool}};
+  static const std::map<std::string, at::ScalarType> known = {{"F64", at::kDouble},
+                                                              {"F32", at::kFloat},
+                                                              {"F16", at::kHalf},
+                                                              {"BF16", at::kBFloat16},
+                                                              {"F8_E4M3", at::kFloat8_e4m3fn},
+                                                              {"F8_E5M2", at::kFloat8_e5m2},
+                                                              {"I64", at::kLong},
+                                                              {"I32", at::kInt},
+                                                              {"I16", at::kShort},
+                                                              {"I8", at::kChar},
+                                                              {"U64", at::kUInt64},
+                                                              {"U32", at::kUInt32},
+                                                              {"U16", at::kUInt16},
+                                                              {"U8", at::kByte},
+                                                              {"BOOL", at::kBool}};
   return known;
 }
 
@@ -39,9 +49,8 @@ std::string header_of(const std::vector<std::pair<std::string, at::Tensor>>& ten
   for (const auto& [name, tensor] : tensors) {
     TORCH_CHECK(!header.contains(name), "two tensors are named ", name);
     const uint64_t end = offset + tensor.nbytes();
-    header[name] = {{"dtype", dtype_name(tensor.scalar_type())},
-                    {"shape", tensor.sizes().vec()},
-                    {"data_offsets", {offset, end}}};
+    header[name] = {
+        {"dtype", dtype_name(tensor.scalar_type())}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();
@@ -57,7 +66,8 @@ std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesyst
   std::shared_ptr<SafetensorsFile> file(new SafetensorsFile(path));
   SafetensorsHeader header = SafetensorsHeader::of(file->mapped_.content(), path.string());
   for (auto& [name, entry] : header.entries)
-    file->entries_.emplace(name, TensorEntry{dtypes().at(entry.dtype), std::move(entry.shape), entry.offset, entry.bytes});
+    file->entries_.emplace(name,
+                           TensorEntry{dtypes().at(entry.dtype), std::move(entry.shape), entry.offset, entry.bytes});
   file->metadata_ = std::move(header.metadata);
   file->data_ = file->mapped_.content().substr(header.data_start);
   file->self_ = file;
@@ -71,7 +81,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   auto* data = const_cast<char*>(data_.data() + entry.offset);
   const at::TensorOptions options(entry.dtype);
   if (reinterpret_cast<uintptr_t>(data) % c10::elementSize(entry.dtype) == 0)
-    return at::from_blob(data, entry.shape, [keep = self_.lock()](void*) {}, options);
+    return at::from_blob(
+        data, entry.shape, [keep = self_.lock()](void*) {}, options);
   const at::Tensor aligned = at::empty(entry.shape, options);  // kernels may assume alignment, the format does not
   std::memcpy(aligned.data_ptr(), data, entry.bytes);
   return aligned;
@@ -86,7 +97,8 @@ SafetensorsContent::SafetensorsContent(const std::vector<std::pair<std::string, 
   }
 }
 
-void write_safetensors(const std::filesystem::path& file, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+void write_safetensors(const std::filesystem::path& file,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   write_file_atomically(file, SafetensorsContent(tensors, metadata).pieces());
 }

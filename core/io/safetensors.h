@@ -47,7 +47,8 @@ class SafetensorsFile {
 };
 
 // Writes CPU tensors (made contiguous) atomically, in the given order.
-void write_safetensors(const std::filesystem::path& file, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+void write_safetensors(const std::filesystem::path& file,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace flashmorph

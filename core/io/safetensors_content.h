@@ -10,8 +10,8 @@
 
 namespace flashmorph {
 
-// Tensors as the content of a safetensors file, in the given order: the header, then each one's bytes, copied to the host
-// first where they are not contiguous there.
+// Tensors as the content of a safetensors file, in the given order: the header, then each one's bytes, copied to the
+// host first where they are not contiguous there.
 class SafetensorsContent {
  public:
   explicit SafetensorsContent(const std::vector<std::pair<std::string, at::Tensor>>& tensors,

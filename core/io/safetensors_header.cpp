@@ -63,13 +63,15 @@ class HeaderCheck {
     uint64_t filled = 0;
     for (const auto& [name, entry] : sorted) {
       if (entry->offset != filled)
-        throw BadInput(file_ + ": tensor " + *name,
-                       std::string(entry->offset < filled ? "overlaps the tensor before it" : "leaves a gap before it") +
-                           ": starts at data byte " + std::to_string(entry->offset) + ", expected " + std::to_string(filled));
+        throw BadInput(
+            file_ + ": tensor " + *name,
+            std::string(entry->offset < filled ? "overlaps the tensor before it" : "leaves a gap before it") +
+                ": starts at data byte " + std::to_string(entry->offset) + ", expected " + std::to_string(filled));
       filled += entry->bytes;
     }
     if (filled != data_bytes_)
-      throw BadInput(file_, "has " + std::to_string(data_bytes_) + " data bytes, its tensors fill " + std::to_string(filled));
+      throw BadInput(file_,
+                     "has " + std::to_string(data_bytes_) + " data bytes, its tensors fill " + std::to_string(filled));
   }
 
  private:

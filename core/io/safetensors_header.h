@@ -21,8 +21,8 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
   uint64_t data_start = 0;  // bytes from the start of the file
 
-  // BadInput naming `file` and the tensor at fault: header length, JSON, dtypes, shapes against byte ranges, ranges that
-  // leave the file, overlap, or leave gaps.
+  // BadInput naming `file` and the tensor at fault: header length, JSON, dtypes, shapes against byte ranges, ranges
+  // that leave the file, overlap, or leave gaps.
   static SafetensorsHeader of(std::string_view content, const std::string& file);
 
   // 0 for a name that the format does not know.

@@ -6,11 +6,11 @@
 
 namespace flashmorph {
 
-Tokenizer Tokenizer::open(const std::filesystem::path& path) {
-  return of(read_tokenizer_file(path));
-}
+Tokenizer Tokenizer::open(const std::filesystem::path& path) { return of(read_tokenizer_file(path)); }
 
-Tokenizer Tokenizer::of(TokenizerFile file) { return Tokenizer(std::make_shared<const TokenizerFile>(std::move(file))); }
+Tokenizer Tokenizer::of(TokenizerFile file) {
+  return Tokenizer(std::make_shared<const TokenizerFile>(std::move(file)));
+}
 
 Tokenizer Tokenizer::of_model(const std::filesystem::path& folder, int64_t vocabulary) {
   const std::filesystem::path file = folder / "tokenizer.json";
@@ -56,7 +56,8 @@ int32_t Tokenizer::id_of(std::string_view token) const {
 int32_t Tokenizer::end_of_text() const {
   for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "</s>"})  // GPT-2 and Qwen, Llama 3, Llama 2 and Mistral
     if (const int32_t id = id_of(name); id >= 0) return id;
-  throw BadInput("tokenizer.json: added_tokens", "has none of <|endoftext|>, <|end_of_text|> and </s> to end a document");
+  throw BadInput("tokenizer.json: added_tokens",
+                 "has none of <|endoftext|>, <|end_of_text|> and </s> to end a document");
 }
 
 const std::string& Tokenizer::sha256() const { return file_->sha256; }

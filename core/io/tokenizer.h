@@ -29,7 +29,7 @@ class Tokenizer {
 
   int32_t vocab_size() const;                   // highest id + 1, added tokens included
   int32_t id_of(std::string_view token) const;  // an added token's id, or -1
-  int32_t end_of_text() const;                   // the added token that ends a document; BadInput when there is none
+  int32_t end_of_text() const;                  // the added token that ends a document; BadInput when there is none
   const std::string& sha256() const;            // of the file
   const TokenizerFile& file() const { return *file_; }
 

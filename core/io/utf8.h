@@ -9,7 +9,7 @@ namespace flashmorph {
 std::string utf8_of(uint32_t code_point);
 size_t utf8_length(char lead);  // bytes of the character of valid UTF-8 that starts with `lead`
 
-char32_t code_point(std::string_view character);    // of one character of valid UTF-8
+char32_t code_point(std::string_view character);  // of one character of valid UTF-8
 bool is_white_space(std::string_view character);  // Unicode's White_Space
 
 // The text with each broken sequence replaced by one U+FFFD, as Unicode recommends (section 3.9, maximal subparts).

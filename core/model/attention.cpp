@@ -60,10 +60,10 @@ at::Tensor softmax_in_documents(const at::Tensor& q_BTHK, const at::Tensor& k_BT
 }
 
 at::Tensor attended(const QueriesKeysValues& x, const Positions& positions) {
-  const int64_t groups = x.q_BTHK.size(2) / x.k_BTGK.size(2);  // of this rank; with replicated kv heads fewer than the model's
-  return positions.documents
-             ? softmax_in_documents(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups, *positions.documents)
-             : causal_softmax(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups);
+  const int64_t groups =
+      x.q_BTHK.size(2) / x.k_BTGK.size(2);  // of this rank; with replicated kv heads fewer than the model's
+  return positions.documents ? softmax_in_documents(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups, *positions.documents)
+                             : causal_softmax(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups);
 }
 
 }  // namespace

@@ -57,14 +57,13 @@ at::Tensor mixture_of_experts(const at::Tensor& x_BTD, const ExpertWeights& weig
   return (y_NPD * routing.weight_NP.unsqueeze(-1)).sum(1).view(x_BTD.sizes());
 }
 
-ExpertWeights load_experts(const Checkpoint& checkpoint, const std::string& prefix, const ModelSpec& spec,
+ExpertWeights load_experts(const ModelFiles& files, const std::string& prefix, const ModelSpec& spec,
                            const Placement& placement) {
   ExpertWeights weights;
-  weights.router =
-      read_split(checkpoint, prefix + "gate.weight", {spec.experts.count, spec.hidden}, Split::none, placement);
+  weights.router = read_split(files, prefix + "gate.weight", {spec.experts.count, spec.hidden}, Split::none, placement);
   for (int64_t expert = 0; expert < spec.experts.count; ++expert)
     weights.experts.push_back(
-        load_mlp(checkpoint, expert_prefix(prefix, expert), spec.hidden, spec.experts.intermediate, placement));
+        load_mlp(files, expert_prefix(prefix, expert), spec.hidden, spec.experts.intermediate, placement));
   return weights;
 }
 

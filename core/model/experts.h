@@ -17,7 +17,7 @@ namespace flashmorph {
 at::Tensor mixture_of_experts(const at::Tensor& x_BTD, const ExpertWeights& weights, const ExpertsSpec& spec);
 
 // mlp.gate.weight (the router) and mlp.experts.{e}.* of the layer with this prefix.
-ExpertWeights load_experts(const Checkpoint&, const std::string& prefix, const ModelSpec&, const Placement&);
+ExpertWeights load_experts(const ModelFiles&, const std::string& prefix, const ModelSpec&, const Placement&);
 Parameters parameters_of(const ExpertWeights&, const std::string& prefix);
 
 }  // namespace flashmorph

@@ -28,12 +28,12 @@ at::Tensor without_values(const std::string& name, Shape shape, Split split, con
 
 }  // namespace
 
-at::Tensor read_split(const Checkpoint& checkpoint, const std::string& name, const Shape& global, Split split,
+at::Tensor read_split(const ModelFiles& files, const std::string& name, const Shape& global, Split split,
                       const Placement& placement) {
   if (placement.device.is_meta()) return without_values(name, global, split, placement);
-  if (split == Split::none) return checkpoint.read(name, global, placement.dtype).to(placement.device);
+  if (split == Split::none) return files.read(name, global, placement.dtype).to(placement.device);
   const int64_t dim = split == Split::rows ? 0 : 1, each = rows_or_columns(name, global, split, placement);
-  return checkpoint.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
+  return files.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
 }
 
 namespace {
@@ -54,12 +54,12 @@ Placement shared_by(int64_t replicas, Placement placement) {
 
 std::string layer_prefix(int64_t layer) { return "model.layers." + std::to_string(layer) + "."; }
 
-AttentionWeights load_attention(const Checkpoint& checkpoint, const ModelSpec& spec, int64_t layer,
+AttentionWeights load_attention(const ModelFiles& files, const ModelSpec& spec, int64_t layer,
                                 const Placement& placement) {
   const std::string prefix = layer_prefix(layer) + "self_attn.";
   const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
   const auto read = [&](const char* name, const Shape& shape, Split split, int64_t replicas = 1) {
-    return read_split(checkpoint, prefix + name, shape, split, shared_by(replicas, placement));
+    return read_split(files, prefix + name, shape, split, shared_by(replicas, placement));
   };
   AttentionWeights weights;
   weights.kv_replicas = kv_replicas(spec, placement);
@@ -79,39 +79,39 @@ AttentionWeights load_attention(const Checkpoint& checkpoint, const ModelSpec& s
   return weights;
 }
 
-BlockWeights load_block(const Checkpoint& checkpoint, const ModelSpec& spec, int64_t layer, const Placement& placement) {
+BlockWeights load_block(const ModelFiles& files, const ModelSpec& spec, int64_t layer, const Placement& placement) {
   const auto read = [&](const char* name, const Shape& shape, Split split) {
-    return read_split(checkpoint, layer_prefix(layer) + name, shape, split, placement);
+    return read_split(files, layer_prefix(layer) + name, shape, split, placement);
   };
   BlockWeights block;
   block.input_norm = read("input_layernorm.weight", {spec.hidden}, Split::none);
   block.post_norm = read("post_attention_layernorm.weight", {spec.hidden}, Split::none);
   const std::string mlp = layer_prefix(layer) + "mlp.";
   if (spec.is_sparse(layer)) {
-    block.experts = load_experts(checkpoint, mlp, spec, placement);
+    block.experts = load_experts(files, mlp, spec, placement);
   } else {
-    block.mlp = load_mlp(checkpoint, mlp, spec.hidden, spec.intermediate, placement);
+    block.mlp = load_mlp(files, mlp, spec.hidden, spec.intermediate, placement);
   }
   return block;
 }
 
-MlpWeights load_mlp(const Checkpoint& checkpoint, const std::string& prefix, int64_t hidden, int64_t intermediate,
+MlpWeights load_mlp(const ModelFiles& files, const std::string& prefix, int64_t hidden, int64_t intermediate,
                     const Placement& placement) {
-  return {.gate = read_split(checkpoint, prefix + "gate_proj.weight", {intermediate, hidden}, Split::rows, placement),
-          .up = read_split(checkpoint, prefix + "up_proj.weight", {intermediate, hidden}, Split::rows, placement),
-          .down = read_split(checkpoint, prefix + "down_proj.weight", {hidden, intermediate}, Split::columns, placement)};
+  return {.gate = read_split(files, prefix + "gate_proj.weight", {intermediate, hidden}, Split::rows, placement),
+          .up = read_split(files, prefix + "up_proj.weight", {intermediate, hidden}, Split::rows, placement),
+          .down = read_split(files, prefix + "down_proj.weight", {hidden, intermediate}, Split::columns, placement)};
 }
 
-EmbeddingWeights load_embedding(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement) {
-  return {read_split(checkpoint, "model.embed_tokens.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement)};
+EmbeddingWeights load_embedding(const ModelFiles& files, const ModelSpec& spec, const Placement& placement) {
+  return {read_split(files, "model.embed_tokens.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement)};
 }
 
-HeadWeights load_head(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
+HeadWeights load_head(const ModelFiles& files, const ModelSpec& spec, const Placement& placement,
                       const EmbeddingWeights* tied) {
-  return {.norm = read_split(checkpoint, "model.norm.weight", {spec.hidden}, Split::none, placement),
+  return {.norm = read_split(files, "model.norm.weight", {spec.hidden}, Split::none, placement),
           .output = tied != nullptr
                         ? tied->tokens
-                        : read_split(checkpoint, "lm_head.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement)};
+                        : read_split(files, "lm_head.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement)};
 }
 
 Parameters parameters_of(const AttentionWeights& weights, int64_t layer) {
@@ -158,13 +158,13 @@ Parameters parameters_of(const HeadWeights& weights, bool tied) {
   return parameters;
 }
 
-void read_into(const Parameters& parameters, const Checkpoint& checkpoint, const Placement& placement) {
+void read_into(const Parameters& parameters, const ModelFiles& files, const Placement& placement) {
   const c10::NoGradGuard no_gradient;
   for (const Parameter& parameter : parameters) {
     const Placement here = shared_by(parameter.replicas, placement);
     Shape global = parameter.value.sizes().vec();
     if (parameter.split != Split::none) global[parameter.split == Split::rows ? 0 : 1] *= here.shard_size;
-    parameter.value.copy_(read_split(checkpoint, parameter.name, global, parameter.split, here));
+    parameter.value.copy_(read_split(files, parameter.name, global, parameter.split, here));
   }
 }
 

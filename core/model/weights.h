@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/model/model_spec.h"
 #include "core/model/parameter.h"
 
@@ -20,17 +20,18 @@ struct Placement {
   at::Device device = at::kCPU;
 };
 
-// One rank's slices. Letters: D hidden, F intermediate, H heads, G kv heads, K head dim, R ranks (for k and v: at most G).
+// One rank's slices. Letters: D hidden, F intermediate, H heads, G kv heads, K head dim, R ranks (for k and v: at most
+// G).
 struct AttentionWeights {
-  at::Tensor q;       // [H*K/R, D]
-  at::Tensor k;       // [G*K/R, D]
-  at::Tensor v;       // [G*K/R, D]
-  at::Tensor o;       // [D, H*K/R]
-  at::Tensor q_norm;  // [K], undefined without query_key_norm
-  at::Tensor k_norm;  // [K]
-  at::Tensor q_bias;  // [H*K/R], undefined without attention_bias
-  at::Tensor k_bias;  // [G*K/R]
-  at::Tensor v_bias;  // [G*K/R]
+  at::Tensor q;             // [H*K/R, D]
+  at::Tensor k;             // [G*K/R, D]
+  at::Tensor v;             // [G*K/R, D]
+  at::Tensor o;             // [D, H*K/R]
+  at::Tensor q_norm;        // [K], undefined without query_key_norm
+  at::Tensor k_norm;        // [K]
+  at::Tensor q_bias;        // [H*K/R], undefined without attention_bias
+  at::Tensor k_bias;        // [G*K/R]
+  at::Tensor v_bias;        // [G*K/R]
   int64_t kv_replicas = 1;  // neighbouring ranks with the same k and v: R / G, when R exceeds G
 };
 
@@ -45,7 +46,7 @@ struct ExpertWeights {  // every rank holds a slice of every expert
   std::vector<MlpWeights> experts;
 };
 
-struct BlockWeights {  // everything of a layer but its attention
+struct BlockWeights {                    // everything of a layer but its attention
   at::Tensor input_norm;                 // [D]
   at::Tensor post_norm;                  // [D]
   MlpWeights mlp;                        // of a dense layer
@@ -61,15 +62,17 @@ struct HeadWeights {
   at::Tensor output;  // [vocabulary/R, D]; the embedding's own tensor when tied
 };
 
-// Each reads this rank's slices from the checkpoint; BadInput names the tensor that is missing, misshapen or not finite.
-AttentionWeights load_attention(const Checkpoint&, const ModelSpec&, int64_t layer, const Placement&);
-MlpWeights load_mlp(const Checkpoint&, const std::string& prefix, int64_t hidden, int64_t intermediate, const Placement&);
-BlockWeights load_block(const Checkpoint&, const ModelSpec&, int64_t layer, const Placement&);
-EmbeddingWeights load_embedding(const Checkpoint&, const ModelSpec&, const Placement&);
-HeadWeights load_head(const Checkpoint&, const ModelSpec&, const Placement&, const EmbeddingWeights* tied);
+// Each reads this rank's slices from the checkpoint; BadInput names the tensor that is missing, misshapen or not
+// finite.
+AttentionWeights load_attention(const ModelFiles&, const ModelSpec&, int64_t layer, const Placement&);
+MlpWeights load_mlp(const ModelFiles&, const std::string& prefix, int64_t hidden, int64_t intermediate,
+                    const Placement&);
+BlockWeights load_block(const ModelFiles&, const ModelSpec&, int64_t layer, const Placement&);
+EmbeddingWeights load_embedding(const ModelFiles&, const ModelSpec&, const Placement&);
+HeadWeights load_head(const ModelFiles&, const ModelSpec&, const Placement&, const EmbeddingWeights* tied);
 
 // This rank's slice of a tensor whose global shape is known.
-at::Tensor read_split(const Checkpoint&, const std::string& name, const std::vector<int64_t>& global, Split split,
+at::Tensor read_split(const ModelFiles&, const std::string& name, const std::vector<int64_t>& global, Split split,
                       const Placement&);
 
 // The same tensors under their global names.
@@ -80,7 +83,7 @@ Parameters parameters_of(const EmbeddingWeights&);
 Parameters parameters_of(const HeadWeights&, bool tied);
 
 // Overwrites each parameter with this rank's slice of the checkpoint's tensor of the same name.
-void read_into(const Parameters& parameters, const Checkpoint& checkpoint, const Placement& placement);
+void read_into(const Parameters& parameters, const ModelFiles& files, const Placement& placement);
 
 // "model.layers.3." for layer 3.
 std::string layer_prefix(int64_t layer);

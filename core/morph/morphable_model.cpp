@@ -34,25 +34,24 @@ void append(Parameters& all, const Parameters& more) { all.insert(all.end(), mor
 
 }  // namespace
 
-MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
+MorphableModel MorphableModel::load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement,
                                     Shard& shard) {
-  return load(checkpoint, spec, placement, shard, {0, spec.layers}, Neighbours::none());
+  return load(files, spec, placement, shard, {0, spec.layers}, PipelinePeers::none());
 }
 
-MorphableModel MorphableModel::load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
-                                    Shard& shard, LayerRange layers, Neighbours& neighbours) {
+MorphableModel MorphableModel::load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement,
+                                    Shard& shard, LayerRange layers, PipelinePeers& pipeline_peers) {
   TORCH_CHECK(0 <= layers.first && layers.first < layers.last && layers.last <= spec.layers, "layers [", layers.first,
               ", ", layers.last, ") of a model of ", spec.layers);
-  MorphableModel model(spec, placement, shard, layers, neighbours);
-  if (model.has_embedding()) model.embedding_ = load_embedding(checkpoint, spec, placement);
+  MorphableModel model(spec, placement, shard, layers, pipeline_peers);
+  if (model.has_embedding()) model.embedding_ = load_embedding(files, spec, placement);
   for (int64_t l = layers.first; l < layers.last; ++l)
     model.layers_.push_back(
-        {load_block(checkpoint, spec, l, placement), load_attention(checkpoint, spec, l, placement), nullptr});
+        {load_block(files, spec, l, placement), load_attention(files, spec, l, placement), nullptr});
   if (model.has_head()) {
-    const EmbeddingWeights tied = model.has_embedding() || !spec.tied_embeddings
-                                      ? model.embedding_
-                                      : load_embedding(checkpoint, spec, placement);
-    model.head_ = load_head(checkpoint, spec, placement, spec.tied_embeddings ? &tied : nullptr);
+    const EmbeddingWeights tied =
+        model.has_embedding() || !spec.tied_embeddings ? model.embedding_ : load_embedding(files, spec, placement);
+    model.head_ = load_head(files, spec, placement, spec.tied_embeddings ? &tied : nullptr);
   }
   return model;
 }
@@ -61,7 +60,7 @@ MorphableModel MorphableModel::assemble(const ModelSpec& spec, const Placement& 
                                         EmbeddingWeights embedding, std::vector<MorphableLayer> layers,
                                         HeadWeights head) {
   TORCH_CHECK(static_cast<int64_t>(layers.size()) == spec.layers, layers.size(), " layers of ", spec.layers);
-  MorphableModel model(spec, placement, shard, {0, spec.layers}, Neighbours::none());
+  MorphableModel model(spec, placement, shard, {0, spec.layers}, PipelinePeers::none());
   model.embedding_ = std::move(embedding);
   model.layers_ = std::move(layers);
   model.head_ = std::move(head);
@@ -69,7 +68,8 @@ MorphableModel MorphableModel::assemble(const ModelSpec& spec, const Placement& 
 }
 
 const MorphableLayer& MorphableModel::layer(int64_t index) const {
-  TORCH_CHECK(own_.first <= index && index < own_.last, "layer ", index, " is not in [", own_.first, ", ", own_.last, ")");
+  TORCH_CHECK(own_.first <= index && index < own_.last, "layer ", index, " is not in [", own_.first, ", ", own_.last,
+              ")");
   return layers_[index - own_.first];
 }
 
@@ -85,7 +85,7 @@ void MorphableModel::check_routes(const Routes& routes) const {
 
 MorphableModel MorphableModel::hybrid(const Routes& routes) const {
   check_routes(routes);
-  MorphableModel copy(spec_, placement_, *shard_, own_, *neighbours_);
+  MorphableModel copy(spec_, placement_, *shard_, own_, *pipeline_peers_);
   copy.embedding_.tokens = trainable(embedding_.tokens);
   for (int64_t l = own_.first; l < own_.last; ++l) {
     const MorphableLayer& source = layer(l);
@@ -156,7 +156,8 @@ at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, co
   return x;
 }
 
-at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions) const {
+at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes& routes,
+                                                     const Positions& positions) const {
   check_routes(routes);
   for (int64_t l = own_.first; l < own_.last; ++l)
     x = recomputed(
@@ -175,11 +176,11 @@ at::Tensor MorphableModel::forward(const at::Tensor& tokens_BT, const Routes& ro
   } else {
     x = at::empty({tokens_BT.size(0), shard_->own_count(tokens_BT.size(1)), spec_.hidden},
                   at::TensorOptions(placement_.dtype).device(placement_.device));
-    neighbours_->receive(x);
+    pipeline_peers_->receive(x);
   }
   x = through_layers(x, routes, positions, caches);
   if (has_head()) return final_hidden(x);
-  neighbours_->send(x.detach());
+  pipeline_peers_->send(x.detach());
   return {};
 }
 
@@ -194,7 +195,7 @@ Parameters MorphableModel::frozen_parameters() const {
     append(all, parameters_of(layer(l).block, l));
   }
   append(all, head_parameters());
-  if (shard_->shares_tokens())  // then a norm, whole on every rank, sees a part of them
+  if (shard_->sequence_parallel())  // then a norm, whole on every rank, sees a part of them
     for (Parameter& parameter : all) parameter.partial_gradient |= parameter.split == Split::none;
   return all;
 }

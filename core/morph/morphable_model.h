@@ -11,7 +11,7 @@
 #include "core/model/model_spec.h"
 #include "core/model/weights.h"
 #include "core/shard/layer_range.h"
-#include "core/shard/neighbours.h"
+#include "core/shard/pipeline_peers.h"
 #include "core/shard/shard.h"
 
 namespace flashmorph {
@@ -44,16 +44,15 @@ struct MorphableLayer {
 // One rank's piece of a model whose layers are morphable: the teacher (every route full), the mixture, and a hybrid are
 // the same object under different routes. The piece is a slice (its shard) of some consecutive layers; the piece with
 // layer 0 also has the embedding, the one with the last layer the head. Layers go by their number in the whole model
-// everywhere. Where the shard's pieces share the tokens, X and H are this rank's stretch of them. Letters: B batch, T
+// everywhere. Where the shard's pieces share the tokens, X and H are this rank's partition of them. Letters: B batch, T
 // tokens, D hidden.
 class MorphableModel {
  public:
-  // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet. `shard` and `neighbours`
-  // outlive the model. Without `layers`: all of them.
-  static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
-                             Shard& shard);
-  static MorphableModel load(const Checkpoint& checkpoint, const ModelSpec& spec, const Placement& placement,
-                             Shard& shard, LayerRange layers, Neighbours& neighbours);
+  // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet. `shard` and
+  // `pipeline_peers` outlive the model. Without `layers`: all of them.
+  static MorphableModel load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement, Shard& shard);
+  static MorphableModel load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement, Shard& shard,
+                             LayerRange layers, PipelinePeers& pipeline_peers);
 
   // A whole model on one rank from its weights.
   static MorphableModel assemble(const ModelSpec& spec, const Placement& placement, Shard& shard,
@@ -70,7 +69,7 @@ class MorphableModel {
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                     LayerCache* cache = nullptr) const;               // H: one reduction
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction
-  at::Tensor final_hidden(const at::Tensor& x) const;                 // ready for the head, all tokens on every rank; the last piece
+  at::Tensor final_hidden(const at::Tensor& x) const;  // ready for the head, all tokens on every rank; the last piece
 
   // X through this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens continue
   // the cached ones; packed documents cannot.
@@ -92,7 +91,7 @@ class MorphableModel {
   const ModelSpec& spec() const { return spec_; }
   const Placement& placement() const { return placement_; }
   Shard& shard() const { return *shard_; }
-  Neighbours& neighbours() const { return *neighbours_; }
+  PipelinePeers& pipeline_peers() const { return *pipeline_peers_; }
   int64_t layer_count() const { return spec_.layers; }  // of the whole model
   const LayerRange& own_layers() const { return own_; }
   bool has_embedding() const { return own_.first == 0; }
@@ -104,8 +103,9 @@ class MorphableModel {
   Parameters all_parameters() const;
 
  private:
-  MorphableModel(const ModelSpec& spec, const Placement& placement, Shard& shard, LayerRange own, Neighbours& neighbours)
-      : spec_(spec), placement_(placement), shard_(&shard), own_(own), neighbours_(&neighbours) {}
+  MorphableModel(const ModelSpec& spec, const Placement& placement, Shard& shard, LayerRange own,
+                 PipelinePeers& pipeline_peers)
+      : spec_(spec), placement_(placement), shard_(&shard), own_(own), pipeline_peers_(&pipeline_peers) {}
 
   void check_routes(const Routes& routes) const;
   std::vector<at::Tensor> weights_of(int64_t layer) const;
@@ -116,7 +116,7 @@ class MorphableModel {
   Placement placement_;
   Shard* shard_;
   LayerRange own_;
-  Neighbours* neighbours_;
+  PipelinePeers* pipeline_peers_;
   EmbeddingWeights embedding_;
   std::vector<MorphableLayer> layers_;  // own_.first is the first
   HeadWeights head_;

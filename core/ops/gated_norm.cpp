@@ -72,8 +72,8 @@ struct GatedNorm : Function<GatedNorm> {
   }
 };
 
-at::Tensor with_gradient(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC, double epsilon,
-                         bool swish) {
+at::Tensor with_gradient(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC,
+                         double epsilon, bool swish) {
   TORCH_CHECK(x_BTHK.dim() == 4 && weight_C.dim() == 1 && weight_C.size(0) == x_BTHK.size(2) * x_BTHK.size(3),
               "gated_rms_norm: x must be [B, T, H, K] and the weight [H*K]");
   TORCH_CHECK(gate_BTC.dim() == 3 && gate_BTC.sizes().equals(x_BTHK.flatten(2, 3).sizes()),
@@ -99,8 +99,8 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 
 TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) { library.impl("gated_rms_norm", with_gradient); }
 
-at::Tensor gated_rms_norm(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC, double epsilon,
-                          bool swish) {
+at::Tensor gated_rms_norm(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC,
+                          double epsilon, bool swish) {
   static const auto op = operator_named<decltype(gated_rms_norm)>("flashmorph::gated_rms_norm");
   return op.call(x_BTHK, weight_C, gate_BTC, epsilon, swish);
 }

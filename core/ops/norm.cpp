@@ -101,8 +101,8 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::
   const int64_t width = w.size(0);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rms_norm_backward", [&] {
     backward_rows(dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(),
-                  dx.data_ptr<scalar_t>(), weight_gradient ? d_weight.data_ptr<scalar_t>() : nullptr,
-                  x.numel() / width, width, epsilon);
+                  dx.data_ptr<scalar_t>(), weight_gradient ? d_weight.data_ptr<scalar_t>() : nullptr, x.numel() / width,
+                  width, epsilon);
   });
   return {dx, d_weight};
 }
@@ -112,8 +112,8 @@ at::Tensor forward_without_values(const at::Tensor& x, const at::Tensor&, double
   return at::empty(x.sizes(), x.options());
 }
 
-std::tuple<at::Tensor, at::Tensor> backward_without_values(const at::Tensor&, const at::Tensor& x, const at::Tensor& weight,
-                                                           double, bool weight_gradient) {
+std::tuple<at::Tensor, at::Tensor> backward_without_values(const at::Tensor&, const at::Tensor& x,
+                                                           const at::Tensor& weight, double, bool weight_gradient) {
   return {at::empty(x.sizes(), x.options()), weight_gradient ? at::empty_like(weight) : at::Tensor()};
 }
 
@@ -142,8 +142,8 @@ struct RmsNorm : Function<RmsNorm> {
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const auto [dx, d_weight] = backward_op().call(gradients[0], saved[0], saved[1],
-                                                   context->saved_data["epsilon"].toDouble(), context->needs_input_grad(1));
+    const auto [dx, d_weight] = backward_op().call(
+        gradients[0], saved[0], saved[1], context->saved_data["epsilon"].toDouble(), context->needs_input_grad(1));
     return {dx, d_weight, at::Tensor()};
   }
 };

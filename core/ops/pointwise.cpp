@@ -112,7 +112,8 @@ struct Swiglu : Function<Swiglu> {
 };
 
 struct Rotate : Function<Rotate> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos,
+                            const at::Tensor& sin) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({cos, sin});
     return rotate(x, cos, sin);

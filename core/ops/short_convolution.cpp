@@ -21,7 +21,9 @@ using Optional = std::optional<at::Tensor>;
 struct Lag {
   int64_t first, source, count;
   Lag(int64_t lag, int64_t tokens, int64_t past)
-      : first(std::min(std::max<int64_t>(lag - past, 0), tokens)), source(std::max<int64_t>(first + past - lag, 0)), count(tokens - first) {}
+      : first(std::min(std::max<int64_t>(lag - past, 0), tokens)),
+        source(std::max<int64_t>(first + past - lag, 0)),
+        count(tokens - first) {}
 };
 
 // [count, 1]: whether token t - lag belongs to the document of t.

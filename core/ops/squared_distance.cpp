@@ -12,11 +12,11 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-at::Tensor difference(const at::Tensor& a, const at::Tensor& b) {
-  return a.to(at::toOpMathType(a.scalar_type())) - b;
-}
+at::Tensor difference(const at::Tensor& a, const at::Tensor& b) { return a.to(at::toOpMathType(a.scalar_type())) - b; }
 
-at::Tensor forward(const at::Tensor& a, const at::Tensor& b) { return difference(a, b).to(at::kDouble).square_().sum(); }
+at::Tensor forward(const at::Tensor& a, const at::Tensor& b) {
+  return difference(a, b).to(at::kDouble).square_().sum();
+}
 
 at::Tensor backward(const at::Tensor& upstream, const at::Tensor& a, const at::Tensor& b) {
   return (difference(a, b) * (2.0 * upstream)).to(a.scalar_type());

@@ -4,8 +4,8 @@
 
 namespace flashmorph {
 
-// sum of (a - b)^2 as a float64 scalar on their device, added up in float64 in a fixed order. Differentiable in a; b gets no
-// gradient.
+// sum of (a - b)^2 as a float64 scalar on their device, added up in float64 in a fixed order. Differentiable in a; b
+// gets no gradient.
 at::Tensor squared_distance(const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace flashmorph

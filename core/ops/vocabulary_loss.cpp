@@ -28,8 +28,8 @@ at::Tensor exact_product(const at::Tensor& a, const at::Tensor& b) {
   return a.is_cpu() ? at::mm(a.to(exact), b.to(exact)) : at::mm(a, b, exact);
 }
 
-// In place: logits -> log softmax over the whole vocabulary. What several logits of the same tokens reduce over the shard
-// travels together.
+// In place: logits -> log softmax over the whole vocabulary. What several logits of the same tokens reduce over the
+// shard travels together.
 void log_softmax_(at::TensorList logits_NW, Shard& shard) {
   std::vector<at::Tensor> parts;
   for (const at::Tensor& logits : logits_NW) parts.push_back(std::get<0>(logits.max(1, /*keepdim=*/true)));
@@ -99,8 +99,8 @@ variable_list scaled(AutogradContext* context, const at::Tensor& gradient) {
 
 struct KlDivergence : Function<KlDivergence> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& student_hidden, const at::Tensor& student_head,
-                            const at::Tensor& teacher_hidden, const at::Tensor& teacher_head, Shard* shard, int64_t chunk,
-                            Wanted wanted) {
+                            const at::Tensor& teacher_hidden, const at::Tensor& teacher_head, Shard* shard,
+                            int64_t chunk, Wanted wanted) {
     auto [loss, gradients] = chunked_loss(
         student_hidden, student_head, *shard, chunk, wanted, [&](at::Tensor student, int64_t start, int64_t count) {
           at::Tensor teacher = exact_product(teacher_hidden.narrow(0, start, count), teacher_head.t());
@@ -122,8 +122,8 @@ struct CrossEntropy : Function<CrossEntropy> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head,
                             const at::Tensor& targets, Shard* shard, int64_t chunk, Wanted wanted) {
     const int64_t first = shard->rank() * head.size(0), rows = head.size(0);
-    auto [loss, gradients] = chunked_loss(
-        hidden, head, *shard, chunk, wanted, [&](at::Tensor logits, int64_t start, int64_t count) {
+    auto [loss, gradients] =
+        chunked_loss(hidden, head, *shard, chunk, wanted, [&](at::Tensor logits, int64_t start, int64_t count) {
           log_softmax_({logits}, *shard);
           const at::Tensor target = targets.narrow(0, start, count).unsqueeze(1);
           const at::Tensor elsewhere = target.lt(first).logical_or(target.ge(first + rows));
@@ -156,20 +156,22 @@ at::Tensor kl_divergence(const at::Tensor& student_hidden_ND, const at::Tensor& 
                          int64_t chunk) {
   check_shapes("kl_divergence (student)", student_hidden_ND, student_head_WD, chunk);
   check_shapes("kl_divergence (teacher)", teacher_hidden_ND, teacher_head_WD, chunk);
-  TORCH_CHECK(student_hidden_ND.size(0) == teacher_hidden_ND.size(0) && student_head_WD.size(0) == teacher_head_WD.size(0),
-              "kl_divergence: student and teacher must have the same tokens and vocabulary rows");
+  TORCH_CHECK(
+      student_hidden_ND.size(0) == teacher_hidden_ND.size(0) && student_head_WD.size(0) == teacher_head_WD.size(0),
+      "kl_divergence: student and teacher must have the same tokens and vocabulary rows");
   return KlDivergence::apply(student_hidden_ND, student_head_WD, teacher_hidden_ND.detach(), teacher_head_WD.detach(),
                              &shard, chunk, Wanted(student_hidden_ND, student_head_WD));
 }
 
-at::Tensor cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_WD, const at::Tensor& targets_N, Shard& shard,
-                         int64_t chunk) {
+at::Tensor cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_WD, const at::Tensor& targets_N,
+                         Shard& shard, int64_t chunk) {
   check_shapes("cross_entropy", hidden_ND, head_WD, chunk);
   const at::Tensor counted = targets_N.masked_select(targets_N.ne(kIgnored));
   TORCH_CHECK(targets_N.dim() == 1 && targets_N.size(0) == hidden_ND.size(0) && counted.ge(0).all().item<bool>() &&
                   counted.lt(head_WD.size(0) * shard.size()).all().item<bool>(),
               "cross_entropy: targets must be one id of the vocabulary, or ", kIgnored, ", a token");
-  return CrossEntropy::apply(hidden_ND, head_WD, targets_N.to(hidden_ND.device()), &shard, chunk, Wanted(hidden_ND, head_WD));
+  return CrossEntropy::apply(hidden_ND, head_WD, targets_N.to(hidden_ND.device()), &shard, chunk,
+                             Wanted(hidden_ND, head_WD));
 }
 
 at::Tensor greedy_tokens(const at::Tensor& hidden_ND, const at::Tensor& head_WD, Shard& shard, int64_t chunk) {

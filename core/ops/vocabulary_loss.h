@@ -11,8 +11,9 @@ inline constexpr const char* kVocabularyScope = "flashmorph::vocabulary";
 
 // Losses over a vocabulary whose rows are split over a shard's group, computed in chunks of tokens: a
 // [tokens, vocabulary] tensor is never held. Letters: N tokens, D hidden, W this rank's vocabulary rows.
-// Both are sums over tokens (the caller divides), in float32 at least, identical on every rank, and differentiable in the hidden states and
-// the head weight. Gradients with respect to hidden states are complete on every rank (reduced inside).
+// Both are sums over tokens (the caller divides), in float32 at least, identical on every rank, and differentiable in
+// the hidden states and the head weight. Gradients with respect to hidden states are complete on every rank (reduced
+// inside).
 
 // sum over tokens of KL(softmax(teacher logits) || softmax(student logits)), logits = hidden * head^T.
 // The teacher's two tensors get no gradient.

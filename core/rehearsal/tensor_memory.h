@@ -20,20 +20,22 @@ struct BytesByKind {
   int64_t total() const;
 };
 
-// The bytes of the tensors of one device that were made since the first call, what each is held for, and how much it was
-// when it was most. Takes the place of that device's allocator until the process ends; any thread may use the tensors.
+// The bytes of the tensors of one device that were made since the first call, what each is held for, and how much it
+// was when it was most. Takes the place of that device's allocator until the process ends; any thread may use the
+// tensors.
 class TensorMemory {
  public:
-  static TensorMemory& of_host();       // real tensors
-  static TensorMemory& of_meta();       // tensors without values, which take no memory
+  static TensorMemory& of_host();  // real tensors
+  static TensorMemory& of_meta();  // tensors without values, which take no memory
 
   BytesByKind alive() const;
-  BytesByKind peak() const;             // at the moment of the largest total since start_peak
-  void start_peak();                    // from what is alive now
+  BytesByKind peak() const;  // at the moment of the largest total since start_peak
+  void start_peak();         // from what is alive now
 
   // What new tensors are held for, from now on; returns what it was. At first: activations.
   MemoryKind hold_for(MemoryKind kind);
-  // What this tensor turned out to be held for. Only tensors made since the first call are known; others are passed over.
+  // What this tensor turned out to be held for. Only tensors made since the first call are known; others are passed
+  // over.
   void relabel(const at::Tensor& tensor, MemoryKind kind);
 
  private:

@@ -59,15 +59,17 @@ at::Tensor like_heads(const at::Tensor& x_BHTK) {
   return at::empty({x_BHTK.size(0), x_BHTK.size(2), x_BHTK.size(1), x_BHTK.size(3)}, x_BHTK.options()).transpose(1, 2);
 }
 
-std::tuple<at::Tensor, at::Tensor> flash_attention(const at::Tensor& q_BHTK, const at::Tensor&, const at::Tensor&, double,
-                                                   bool, const OptionalTensor&, std::optional<double>) {
+std::tuple<at::Tensor, at::Tensor> flash_attention(const at::Tensor& q_BHTK, const at::Tensor&, const at::Tensor&,
+                                                   double, bool, const OptionalTensor&, std::optional<double>) {
   const auto exact = q_BHTK.options().dtype(at::toOpMathType(q_BHTK.scalar_type()));
   return {like_heads(q_BHTK), at::empty({q_BHTK.size(0), q_BHTK.size(1), q_BHTK.size(2)}, exact)};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
-    const at::Tensor&, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor&, const at::Tensor&,
-    double, bool, const OptionalTensor&, std::optional<double>) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(const at::Tensor&, const at::Tensor& q,
+                                                                        const at::Tensor& k, const at::Tensor& v,
+                                                                        const at::Tensor&, const at::Tensor&, double,
+                                                                        bool, const OptionalTensor&,
+                                                                        std::optional<double>) {
   return {like_heads(q), like_heads(k), like_heads(v)};
 }
 
@@ -104,6 +106,9 @@ struct Registrations {
 
 }  // namespace
 
-void allow_steps_without_values() { static const Registrations* const registered = new Registrations; (void)registered; }
+void allow_steps_without_values() {
+  static const Registrations* const registered = new Registrations;
+  (void)registered;
+}
 
 }  // namespace flashmorph

@@ -38,7 +38,8 @@ const std::map<std::string_view, Rule>& rules() {
       {"aten::baddbmm_", [](Inputs in) { return product(in, 1); }},
       {"aten::linalg_solve_triangular", [](Inputs in) { return size(in[0], -1) * count(in[1]); }},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", [](Inputs in) { return attention(in, 0, 4, 2.0); }},
-      {"aten::_scaled_dot_product_flash_attention_for_cpu_backward", [](Inputs in) { return attention(in, 1, 7, 5.0); }}};
+      {"aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+       [](Inputs in) { return attention(in, 1, 7, 5.0); }}};
   return known;
 }
 
@@ -65,8 +66,8 @@ ScopeWatcher::ScopeWatcher(const char* name, std::function<void()> entered, std:
     : name_(name), entered_(std::move(entered)), left_(std::move(left)) {
   TORCH_CHECK(watcher == nullptr, "one ScopeWatcher a thread");
   watcher = this;
-  handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(&ScopeWatcher::started, &ScopeWatcher::ended)
-                                           .scopes({at::RecordScope::USER_SCOPE}));
+  handle_ = at::addThreadLocalCallback(
+      at::RecordFunctionCallback(&ScopeWatcher::started, &ScopeWatcher::ended).scopes({at::RecordScope::USER_SCOPE}));
 }
 
 ScopeWatcher::~ScopeWatcher() {

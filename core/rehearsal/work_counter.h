@@ -6,9 +6,9 @@
 
 namespace flashmorph {
 
-// The floating-point operations of the matrix products, triangular solves and attention that this thread starts while it
-// lives (2 for a multiply-add; causal attention reads half of the pairs). Elementwise work is not counted. One at a time
-// in a thread.
+// The floating-point operations of the matrix products, triangular solves and attention that this thread starts while
+// it lives (2 for a multiply-add; causal attention reads half of the pairs). Elementwise work is not counted. One at a
+// time in a thread.
 class WorkCounter {
  public:
   WorkCounter();

@@ -22,12 +22,14 @@ struct Worth {  // of a set of layers; compared in this order
   Worth operator+(const Worth& other) const { return {score + other.score, layers + other.layers}; }
 };
 
-// best[l][c]: the most that layers l.. are worth at a cost of at most c. From the last layer up, so that the choice can be
-// read off from layer 0 on, each layer kept when that is as good.
+// best[l][c]: the most that layers l.. are worth at a cost of at most c. From the last layer up, so that the choice can
+// be read off from layer 0 on, each layer kept when that is as good.
 class Knapsack {
  public:
   Knapsack(const std::vector<double>& scores, const std::vector<int64_t>& costs, int64_t limit)
-      : scores_(scores), costs_(costs), limit_(limit),
+      : scores_(scores),
+        costs_(costs),
+        limit_(limit),
         best_(scores.size() + 1, std::vector<Worth>(static_cast<size_t>(limit) + 1)) {
     for (int64_t l = static_cast<int64_t>(scores.size()) - 1; l >= 0; --l)
       for (int64_t c = 0; c <= limit; ++c) best_[l][c] = std::max(best_[l + 1][c], kept(l, c));
@@ -67,7 +69,9 @@ LayerBudget reduced(LayerBudget budget) {
   return budget;
 }
 
-Knapsack solved(const std::vector<double>& scores, const LayerBudget& budget) { return {scores, budget.costs, budget.limit}; }
+Knapsack solved(const std::vector<double>& scores, const LayerBudget& budget) {
+  return {scores, budget.costs, budget.limit};
+}
 
 void check_scores(const std::vector<double>& scores, const LayerBudget& budget) {
   TORCH_CHECK(scores.size() == budget.costs.size(), scores.size(), " scores for ", budget.costs.size(), " layers");
@@ -113,13 +117,15 @@ LayerBudget layer_budget(const BudgetSection& budget, const ModelSpec& spec, int
     if (!budget.ratio.empty()) counted.key = "budget.ratio";
     return counted;
   }
-  const LayerBudget found = budget.milliseconds > 0.0 ? microseconds(budget, latency) : cache_bytes(budget, spec, element_bytes);
+  const LayerBudget found =
+      budget.milliseconds > 0.0 ? microseconds(budget, latency) : cache_bytes(budget, spec, element_bytes);
   const int64_t cheapest = std::ranges::min(found.costs),
                 all = std::accumulate(found.costs.begin(), found.costs.end(), int64_t{0});
   if (found.limit < cheapest || found.limit >= all)
     throw BadInput(found.key, "leaves " + std::to_string(found.limit) + " " + found.unit +
                                   " for full attention; the cheapest layer takes " + std::to_string(cheapest) +
-                                  ", all of them " + std::to_string(all) + ": expected from the one to less than the other");
+                                  ", all of them " + std::to_string(all) +
+                                  ": expected from the one to less than the other");
   return found;
 }
 

@@ -22,12 +22,12 @@ at::Tensor joined(const at::Tensor& own, Shard& shard) {
 }
 
 // [.., T, D] -> [R, .., T/R, D].
-at::Tensor stretches(const at::Tensor& whole, const Shard& shard) {
+at::Tensor partitions(const at::Tensor& whole, const Shard& shard) {
   return whole.unflatten(-2, {shard.size(), shard.own_count(whole.size(-2))}).movedim(-3, 0);
 }
 
-at::Tensor own_stretch_of_sum(const at::Tensor& whole, Shard& shard) {
-  return shard.reduce_scatter(stretches(whole, shard).contiguous());
+at::Tensor own_partition_of_sum(const at::Tensor& whole, Shard& shard) {
+  return shard.reduce_scatter(partitions(whole, shard).contiguous());
 }
 
 struct CopyToShards : Function<CopyToShards> {
@@ -50,7 +50,7 @@ struct SumOverShards : Function<SumOverShards> {
   }
 };
 
-// The stretches of all ranks; what comes back is summed over ranks when each rank made a part of it.
+// The partitions of all ranks; what comes back is summed over ranks when each rank made a part of it.
 struct Joined : Function<Joined> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& own, Shard* shard, bool summed) {
     context->saved_data["shard"] = reinterpret_cast<int64_t>(shard);
@@ -59,16 +59,16 @@ struct Joined : Function<Joined> {
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     auto* shard = reinterpret_cast<Shard*>(context->saved_data["shard"].toInt());
-    const at::Tensor own = context->saved_data["summed"].toBool() ? own_stretch_of_sum(gradients[0], *shard)
-                                                                   : stretches(gradients[0], *shard)[shard->rank()];
+    const at::Tensor own = context->saved_data["summed"].toBool() ? own_partition_of_sum(gradients[0], *shard)
+                                                                  : partitions(gradients[0], *shard)[shard->rank()];
     return {own, at::Tensor(), at::Tensor()};
   }
 };
 
-struct OwnStretchOfSum : Function<OwnStretchOfSum> {
+struct OwnPartitionOfSum : Function<OwnPartitionOfSum> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& partial, Shard* shard) {
     context->saved_data["shard"] = reinterpret_cast<int64_t>(shard);
-    return own_stretch_of_sum(partial, *shard);
+    return own_partition_of_sum(partial, *shard);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     return {joined(gradients[0], *reinterpret_cast<Shard*>(context->saved_data["shard"].toInt())), at::Tensor()};
@@ -86,20 +86,20 @@ at::Tensor sum_over_shards(const at::Tensor& partial, Shard& shard) {
 }
 
 at::Tensor into_shards(const at::Tensor& x, Shard& shard) {
-  return shard.shares_tokens() ? Joined::apply(x, &shard, /*summed=*/true) : copy_to_shards(x, shard);
+  return shard.sequence_parallel() ? Joined::apply(x, &shard, /*summed=*/true) : copy_to_shards(x, shard);
 }
 
 at::Tensor out_of_shards(const at::Tensor& partial, Shard& shard) {
-  return shard.shares_tokens() ? OwnStretchOfSum::apply(partial, &shard) : sum_over_shards(partial, shard);
+  return shard.sequence_parallel() ? OwnPartitionOfSum::apply(partial, &shard) : sum_over_shards(partial, shard);
 }
 
 at::Tensor all_tokens(const at::Tensor& x, Shard& shard) {
-  return shard.shares_tokens() ? Joined::apply(x, &shard, /*summed=*/false) : x;
+  return shard.sequence_parallel() ? Joined::apply(x, &shard, /*summed=*/false) : x;
 }
 
 at::Tensor own_tokens(const at::Tensor& x_BT, const Shard& shard) {
   const int64_t own = shard.own_count(x_BT.size(1));
-  return shard.shares_tokens() ? x_BT.narrow(1, shard.rank() * own, own) : x_BT;
+  return shard.sequence_parallel() ? x_BT.narrow(1, shard.rank() * own, own) : x_BT;
 }
 
 }  // namespace flashmorph

@@ -22,9 +22,10 @@ class Shard {
   virtual at::Tensor all_gather(const at::Tensor& values) { return values.unsqueeze(0); }
   virtual at::Tensor reduce_scatter(const at::Tensor& values) { return values.squeeze(0); }
 
-  // Whether the pieces share the residual stream's tokens as well, each having one of size() equal stretches, in rank order.
-  virtual bool shares_tokens() const { return false; }
-  int64_t own_count(int64_t tokens) const { return shares_tokens() ? tokens / size() : tokens; }
+  // Whether the pieces share the residual stream's tokens as well, each having one of size() equal partitions, in rank
+  // order.
+  virtual bool sequence_parallel() const { return false; }
+  int64_t own_count(int64_t tokens) const { return sequence_parallel() ? tokens / size() : tokens; }
 };
 
 // The two ends of a column-parallel / row-parallel pair, differentiable.
@@ -34,14 +35,14 @@ class Shard {
 at::Tensor copy_to_shards(const at::Tensor& x, Shard& shard);
 at::Tensor sum_over_shards(const at::Tensor& partial, Shard& shard);
 
-// The same pair between the residual stream and a layer that is split by heads or channels; [.., T, D]. Where the pieces
-// share the tokens (sequence parallelism, arXiv 2205.05198) a rank's x and sum are its stretch of them:
-//   into_shards:   y = the stretches of all ranks      dx = this rank's stretch of the sum over ranks of dy
-//   out_of_shards: y = this rank's stretch of the sum  dx = the stretches of all ranks' dy
+// The same pair between the residual stream and a layer that is split by heads or channels; [.., T, D]. Where the
+// pieces share the tokens (sequence parallelism, arXiv 2205.05198) a rank's x and sum are its partition of them:
+//   into_shards:   y = the partitions of all ranks      dx = this rank's partition of the sum over ranks of dy
+//   out_of_shards: y = this rank's partition of the sum  dx = the partitions of all ranks' dy
 at::Tensor into_shards(const at::Tensor& x, Shard& shard);
 at::Tensor out_of_shards(const at::Tensor& partial, Shard& shard);
 
-// The residual stream's tokens, all of them on every rank, where dy is complete on each: dx is its own stretch.
+// The residual stream's tokens, all of them on every rank, where dy is complete on each: dx is its own partition.
 at::Tensor all_tokens(const at::Tensor& x, Shard& shard);
 
 // Of x_BT the tokens that this rank's residual stream has.

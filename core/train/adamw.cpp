@@ -17,7 +17,8 @@ AdamW::AdamW(std::vector<at::Tensor> parameters, Options options)
 }
 
 void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
-  TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(), " parameters");
+  TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(),
+              " parameters");
   const c10::NoGradGuard no_gradient;
   at::_foreach_add_(steps_, 1);
   std::vector<at::Tensor> exact_gradients;

@@ -8,8 +8,8 @@
 namespace flashmorph {
 
 // AdamW with decoupled weight decay (Loshchilov & Hutter 2019), through torch's fused kernel: one pass over the
-// parameters a step. Parameters are leaf tensors; gradients are handed in, in the same order. What is shorter than float32
-// is updated in a float32 copy and rounded from there: a step is often too small to move a bfloat16.
+// parameters a step. Parameters are leaf tensors; gradients are handed in, in the same order. What is shorter than
+// float32 is updated in a float32 copy and rounded from there: a step is often too small to move a bfloat16.
 class AdamW {
  public:
   struct Options {
@@ -19,8 +19,8 @@ class AdamW {
     double weight_decay = 0.0;
   };
 
-  // What a parameter's next step depends on besides its gradient, all of its shape and at least float32. The tensors are
-  // the optimizer's own.
+  // What a parameter's next step depends on besides its gradient, all of its shape and at least float32. The tensors
+  // are the optimizer's own.
   struct State {
     at::Tensor value;
     at::Tensor first_moment;

@@ -38,7 +38,7 @@ std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folde
 }  // namespace
 
 std::filesystem::path StageFolders::whole(int64_t step) const { return root / folder_name(stage, step); }
-std::filesystem::path StageFolders::hidden(int64_t step) const { return hidden_neighbour(whole(step), ""); }
+std::filesystem::path StageFolders::hidden(int64_t step) const { return hidden_sibling(whole(step), ""); }
 std::filesystem::path StageFolders::aside(int64_t step) const { return root / (kAside + folder_name(stage, step)); }
 
 std::vector<int64_t> StageFolders::steps() const {
@@ -73,7 +73,8 @@ void StageFolders::remove_all() const {
     std::filesystem::remove_all(root);
 }
 
-proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank, const ShardCopy& shard) {
+proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank,
+                                   const ShardCopy& shard) {
   proto::CheckpointShard written;
   if (shard.slices.empty()) return written;
   std::vector<std::pair<std::string, at::Tensor>> tensors;
@@ -84,7 +85,8 @@ proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem:
   const SafetensorsContent content(tensors);
   written.set_file("rank-" + std::to_string(rank) + ".safetensors");
   written.set_sha256(sha256_of_pieces(content.pieces()));
-  for (const std::string_view piece : content.pieces()) written.set_bytes(written.bytes() + static_cast<int64_t>(piece.size()));
+  for (const std::string_view piece : content.pieces())
+    written.set_bytes(written.bytes() + static_cast<int64_t>(piece.size()));
   files.make_folder(hidden);
   files.write(hidden / written.file(), content.pieces());
   files.sync(hidden / written.file());
@@ -100,7 +102,7 @@ void publish(FileOperations& files, const StageFolders& folders, const proto::Ch
   files.rename(hidden, whole);
   files.sync(folders.root);
 
-  const std::filesystem::path pointer = hidden_neighbour(latest, ".part");
+  const std::filesystem::path pointer = hidden_sibling(latest, ".part");
   files.write(pointer, {whole.filename().string() + "\n"});
   files.sync(pointer);
   files.rename(pointer, latest);

@@ -40,10 +40,11 @@ struct ShardCopy {
 };
 
 // Writes and syncs `rank`'s shard into a hidden folder. Nothing for an empty one: the description has no file then.
-proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank, const ShardCopy& shard);
+proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem::path& hidden, int rank,
+                                   const ShardCopy& shard);
 
-// All shards are in the hidden folder: writes the index, makes the checkpoint visible and the newest, and removes all but
-// the `keep` newest.
+// All shards are in the hidden folder: writes the index, makes the checkpoint visible and the newest, and removes all
+// but the `keep` newest.
 void publish(FileOperations& files, const StageFolders& folders, const proto::CheckpointIndex& index, int64_t keep);
 
 }  // namespace flashmorph

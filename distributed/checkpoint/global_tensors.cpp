@@ -7,7 +7,7 @@
 
 #include "core/io/safetensors.h"
 #include "distributed/parallel/gradients.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
@@ -22,7 +22,8 @@ NamedTensors gather_slices(const Parameters& parameters, Mesh& mesh) {
     if (parameter.split != Split::none) {
       const at::Tensor slices = mesh.tensor().all_gather(value);
       if (keeps)
-        value = at::cat(slices.slice(0, 0, std::nullopt, parameter.replicas).unbind(0), parameter.split == Split::rows ? 0 : 1);
+        value = at::cat(slices.slice(0, 0, std::nullopt, parameter.replicas).unbind(0),
+                        parameter.split == Split::rows ? 0 : 1);
     }
     if (counts_here(parameter, mesh) && keeps) whole.emplace_back(parameter.name, value.cpu());
   }
@@ -72,7 +73,8 @@ NamedTensors gather_layers(NamedTensors own, at::ScalarType dtype, Communicator&
 NamedTensors gather_global(const Parameters& parameters, Mesh& mesh) {
   if (mesh.data_rank() != 0) return {};
   NamedTensors whole = gather_slices(parameters, mesh);
-  if (mesh.tensor_rank() == 0) whole = gather_layers(std::move(whole), parameters.at(0).value.scalar_type(), mesh.pipeline());
+  if (mesh.tensor_rank() == 0)
+    whole = gather_layers(std::move(whole), parameters.at(0).value.scalar_type(), mesh.pipeline());
   std::sort(whole.begin(), whole.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   return whole;
 }
@@ -80,7 +82,7 @@ NamedTensors gather_global(const Parameters& parameters, Mesh& mesh) {
 void save_global(const std::filesystem::path& file, const Parameters& parameters, Mesh& mesh,
                  const std::map<std::string, std::string>& metadata) {
   const NamedTensors whole = gather_global(parameters, mesh);
-  together(mesh.world(), [&] {
+  on_all_ranks(mesh.world(), [&] {
     if (mesh.world().rank() != 0) return;
     std::filesystem::create_directories(file.parent_path());
     write_safetensors(file, whole, metadata);

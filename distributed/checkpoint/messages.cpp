@@ -9,7 +9,7 @@
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
 #include "core/io/atomic_file.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
@@ -60,7 +60,7 @@ void read_message(const std::filesystem::path& file, google::protobuf::Message& 
 }
 
 void read_on_all_ranks(const std::filesystem::path& file, google::protobuf::Message& message, Communicator& world) {
-  together(world, [&] {
+  on_all_ranks(world, [&] {
     if (world.rank() == 0 && std::filesystem::exists(file)) read_message(file, message);
   });
   message.ParseFromString(world.broadcast_text(message.SerializeAsString(), 0));

@@ -72,7 +72,8 @@ std::vector<Rectangle> rectangles_of(const Rectangle& whole, int64_t first, int6
   return parts;
 }
 
-Regions regions_of(const Parameters& parameters, const DataShardedAdamW& optimizer, const Mesh& mesh, bool shares_states) {
+Regions regions_of(const Parameters& parameters, const DataShardedAdamW& optimizer, const Mesh& mesh,
+                   bool shares_states) {
   Regions regions;
   for (const auto& [piece, state] : optimizer.states()) {
     const Parameter& parameter = parameters.at(piece.parameter);
@@ -106,7 +107,9 @@ proto::TensorSlice slice_of(const Region& region) {
   return slice;
 }
 
-Rectangle place_of(const proto::TensorSlice& slice) { return {slice.row(), slice.column(), slice.rows(), slice.columns()}; }
+Rectangle place_of(const proto::TensorSlice& slice) {
+  return {slice.row(), slice.column(), slice.rows(), slice.columns()};
+}
 
 std::string key_of(const proto::TensorSlice& slice) {
   return slice.name() + "@" + std::to_string(slice.row()) + "," + std::to_string(slice.column());

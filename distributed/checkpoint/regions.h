@@ -25,8 +25,8 @@ struct Rectangle {
   bool operator==(const Rectangle&) const = default;
 };
 
-Rectangle matrix_of(const std::vector<int64_t>& shape);                // the whole of it, at (0, 0)
-Rectangle intersection(const Rectangle& a, const Rectangle& b);        // of area 0 when they do not touch
+Rectangle matrix_of(const std::vector<int64_t>& shape);          // the whole of it, at (0, 0)
+Rectangle intersection(const Rectangle& a, const Rectangle& b);  // of area 0 when they do not touch
 bool contains(const Rectangle& outer, const Rectangle& inner);
 at::Tensor part_of(const at::Tensor& values, const Rectangle& place, const Rectangle& part);  // values lie at `place`
 
@@ -40,15 +40,16 @@ struct Region {
   std::string name;            // the global tensor's
   std::vector<int64_t> shape;  // the global tensor's
   Rectangle place;
-  at::Tensor values;           // [rows, columns], sharing storage with whoever trains it
-  bool is_saved_here = true;   // false: another rank saves the same elements
+  at::Tensor values;          // [rows, columns], sharing storage with whoever trains it
+  bool is_saved_here = true;  // false: another rank saves the same elements
 };
 using Regions = std::vector<Region>;
 
 // What AdamW's next step on these parameters depends on: under each one's global name its value (at least float32), and
-// behind the name .first_moment and .second_moment. `shares_states`: the optimizer's states are shared out over the data
-// ranks, so that each of them saves its own; otherwise the first data rank saves.
-Regions regions_of(const Parameters& parameters, const DataShardedAdamW& optimizer, const Mesh& mesh, bool shares_states);
+// behind the name .first_moment and .second_moment. `shares_states`: the optimizer's states are shared out over the
+// data ranks, so that each of them saves its own; otherwise the first data rank saves.
+Regions regions_of(const Parameters& parameters, const DataShardedAdamW& optimizer, const Mesh& mesh,
+                   bool shares_states);
 
 // The same for the elements [first, first + n) of a vector of `all` elements that an AdamW of one parameter trains.
 Regions regions_of(const std::string& name, const AdamW::State& state, int64_t first, int64_t all, bool is_saved_here);

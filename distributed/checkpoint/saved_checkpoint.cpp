@@ -41,7 +41,8 @@ void SavedCheckpoint::check_cover(const std::string& name, const std::vector<Sou
     covered += place_of(slice).area();
   }
   if (covered != matrix_of(shape).area())
-    throw BadInput(where(name), "has " + std::to_string(covered) + " of its " + std::to_string(matrix_of(shape).area()) + " elements");
+    throw BadInput(where(name), "has " + std::to_string(covered) + " of its " +
+                                    std::to_string(matrix_of(shape).area()) + " elements");
 }
 
 void SavedCheckpoint::verify(const proto::CheckpointShard& shard) const {
@@ -50,14 +51,17 @@ void SavedCheckpoint::verify(const proto::CheckpointShard& shard) const {
   const auto bytes = static_cast<int64_t>(std::filesystem::file_size(file, missing));
   if (missing) throw BadInput(file.string(), "cannot be read: " + missing.message());
   if (bytes != shard.bytes())
-    throw BadInput(file.string(), "is " + std::to_string(bytes) + " bytes long, expected " + std::to_string(shard.bytes()));
-  if (sha256_of_file(file) != shard.sha256()) throw BadInput(file.string(), "does not have its checksum: it was damaged");
+    throw BadInput(file.string(),
+                   "is " + std::to_string(bytes) + " bytes long, expected " + std::to_string(shard.bytes()));
+  if (sha256_of_file(file) != shard.sha256())
+    throw BadInput(file.string(), "does not have its checksum: it was damaged");
 }
 
 void SavedCheckpoint::require(const Region& region) const {
   const auto found = sources_.find(region.name);
   if (found == sources_.end()) throw BadInput(where(region.name), "is missing");
-  if (shape_of(*found->second[0].slice) != region.shape) throw BadInput(where(region.name), "has another shape than this run's");
+  if (shape_of(*found->second[0].slice) != region.shape)
+    throw BadInput(where(region.name), "has another shape than this run's");
 }
 
 at::Tensor SavedCheckpoint::read(const Region& region) const {
@@ -82,8 +86,8 @@ at::Tensor SavedCheckpoint::stored(const Source& source, at::ScalarType dtype) c
   if (values.sizes() != at::IntArrayRef({slice.rows(), slice.columns()}))
     throw BadInput(where(slice.name()), "is stored in another shape than its index says");
   if (values.scalar_type() != dtype)
-    throw BadInput(where(slice.name()), std::string("is stored as ") + c10::toString(values.scalar_type()) + ", expected " +
-                                            c10::toString(dtype));
+    throw BadInput(where(slice.name()), std::string("is stored as ") + c10::toString(values.scalar_type()) +
+                                            ", expected " + c10::toString(dtype));
   return values;
 }
 

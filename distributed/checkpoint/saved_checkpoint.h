@@ -29,8 +29,8 @@ class SavedCheckpoint {
   // Whether the checkpoint has the region, with its global shape.
   void require(const Region& region) const;
 
-  // The region's values on the host, [rows, columns] of the region's dtype, put together from whatever slices hold them;
-  // a view of the file where one slice is all of it.
+  // The region's values on the host, [rows, columns] of the region's dtype, put together from whatever slices hold
+  // them; a view of the file where one slice is all of it.
   at::Tensor read(const Region& region) const;
 
  private:
@@ -45,7 +45,7 @@ class SavedCheckpoint {
 
   std::filesystem::path folder_;
   proto::CheckpointIndex index_;
-  std::map<std::string, std::vector<Source>> sources_;  // by global tensor
+  std::map<std::string, std::vector<Source>> sources_;                           // by global tensor
   mutable std::map<std::string, std::shared_ptr<const SafetensorsFile>> files_;  // opened so far
 };
 

@@ -10,7 +10,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/output_file.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
@@ -37,8 +37,13 @@ int64_t next_due(int64_t step, int64_t every) {
 
 StageCheckpoints::StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
                                    CheckpointListener listener)
-    : place_(std::move(place)), section_(section), mesh_(mesh), regions_(std::move(regions)), listener_(std::move(listener)),
-      folders_{place_.folder, place_.stage}, next_step_(next_due(0, section.every)) {}
+    : place_(std::move(place)),
+      section_(section),
+      mesh_(mesh),
+      regions_(std::move(regions)),
+      listener_(std::move(listener)),
+      folders_{place_.folder, place_.stage},
+      next_step_(next_due(0, section.every)) {}
 
 StageCheckpoints::~StageCheckpoints() {
   if (in_background_.valid()) in_background_.wait();
@@ -50,7 +55,7 @@ proto::StageProgress StageCheckpoints::resume() {
   for (const int64_t step : steps) {
     const std::unique_ptr<SavedCheckpoint> saved = opened(step);
     if (!saved) continue;
-    together(mesh_.world(), [&] {
+    on_all_ranks(mesh_.world(), [&] {
       const c10::NoGradGuard no_gradient;
       for (const Region& region : regions_) region.values.copy_(saved->read(region));
     });
@@ -66,12 +71,13 @@ proto::StageProgress StageCheckpoints::resume() {
 // never ended has left.
 std::vector<int64_t> StageCheckpoints::steps_on_disk() {
   std::string steps;
-  together(mesh_.world(), [&] {
+  on_all_ranks(mesh_.world(), [&] {
     if (!leads()) return;
     const std::vector<int64_t> known = folders_.steps();
     for (const int64_t step : known) steps += std::to_string(step) + " ";
     if (const int64_t latest = folders_.latest_step(); latest > 0 && std::ranges::find(known, latest) == known.end())
-      listener_.warn(folders_.whole(latest).string() + " is missing, which " + folders_.latest().string() + " names as the newest checkpoint");
+      listener_.warn(folders_.whole(latest).string() + " is missing, which " + folders_.latest().string() +
+                     " names as the newest checkpoint");
     place_.files->make_folder(place_.folder);
     folders_.remove_hidden();
     sync_folder_of(place_.folder);
@@ -86,24 +92,27 @@ std::vector<int64_t> StageCheckpoints::steps_on_disk() {
 std::unique_ptr<SavedCheckpoint> StageCheckpoints::opened(int64_t step) {
   std::unique_ptr<SavedCheckpoint> saved;
   try {
-    together(mesh_.world(), [&] {
+    on_all_ranks(mesh_.world(), [&] {
       saved = std::make_unique<SavedCheckpoint>(folders_.whole(step));
       const proto::CheckpointIndex& index = saved->index();
       if (index.stage() != place_.stage || index.progress().step() != step)
-        throw BadInput(folders_.whole(step).string(), "is of " + index.stage() + ", step " + std::to_string(index.progress().step()));
+        throw BadInput(folders_.whole(step).string(),
+                       "is of " + index.stage() + ", step " + std::to_string(index.progress().step()));
       for (const auto& [what, hash] : place_.frozen)
         if (const auto found = index.frozen().find(what); found == index.frozen().end() || found->second != hash)
           throw BadInput(folders_.whole(step).string(), "was trained from another " + what);
       for (const Region& region : regions_) saved->require(region);
-      for (int i = mesh_.world().rank(); i < index.shards_size(); i += mesh_.world().size()) saved->verify(index.shards(i));
+      for (int i = mesh_.world().rank(); i < index.shards_size(); i += mesh_.world().size())
+        saved->verify(index.shards(i));
     });
   } catch (const BadInput& fault) {
-    together(mesh_.world(), [&] {
+    on_all_ranks(mesh_.world(), [&] {
       if (!leads()) return;
       place_.files->remove(folders_.aside(step));
       place_.files->rename(folders_.whole(step), folders_.aside(step));
     });
-    listener_.warn(std::string(fault.what()) + "; moved to " + folders_.aside(step).string() + ", the checkpoint before it is tried");
+    listener_.warn(std::string(fault.what()) + "; moved to " + folders_.aside(step).string() +
+                   ", the checkpoint before it is tried");
     return nullptr;
   }
   return saved;
@@ -123,7 +132,8 @@ std::string StageCheckpoints::save(const proto::StageProgress& progress) {
     go_on(/*wait=*/true);
   }
   if (saved_step_ == progress.step()) return "it is in " + folders_.whole(saved_step_).string();
-  return saved_step_ == 0 ? "nothing of the stage is on disk" : "the last one on disk is " + folders_.whole(saved_step_).string();
+  return saved_step_ == 0 ? "nothing of the stage is on disk"
+                          : "the last one on disk is " + folders_.whole(saved_step_).string();
 }
 
 // Copies what is trained, so that it may change while it is written.
@@ -132,7 +142,8 @@ ShardCopy StageCheckpoints::copies() const {
   for (const Region& region : regions_) {
     if (!region.is_saved_here) continue;
     shard.slices.push_back(slice_of(region));
-    shard.values.push_back(region.values.detach().to(at::kCPU, region.values.scalar_type(), false, /*copy=*/true).contiguous());
+    shard.values.push_back(
+        region.values.detach().to(at::kCPU, region.values.scalar_type(), false, /*copy=*/true).contiguous());
   }
   return shard;
 }
@@ -141,8 +152,8 @@ void StageCheckpoints::start(const proto::StageProgress& progress) {
   since_start_ = Stopwatch();
   saving_ = progress;
   next_step_ = next_due(progress.step(), section_.every);
-  in_background_ = in_background([files = place_.files, hidden = folders_.hidden(progress.step()), rank = mesh_.world().rank(),
-                                  shard = copies()](proto::SaveReport& report) {
+  in_background_ = in_background([files = place_.files, hidden = folders_.hidden(progress.step()),
+                                  rank = mesh_.world().rank(), shard = copies()](proto::SaveReport& report) {
     *report.mutable_shard() = write_shard(*files, hidden, rank, shard);
   });
   phase_ = Phase::writing_shards;
@@ -158,7 +169,8 @@ void StageCheckpoints::go_on(bool wait) {
 }
 
 bool StageCheckpoints::any_rank_busy() {
-  const bool busy = in_background_.valid() && in_background_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  const bool busy =
+      in_background_.valid() && in_background_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
   at::Tensor any = at::full({1}, static_cast<int64_t>(busy), at::kLong);
   mesh_.world().all_reduce(any, Reduction::max);
   return any.item<int64_t>() != 0;
@@ -178,8 +190,9 @@ void StageCheckpoints::conclude_phase() {
   if (!error.empty()) {
     phase_ = Phase::idle;
     if (leads()) folders_.remove_hidden();
-    listener_.warn(place_.stage + ": the checkpoint after step " + std::to_string(saving_.step()) + " could not be written: " + error +
-          (saved_step_ == 0 ? "" : "; the one after step " + std::to_string(saved_step_) + " stays"));
+    listener_.warn(place_.stage + ": the checkpoint after step " + std::to_string(saving_.step()) +
+                   " could not be written: " + error +
+                   (saved_step_ == 0 ? "" : "; the one after step " + std::to_string(saved_step_) + " stays"));
     return;
   }
   if (phase_ == Phase::publishing) {

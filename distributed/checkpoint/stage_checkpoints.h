@@ -16,8 +16,8 @@ namespace flashmorph {
 
 // Where a stage's checkpoints lie, and what they refer to.
 struct CheckpointPlace {
-  std::filesystem::path folder = {};                // RUN/checkpoints; empty: none are read or written
-  std::string stage = {};                           // "select", "distill uniform"
+  std::filesystem::path folder = {};               // RUN/checkpoints; empty: none are read or written
+  std::string stage = {};                          // "select", "distill uniform"
   std::map<std::string, std::string> frozen = {};  // on rank 0: SHA-256 of what the checkpoints refer to, by what it is
   FileOperations* files = &real_files();
 };
@@ -28,8 +28,8 @@ struct CheckpointListener {
   std::function<void(int64_t step, double seconds)> saved;  // whole on disk, so long after it was copied
 };
 
-// A training stage's checkpoints: what it trains is copied at a step, and written and synced in the background while the
-// steps go on. Every rank that holds something writes a file of its own; rank 0 then writes the index and makes the
+// A training stage's checkpoints: what it trains is copied at a step, and written and synced in the background while
+// the steps go on. Every rank that holds something writes a file of its own; rank 0 then writes the index and makes the
 // checkpoint visible. A save that fails is told as a warning; the last good checkpoint stays. All calls are collective.
 class StageCheckpoints {
  public:
@@ -73,11 +73,11 @@ class StageCheckpoints {
   StageFolders folders_;
 
   Phase phase_ = Phase::idle;
-  proto::StageProgress saving_;                 // what the save under way is of
+  proto::StageProgress saving_;                   // what the save under way is of
   std::future<proto::SaveReport> in_background_;  // this rank's part; none for ranks other than 0 while publishing
   Stopwatch since_start_;                         // of the save under way
-  int64_t saved_step_ = 0;  // of the newest checkpoint on disk
-  int64_t next_step_;       // that is due to be saved
+  int64_t saved_step_ = 0;                        // of the newest checkpoint on disk
+  int64_t next_step_;                             // that is due to be saved
   double seconds_ = 0.0;
 };
 

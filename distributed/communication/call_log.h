@@ -23,23 +23,23 @@ constexpr int kAll = -1, kSent = -2;
 
 // One call of a communicator as a rank remembers it.
 struct CallRecord {
-  size_t group = 0;                 // of CallLog::groups()
+  size_t group = 0;  // of CallLog::groups()
   const char* operation = "";
-  int peer = kAll;                  // rank in the group, of send and receive
-  int64_t number = 0;               // of the collectives of this rank in this group, from 1; a message has the last one's
-  std::vector<int64_t> sizes;       // of this rank's tensor, which has a dtype
+  int peer = kAll;             // rank in the group, of send and receive
+  int64_t number = 0;          // of the collectives of this rank in this group, from 1; a message has the last one's
+  std::vector<int64_t> sizes;  // of this rank's tensor, which has a dtype
   at::ScalarType dtype = at::ScalarType::Undefined;
   int64_t bytes = 0;
-  int64_t step = 0;                 // what the log was told last
+  int64_t step = 0;  // what the log was told last
   std::chrono::steady_clock::time_point start;
-  double seconds = -1.0;            // that it took; negative: this rank is inside
+  double seconds = -1.0;  // that it took; negative: this rank is inside
 };
 
 // "all_reduce of Float [3, 4] (48 bytes)", "receive of ... from 2", "barrier".
 std::string text_of(const CallRecord& call);
 
-// The last calls of one rank in all its groups, and the time inside of them. One thread calls; another one, the watchdog's,
-// may look at any moment.
+// The last calls of one rank in all its groups, and the time inside of them. One thread calls; another one, the
+// watchdog's, may look at any moment.
 class CallLog {
  public:
   static constexpr size_t kKept = 64;

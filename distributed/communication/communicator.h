@@ -38,7 +38,7 @@ class Communicator {
   virtual void all_reduce(at::Tensor& values, Reduction reduction) = 0;  // in place, the same bits on every rank
   virtual void broadcast(at::Tensor& values, int root) = 0;              // in place
   virtual at::Tensor all_gather(const at::Tensor& values) = 0;           // [size, ...values' shape], in rank order
-  virtual at::Tensor reduce_scatter(const at::Tensor& values) = 0;       // [size, ...]: the sum over ranks of values[rank]
+  virtual at::Tensor reduce_scatter(const at::Tensor& values) = 0;  // [size, ...]: the sum over ranks of values[rank]
   virtual void send(const at::Tensor& values, int to) = 0;
   virtual void receive(at::Tensor& values, int from) = 0;
 

@@ -19,8 +19,8 @@ struct CudaLibrary {
   std::unique_ptr<Communicator> (*nccl)(std::unique_ptr<Communicator> host, int card, double deadline);
 };
 
-// Opens torch's CUDA library and then ours. To be called before the process's first torch operation: an operation settles
-// for good whether there is CUDA. BadInput at device.kind when one cannot be opened.
+// Opens torch's CUDA library and then ours. To be called before the process's first torch operation: an operation
+// settles for good whether there is CUDA. BadInput at device.kind when one cannot be opened.
 const CudaLibrary& open_cuda();
 
 }  // namespace flashmorph

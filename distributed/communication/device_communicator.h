@@ -7,8 +7,8 @@
 
 namespace flashmorph {
 
-// A group whose ranks hold tensors on cards. Host tensors, texts and barriers go through the host's communicator, which it
-// owns; how device tensors travel is up to the derived class.
+// A group whose ranks hold tensors on cards. Host tensors, texts and barriers go through the host's communicator, which
+// it owns; how device tensors travel is up to the derived class.
 class DeviceCommunicator : public Communicator {
  public:
   explicit DeviceCommunicator(std::unique_ptr<Communicator> host) : host_(std::move(host)) { join_as(*host_); }

@@ -17,14 +17,22 @@ constexpr int64_t kMostElements = int64_t{1} << 28;  // a call's count is an int
 
 MPI_Datatype mpi_type(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return MPI_FLOAT;
-    case at::kDouble: return MPI_DOUBLE;
-    case at::kLong: return MPI_INT64_T;
-    case at::kInt: return MPI_INT32_T;
-    case at::kByte: return MPI_UINT8_T;
-    case at::kBool: return MPI_CXX_BOOL;
-    case at::kBFloat16: return MPI_UINT16_T;  // as bits: only moved, never reduced
-    default: TORCH_CHECK(false, "no MPI type for tensors of ", c10::toString(type));
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kLong:
+      return MPI_INT64_T;
+    case at::kInt:
+      return MPI_INT32_T;
+    case at::kByte:
+      return MPI_UINT8_T;
+    case at::kBool:
+      return MPI_CXX_BOOL;
+    case at::kBFloat16:
+      return MPI_UINT16_T;  // as bits: only moved, never reduced
+    default:
+      TORCH_CHECK(false, "no MPI type for tensors of ", c10::toString(type));
   }
 }
 

@@ -44,7 +44,6 @@ class SingleCommunicator : public Communicator {
   }
   std::unique_ptr<Communicator> split(int, int, const std::string& name) override { return single_communicator(name); }
 
-
  private:
   static void check_contiguous(const at::Tensor& values, const char* call) {
     TORCH_CHECK(values.is_contiguous(), call, " needs a contiguous tensor");

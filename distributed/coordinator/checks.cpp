@@ -42,9 +42,10 @@ class Checks {
                                                    "micro_batch_tokens, parallel.tensor or parallel.pipeline"});
     for (const int64_t tokens : section.data.lengths)
       if (here && here->shape.sequence && tokens % here->shape.tensor != 0)
-        faults.push_back({key + ".data.lengths", "asks for " + std::to_string(tokens) + " tokens, which " +
-                                                     std::to_string(here->shape.tensor) +
-                                                     " tensor ranks cannot share evenly; change it or parallel.sequence"});
+        faults.push_back(
+            {key + ".data.lengths", "asks for " + std::to_string(tokens) + " tokens, which " +
+                                        std::to_string(here->shape.tensor) +
+                                        " tensor ranks cannot share evenly; change it or parallel.sequence"});
     length(key + ".data.lengths", section.longest());
   }
 

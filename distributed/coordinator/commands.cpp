@@ -43,7 +43,8 @@ std::vector<proto::StageCommand> commands_of(const RunConfig& config, const prot
 
 bool is_finished(const proto::RunState& state, const proto::StageCommand& command) {
   const std::string name = name_of(command);
-  return std::ranges::any_of(state.finished(), [&](const proto::StageResult& result) { return result.stage() == name; });
+  return std::ranges::any_of(state.finished(),
+                             [&](const proto::StageResult& result) { return result.stage() == name; });
 }
 
 proto::StageCommand next_command(const RunConfig& config, const proto::RunState& state, const proto::PlanSet& plans) {

@@ -14,8 +14,8 @@ namespace flashmorph {
 std::string name_of(const proto::StageCommand& command);
 
 // Everything the run does, in order: latency (with a budget in milliseconds), align, select (with gates), discretize;
-// then, once there are plans: evaluate the teacher, and every plan after align; for each plan distill and finetune (those
-// with tokens) and evaluate again; export.
+// then, once there are plans: evaluate the teacher, and every plan after align; for each plan distill and finetune
+// (those with tokens) and evaluate again; export.
 std::vector<proto::StageCommand> commands_of(const RunConfig& config, const proto::PlanSet& plans);
 
 bool is_finished(const proto::RunState& state, const proto::StageCommand& command);

@@ -12,7 +12,7 @@
 #include "distributed/coordinator/commands.h"
 #include "distributed/coordinator/plans.h"
 #include "distributed/coordinator/results.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
@@ -37,8 +37,9 @@ proto::GateSnapshot snapshot_of(const GateTrajectory& trajectory, const std::str
 
 LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
   const auto element = static_cast<int64_t>(c10::elementSize(placed.model().placement().dtype));
-  return layer_budget(config.budget, placed.spec(), element,
-                      {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}});
+  return layer_budget(
+      config.budget, placed.spec(), element,
+      {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}});
 }
 
 int64_t peak_bytes() {
@@ -92,7 +93,7 @@ void Coordinator::recall() {
   read_on_all_ranks(folder_.gates_file(), gates_, world_);
   if (finished("discretize")) read_on_all_ranks(folder_.plan_file(), plans_, world_);
   read_on_all_ranks(folder_.evaluation_file(), evaluation_, world_);
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (!leads()) return;
     if (const std::string expected = folder_.state().plan_hash(); !expected.empty() && expected != hash_of(plans_))
       throw BadInput(folder_.plan_file().string(), "is not what this run's discretize wrote: its plans' hash is " +
@@ -110,7 +111,7 @@ proto::StageCommand Coordinator::agreed_next_command() {
     command.set_plan_hash(folder_.state().plan_hash());
   }
   command.ParseFromString(world_.broadcast_text(command.SerializeAsString(), 0));
-  together(world_, [&] { check_plans(command); });
+  on_all_ranks(world_, [&] { check_plans(command); });
   return command;
 }
 
@@ -118,14 +119,15 @@ proto::StageCommand Coordinator::agreed_next_command() {
 void Coordinator::check_plans(const proto::StageCommand& command) const {
   const std::string held = plans_.plans().empty() ? "" : hash_of(plans_);
   if (held != command.plan_hash())
-    throw BadInput(folder_.plan_file().string(), "rank " + std::to_string(world_.rank()) + " holds other plans than rank 0 before " +
+    throw BadInput(folder_.plan_file().string(), "rank " + std::to_string(world_.rank()) +
+                                                     " holds other plans than rank 0 before " +
                                                      (command.stage().empty() ? "the run's end" : name_of(command)) +
                                                      ": their hash is " + held + ", expected " + command.plan_hash());
 }
 
 // A file of the run, before it is read. Collective.
 void Coordinator::require_as_written(const std::filesystem::path& file) {
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (leads()) folder_.require_as_written(file);
   });
 }
@@ -156,7 +158,8 @@ StageCost Coordinator::execute(const proto::StageCommand& command) {
 void Coordinator::conclude(const proto::StageCommand& command, proto::StageReport report) {
   const Phase saving(inputs_.watchdog, Work::save, name_of(command));
   std::vector<proto::StageReport> reports;
-  for (const std::string& text : gather_text(report.SerializeAsString(), world_)) reports.emplace_back().ParseFromString(text);
+  for (const std::string& text : gather_text(report.SerializeAsString(), world_))
+    reports.emplace_back().ParseFromString(text);
   proto::StageResult result;
   result.set_stage(name_of(command));
   result.set_tokens(report.tokens());
@@ -165,7 +168,7 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
     result.set_bytes_moved(result.bytes_moved() + theirs.bytes_moved());
     result.set_peak_bytes(std::max(result.peak_bytes(), theirs.peak_bytes()));
   }
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (!leads()) return;
     folder_.finish(result, results_of(command), report.plan_hash());
     forget_checkpoints();
@@ -209,7 +212,7 @@ StageCost Coordinator::select_layers() {
 // Rank 0 decides and writes; every rank gets the plans.
 StageCost Coordinator::discretize_gates() {
   const Stopwatch watch;
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
   });
   *plans_.mutable_provenance() = provenance("discretize", {});
@@ -234,9 +237,10 @@ StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
           ? evaluate(placed_.model(), routes, command.model(), command.after(), here)
           : evaluate(hybrid(plan_of(command.model()), command.after()), routes, command.model(), command.after(), here);
   auto& all = *evaluation_.mutable_measurements();
-  all.erase(std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
-                           [&](const auto& old) { return old.name() == measured.name() && old.after() == measured.after(); }),
-            all.end());
+  all.erase(
+      std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
+                     [&](const auto& old) { return old.name() == measured.name() && old.after() == measured.after(); }),
+      all.end());
   *evaluation_.add_measurements() = measured;
   *evaluation_.mutable_provenance() = provenance("evaluate", {});
   inputs_.observer.measured(measured);
@@ -266,10 +270,11 @@ StageCost Coordinator::export_hybrid() {
   const proto::HybridPlan& plan = plans_.plans(0);
   const NamedTensors whole =
       gather_global(hybrid(plan, last_training(inputs_.config)).all_parameters(), placed_.mesh());
-  HybridSpec spec{placed_.spec(), inputs_.config.mixer, std::vector<bool>(static_cast<size_t>(placed_.spec().layers), false)};
+  HybridSpec spec{placed_.spec(), inputs_.config.mixer,
+                  std::vector<bool>(static_cast<size_t>(placed_.spec().layers), false)};
   for (const int64_t layer : plan.full_layers()) spec.full[static_cast<size_t>(layer)] = true;
   const ExportFormat& format = export_format(inputs_.config.stages.export_.format, spec.model, spec.mixer);
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (!leads()) return;
     const ExportReport report = export_hugging_face(folder_.export_folder(), format,
                                                     {.source = inputs_.config.model.path,
@@ -295,21 +300,24 @@ MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::str
   if (after == "align") return hybrid;
   const std::filesystem::path file = folder_.hybrid_file(plan.name(), after);
   require_as_written(file);
-  together(world_, [&] { read_into(hybrid.all_parameters(), Checkpoint::open_file(file), hybrid.placement()); });
+  on_all_ranks(world_, [&] { read_into(hybrid.all_parameters(), ModelFiles::open_file(file), hybrid.placement()); });
   return hybrid;
 }
 
 LayerBudget Coordinator::budget() { return budget_of(inputs_.config, placed_, inputs_.latency); }
 
 StageContext Coordinator::context(const std::string& command) {
-  return {inputs_.config,   placed_.mesh(), inputs_.corpus,   inputs_.passkeys,
-          inputs_.observer, inputs_.stop,   inputs_.watchdog, command.empty() ? CheckpointPlace() : checkpoints_of(command)};
+  return {inputs_.config,   placed_.mesh(),
+          inputs_.corpus,   inputs_.passkeys,
+          inputs_.observer, inputs_.stop,
+          inputs_.watchdog, command.empty() ? CheckpointPlace() : checkpoints_of(command)};
 }
 
-// A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0 compares.
+// A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0
+// compares.
 CheckpointPlace Coordinator::checkpoints_of(const std::string& command) {
   CheckpointPlace place{.folder = folder_.checkpoints_folder(), .stage = command};
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (!leads()) return;
     place.frozen["teacher"] = folder_.state().source_hash();
     if (command != "align") place.frozen["branches"] = folder_.sha256_as_written(folder_.branches_file());
@@ -332,7 +340,7 @@ bool Coordinator::finished(const std::string& stage) {
 
 void Coordinator::write(const std::filesystem::path& file, const google::protobuf::Message& message) {
   const Phase saving(inputs_.watchdog, Work::save, file.filename().string());
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     if (leads()) write_message(file, message);
   });
 }
@@ -358,8 +366,8 @@ Routes Coordinator::routes_of(const proto::HybridPlan& plan) const {
   Routes routes(layers, Route::linear());
   for (const int64_t layer : plan.full_layers()) {
     if (layer < 0 || layer >= layers)
-      throw BadInput(folder_.plan_file().string(), "keeps layer " + std::to_string(layer) + " of a model of " +
-                                                       std::to_string(layers) + " layers");
+      throw BadInput(folder_.plan_file().string(),
+                     "keeps layer " + std::to_string(layer) + " of a model of " + std::to_string(layers) + " layers");
     routes[layer] = Route::full();
   }
   return routes;

@@ -17,14 +17,14 @@ struct RunInputs {
   const Corpus& corpus;
   const PasskeyTask& passkeys;
   const proto::LayerLatency& latency;  // of a budget in milliseconds (latency_of_run)
-  StageObserver& observer;  // does nothing on ranks other than 0
+  StageObserver& observer;             // does nothing on ranks other than 0
   StopSignal& stop;
   Watchdog& watchdog;
 };
 
-// What a budget in milliseconds needs: each layer's latency, measured on the mesh of evaluate, or, unless `fresh`, as an
-// earlier start of this run has left it. Empty for other budgets. BadInput for a budget that cannot be met. To be called
-// before anything is written. Collective.
+// What a budget in milliseconds needs: each layer's latency, measured on the mesh of evaluate, or, unless `fresh`, as
+// an earlier start of this run has left it. Empty for other budgets. BadInput for a budget that cannot be met. To be
+// called before anything is written. Collective.
 proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,
                                    Communicator& world);
 

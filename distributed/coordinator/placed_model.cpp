@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
@@ -41,10 +41,10 @@ void PlacedModel::place(const Layout& layout) {
     mesh_ = std::make_unique<Mesh>(world_, layout.shape);
   }
   layout_ = layout;
-  together(world_, [&] {
+  on_all_ranks(world_, [&] {
     const Placement placement{mesh_->tensor_rank(), layout.shape.tensor, dtype_, device_};
     model_ = MorphableModel::load(teacher_, spec_, placement, mesh_->shard(), layout.layers[mesh_->pipeline_rank()],
-                                  mesh_->neighbours());
+                                  mesh_->pipeline_peers());
   });
   start_branches();
 }
@@ -55,7 +55,8 @@ void PlacedModel::start_branches() {
 }
 
 void PlacedModel::read_branches(const std::filesystem::path& file) {
-  together(world_, [&] { read_into(model_->branch_parameters(), Checkpoint::open_file(file), model_->placement()); });
+  on_all_ranks(world_,
+               [&] { read_into(model_->branch_parameters(), ModelFiles::open_file(file), model_->placement()); });
   trained_ = true;
 }
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "core/config/run_config.h"
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/morph/morphable_model.h"
 #include "distributed/parallel/layout.h"
 
@@ -23,7 +23,7 @@ Layout layout_of(const std::string& stage, const RunConfig& config, const ModelS
 // piece, read from disk again: only one is held at a time.
 class PlacedModel {
  public:
-  PlacedModel(Communicator& world, const RunConfig& config, ModelSpec spec, Checkpoint teacher, at::ScalarType dtype,
+  PlacedModel(Communicator& world, const RunConfig& config, ModelSpec spec, ModelFiles teacher, at::ScalarType dtype,
               at::Device device = at::kCPU)
       : world_(world),
         config_(config),
@@ -51,7 +51,7 @@ class PlacedModel {
   Communicator& world_;
   const RunConfig& config_;
   ModelSpec spec_;
-  Checkpoint teacher_;
+  ModelFiles teacher_;
   at::ScalarType dtype_;
   at::Device device_;
   Layout layout_;

@@ -49,7 +49,8 @@ TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& ev
 
   for (const proto::Measurement& measured : evaluation.measurements()) {
     std::vector<std::string> row = {measured.name(), measured.after().empty() ? "-" : measured.after(),
-                                    layers_of(plans, measured.name()), mean_recall(measured, [](const auto& recall) { return recall.teacher_forced(); })};
+                                    layers_of(plans, measured.name()),
+                                    mean_recall(measured, [](const auto& recall) { return recall.teacher_forced(); })};
     for (const proto::RecallAtLength& recall : measured.recall()) row.push_back(percent(recall.teacher_forced()));
     row.push_back(mean_recall(measured, [](const auto& recall) { return recall.greedy(); }));
     row.push_back(fixed(measured.perplexity(), 1));
@@ -74,7 +75,8 @@ std::string model_card(const RunConfig& config, const proto::PlanSet& plans, con
     card += "|\n";
   }
   return card + "\nRecall: share of right passkey words on held-out text (" +
-         std::to_string(config.stages.evaluate.passkeys) + " passkeys of " + std::to_string(config.stages.evaluate.words) +
+         std::to_string(config.stages.evaluate.passkeys) + " passkeys of " +
+         std::to_string(config.stages.evaluate.words) +
          " words); greedy: the model writes its answers itself. Tokens: align " +
          std::to_string(config.stages.align.tokens) + ", select " + std::to_string(config.stages.select.tokens) +
          ", distill " + std::to_string(config.stages.distill.tokens) + ", finetune " +

@@ -36,9 +36,7 @@ std::vector<RankVitals> stragglers(const std::vector<RankVitals>& ranks, double 
 }
 
 VitalSigns::VitalSigns(Communicator& world, std::vector<std::string> hosts)
-    : world_(world),
-      hosts_(std::move(hosts)),
-      inside_before_(world.log().seconds_inside()) {}
+    : world_(world), hosts_(std::move(hosts)), inside_before_(world.log().seconds_inside()) {}
 
 std::vector<RankVitals> VitalSigns::look(int64_t steps) {
   const double inside = world_.log().seconds_inside(), each = 1.0 / static_cast<double>(steps);

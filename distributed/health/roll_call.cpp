@@ -26,13 +26,14 @@ std::string place_of(const RankAnswer::Call& call) {
 }
 
 nlohmann::ordered_json json_of(const RankAnswer::Call& call) {
-  return {{"group", call.group},     {"name", call.name},     {"members", call.members}, {"call", call.call},
-          {"message", call.is_message}, {"number", call.number}, {"step", call.step},       {"started", call.started},
-          {"seconds", call.seconds}};
+  return {{"group", call.group}, {"name", call.name},          {"members", call.members},
+          {"call", call.call},   {"message", call.is_message}, {"number", call.number},
+          {"step", call.step},   {"started", call.started},    {"seconds", call.seconds}};
 }
 
 nlohmann::ordered_json json_of(const RankAnswer& answer) {
-  nlohmann::ordered_json json = {{"rank", answer.rank}, {"host", answer.host}, {"phase", answer.phase}, {"seconds", answer.seconds}};
+  nlohmann::ordered_json json = {
+      {"rank", answer.rank}, {"host", answer.host}, {"phase", answer.phase}, {"seconds", answer.seconds}};
   json["calls"] = nlohmann::ordered_json::array();
   for (const RankAnswer::Call& call : answer.calls) json["calls"].push_back(json_of(call));
   return json;
@@ -61,8 +62,8 @@ std::vector<RankAnswer::Call> calls_of(const CallLog& log) {
   for (const CallRecord& record : log.last()) {
     const double ago = seconds_since(record.start);
     const CallGroup& group = groups.at(record.group);
-    calls.push_back({record.group, group.name, group.members, text_of(record), record.peer != kAll, record.number, record.step,
-                     now - ago, record.seconds});
+    calls.push_back({record.group, group.name, group.members, text_of(record), record.peer != kAll, record.number,
+                     record.step, now - ago, record.seconds});
   }
   return calls;
 }
@@ -127,7 +128,8 @@ std::string first_divergence(const std::vector<std::optional<RankAnswer>>& answe
   if (first == nullptr) return "";
 
   std::vector<std::pair<std::string, std::vector<int>>> sides(first->ranks.begin(), first->ranks.end());
-  std::ranges::stable_sort(sides, {}, [](const auto& side) { return side.second.size(); });  // the odd one out comes first
+  std::ranges::stable_sort(sides, {},
+                           [](const auto& side) { return side.second.size(); });  // the odd one out comes first
   std::string text;
   for (const auto& [call, ranks] : sides)
     text += text.empty() ? fmt::format("{} called {} as {}", listed(ranks), call, place_of(first->place))
@@ -135,7 +137,8 @@ std::string first_divergence(const std::vector<std::optional<RankAnswer>>& answe
   return text;
 }
 
-std::string who_is_missing(const std::vector<std::optional<RankAnswer>>& answers, const std::vector<std::string>& hosts) {
+std::string who_is_missing(const std::vector<std::optional<RankAnswer>>& answers,
+                           const std::vector<std::string>& hosts) {
   std::string text;
   std::vector<int> waiting;
   for (size_t rank = 0; rank < answers.size(); ++rank) {
@@ -150,8 +153,8 @@ std::string who_is_missing(const std::vector<std::optional<RankAnswer>>& answers
     } else if (answer->calls.empty()) {
       text += fmt::format("has been in {} for {:.1f} s and in no collective yet\n", answer->phase, answer->seconds);
     } else {
-      text += fmt::format("is in no collective; it has been in {} for {:.1f} s, and its last was {}, {}\n", answer->phase,
-                          answer->seconds, answer->calls.back().call, place_of(answer->calls.back()));
+      text += fmt::format("is in no collective; it has been in {} for {:.1f} s, and its last was {}, {}\n",
+                          answer->phase, answer->seconds, answer->calls.back().call, place_of(answer->calls.back()));
     }
   }
   for (const int rank : waiting) {

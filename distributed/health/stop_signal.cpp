@@ -10,7 +10,7 @@ namespace flashmorph {
 namespace {
 
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
-constexpr double kToLeave = 5.0;      // seconds for the ranks to end, after the save
+constexpr double kToLeave = 5.0;     // seconds for the ranks to end, after the save
 constexpr double kForgetting = 0.9;  // of the longest step, a step
 
 volatile std::sig_atomic_t asked = 0;  // a signal handler can reach nothing else
@@ -28,10 +28,14 @@ void remember(int) {
 
 const char* text_of(StopReason reason) {
   switch (reason) {
-    case StopReason::none: return "nobody asked";
-    case StopReason::signal: return "a signal asked for it";
-    case StopReason::time_limit: return "run.time_limit is over";
-    case StopReason::slurm: return "the Slurm job is about to end";
+    case StopReason::none:
+      return "nobody asked";
+    case StopReason::signal:
+      return "a signal asked for it";
+    case StopReason::time_limit:
+      return "run.time_limit is over";
+    case StopReason::slurm:
+      return "the Slurm job is about to end";
   }
   return "";
 }
@@ -44,7 +48,8 @@ StopSignal::StopSignal(double time_limit, double slurm_end) : time_limit_(time_l
 StopSignal::~StopSignal() { restore_default_actions(); }
 
 StopReason StopSignal::here(double seconds_to_save) const {
-  if (slurm_end_ > 0.0 && unix_time() + 2.0 * step_seconds_ + seconds_to_save + kToLeave >= slurm_end_) return StopReason::slurm;
+  if (slurm_end_ > 0.0 && unix_time() + 2.0 * step_seconds_ + seconds_to_save + kToLeave >= slurm_end_)
+    return StopReason::slurm;
   if (time_limit_ > 0.0 && since_start_.seconds() >= time_limit_) return StopReason::time_limit;
   return asked != 0 ? StopReason::signal : StopReason::none;
 }

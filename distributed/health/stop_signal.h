@@ -9,8 +9,8 @@ enum class StopReason : int { none, signal, time_limit, slurm };  // where ranks
 const char* text_of(StopReason reason);
 
 // Whether this start of the run is to end early. SIGINT, SIGTERM and SIGUSR1 ask for it; the first one restores the
-// default action of all three, so a second one ends the process at once. So does a time limit, and the end of a Slurm job,
-// ahead of which there must be time for two steps and a save. One object a process, for the life of the run.
+// default action of all three, so a second one ends the process at once. So does a time limit, and the end of a Slurm
+// job, ahead of which there must be time for two steps and a save. One object a process, for the life of the run.
 class StopSignal {
  public:
   // `time_limit`: seconds from now; `slurm_end`: Unix time in seconds. 0: none.
@@ -22,8 +22,8 @@ class StopSignal {
   // Whether this process has a reason to stop now.
   StopReason here(double seconds_to_save = 0.0) const;
 
-  // Whether any rank has; the same answer on all of them. Collective, once a step: the longest of the last times between
-  // two calls is what a step may take.
+  // Whether any rank has; the same answer on all of them. Collective, once a step: the longest of the last times
+  // between two calls is what a step may take.
   StopReason agreed(Communicator& world, double seconds_to_save = 0.0);
 
  private:

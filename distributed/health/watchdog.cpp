@@ -14,14 +14,18 @@ namespace {
 
 constexpr double kLongestLook = 1.0, kShortestLook = 0.02;  // seconds between two looks
 constexpr int kLooksForAnswers = 30;                        // what the other ranks have to answer in
-constexpr double kSpeakersTime = 60.0;                      // seconds until a rank no longer waits to be ended by another
+constexpr double kSpeakersTime = 60.0;  // seconds until a rank no longer waits to be ended by another
 
 const char* name_of(Work work) {
   switch (work) {
-    case Work::load: return "load";
-    case Work::step: return "step";
-    case Work::save: return "save";
-    default: return "evaluate";
+    case Work::load:
+      return "load";
+    case Work::step:
+      return "step";
+    case Work::save:
+      return "save";
+    default:
+      return "evaluate";
   }
 }
 
@@ -114,7 +118,8 @@ void Watchdog::speak(const std::string& reason, int code) {
     const std::lock_guard lock(mutex_);
     mine = answer();
   }
-  std::string message = fmt::format("flashmorph-dist: rank {} on {}: {}: {}\n", mine.rank, mine.host, mine.phase, reason);
+  std::string message =
+      fmt::format("flashmorph-dist: rank {} on {}: {}: {}\n", mine.rank, mine.host, mine.phase, reason);
   if (code == kFailed) mine.phase += ", gave up (" + reason + "),";
   if (roll_call_) {
     const bool is_first = roll_call_->call();
@@ -129,7 +134,8 @@ void Watchdog::speak(const std::string& reason, int code) {
   } else {
     std::this_thread::sleep_for(between_looks_ * mine.rank);  // a lower rank that is stuck as well speaks first
   }
-  message += fmt::format("  the job ends with exit code {}; what is on disk is whole, and the same command goes on from there\n", code);
+  message += fmt::format(
+      "  the job ends with exit code {}; what is on disk is whole, and the same command goes on from there\n", code);
   std::fputs(message.c_str(), stderr);
   std::fflush(stderr);
   if (roll_call_) std::ofstream(told_in(*roll_call_)) << code;
@@ -145,15 +151,20 @@ std::string Watchdog::merged(const std::vector<std::optional<RankAnswer>>& answe
   std::string text = who_is_missing(answers, hosts_);
   if (const std::string divergence = first_divergence(answers); !divergence.empty())
     text += "  first divergence: " + divergence + "\n";
-  return text + fmt::format("  every rank's last {} calls: {}/rank-N.json\n", CallLog::kKept, roll_call_->folder().string());
+  return text +
+         fmt::format("  every rank's last {} calls: {}/rank-N.json\n", CallLog::kKept, roll_call_->folder().string());
 }
 
 double Watchdog::deadline_of(Work work) const {
   switch (work) {
-    case Work::load: return deadlines_.load;
-    case Work::step: return deadlines_.step;
-    case Work::save: return deadlines_.save;
-    default: return deadlines_.evaluate;
+    case Work::load:
+      return deadlines_.load;
+    case Work::step:
+      return deadlines_.step;
+    case Work::save:
+      return deadlines_.save;
+    default:
+      return deadlines_.evaluate;
   }
 }
 
@@ -162,7 +173,8 @@ std::optional<std::string> Watchdog::overdue() const {
   const Doing& doing = doing_.back();
   const double seconds = seconds_since(doing.start), deadline = deadline_of(doing.work);
   if (seconds <= deadline) return std::nullopt;
-  return fmt::format("not done after {:.1f} s, of {:g} s that health.{} allows", seconds, deadline, name_of(doing.work));
+  return fmt::format("not done after {:.1f} s, of {:g} s that health.{} allows", seconds, deadline,
+                     name_of(doing.work));
 }
 
 RankAnswer Watchdog::answer() const {
@@ -170,7 +182,8 @@ RankAnswer Watchdog::answer() const {
   if (doing_.empty() && !failed_in_) return answer;
   const Doing& doing = failed_in_ ? *failed_in_ : doing_.back();
   answer.phase = doing.stage;
-  if (doing.work != Work::step && doing.stage != name_of(doing.work)) answer.phase += fmt::format(", {}", name_of(doing.work));
+  if (doing.work != Work::step && doing.stage != name_of(doing.work))
+    answer.phase += fmt::format(", {}", name_of(doing.work));
   if (doing.step > 0) answer.phase += fmt::format(", step {}", doing.step);
   answer.seconds = seconds_since(doing.start);
   return answer;

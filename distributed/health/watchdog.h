@@ -19,19 +19,21 @@ namespace flashmorph {
 
 enum class Work { load, step, save, evaluate };  // each has its deadline, health.NAME
 
-// Looks after one rank from a thread of its own. When the rank has been in a phase (below) for longer than its deadline,
-// the watchdogs of all ranks write down where their ranks are; the first one prints one message that names the rank, what
-// it was doing, and who is missing, and ends the job. It needs nothing of MPI: a rank may be dead, or stopped.
+// Looks after one rank from a thread of its own. When the rank has been in a phase (below) for longer than its
+// deadline, the watchdogs of all ranks write down where their ranks are; the first one prints one message that names
+// the rank, what it was doing, and who is missing, and ends the job. It needs nothing of MPI: a rank may be dead, or
+// stopped.
 class Watchdog {
  public:
   // hosts: by rank. `end` ends this process, and with it the job, with the exit code it is given.
-  Watchdog(const HealthSection& deadlines, Communicator& world, std::vector<std::string> hosts, std::function<void(int)> end);
+  Watchdog(const HealthSection& deadlines, Communicator& world, std::vector<std::string> hosts,
+           std::function<void(int)> end);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  // Where the ranks leave their answers from now on; until then a message tells of its own rank alone. Collective: rank 0
-  // makes the folder.
+  // Where the ranks leave their answers from now on; until then a message tells of its own rank alone. Collective: rank
+  // 0 makes the folder.
   void meet_in(const std::filesystem::path& folder);
 
   // This rank cannot go on and the others do not know. Does not return.
@@ -66,7 +68,7 @@ class Watchdog {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Doing> doing_;  // the innermost last
+  std::vector<Doing> doing_;        // the innermost last
   std::optional<Doing> failed_in_;  // where an exception is on its way from
   std::optional<RollCall> roll_call_;
   bool closing_ = false;

@@ -31,16 +31,17 @@ void all_reduce_flat(std::vector<at::Tensor>& tensors, Communicator& group) {
   copy_flat(all, tensors);
 }
 
-// One reduce-scatter for many tensors, in place: the sums in this rank's stretch of them, zeros elsewhere.
+// One reduce-scatter for many tensors, in place: the sums in this rank's partition of them, zeros elsewhere.
 void reduce_scatter_flat(std::vector<at::Tensor>& tensors, Communicator& group) {
   if (tensors.empty() || group.size() == 1) return;
   const at::Tensor all = flat(tensors);
-  const int64_t stretch = stretch_of(all.numel(), group);
-  at::Tensor stretches = at::constant_pad_nd(all, {0, stretch * group.size() - all.numel()}).view({group.size(), stretch});
-  const at::Tensor own = group.reduce_scatter(stretches);
-  stretches.zero_();
-  stretches[group.rank()].copy_(own);
-  copy_flat(stretches.view(-1), tensors);
+  const int64_t partition = partition_of(all.numel(), group);
+  at::Tensor partitions =
+      at::constant_pad_nd(all, {0, partition * group.size() - all.numel()}).view({group.size(), partition});
+  const at::Tensor own = group.reduce_scatter(partitions);
+  partitions.zero_();
+  partitions[group.rank()].copy_(own);
+  copy_flat(partitions.view(-1), tensors);
 }
 
 // A replicated slice at its place among zeros, so that one sum over the group adds up the copies of each slice.
@@ -86,7 +87,7 @@ void add_over_pipeline_ends(const Parameters& parameters, std::vector<at::Tensor
 
 }  // namespace
 
-int64_t stretch_of(int64_t elements, const Communicator& data) { return (elements + data.size() - 1) / data.size(); }
+int64_t partition_of(int64_t elements, const Communicator& data) { return (elements + data.size() - 1) / data.size(); }
 
 std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, DataSum over_data) {
   std::vector<at::Tensor> gradients;
@@ -96,7 +97,8 @@ std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& me
   }
   add_over_tensor_ranks(parameters, gradients, mesh);
   add_over_pipeline_ends(parameters, gradients, mesh);
-  over_data == DataSum::own_stretch ? reduce_scatter_flat(gradients, mesh.data()) : all_reduce_flat(gradients, mesh.data());
+  over_data == DataSum::own_partition ? reduce_scatter_flat(gradients, mesh.data())
+                                      : all_reduce_flat(gradients, mesh.data());
   return gradients;
 }
 
@@ -108,10 +110,9 @@ double clip_gradients(const Parameters& parameters, std::vector<at::Tensor>& gra
     if (counts_here(parameters[i], mesh)) counted.push_back(gradients[i]);
   if (!counted.empty()) square += at::stack(at::_foreach_norm(counted, 2, at::kDouble)).square().sum().cpu();
   mesh.replica().all_reduce(square, Reduction::sum);
-  if (over_data == DataSum::own_stretch) mesh.data().all_reduce(square, Reduction::sum);
+  if (over_data == DataSum::own_partition) mesh.data().all_reduce(square, Reduction::sum);
   const double norm = std::sqrt(square.item<double>());
-  if (limit > 0.0 && norm > limit)
-    at::_foreach_mul_(gradients, limit / norm);
+  if (limit > 0.0 && norm > limit) at::_foreach_mul_(gradients, limit / norm);
   return norm;
 }
 
@@ -130,7 +131,8 @@ at::Tensor gather_in_sample_order(const at::Tensor& rows, int64_t micro_batches,
 }
 
 MicroBatchRange local_micro_batches(int64_t micro_batches, const Mesh& mesh) {
-  TORCH_CHECK(micro_batches % mesh.shape().data == 0, micro_batches, " micro-batches over ", mesh.shape().data, " data ranks");
+  TORCH_CHECK(micro_batches % mesh.shape().data == 0, micro_batches, " micro-batches over ", mesh.shape().data,
+              " data ranks");
   const int64_t each = micro_batches / mesh.shape().data;
   return {mesh.data_rank() * each, (mesh.data_rank() + 1) * each};
 }

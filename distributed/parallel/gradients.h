@@ -10,16 +10,16 @@
 
 namespace flashmorph {
 
-// What a rank has of the gradients' sum over the data group: all of it, or only in the stretch of elements that it updates
-// (ZeRO, zero.h), with zeros elsewhere.
-enum class DataSum { whole, own_stretch };
+// What a rank has of the gradients' sum over the data group: all of it, or only in the partition of elements that it
+// updates (ZeRO, zero.h), with zeros elsewhere.
+enum class DataSum { whole, own_partition };
 
-// Elements of a stretch, when so many are cut into one for each data rank.
-int64_t stretch_of(int64_t elements, const Communicator& data);
+// Elements of a partition, when so many are cut into one for each data rank.
+int64_t partition_of(int64_t elements, const Communicator& data);
 
-// The gradients of sharded parameters after backward, made equal to the one-rank run's: partial and replicated ones added
-// over the tensor group, a tied one over both ends of the pipeline, all of them summed over the data group. One flat
-// all-reduce each, or a reduce-scatter over the data group.
+// The gradients of sharded parameters after backward, made equal to the one-rank run's: partial and replicated ones
+// added over the tensor group, a tied one over both ends of the pipeline, all of them summed over the data group. One
+// flat all-reduce each, or a reduce-scatter over the data group.
 std::vector<at::Tensor> reduced_gradients(const Parameters& parameters, Mesh& mesh, DataSum over_data = DataSum::whole);
 
 // The global L2 norm over the whole model (each element counted once), and scaling to at most `limit`.

@@ -20,7 +20,8 @@ class RankCost {
   }
   int64_t layers() const { return static_cast<int64_t>(costs_.layers.size()); }
   double operator()(int64_t first, int64_t last) const {
-    return until_[last] - until_[first] + (first == 0 ? costs_.embedding : 0.0) + (last == layers() ? costs_.head : 0.0);
+    return until_[last] - until_[first] + (first == 0 ? costs_.embedding : 0.0) +
+           (last == layers() ? costs_.head : 0.0);
   }
 
  private:
@@ -57,7 +58,8 @@ std::vector<LayerRange> balanced_layers(const PartCosts& costs, int64_t ranks) {
   const RankCost cost(costs);
   const int64_t layers = cost.layers();
   TORCH_CHECK(1 <= ranks && ranks <= layers, layers, " layers over ", ranks, " pipeline ranks");
-  const double most = least(ranks, layers, cost, [](double here, double rest) { return std::max(here, rest); }).best[0][0];
+  const double most =
+      least(ranks, layers, cost, [](double here, double rest) { return std::max(here, rest); }).best[0][0];
   const double limit = most * (1.0 + 1e-12);
   const Table even = least(
       ranks, layers,
@@ -83,8 +85,8 @@ std::vector<LayerRange> layers_cut_at(const std::vector<int64_t>& cuts, int64_t 
     ranges.push_back({cut, layers});
   }
   if (static_cast<int64_t>(ranges.size()) != ranks)
-    throw BadInput(key, "has " + std::to_string(cuts.size()) + " cuts, expected " + std::to_string(ranks - 1) + " for " +
-                            std::to_string(ranks) + " pipeline ranks");
+    throw BadInput(key, "has " + std::to_string(cuts.size()) + " cuts, expected " + std::to_string(ranks - 1) +
+                            " for " + std::to_string(ranks) + " pipeline ranks");
   return ranges;
 }
 

@@ -12,11 +12,11 @@ namespace flashmorph {
 struct PartCosts {
   double embedding = 0.0;  // the first pipeline rank's
   std::vector<double> layers;
-  double head = 0.0;       // the last one's
+  double head = 0.0;  // the last one's
 };
 
-// Deals out the layers to `ranks` pipeline ranks, at least one each: the costliest rank is as cheap as can be; among such
-// cuts the costs are as even as can be (least sum of squares); among those, the fewest layers on the first ranks,
+// Deals out the layers to `ranks` pipeline ranks, at least one each: the costliest rank is as cheap as can be; among
+// such cuts the costs are as even as can be (least sum of squares); among those, the fewest layers on the first ranks,
 // which hold the most micro-batches at a time. ranks <= layers.
 std::vector<LayerRange> balanced_layers(const PartCosts& costs, int64_t ranks);
 

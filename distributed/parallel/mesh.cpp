@@ -7,23 +7,23 @@ namespace {
 
 class GroupShard : public Shard {
  public:
-  GroupShard(Communicator& group, bool shares_tokens) : group_(group), shares_tokens_(shares_tokens) {}
+  GroupShard(Communicator& group, bool sequence_parallel) : group_(group), sequence_parallel_(sequence_parallel) {}
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
   void all_reduce_sum(at::Tensor& values) override { group_.all_reduce(values, Reduction::sum); }
   void all_reduce_max(at::Tensor& values) override { group_.all_reduce(values, Reduction::max); }
   at::Tensor all_gather(const at::Tensor& values) override { return group_.all_gather(values); }
   at::Tensor reduce_scatter(const at::Tensor& values) override { return group_.reduce_scatter(values); }
-  bool shares_tokens() const override { return shares_tokens_; }
+  bool sequence_parallel() const override { return sequence_parallel_; }
 
  private:
   Communicator& group_;
-  bool shares_tokens_;
+  bool sequence_parallel_;
 };
 
-class GroupNeighbours : public Neighbours {
+class GroupPipelinePeers : public PipelinePeers {
  public:
-  explicit GroupNeighbours(Communicator& group) : group_(group) {}
+  explicit GroupPipelinePeers(Communicator& group) : group_(group) {}
   bool is_first() const override { return group_.rank() == 0; }
   bool is_last() const override { return group_.rank() == group_.size() - 1; }
   void receive(at::Tensor& states) override { group_.receive(states, group_.rank() - 1); }
@@ -64,7 +64,7 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   tensor_ = world.split(d * pipelines + p, rank, "tensor");
   replica_ = world.split(d, rank, "replica");
   shard_ = std::make_unique<GroupShard>(*tensor_, shape.sequence);
-  neighbours_ = std::make_unique<GroupNeighbours>(*pipeline_);
+  pipeline_peers_ = std::make_unique<GroupPipelinePeers>(*pipeline_);
 }
 
 std::vector<const Communicator*> Mesh::groups() const {

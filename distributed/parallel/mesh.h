@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/shard/layer_range.h"
-#include "core/shard/neighbours.h"
+#include "core/shard/pipeline_peers.h"
 #include "core/shard/shard.h"
 #include "distributed/communication/communicator.h"
 
@@ -49,14 +49,14 @@ class Mesh {
   int64_t tensor_rank() const { return place_.tensor; }
 
   Communicator& world() { return *world_; }
-  Communicator& data() { return *data_; }          // same layers and heads, other samples
-  Communicator& pipeline() { return *pipeline_; }  // same samples and heads, other layers
-  Communicator& tensor() { return *tensor_; }      // same samples and layers, other heads
-  Communicator& replica() { return *replica_; }    // same samples: one whole model, pipeline x tensor
-  Shard& shard() { return *shard_; }                 // the tensor group, as core sees it
-  Neighbours& neighbours() { return *neighbours_; }  // the pipeline group, as core sees it
-  std::vector<const Communicator*> groups() const;   // data, pipeline, tensor, replica: those of more than one rank
-  int64_t bytes_moved() const;                       // of this rank's tensors, through all of them, since the start
+  Communicator& data() { return *data_; }                       // same layers and heads, other samples
+  Communicator& pipeline() { return *pipeline_; }               // same samples and heads, other layers
+  Communicator& tensor() { return *tensor_; }                   // same samples and layers, other heads
+  Communicator& replica() { return *replica_; }                 // same samples: one whole model, pipeline x tensor
+  Shard& shard() { return *shard_; }                            // the tensor group, as core sees it
+  PipelinePeers& pipeline_peers() { return *pipeline_peers_; }  // the pipeline group, as core sees it
+  std::vector<const Communicator*> groups() const;  // data, pipeline, tensor, replica: those of more than one rank
+  int64_t bytes_moved() const;                      // of this rank's tensors, through all of them, since the start
 
  private:
   Communicator* world_;
@@ -64,7 +64,7 @@ class Mesh {
   MeshPlace place_;
   std::unique_ptr<Communicator> data_, pipeline_, tensor_, replica_;
   std::unique_ptr<Shard> shard_;
-  std::unique_ptr<Neighbours> neighbours_;
+  std::unique_ptr<PipelinePeers> pipeline_peers_;
 };
 
 // A line a rank: "rank 3: data 1, pipeline 0 (layers 0-5), tensor 1". `layers` by pipeline rank.

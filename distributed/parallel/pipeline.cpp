@@ -4,21 +4,21 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "core/base/clock.h"
-#include "distributed/parallel/schedule.h"
+#include "distributed/parallel/pipeline_order.h"
 
 namespace flashmorph {
 
 std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches, const StateShape& shape,
-                                                   bool with_fixed, const StageForward& forward) {
+                                                   bool with_teacher, const StageForward& forward) {
   const int64_t count = micro_batches.last - micro_batches.first;
   std::vector<at::Tensor> losses(count);
   std::map<int64_t, Held> held;
   for (const auto& [kind, m] : one_forward_one_backward(mesh_.shape().pipeline, mesh_.pipeline_rank(), count)) {
     if (kind == PipelineTask::Kind::forward) {
-      const States input = receive_states(shape, with_fixed);
+      const States input = receive_states(shape, with_teacher);
       const auto [states, loss] = forward(micro_batches.first + m, input);
       send_states(states);
-      held[m] = {input.learning, states.learning, loss};
+      held[m] = {input.mixture, states.mixture, loss};
       if (loss.defined()) losses[m] = loss.detach();
     } else {
       backward(held.at(m), shape);
@@ -35,10 +35,10 @@ void Pipeline::stream(MicroBatchRange micro_batches, const StateShape& shape, co
   mesh_.pipeline().finish_sends();
 }
 
-States Pipeline::receive_states(const StateShape& shape, bool with_fixed) {
+States Pipeline::receive_states(const StateShape& shape, bool with_teacher) {
   if (is_first()) return {};
   const int64_t before = mesh_.pipeline_rank() - 1;
-  if (!with_fixed) return {receive(shape, before).set_requires_grad(true), {}};
+  if (!with_teacher) return {receive(shape, before).set_requires_grad(true), {}};
   StateShape stacked = shape;
   stacked.sizes.insert(stacked.sizes.begin(), 2);
   const at::Tensor both = receive(stacked, before);
@@ -55,8 +55,8 @@ at::Tensor Pipeline::receive(const StateShape& shape, int64_t from) {
 
 void Pipeline::send_states(const States& states) {
   if (is_last()) return;
-  const at::Tensor learning = states.learning.detach();
-  mesh_.pipeline().send_later(states.fixed.defined() ? at::stack({learning, states.fixed}) : learning.contiguous(),
+  const at::Tensor mixture = states.mixture.detach();
+  mesh_.pipeline().send_later(states.teacher.defined() ? at::stack({mixture, states.teacher}) : mixture.contiguous(),
                               static_cast<int>(mesh_.pipeline_rank() + 1));
 }
 

@@ -15,8 +15,8 @@ namespace flashmorph {
 
 // What travels from one pipeline rank to the next for one micro-batch, each [B, T, D].
 struct States {
-  at::Tensor learning;  // gradients come back through it
-  at::Tensor fixed;     // goes along without (the teacher's states); undefined when nothing does
+  at::Tensor mixture;  // gradients come back through it
+  at::Tensor teacher;  // goes along without (the teacher's states); undefined when nothing does
 };
 
 struct StateShape {
@@ -40,8 +40,8 @@ class Pipeline {
   explicit Pipeline(Mesh& mesh) : mesh_(mesh) {}
 
   // Forward and backward of these micro-batches in 1F1B order; gradients add up in the leaves. Returns each
-  // micro-batch's loss, detached (undefined where this rank has none). `with_fixed`: fixed states travel too.
-  std::vector<at::Tensor> forward_backward(MicroBatchRange micro_batches, const StateShape& shape, bool with_fixed,
+  // micro-batch's loss, detached (undefined where this rank has none). `with_teacher`: fixed states travel too.
+  std::vector<at::Tensor> forward_backward(MicroBatchRange micro_batches, const StateShape& shape, bool with_teacher,
                                            const StageForward& forward);
 
   // Forward only: each micro-batch goes on to the next rank as soon as it is through here. No gradient crosses ranks.
@@ -58,7 +58,7 @@ class Pipeline {
 
   bool is_first() const { return mesh_.pipeline_rank() == 0; }
   bool is_last() const { return mesh_.pipeline_rank() == mesh_.shape().pipeline - 1; }
-  States receive_states(const StateShape& shape, bool with_fixed);
+  States receive_states(const StateShape& shape, bool with_teacher);
   at::Tensor receive(const StateShape& shape, int64_t from);
   void send_states(const States& states);
   void backward(const Held& held, const StateShape& shape);

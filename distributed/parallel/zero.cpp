@@ -9,10 +9,13 @@
 
 namespace flashmorph {
 
-DataShardedAdamW::DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options, Communicator& data)
-    : parameters_(std::move(parameters)), data_(data), stretch_(stretch_of(elements_of(parameters_), data)),
+DataShardedAdamW::DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options,
+                                   Communicator& data)
+    : parameters_(std::move(parameters)),
+      data_(data),
+      partition_(partition_of(elements_of(parameters_), data)),
       optimizer_({}, options) {
-  const int64_t first = data.rank() * stretch_, last = first + stretch_;
+  const int64_t first = data.rank() * partition_, last = first + partition_;
   int64_t start = 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const int64_t end = start + parameters_[i].numel(), from = std::max(first, start), to = std::min(last, end);
@@ -24,7 +27,8 @@ DataShardedAdamW::DataShardedAdamW(std::vector<at::Tensor> parameters, const Ada
 }
 
 void DataShardedAdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
-  TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(), " parameters");
+  TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(),
+              " parameters");
   if (!pieces_.empty()) optimizer_.step(own_pieces(gradients), learning_rate);
   gather();
 }
@@ -51,7 +55,7 @@ std::vector<at::Tensor> DataShardedAdamW::own_pieces(const std::vector<at::Tenso
 void DataShardedAdamW::gather() {
   if (parameters_.empty() || data_.size() == 1) return;
   const c10::NoGradGuard no_gradient;
-  at::Tensor own = at::zeros({stretch_}, parameters_[0].options().requires_grad(false));
+  at::Tensor own = at::zeros({partition_}, parameters_[0].options().requires_grad(false));
   int64_t filled = 0;
   for (const at::Tensor& piece : own_pieces(parameters_)) {
     own.narrow(0, filled, piece.numel()).copy_(piece);

@@ -12,8 +12,8 @@
 namespace flashmorph {
 
 // AdamW whose two moments are shared out over the data ranks (ZeRO stage 1, arXiv 1910.02054): the parameters, laid end
-// to end, are cut into equal stretches; each rank updates its own and gathers the others. The update is elementwise, so
-// the result is that of AdamW. Parameters have one dtype; a gradient counts in the rank's own stretch only.
+// to end, are cut into equal partitions; each rank updates its own and gathers the others. The update is elementwise,
+// so the result is that of AdamW. Parameters have one dtype; a gradient counts in the rank's own partition only.
 class DataShardedAdamW {
  public:
   DataShardedAdamW(std::vector<at::Tensor> parameters, const AdamW::Options& options, Communicator& data);
@@ -37,7 +37,7 @@ class DataShardedAdamW {
 
   std::vector<at::Tensor> parameters_;
   Communicator& data_;
-  int64_t stretch_;           // elements a rank; the last one's may be fewer
+  int64_t partition_;          // elements a rank; the last one's may be fewer
   std::vector<Piece> pieces_;  // this rank's
   int64_t own_elements_ = 0;
   AdamW optimizer_;

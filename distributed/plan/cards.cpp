@@ -42,11 +42,10 @@ double seconds_in(const std::string& group, const RankUse& use, const MeshShape&
 }  // namespace
 
 const std::vector<Card>& known_cards() {
-  static const std::vector<Card> cards = {
-      {"a100", 312 * kTera, 19.5 * kTera, 80 * kGiga, 300 * kGiga, 50 * kGiga, 8},
-      {"h100", 989 * kTera, 67 * kTera, 80 * kGiga, 450 * kGiga, 50 * kGiga, 8},
-      {"h200", 989 * kTera, 67 * kTera, 141 * kGiga, 450 * kGiga, 50 * kGiga, 8},
-      {"b200", 2250 * kTera, 75 * kTera, 180 * kGiga, 900 * kGiga, 50 * kGiga, 8}};
+  static const std::vector<Card> cards = {{"a100", 312 * kTera, 19.5 * kTera, 80 * kGiga, 300 * kGiga, 50 * kGiga, 8},
+                                          {"h100", 989 * kTera, 67 * kTera, 80 * kGiga, 450 * kGiga, 50 * kGiga, 8},
+                                          {"h200", 989 * kTera, 67 * kTera, 141 * kGiga, 450 * kGiga, 50 * kGiga, 8},
+                                          {"b200", 2250 * kTera, 75 * kTera, 180 * kGiga, 900 * kGiga, 50 * kGiga, 8}};
   return cards;
 }
 

@@ -10,19 +10,19 @@ namespace flashmorph {
 // A card and what joins cards, by their makers' data sheets.
 struct Card {
   std::string name;
-  double bfloat16_flops;   // a second, dense
-  double float32_flops;    // a second, without tensor cores
+  double bfloat16_flops;  // a second, dense
+  double float32_flops;   // a second, without tensor cores
   double memory_bytes;
-  double link_bytes;       // a second, one way, to the cards of its host
-  double network_bytes;    // a second, one way, to other hosts: one 400 Gb/s adapter a card
+  double link_bytes;     // a second, one way, to the cards of its host
+  double network_bytes;  // a second, one way, to other hosts: one 400 Gb/s adapter a card
   int64_t cards_a_host;
 };
 
 const std::vector<Card>& known_cards();
 const Card& card_named(const std::string& name);  // BadInput at --card, naming the known ones
 
-// The share of a card's peak that a step's matrix products and attention come to, elementwise work in between included: a
-// little below the 0.43 to 0.56 of the measured steps in docs/benchmarks (Qwen3-1.7B's and 8B's shapes, one H200).
+// The share of a card's peak that a step's matrix products and attention come to, elementwise work in between included:
+// a little below the 0.43 to 0.56 of the measured steps in docs/benchmarks (Qwen3-1.7B's and 8B's shapes, one H200).
 inline constexpr double kReachedShare = 0.4;
 // Before a message's first byte arrives, in seconds.
 inline constexpr double kLatency = 15e-6;
@@ -31,8 +31,8 @@ inline constexpr double kLatency = 15e-6;
 inline constexpr double kBesideTensors = 1.5 * (1 << 30);
 inline constexpr double kFillable = 0.95;
 
-// An estimate of a step: the slowest pipeline rank's work and its messages inside the tensor group, times the pipeline's
-// fill and drain, and the messages of the other groups.
+// An estimate of a step: the slowest pipeline rank's work and its messages inside the tensor group, times the
+// pipeline's fill and drain, and the messages of the other groups.
 double seconds_of_step(const StagePlan& stage, const Card& card, at::ScalarType dtype);
 
 // Whether all ranks' tensors have room on such cards.

@@ -76,7 +76,7 @@ class Rehearsal {
       });
     };
     return train(section, model_.branch_parameters(), micro_batches, [&] {
-      if (model_.shard().shares_tokens()) model_.shard().all_reduce_sum(loss);
+      if (model_.shard().sequence_parallel()) model_.shard().all_reduce_sum(loss);
     });
   }
 
@@ -87,7 +87,7 @@ class Rehearsal {
     const int64_t own = model_.own_layers().count();
     const at::Tensor alpha = at::full({own}, 0.5, at::kDouble);  // both branches count
     const auto micro_batches = [&](MicroBatchRange some) {
-      pipeline_.forward_backward(some, states(shape), /*with_fixed=*/true, [&](int64_t, const States& x) {
+      pipeline_.forward_backward(some, states(shape), /*with_teacher=*/true, [&](int64_t, const States& x) {
         const at::Tensor leaf = alpha.to(at::kMeta).set_requires_grad(true);
         return mix_beside_teacher(model_, batch, mixing_routes(leaf, alpha), x, section.parallel.recompute == "full");
       });
@@ -143,8 +143,8 @@ class Rehearsal {
     allow_steps_without_values();
     const HeldFor frozen(memory_, MemoryKind::frozen);
     const Placement placement{mesh_.tensor_rank(), layout_.shape.tensor, dtype_of(config_.device), at::kMeta};
-    return MorphableModel::load(Checkpoint(), spec, placement, mesh_.shard(),
-                                layout_.layers[static_cast<size_t>(mesh_.pipeline_rank())], mesh_.neighbours());
+    return MorphableModel::load(ModelFiles(), spec, placement, mesh_.shard(),
+                                layout_.layers[static_cast<size_t>(mesh_.pipeline_rank())], mesh_.pipeline_peers());
   }
 
   MorphableModel made_hybrid() {
@@ -169,8 +169,9 @@ class Rehearsal {
   }
 
   // As the stages' common loop does it (distributed/stages/trainer.cpp).
-  RankUse train(const TrainingSection& section, const Parameters& parameters, const MicroBatches& micro_batches,
-                const std::function<void()>& then = [] {}) {
+  RankUse train(
+      const TrainingSection& section, const Parameters& parameters, const MicroBatches& micro_batches,
+      const std::function<void()>& then = [] {}) {
     for (const Parameter& parameter : parameters) hold_its_gradient(parameter.value.set_requires_grad(true));
     const auto whole = single_communicator("data");
     const MemoryKind before = memory_.hold_for(MemoryKind::optimizer);
@@ -189,7 +190,8 @@ class Rehearsal {
     });
   }
 
-  // Rehearses as many micro-batches as it takes until a pipeline is full and gradients add up; the others are like them.
+  // Rehearses as many micro-batches as it takes until a pipeline is full and gradients add up; the others are like
+  // them.
   RankUse step(const StepShape& shape, const MicroBatches& micro_batches, const std::function<void()>& finish) {
     const int64_t some = std::min(shape.micro_batches, layout_.shape.pipeline + 1);
     const ScopeWatcher logits(

@@ -42,10 +42,10 @@ struct RankUse {
 
 using FullLayers = std::optional<std::vector<int64_t>>;
 
-// One step of a stage (align, select, distill, finetune; of evaluate: the longest batch of samples), as tensor rank 0 of
-// this pipeline rank does it: the stage's own code on tensors without values, with nobody on the other ranks. Nothing of
-// the model but its spec is needed. A hybrid keeps `full_layers`; before they are known, as many as the budget says (a
-// quarter where it does not say how many), spread evenly.
+// One step of a stage (align, select, distill, finetune; of evaluate: the longest batch of samples), as tensor rank 0
+// of this pipeline rank does it: the stage's own code on tensors without values, with nobody on the other ranks.
+// Nothing of the model but its spec is needed. A hybrid keeps `full_layers`; before they are known, as many as the
+// budget says (a quarter where it does not say how many), spread evenly.
 RankUse rehearse(const std::string& stage, const RunConfig& config, const ModelSpec& spec, const Layout& layout,
                  int64_t pipeline_rank, const FullLayers& full_layers = std::nullopt);
 

@@ -14,8 +14,8 @@ namespace flashmorph {
 struct StagePlan {
   std::string stage;
   Layout layout;
-  StepShape shape;     // of a training step; of evaluate: a batch of samples
-  int64_t steps = 0;   // 0: not a training stage
+  StepShape shape;    // of a training step; of evaluate: a batch of samples
+  int64_t steps = 0;  // 0: not a training stage
   std::vector<RankUse> ranks;
 };
 

@@ -24,7 +24,8 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
                              at::Tensor& loss) {
   const c10::AutoGradMode no_gradient(false);
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const auto shares = static_cast<double>(model.layer_count() * micro_batches * batch.tokens_BT.numel() * model.spec().hidden);
+  const auto shares =
+      static_cast<double>(model.layer_count() * micro_batches * batch.tokens_BT.numel() * model.spec().hidden);
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
     const MorphableLayer& layer = model.layer(l);
@@ -53,8 +54,7 @@ at::Tensor start_decays(const MorphableModel& model, const Batch& batch, at::Ten
     const MorphableLayer& layer = model.layer(l);
     const at::Tensor normed = model.normed_input(l, x_BTD);
     layer.branch->start_decays(attention_distance(normed, *layer.attention, model.spec(), positions));
-    if (l + 1 < model.layer_count())
-      x_BTD = model.feed_forward(l, model.attend(l, x_BTD, Route::full(), positions));
+    if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, model.attend(l, x_BTD, Route::full(), positions));
   }
   return x_BTD;
 }
@@ -70,15 +70,16 @@ StageCost align(MorphableModel& model, StageContext& context) {
       return start_decays(model, data.micro_batch(0, index), x);
     });
   const ForwardPass pass{model, Routes(model.layer_count(), Route::full()), "", /*beside_branches=*/true};
-  return train("align", model.branch_parameters(), {pass}, section, data, context, [&](int64_t step, MicroBatchRange mine) {
-    at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
-    pipeline.stream(mine, state_shape(model, data.micro_batch_shape(step)),
-                    [&](int64_t index, const at::Tensor& x) {
-                      return align_micro_batch(model, samples.micro_batch(step, index), x, data.micro_batches(step), loss);
-                    });
-    if (model.shard().shares_tokens()) model.shard().all_reduce_sum(loss);  // each rank's is of its own tokens
-    return loss.item<double>();
-  });
+  return train(
+      "align", model.branch_parameters(), {pass}, section, data, context, [&](int64_t step, MicroBatchRange mine) {
+        at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
+        pipeline.stream(
+            mine, state_shape(model, data.micro_batch_shape(step)), [&](int64_t index, const at::Tensor& x) {
+              return align_micro_batch(model, samples.micro_batch(step, index), x, data.micro_batches(step), loss);
+            });
+        if (model.shard().sequence_parallel()) model.shard().all_reduce_sum(loss);  // each rank's is of its own tokens
+        return loss.item<double>();
+      });
 }
 
 }  // namespace flashmorph

@@ -3,7 +3,10 @@
 namespace flashmorph {
 
 StageCheckpoints checkpoints_of(StageContext& context, Regions regions) {
-  return {context.checkpoints, context.config.checkpoint, context.mesh, std::move(regions),
+  return {context.checkpoints,
+          context.config.checkpoint,
+          context.mesh,
+          std::move(regions),
           {.warn = [&observer = context.observer](const std::string& warning) { observer.warn(warning); },
            .saved = [&observer = context.observer](int64_t step, double seconds) { observer.saved(step, seconds); }}};
 }
@@ -25,7 +28,8 @@ void stop_if_asked(StageContext& context, const std::string& stage, StageCheckpo
   if (reason == StopReason::none) return;
   const Phase saving(context.watchdog, Work::save, stage, progress.step());
   const std::string saved = checkpoints.save(progress);
-  throw Stopped("stopped in " + stage + " after step " + std::to_string(progress.step()) + ": " + text_of(reason) + "; " + saved);
+  throw Stopped("stopped in " + stage + " after step " + std::to_string(progress.step()) + ": " + text_of(reason) +
+                "; " + saved);
 }
 
 }  // namespace flashmorph

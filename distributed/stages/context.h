@@ -10,7 +10,7 @@
 #include "distributed/health/stop_signal.h"
 #include "distributed/health/watchdog.h"
 #include "distributed/parallel/mesh.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "distributed/stages/observer.h"
 
 namespace flashmorph {

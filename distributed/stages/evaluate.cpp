@@ -74,7 +74,8 @@ void in_parts(int64_t mine, int64_t most, int64_t few, const Measure& measure, i
 
 // Of the first `count` samples of this length, over all ranks; `recall_of` measures a few.
 template <class RecallOf>
-RecallByDepth recall_at(int64_t length, int64_t count, int64_t few, int64_t step, StageContext& context, const RecallOf& recall_of) {
+RecallByDepth recall_at(int64_t length, int64_t count, int64_t few, int64_t step, StageContext& context,
+                        const RecallOf& recall_of) {
   const std::vector<Sample> samples = samples_of_this_rank(length, count, context);
   const int64_t ranks = context.mesh.shape().data;
   RecallByDepth mine(static_cast<size_t>(context.config.stages.evaluate.depths));

@@ -7,13 +7,15 @@
 #include <set>
 
 #include "core/base/host_name.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
 
 at::Tensor sum_of_bits(const at::Tensor& tensor) {
-  const at::ScalarType bits = tensor.element_size() == 2 ? at::kShort : tensor.element_size() == 4 ? at::kInt : at::kLong;
+  const at::ScalarType bits = tensor.element_size() == 2   ? at::kShort
+                              : tensor.element_size() == 4 ? at::kInt
+                                                           : at::kLong;
   return tensor.detach().view(bits).sum(at::kLong);
 }
 
@@ -38,14 +40,14 @@ FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained, i
 
 void FrozenWeights::check(const std::string& stage, int64_t steps, StageContext& context) const {
   if (every_ == 0 || steps % every_ != 0) return;
-  together(context.mesh.world(), [&] {
+  on_all_ranks(context.mesh.world(), [&] {
     const at::Tensor now = sums_of(frozen_);
     for (int64_t i = 0; i < now.numel(); ++i)
       if (now[i].item<int64_t>() != sums_[i].item<int64_t>())
-        throw std::runtime_error(fmt::format("{}, step {}: the frozen weight {} in the memory of {} has changed: the sum of its bits is "
-                                             "{}, and was {} when the stage began",
-                                             stage, steps, frozen_[i].name, host_name(), now[i].item<int64_t>(),
-                                             sums_[i].item<int64_t>()));
+        throw std::runtime_error(
+            fmt::format("{}, step {}: the frozen weight {} in the memory of {} has changed: the sum of its bits is "
+                        "{}, and was {} when the stage began",
+                        stage, steps, frozen_[i].name, host_name(), now[i].item<int64_t>(), sums_[i].item<int64_t>()));
   });
 }
 

@@ -16,8 +16,8 @@ class FrozenWeights {
   // Those of `all` that `trained` does not hold as well. every: health.weights_every; 0: none are summed.
   FrozenWeights(const Parameters& all, const Parameters& trained, int64_t every);
 
-  // CommonFailure naming rank, host, tensor and both sums when one has changed on any rank. Collective on the steps it is
-  // due; `steps` are done.
+  // CommonFailure naming rank, host, tensor and both sums when one has changed on any rank. Collective on the steps it
+  // is due; `steps` are done.
   void check(const std::string& stage, int64_t steps, StageContext& context) const;
 
  private:

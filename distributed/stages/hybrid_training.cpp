@@ -18,8 +18,8 @@ at::Tensor share_of_step(const at::Tensor& sum_over_tokens, int64_t tokens, int6
 }
 
 // The hybrid's states behind this rank's layers; `input` is undefined on the first rank.
-at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, const at::Tensor& input, const Routes& routes,
-                          const Positions& positions, const ParallelSection& parallel) {
+at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, const at::Tensor& input,
+                          const Routes& routes, const Positions& positions, const ParallelSection& parallel) {
   const at::Tensor x = hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input;
   return parallel.recompute == "full" ? hybrid.through_layers_recomputed(x, routes, positions)
                                       : hybrid.through_layers(x, routes, positions);
@@ -46,7 +46,7 @@ StageCost train_hybrid(const Training& training, const MorphableModel& hybrid, c
                  const StateShape shape = state_shape(hybrid, data.micro_batch_shape(step));
                  double sum = 0.0;
                  for (const at::Tensor& loss : pipeline.forward_backward(
-                          mine, shape, training.with_teacher(), [&](int64_t index, const States& input) {
+                          mine, shape, training.with_teacher(), [&](int64_t index, const States&input) {
                             return forward(samples.micro_batch(step, index), input, data.micro_batches(step));
                           }))
                    if (loss.defined()) sum += loss.item<double>();
@@ -61,23 +61,24 @@ StageOutput distill_micro_batch(const MorphableModel& teacher, const MorphableMo
                                 const ParallelSection& parallel) {
   const Routes all_full(teacher.layer_count(), Route::full());
   const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const at::Tensor student = through_hybrid(hybrid, batch, input.learning, routes, positions, parallel);
+  const at::Tensor student = through_hybrid(hybrid, batch, input.mixture, routes, positions, parallel);
   at::Tensor target;
   {
     const c10::NoGradGuard no_gradient;
-    target = teacher.through_layers(teacher.has_embedding() ? teacher.embed(batch.tokens_BT) : input.fixed, all_full, positions);
+    target = teacher.through_layers(teacher.has_embedding() ? teacher.embed(batch.tokens_BT) : input.teacher, all_full,
+                                    positions);
     if (teacher.has_head()) target = teacher.final_hidden(target).flatten(0, 1);
   }
   if (!hybrid.has_head()) return {{student, target}, {}};
-  const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(), target, teacher.head(),
-                                        hybrid.shard());
+  const at::Tensor loss =
+      kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(), target, teacher.head(), hybrid.shard());
   return {{}, share_of_step(loss, batch.tokens_BT.numel(), micro_batches)};
 }
 
 StageOutput finetune_micro_batch(const MorphableModel& hybrid, const Routes& routes, const Batch& batch,
                                  const States& input, int64_t micro_batches, const ParallelSection& parallel) {
   const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const at::Tensor x = through_hybrid(hybrid, batch, input.learning, routes, positions, parallel);
+  const at::Tensor x = through_hybrid(hybrid, batch, input.mixture, routes, positions, parallel);
   if (!hybrid.has_head()) return {{x, {}}, {}};
   const at::Tensor places = predicting_places(batch);
   const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
@@ -94,14 +95,15 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
                        .section = section,
                        .passes = {{hybrid, routes, "", false, true}, {teacher, all_full, "teacher's ", false, true}}},
                       hybrid, plan, context, [&](const Batch& batch, const States& input, int64_t micro_batches) {
-                        return distill_micro_batch(teacher, hybrid, routes, batch, input, micro_batches, section.parallel);
+                        return distill_micro_batch(teacher, hybrid, routes, batch, input, micro_batches,
+                                                   section.parallel);
                       });
 }
 
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
   const FinetuneSection& section = context.config.stages.finetune;
-  return train_hybrid({.stage = "finetune", .section = section, .passes = {{hybrid, routes, "", false, true}}}, hybrid, plan,
-                      context, [&](const Batch& batch, const States& input, int64_t micro_batches) {
+  return train_hybrid({.stage = "finetune", .section = section, .passes = {{hybrid, routes, "", false, true}}}, hybrid,
+                      plan, context, [&](const Batch& batch, const States& input, int64_t micro_batches) {
                         return finetune_micro_batch(hybrid, routes, batch, input, micro_batches, section.parallel);
                       });
 }

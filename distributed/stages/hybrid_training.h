@@ -18,7 +18,8 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
 // mean over tokens of -log p(next token).
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context);
 
-// One micro-batch of each through this rank's layers; the last rank makes the loss, this micro-batch's share of the step's.
+// One micro-batch of each through this rank's layers; the last rank makes the loss, this micro-batch's share of the
+// step's.
 StageOutput distill_micro_batch(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                                 const Batch& batch, const States& input, int64_t micro_batches,
                                 const ParallelSection& parallel);

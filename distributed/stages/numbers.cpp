@@ -10,8 +10,8 @@
 #include "core/base/host_name.h"
 #include "core/model/attention.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/pipeline.h"
-#include "distributed/parallel/together.h"
 #include "distributed/stages/trainer.h"
 
 namespace flashmorph {
@@ -51,8 +51,8 @@ class StateWatch {
   Broken first_;
 };
 
-at::Tensor through_layer(const ForwardPass& pass, int64_t l, const at::Tensor& x, const Positions& positions, int64_t micro_batch,
-                         StateWatch& watch) {
+at::Tensor through_layer(const ForwardPass& pass, int64_t l, const at::Tensor& x, const Positions& positions,
+                         int64_t micro_batch, StateWatch& watch) {
   const MorphableModel& model = pass.model;
   const MorphableLayer& layer = model.layer(l);
   const Route& route = pass.routes[static_cast<size_t>(l)];
@@ -73,23 +73,25 @@ at::Tensor through_layer(const ForwardPass& pass, int64_t l, const at::Tensor& x
 Broken broken_state(const ForwardPass& pass, int64_t step, const SampleStream& data, Mesh& mesh) {
   const MorphableModel& model = pass.model;
   StateWatch watch(pass.of);
-  Pipeline(mesh).stream(
-      local_micro_batches(data.micro_batches(step), mesh), state_shape(model, data.micro_batch_shape(step)),
-      [&](int64_t index, at::Tensor x) {
-        const Batch batch = data.micro_batch(step, index);
-        const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-        if (model.has_embedding()) watch.see(x = model.embed(batch.tokens_BT), index, -1, "the embedding");
-        for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l)
-          x = through_layer(pass, l, x, positions, index, watch);
-        if (pass.to_head && model.has_head()) watch.see(model.final_hidden(x), index, -1, "the final norm");
-        return x;
-      });
+  Pipeline(mesh).stream(local_micro_batches(data.micro_batches(step), mesh),
+                        state_shape(model, data.micro_batch_shape(step)), [&](int64_t index, at::Tensor x) {
+                          const Batch batch = data.micro_batch(step, index);
+                          const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
+                          if (model.has_embedding())
+                            watch.see(x = model.embed(batch.tokens_BT), index, -1, "the embedding");
+                          for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l)
+                            x = through_layer(pass, l, x, positions, index, watch);
+                          if (pass.to_head && model.has_head())
+                            watch.see(model.final_hidden(x), index, -1, "the final norm");
+                          return x;
+                        });
   return watch.first();
 }
 
 Broken broken_gradient(const NamedGradients& gradients) {
   for (size_t i = gradients.size(); i-- > 0;)
-    if (!is_finite(gradients[i].second)) return {static_cast<int64_t>(gradients.size() - i), "the gradient of " + gradients[i].first};
+    if (!is_finite(gradients[i].second))
+      return {static_cast<int64_t>(gradients.size() - i), "the gradient of " + gradients[i].first};
   return {};
 }
 
@@ -107,9 +109,11 @@ std::string earliest(const Broken& mine, bool from_the_end, Mesh& mesh) {
 std::string first_broken(int64_t step, const std::vector<ForwardPass>& passes, const NamedGradients& gradients,
                          const SampleStream& data, Mesh& mesh) {
   for (const ForwardPass& pass : passes)
-    if (const std::string found = earliest(broken_weight(pass.model, pass.of), false, mesh); !found.empty()) return found;
+    if (const std::string found = earliest(broken_weight(pass.model, pass.of), false, mesh); !found.empty())
+      return found;
   for (const ForwardPass& pass : passes)
-    if (const std::string found = earliest(broken_state(pass, step, data, mesh), false, mesh); !found.empty()) return found;
+    if (const std::string found = earliest(broken_state(pass, step, data, mesh), false, mesh); !found.empty())
+      return found;
   if (const std::string found = earliest(broken_gradient(gradients), true, mesh); !found.empty()) return found;
   return "no weight, state of a layer or gradient: the loss itself";
 }
@@ -118,14 +122,16 @@ std::string first_broken(int64_t step, const std::vector<ForwardPass>& passes, c
 
 bool StepNumbers::are_finite() const { return std::isfinite(loss) && std::isfinite(gradient); }
 
-void stop_at_numbers(const StepNumbers& numbers, const std::string& stage, int64_t step, const std::vector<ForwardPass>& passes,
-                     const NamedGradients& gradients, const SampleStream& data, StageContext& context) {
+void stop_at_numbers(const StepNumbers& numbers, const std::string& stage, int64_t step,
+                     const std::vector<ForwardPass>& passes, const NamedGradients& gradients, const SampleStream& data,
+                     StageContext& context) {
   const c10::NoGradGuard no_gradient;
   const bool is_loss = !std::isfinite(numbers.loss);
-  throw CommonFailure(fmt::format("{}, step {}: the {} is {}; the first that is not finite: {}. Nothing was updated; a lower lr or a "
-                                  "longer warm-up may help",
-                                  stage, step + 1, is_loss ? "loss" : "gradient", is_loss ? numbers.loss : numbers.gradient,
-                                  first_broken(step, passes, gradients, data, context.mesh)));
+  throw CommonFailure(
+      fmt::format("{}, step {}: the {} is {}; the first that is not finite: {}. Nothing was updated; a lower lr or a "
+                  "longer warm-up may help",
+                  stage, step + 1, is_loss ? "loss" : "gradient", is_loss ? numbers.loss : numbers.gradient,
+                  first_broken(step, passes, gradients, data, context.mesh)));
 }
 
 }  // namespace flashmorph

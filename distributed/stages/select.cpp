@@ -30,14 +30,14 @@ at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& d
   std::vector<at::Tensor> leaves, rows;  // a leaf of its own for each micro-batch keeps its gradient apart
   std::vector<int64_t> answers;
   const std::vector<at::Tensor> errors = pipeline.forward_backward(
-      mine, state_shape(model, data.micro_batch_shape(step)), /*with_fixed=*/true,
+      mine, state_shape(model, data.micro_batch_shape(step)), /*with_teacher=*/true,
       [&](int64_t index, const States& x) {
         const Batch batch = samples.micro_batch(step, index);
         leaves.push_back(alpha_l.detach().clone().to(model.placement().device).set_requires_grad(true));
         answers.push_back(batch.answers_BT.sum().item<int64_t>());
         return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), alpha_l), x, recompute);
       });
-  const bool first = model.shard().rank() == 0, has_error = first || model.shard().shares_tokens();
+  const bool first = model.shard().rank() == 0, has_error = first || model.shard().sequence_parallel();
   for (size_t m = 0; m < leaves.size(); ++m)
     rows.push_back(at::cat({leaves[m].grad().cpu(), has_error ? errors[m].view({1}).cpu() : at::zeros({1}, at::kDouble),
                             at::full({1}, first ? static_cast<double>(answers[m]) : 0.0, at::kDouble)}));
@@ -47,7 +47,8 @@ at::Tensor gate_gradient_rows(const MorphableModel& model, const SampleStream& d
 // This rank's mixing routes at their layers' places in the model.
 Routes all_routes(const at::Tensor& alpha_l, const MorphableModel& model) {
   Routes routes(model.layer_count(), Route::full());
-  std::ranges::copy(mixing_routes(alpha_l.to(model.placement().device), alpha_l), routes.begin() + model.own_layers().first);
+  std::ranges::copy(mixing_routes(alpha_l.to(model.placement().device), alpha_l),
+                    routes.begin() + model.own_layers().first);
   return routes;
 }
 
@@ -106,38 +107,39 @@ Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
                                bool recompute) {
   const Placement& placement = model.placement();
-  const at::Tensor answers = own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
+  const at::Tensor answers =
+      own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();
   at::Tensor error = at::zeros({}, at::TensorOptions(at::kDouble).device(placement.device));
-  if (model.has_embedding()) x.fixed = x.learning = model.embed(batch.tokens_BT);
+  if (model.has_embedding()) x.teacher = x.mixture = model.embed(batch.tokens_BT);
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
     at::Tensor teacher;
     {
       const c10::NoGradGuard no_gradient;
-      const at::Tensor h = model.attend(l, x.fixed, Route::full(), positions);
+      const at::Tensor h = model.attend(l, x.teacher, Route::full(), positions);
       teacher = at_answers(h);
-      if (goes_on) x.fixed = model.feed_forward(l, h);
+      if (goes_on) x.teacher = model.feed_forward(l, h);
     }
-    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, route = mixing.at(l - first)](
-                                 const std::vector<at::Tensor>& inputs) {
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers,
+                              route = mixing.at(l - first)](const std::vector<at::Tensor>& inputs) {
       const at::Tensor h = model.attend(l, inputs[0], route, positions);
       std::vector<at::Tensor> outputs = {at_answers(h)};
       if (goes_on) outputs.push_back(model.feed_forward(l, h));
       return outputs;
     };
     const std::vector<at::Tensor> mixed =
-        recompute ? recomputed(mixed_layer, {x.learning}, {mixing.at(l - first).alpha}) : mixed_layer({x.learning});
+        recompute ? recomputed(mixed_layer, {x.mixture}, {mixing.at(l - first).alpha}) : mixed_layer({x.mixture});
     error = error + squared_distance(mixed[0], teacher);
-    if (goes_on) x.learning = mixed[1];
+    if (goes_on) x.mixture = mixed[1];
   }
   return {x, error / static_cast<double>(model.layer_count())};
 }
 
 std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
-                                                   StageContext& context) {
+                                                  StageContext& context) {
   const SelectSection& section = context.config.stages.select;
   const SampleStream data = start_stage("select", std::to_string(model.layer_count()) + " gates", section, context);
 
@@ -149,7 +151,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
   const FrozenWeights frozen(model.all_parameters(), {}, context.config.health.weights_every);
   const bool is_first_replica = context.mesh.data_rank() == 0 && context.mesh.tensor_rank() == 0;
   StageCheckpoints checkpoints = checkpoints_of(
-      context, regions_of("gates", optimizer.states()[0], model.own_layers().first, model.layer_count(), is_first_replica));
+      context,
+      regions_of("gates", optimizer.states()[0], model.own_layers().first, model.layer_count(), is_first_replica));
   proto::StageProgress progress = resumed(checkpoints, optimizer, section.batch_tokens, context);
   const Stopwatch watch(progress.seconds());
   StepWatch ranks("select", progress.step(), data.steps(), context);

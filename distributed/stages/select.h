@@ -22,7 +22,7 @@ struct GateTrajectory {
 // The mixed states propagate, so every gate learns under the current mixture of all layers. A pipeline rank trains the
 // gates of its own layers; every rank gets all of them.
 std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
-                                                   StageContext& context);
+                                                  StageContext& context);
 
 // A step of select over the mesh, the same for any number of data ranks.
 struct GateSums {
@@ -40,9 +40,9 @@ at::Tensor of_all_layers(const at::Tensor& own_l, const MorphableModel& model, M
 
 // One micro-batch through this rank's layers, the mixture (learning) beside the teacher (fixed). The loss is its error,
 // float64: over its layers and its answer tokens the sum of |H_mix - H_teacher|^2, divided by the layers of the model.
-// mixing: a mixed route for each of this rank's layers; mixing_routes makes them of the gates, a leaf where the model is,
-// with their numbers from the host, so that nobody waits for a device to read them. `recompute`: keep a layer's input
-// only, and run it again in the backward pass.
+// mixing: a mixed route for each of this rank's layers; mixing_routes makes them of the gates, a leaf where the model
+// is, with their numbers from the host, so that nobody waits for a device to read them. `recompute`: keep a layer's
+// input only, and run it again in the backward pass.
 Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l);
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
                                bool recompute = false);

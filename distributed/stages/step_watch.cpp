@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/base/host_name.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
@@ -27,7 +27,8 @@ void StepWatch::finished(int64_t step) {
   for (const RankVitals& slow : stragglers(ranks, factor))
     if (warned_.insert(slow.rank).second)
       context_.observer.warn(fmt::format(
-          "rank {} on {} is slow: {}, steps {} to {}, {:.3f} s a step of its own work; the ranks' median is {:.3f} s, and more than "
+          "rank {} on {} is slow: {}, steps {} to {}, {:.3f} s a step of its own work; the ranks' median is {:.3f} s, "
+          "and more than "
           "{:g} times as long is told (health.straggler)",
           slow.rank, slow.host, stage_, seen_ + 1, step, slow.own_seconds(), median_own_seconds(ranks), factor));
   seen_ = step;

@@ -8,8 +8,8 @@
 
 namespace flashmorph {
 
-// Every few steps of a training loop tells the observer how each rank does, and warns of a rank that is much slower than
-// the others, once a stage. Collective where it looks.
+// Every few steps of a training loop tells the observer how each rank does, and warns of a rank that is much slower
+// than the others, once a stage. Collective where it looks.
 class StepWatch {
  public:
   StepWatch(std::string stage, int64_t first_step, int64_t steps, StageContext& context);

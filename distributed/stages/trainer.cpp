@@ -38,7 +38,8 @@ SampleStream start_stage(const std::string& stage, const std::string& what, cons
 }
 
 StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
-                const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of) {
+                const TrainingSection& section, const SampleStream& data, StageContext& context,
+                const StepLoss& loss_of) {
   Mesh& mesh = context.mesh;
   for (const Parameter& parameter : parameters) parameter.value.set_requires_grad(true);
   const auto whole = single_communicator("data");
@@ -47,7 +48,8 @@ StageCost train(const std::string& stage, const Parameters& parameters, const st
                              section.parallel.zero ? mesh.data() : *whole);
   const CosineSchedule rate{section.lr.from, section.lr.to, data.steps(), section.warmup_steps};
   const FrozenWeights frozen(weights_of(passes), parameters, context.config.health.weights_every);
-  StageCheckpoints checkpoints = checkpoints_of(context, regions_of(parameters, optimizer, mesh, section.parallel.zero));
+  StageCheckpoints checkpoints =
+      checkpoints_of(context, regions_of(parameters, optimizer, mesh, section.parallel.zero));
   proto::StageProgress progress = resumed(checkpoints, optimizer, section.batch_tokens, context);
   const Stopwatch watch(progress.seconds());
   StepWatch ranks(stage, progress.step(), data.steps(), context);
@@ -81,7 +83,7 @@ MeshStep over_mesh(double part_of_loss, const Parameters& parameters, const Trai
   at::Tensor loss = at::full({1}, part_of_loss, at::kDouble);
   mesh.pipeline().all_reduce(loss, Reduction::sum);  // of the layers
   mesh.data().all_reduce(loss, Reduction::sum);      // of the samples; tensor ranks have the same numbers
-  const DataSum over_data = section.parallel.zero ? DataSum::own_stretch : DataSum::whole;
+  const DataSum over_data = section.parallel.zero ? DataSum::own_partition : DataSum::whole;
   std::vector<at::Tensor> gradients = reduced_gradients(parameters, mesh, over_data);
   const double norm = clip_gradients(parameters, gradients, section.clip, mesh, over_data);
   return {loss.item<double>(), std::move(gradients), norm};
@@ -98,7 +100,8 @@ SamplesAhead samples_ahead(const SampleStream& data, const MorphableModel& model
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const Placement& placement = model.placement();
   const auto [rows, tokens] = rows_and_tokens;
-  return {{rows, model.shard().own_count(tokens), model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device)};
+  return {{rows, model.shard().own_count(tokens), model.spec().hidden},
+          at::TensorOptions(placement.dtype).device(placement.device)};
 }
 
 }  // namespace flashmorph

@@ -21,8 +21,8 @@ namespace flashmorph {
 SampleStream start_stage(const std::string& stage, const std::string& what, const TrainingSection& section,
                          StageContext& context);
 
-// A step's micro-batches of this rank, forward and backward. Each one's loss is divided by the micro-batches of the whole
-// step, so that gradients add up to the mean; returns the sum of what this rank has of these losses.
+// A step's micro-batches of this rank, forward and backward. Each one's loss is divided by the micro-batches of the
+// whole step, so that gradients add up to the mean; returns the sum of what this rank has of these losses.
 using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 
 // The loop that align, distill and finetune share: for each step, this rank's micro-batches forward and backward,
@@ -30,7 +30,8 @@ using StepLoss = std::function<double(int64_t step, MicroBatchRange mine)>;
 // parameters without gradients.
 // passes: how the stage uses its models; the weights of these that are not among the parameters are frozen.
 StageCost train(const std::string& stage, const Parameters& parameters, const std::vector<ForwardPass>& passes,
-                const TrainingSection& section, const SampleStream& data, StageContext& context, const StepLoss& loss_of);
+                const TrainingSection& section, const SampleStream& data, StageContext& context,
+                const StepLoss& loss_of);
 
 // A step over the mesh: the loss that the ranks had parts of, the same on all of them, and this rank's gradients,
 // clipped, with the norm they had before.

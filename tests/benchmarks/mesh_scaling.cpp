@@ -1,5 +1,6 @@
-// mesh_scaling MODEL PIPELINE TENSOR MICRO_BATCHES LENGTH STEPS: select's steps on the mesh of these ranks (data = ranks /
-// (pipeline * tensor); MICRO_BATCHES of one sequence each a data rank), as one JSON object. mesh_scaling.py runs it.
+// mesh_scaling MODEL PIPELINE TENSOR MICRO_BATCHES LENGTH STEPS: select's steps on the mesh of these ranks (data =
+// ranks / (pipeline * tensor); MICRO_BATCHES of one sequence each a data rank), as one JSON object. mesh_scaling.py
+// runs it.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
@@ -12,7 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/parallel/layer_cuts.h"
 #include "distributed/parallel/pipeline.h"
@@ -58,10 +59,12 @@ double median(std::vector<double> values) {
 // A step's micro-batches of this rank, forward, backward, and the gates' gradients in the samples' order.
 void step_of_select(const MorphableModel& model, Mesh& mesh, Pipeline& pipeline, int64_t count, int64_t length) {
   std::vector<at::Tensor> leaves, rows;
-  pipeline.forward_backward({0, count}, state_shape(model, {1, length}), /*with_fixed=*/true, [&](int64_t, const States& x) {
-    leaves.push_back(at::full({model.own_layers().count()}, 0.5, at::kDouble).set_requires_grad(true));
-    return mix_beside_teacher(model, batch_of_noise(length, model.spec().vocabulary), mixing_routes(leaves.back(), leaves.back()), x);
-  });
+  pipeline.forward_backward(
+      {0, count}, state_shape(model, {1, length}), /*with_teacher=*/true, [&](int64_t, const States& x) {
+        leaves.push_back(at::full({model.own_layers().count()}, 0.5, at::kDouble).set_requires_grad(true));
+        return mix_beside_teacher(model, batch_of_noise(length, model.spec().vocabulary),
+                                  mixing_routes(leaves.back(), leaves.back()), x);
+      });
   for (const at::Tensor& leaf : leaves) rows.push_back(leaf.grad());
   gather_in_sample_order(at::stack(rows), count * mesh.shape().data, mesh);
 }
@@ -84,8 +87,8 @@ int main(int argc, char** argv) {
   const ModelSpec spec = ModelSpec::open(path);
   const auto layers = balanced_layers({.layers = std::vector<double>(spec.layers, 1.0)}, pipelines);
   MorphableModel model =
-      MorphableModel::load(Checkpoint::open(path), spec, {mesh.tensor_rank(), tensors, at::kFloat, at::kCPU}, mesh.shard(),
-                           layers[mesh.pipeline_rank()], mesh.neighbours());
+      MorphableModel::load(ModelFiles::open(path), spec, {mesh.tensor_rank(), tensors, at::kFloat, at::kCPU},
+                           mesh.shard(), layers[mesh.pipeline_rank()], mesh.pipeline_peers());
   model.add_branches({}, 1);
 
   Pipeline pipeline(mesh);
@@ -101,7 +104,8 @@ int main(int argc, char** argv) {
     const double waited = pipeline.seconds_waited() - waited_before, whole = over(*world, own, Reduction::max);
     if (step < kWarmUp) continue;
     seconds.push_back(whole);
-    idle.push_back(over(*world, waited + whole - own, Reduction::sum) / (whole * world->size()));  // a rank that is done waits too
+    idle.push_back(over(*world, waited + whole - own, Reduction::sum) /
+                   (whole * world->size()));  // a rank that is done waits too
     bytes = mesh.bytes_moved() - bytes_before;
   }
   const nlohmann::json result = {

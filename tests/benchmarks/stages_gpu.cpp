@@ -1,7 +1,7 @@
 // Times a stage of a random Qwen3-shaped model on one card; one line of JSON.
 //   stages_gpu --stage select --sequences 1 --length 16384 [--shape 1.7B|8B] [--steps 6] [--profile]
-// The stage is the program's own, data and all; from the repository's root. The first steps are not counted, a step's time
-// is the median of the others. --profile: then one more step under torch's profiler, its kernels' times by name.
+// The stage is the program's own, data and all; from the repository's root. The first steps are not counted, a step's
+// time is the median of the others. --profile: then one more step under torch's profiler, its kernels' times by name.
 
 #include <ATen/ATen.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -73,7 +73,8 @@ MorphableModel random_model(const ModelSpec& spec, const Placement& placement, M
     layer.attention->k_norm = norm(spec.head_dim);
   }
   HeadWeights head{norm(spec.hidden), spec.tied_embeddings ? embedding.tokens : matrix(spec.vocabulary, spec.hidden)};
-  MorphableModel model = MorphableModel::assemble(spec, placement, mesh.shard(), std::move(embedding), std::move(layers), std::move(head));
+  MorphableModel model =
+      MorphableModel::assemble(spec, placement, mesh.shard(), std::move(embedding), std::move(layers), std::move(head));
   model.add_branches(mixer, 1);
   return model;
 }
@@ -106,7 +107,9 @@ class StepTimes : public StageObserver {
   const nlohmann::json& kernels() const { return kernels_; }
 
  private:
-  static profiling::ProfilerConfig profiler_config() { return profiling::ProfilerConfig(profiling::ProfilerState::KINETO); }
+  static profiling::ProfilerConfig profiler_config() {
+    return profiling::ProfilerConfig(profiling::ProfilerState::KINETO);
+  }
 
   void collect(const profiler::ProfilerResult& result) {
     std::map<std::string, std::pair<double, int64_t>> by_name;
@@ -135,16 +138,19 @@ struct Request {
 
 RunConfig config_of(const Request& request) {
   const int64_t tokens = request.sequences * request.length, steps = request.steps + (request.profile ? 1 : 0);
-  const std::string section = "{tokens: " + std::to_string(tokens * steps) + ", batch_tokens: " + std::to_string(tokens) +
-                              ", micro_batch_tokens: " + std::to_string(tokens) + ", data: {lengths: " +
-                              std::to_string(request.length) + ", passkeys: [2, 10], words: 8}}";
-  // Random branches are useless, and gates at exactly 1 would leave their backward out: a penalty that pulls every gate.
+  const std::string section = "{tokens: " + std::to_string(tokens * steps) +
+                              ", batch_tokens: " + std::to_string(tokens) +
+                              ", micro_batch_tokens: " + std::to_string(tokens) +
+                              ", data: {lengths: " + std::to_string(request.length) + ", passkeys: [2, 10], words: 8}}";
+  // Random branches are useless, and gates at exactly 1 would leave their backward out: a penalty that pulls every
+  // gate.
   const std::string gated = "{gate_penalty: 1e9, lr: {from: 1e-2, to: 1e-2}, " + section.substr(1);
-  return RunConfig::from_yaml("model: {path: random}\nmixer: {kind: " + request.mixer + ", chunk: " +
-                                  std::to_string(request.chunk) + "}\nbudget: {ratio: '3:1'}\n"
+  return RunConfig::from_yaml("model: {path: random}\nmixer: {kind: " + request.mixer +
+                                  ", chunk: " + std::to_string(request.chunk) +
+                                  "}\nbudget: {ratio: '3:1'}\n"
                                   "device: {kind: cuda, dtype: bfloat16, threads: 4}\n"
-                                  "data: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n  align: " + section +
-                                  "\n  select: " + gated + "\n  distill: " + section + "\n",
+                                  "data: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n  align: " +
+                                  section + "\n  select: " + gated + "\n  distill: " + section + "\n",
                               "stages_gpu");
 }
 

@@ -24,10 +24,10 @@ int main(int argc, char** argv) {
   for (const bool full : spec.full) routes.push_back(full ? Route::full() : Route::linear());
 
   Shard whole;
-  MorphableModel model = MorphableModel::load(Checkpoint::open(teacher), ModelSpec::open(teacher), placement, whole);
+  MorphableModel model = MorphableModel::load(ModelFiles::open(teacher), ModelSpec::open(teacher), placement, whole);
   model.add_branches(spec.mixer, 1);
   const MorphableModel hybrid = model.hybrid(routes);
-  read_into(hybrid.all_parameters(), format->own_tensors(Checkpoint::open(exported), spec), placement);
+  read_into(hybrid.all_parameters(), format->own_tensors(ModelFiles::open(exported), spec), placement);
 
   constexpr int64_t kTokens = 300;
   const at::Tensor tokens = at::arange(kTokens, at::kLong) * 37 % (spec.model.vocabulary - 3);

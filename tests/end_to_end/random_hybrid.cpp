@@ -20,7 +20,7 @@ int main(int argc, char** argv) try {
   const ExportFormat& format = export_format(argv[3], hybrid.model, hybrid.mixer);
 
   Shard whole;
-  MorphableModel model = MorphableModel::load(Checkpoint::open(teacher), hybrid.model, {}, whole);
+  MorphableModel model = MorphableModel::load(ModelFiles::open(teacher), hybrid.model, {}, whole);
   model.add_branches(hybrid.mixer, 1);
   at::Generator generator = at::detail::createCPUGenerator(5);
   for (const Parameter& parameter : model.branch_parameters()) {

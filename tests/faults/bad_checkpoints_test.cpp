@@ -37,7 +37,7 @@ Scratch five_steps() {
 void stop_in_align(const Scratch& scratch) {
   const RunConfig config = scratch.config();
   const auto world = single_communicator();
-  const Checkpoint teacher = Checkpoint::open(config.model.path);
+  const ModelFiles teacher = ModelFiles::open(config.model.path);
   const ModelSpec spec = ModelSpec::open(config.model.path);
   const Tokenizer tokenizer = Tokenizer::of_model(config.model.path, spec.vocabulary);
   const Corpus corpus = Corpus::open(config.data, tokenizer, 65);

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/base/bad_input.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "tests/faults/scratch.h"
 
 // A good run, and everything that can be wrong with what it is given: the mesh, the model, the corpus, the run's own
@@ -80,11 +80,12 @@ std::string name_of(const testing::TestParamInfo<BadInputRow>& info) { return in
 
 INSTANTIATE_TEST_SUITE_P(
     Mesh, BadInputs,
-    testing::Values(
-        setting("TensorDoesNotDivide", "parallel.tensor=3", "parallel.tensor: 3 does not divide the 1 ranks"),
-        setting("PipelineDoesNotDivide", "parallel.pipeline=2", "parallel: tensor 1 x pipeline 2 is 2"),
-        setting("StageHasAnotherMesh", "stages.select.parallel.tensor=2", "stages.select.parallel.tensor: 2 does not divide"),
-        setting("CutsOfOnePipelineRank", "parallel.pipeline_cuts=[1]", "parallel.pipeline_cuts")),
+    testing::Values(setting("TensorDoesNotDivide", "parallel.tensor=3",
+                            "parallel.tensor: 3 does not divide the 1 ranks"),
+                    setting("PipelineDoesNotDivide", "parallel.pipeline=2", "parallel: tensor 1 x pipeline 2 is 2"),
+                    setting("StageHasAnotherMesh", "stages.select.parallel.tensor=2",
+                            "stages.select.parallel.tensor: 2 does not divide"),
+                    setting("CutsOfOnePipelineRank", "parallel.pipeline_cuts=[1]", "parallel.pipeline_cuts")),
     name_of);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -92,11 +93,13 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         missing("NoFile", "run.yaml", "run.yaml: cannot be read"),
         file("NotYaml", "run.yaml", "run: [", "run.yaml (line 1): is not YAML"),
-        setting("AllLayersFull", "budget.full_layers=2", "budget.full_layers: keeps full attention in 2 layers, expected 1 to 1 for a model of 2 layers"),
+        setting("AllLayersFull", "budget.full_layers=2",
+                "budget.full_layers: keeps full attention in 2 layers, expected 1 to 1 for a model of 2 layers"),
         setting("TooFewBytes", "budget={kv_bytes_per_token: 1}", "budget.kv_bytes_per_token"),
         setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind: is 'mamba', expected one of: "),
         setting("ExportCannotHoldIt", "stages.export.format=qwen3_5_text", "cannot hold this hybrid"),
-        setting("LongerThanTheModel", "stages.evaluate.lengths=[8192]", "stages.evaluate.lengths: asks for 8192 tokens; the model's longest position is 4096"),
+        setting("LongerThanTheModel", "stages.evaluate.lengths=[8192]",
+                "stages.evaluate.lengths: asks for 8192 tokens; the model's longest position is 4096"),
         setting("PasskeysDoNotFit", "stages.align.data.passkeys=10", "stages.align.data"),
         setting("NotAnAddress", "metrics.listen=nowhere", "metrics.listen")),
     name_of);
@@ -104,7 +107,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Model, BadInputs,
     testing::Values(
-        BadInputRow{"NoFolder", [](Scratch& scratch) { fs::remove_all(scratch.path("teacher")); }, "expected the config.json"},
+        BadInputRow{"NoFolder", [](Scratch& scratch) { fs::remove_all(scratch.path("teacher")); },
+                    "expected the config.json"},
         missing("NoConfig", "teacher/config.json", "expected the config.json of a Hugging Face model folder"),
         file("ConfigIsNotJson", "teacher/config.json", "{", "config.json"),
         file("ConfigIsAList", "teacher/config.json", "[1]", "config.json"),
@@ -116,17 +120,22 @@ INSTANTIATE_TEST_SUITE_P(
         model("HeadsDoNotShare", "num_key_value_heads", 3, "num_key_value_heads: is 3, which does not divide the 4"),
         model("OddHead", "head_dim", 7, "head_dim: is 7, expected an even number"),
         model("AnotherActivation", "hidden_act", "gelu", "hidden_act: is gelu, only silu is supported"),
-        model("Quantized", "quantization_config", json{{"bits", 4}}, "quantization_config: quantized weights are not supported"),
+        model("Quantized", "quantization_config", json{{"bits", 4}},
+              "quantization_config: quantized weights are not supported"),
         model("MoreLayersThanWeights", "num_hidden_layers", 3, "has no tensor model.layers.2."),
         model("OtherShape", "intermediate_size", 49, "has shape [48, 32], expected [49, 32]"),
         model("VocabularyBelowTheTokenizers", "vocab_size", 512, "tokenizer.json: has ids up to 1023"),
         missing("NoWeights", "teacher/model.safetensors", "model.safetensors"),
         file("EmptyWeights", "teacher/model.safetensors", "", "model.safetensors"),
-        file("HugeHeader", "teacher/model.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10), "declares a header"),
+        file("HugeHeader", "teacher/model.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10),
+             "declares a header"),
         BadInputRow{"TruncatedWeights",
-                    [](Scratch& scratch) { fs::resize_file(scratch.teacher("model.safetensors"), 20000); }, "model.safetensors"},
+                    [](Scratch& scratch) { fs::resize_file(scratch.teacher("model.safetensors"), 20000); },
+                    "model.safetensors"},
         BadInputRow{"TensorUnderAnotherName",
-                    [](Scratch& scratch) { edit(scratch.teacher("model.safetensors"), "model.norm.weight", "model.nora.weight"); },
+                    [](Scratch& scratch) {
+                      edit(scratch.teacher("model.safetensors"), "model.norm.weight", "model.nora.weight");
+                    },
                     "has no tensor model.norm.weight"},
         BadInputRow{"OtherDtype",
                     [](Scratch& scratch) {
@@ -144,200 +153,201 @@ INSTANTIATE_TEST_SUITE_P(
                     "holds values that are not finite"},
         missing("NoTokenizer", "teacher/tokenizer.json", "tokenizer.json: cannot be read"),
         file("TokenizerIsNotJson", "teacher/tokenizer.json", "{]", "tokenizer.json"),
-        file("TokenizerHasNoVocabulary", "teacher/tokenizer.json", "{\"model\": {\"type\": \"BPE\"}}", "tokenizer.json")),
+        file("TokenizerHasNoVocabulary", "teacher/tokenizer.json", "{\"model\": {\"type\": \"BPE\"}}",
+             "tokenizer.json")),
     name_of);
 
 INSTANTIATE_TEST_SUITE_P(
     Corpus, BadInputs,
-    testing::Values(
-        missing("NoText", "text.txt", "text.txt: cannot be opened"),
-        file("EmptyText", "text.txt", "", "text.txt: is empty"),
-        file("ShortText", "text.txt", "a few words", "the longest sequence needs"),
-        file("NotUtf8", "text.txt", "good\xff\xfe" + std::string(60000, 'x'), "text.txt"),
-        setting("TextIsAFolder", "data.text=tests", "data.text: tests"),
-        setting("NoJsonLines", "data={jsonl: none.jsonl}", "data.jsonl: none.jsonl"),
-        BadInputRow{"LineIsNotJson",
-                    [](Scratch& scratch) {
-                      write(scratch.path("lines.jsonl"), "{\"text\": \"one\"}\n{\"text\": \n");
-                      scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
-                    },
-                    "line 2"},
-        BadInputRow{"LineHasNoField",
-                    [](Scratch& scratch) {
-                      write(scratch.path("lines.jsonl"), "{\"body\": \"one\"}\n");
-                      scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
-                    },
-                    "line 1"},
-        setting("NoTokenFiles", "data={tokens: none}", "data.tokens: none.bin: cannot be opened")),
+    testing::Values(missing("NoText", "text.txt", "text.txt: cannot be opened"),
+                    file("EmptyText", "text.txt", "", "text.txt: is empty"),
+                    file("ShortText", "text.txt", "a few words", "the longest sequence needs"),
+                    file("NotUtf8", "text.txt", "good\xff\xfe" + std::string(60000, 'x'), "text.txt"),
+                    setting("TextIsAFolder", "data.text=tests", "data.text: tests"),
+                    setting("NoJsonLines", "data={jsonl: none.jsonl}", "data.jsonl: none.jsonl"),
+                    BadInputRow{"LineIsNotJson",
+                                [](Scratch& scratch) {
+                                  write(scratch.path("lines.jsonl"), "{\"text\": \"one\"}\n{\"text\": \n");
+                                  scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
+                                },
+                                "line 2"},
+                    BadInputRow{"LineHasNoField",
+                                [](Scratch& scratch) {
+                                  write(scratch.path("lines.jsonl"), "{\"body\": \"one\"}\n");
+                                  scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
+                                },
+                                "line 1"},
+                    setting("NoTokenFiles", "data={tokens: none}", "data.tokens: none.bin: cannot be opened")),
     name_of);
 
 INSTANTIATE_TEST_SUITE_P(
     RunFolder, BadInputs,
-    testing::Values(
-        setting("IsBelowAFile", "run.dir=README.md/x", "README.md is not a folder"),
-        BadInputRow{"HoldsAnotherConfig",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      scratch.set.push_back("stages.select.gate_penalty=0.5");
-                    },
-                    "stages.select.gate_penalty: 0.1 -> 0.5"},
-        BadInputRow{"IsOfAnotherTeacher",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      test::write_small_model(scratch.path("teacher"), {.vocabulary = 1024, .seed = 2});
-                    },
-                    "was made from another teacher"},
-        BadInputRow{"IsOfATeacherWithAnotherConfig",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      scratch.change_config("rope_theta", 20000.0);
-                    },
-                    "was made from another teacher"},
-        BadInputRow{"IsOfAnotherText",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      edit(scratch.path("text.txt"), "Citizen", "citizen");
-                    },
-                    "text.txt: is not the corpus that "},
-        BadInputRow{"IsOfALongerText",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      write(scratch.path("text.txt"), read(scratch.path("text.txt")) + "\n");
-                    },
-                    "it has 60001 bytes of SHA-256 "},
-        BadInputRow{"IsOfAShorterText",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      fs::resize_file(scratch.path("text.txt"), 50000);
-                    },
-                    ", expected 60000 bytes of SHA-256 "},
-        BadInputRow{"IsOfOtherJsonLines",
-                    [](Scratch& scratch) {
-                      scratch.use_json_lines();
-                      scratch.start();
-                      edit(scratch.path("lines.jsonl"), "Citizen", "citizen");
-                    },
-                    "lines.jsonl: is not the corpus that "},
-        BadInputRow{"IsOfOtherTokens",
-                    [](Scratch& scratch) {
-                      scratch.use_tokens({0, 1, 3}, 0);
-                      scratch.start();
-                      scratch.use_tokens({0, 1, 3}, 1);
-                    },
-                    "tokens.bin: is not the corpus that "},
-        BadInputRow{"IsOfOtherDocuments",
-                    [](Scratch& scratch) {
-                      scratch.use_tokens({0, 1, 3}, 0);
-                      scratch.start();
-                      scratch.use_tokens({0, 2, 3}, 0);
-                    },
-                    "tokens.idx: is not the corpus that "},
-        BadInputRow{"ItsConfigIsNotYaml",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      write(scratch.run("run.yaml"), "run: [");
-                    },
-                    "runs/run/run.yaml (line 1): is not YAML"},
-        BadInputRow{"IsLockedByAnotherHost",
-                    [](Scratch& scratch) {
-                      fs::create_directories(scratch.run(""));
-                      write(scratch.run("lock"), "elsewhere 7 2026-01-02T03:04:05Z -\n");
-                    },
-                    "was left locked by process 7 on host elsewhere since 2026-01-02T03:04:05Z"},
-        BadInputRow{"StateIsEmpty",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      write(scratch.run("state.pb"), "");
-                    },
-                    "state.pb: is not a flashmorph.proto.RunState; it was damaged or edited"},
-        BadInputRow{"StateIsCutShort",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      fs::resize_file(scratch.run("state.pb"), 50);
-                    },
-                    "state.pb: is not a flashmorph.proto.RunState; it was damaged or edited"},
-        BadInputRow{"StateIsDamaged",
-                    [](Scratch& scratch) {
-                      scratch.start();
-                      write(scratch.run("state.pb"), "\xff\xff\xff not a message");
-                    },
-                    "state.pb"},
-        BadInputRow{"PlanIsNotJson",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("evaluate teacher");
-                      write(scratch.run("plan.json"), "{\"plans\": [");
-                    },
-                    "plan.json"},
-        BadInputRow{"PlanWasEdited",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("evaluate teacher");
-                      json plan = json::parse(read(scratch.run("plan.json")));
-                      plan["plans"][0]["name"] = "mine";
-                      write(scratch.run("plan.json"), plan.dump());
-                    },
-                    "is not what this run's discretize wrote"},
-        BadInputRow{"PlanIsGone",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("evaluate teacher");
-                      fs::remove(scratch.run("plan.json"));
-                    },
-                    "plan.json: is not what this run's discretize wrote"},
-        BadInputRow{"GatesAreGone",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("discretize");
-                      fs::remove(scratch.run("gates.json"));
-                    },
-                    "gates.json: cannot be read"},
-        BadInputRow{"GatesWereEdited",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("discretize");
-                      json gates = json::parse(read(scratch.run("gates.json")));
-                      gates["alpha"].erase(0);
-                      write(scratch.run("gates.json"), gates.dump());
-                    },
-                    "gates.json: is not what select of this run wrote: its SHA-256 is "},
-        BadInputRow{"GatesAreNotJson",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("discretize");
-                      write(scratch.run("gates.json"), "gates");
-                    },
-                    "gates.json"},
-        BadInputRow{"EvaluationHasAnUnknownField",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("export");
-                      write(scratch.run("evaluation.json"), "{\"measured\": []}");
-                    },
-                    "evaluation.json"},
-        BadInputRow{"BranchesAreGone",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("select");
-                      fs::remove(scratch.run("branches/branches.safetensors"));
-                    },
-                    "branches.safetensors"},
-        BadInputRow{"BranchesAreCutShort",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("select");
-                      fs::resize_file(scratch.run("branches/branches.safetensors"), 3000);
-                    },
-                    "branches.safetensors"},
-        BadInputRow{"ABranchWasEdited",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("select");
-                      edit(scratch.run("branches/branches.safetensors"), "linear_attn.q_proj", "linear_attn.q_proo");
-                    },
-                    "branches.safetensors: is not what align of this run wrote: its SHA-256 is "},
-        BadInputRow{"HybridIsGone",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("export");
-                      fs::remove(scratch.run("hybrid/flashmorph/distill.safetensors"));
-                    },
-                    "distill.safetensors: cannot be read"},
-        BadInputRow{"HybridIsCutShort",
-                    [](Scratch& scratch) {
-                      scratch.stop_before("export");
-                      fs::resize_file(scratch.run("hybrid/flashmorph/distill.safetensors"), 3000);
-                    },
-                    "distill.safetensors: is not what distill flashmorph of this run wrote: its SHA-256 is "}),
+    testing::Values(setting("IsBelowAFile", "run.dir=README.md/x", "README.md is not a folder"),
+                    BadInputRow{"HoldsAnotherConfig",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  scratch.set.push_back("stages.select.gate_penalty=0.5");
+                                },
+                                "stages.select.gate_penalty: 0.1 -> 0.5"},
+                    BadInputRow{"IsOfAnotherTeacher",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  test::write_small_model(scratch.path("teacher"), {.vocabulary = 1024, .seed = 2});
+                                },
+                                "was made from another teacher"},
+                    BadInputRow{"IsOfATeacherWithAnotherConfig",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  scratch.change_config("rope_theta", 20000.0);
+                                },
+                                "was made from another teacher"},
+                    BadInputRow{"IsOfAnotherText",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  edit(scratch.path("text.txt"), "Citizen", "citizen");
+                                },
+                                "text.txt: is not the corpus that "},
+                    BadInputRow{"IsOfALongerText",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  write(scratch.path("text.txt"), read(scratch.path("text.txt")) + "\n");
+                                },
+                                "it has 60001 bytes of SHA-256 "},
+                    BadInputRow{"IsOfAShorterText",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  fs::resize_file(scratch.path("text.txt"), 50000);
+                                },
+                                ", expected 60000 bytes of SHA-256 "},
+                    BadInputRow{"IsOfOtherJsonLines",
+                                [](Scratch& scratch) {
+                                  scratch.use_json_lines();
+                                  scratch.start();
+                                  edit(scratch.path("lines.jsonl"), "Citizen", "citizen");
+                                },
+                                "lines.jsonl: is not the corpus that "},
+                    BadInputRow{"IsOfOtherTokens",
+                                [](Scratch& scratch) {
+                                  scratch.use_tokens({0, 1, 3}, 0);
+                                  scratch.start();
+                                  scratch.use_tokens({0, 1, 3}, 1);
+                                },
+                                "tokens.bin: is not the corpus that "},
+                    BadInputRow{"IsOfOtherDocuments",
+                                [](Scratch& scratch) {
+                                  scratch.use_tokens({0, 1, 3}, 0);
+                                  scratch.start();
+                                  scratch.use_tokens({0, 2, 3}, 0);
+                                },
+                                "tokens.idx: is not the corpus that "},
+                    BadInputRow{"ItsConfigIsNotYaml",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  write(scratch.run("run.yaml"), "run: [");
+                                },
+                                "runs/run/run.yaml (line 1): is not YAML"},
+                    BadInputRow{"IsLockedByAnotherHost",
+                                [](Scratch& scratch) {
+                                  fs::create_directories(scratch.run(""));
+                                  write(scratch.run("lock"), "elsewhere 7 2026-01-02T03:04:05Z -\n");
+                                },
+                                "was left locked by process 7 on host elsewhere since 2026-01-02T03:04:05Z"},
+                    BadInputRow{"StateIsEmpty",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  write(scratch.run("state.pb"), "");
+                                },
+                                "state.pb: is not a flashmorph.proto.RunState; it was damaged or edited"},
+                    BadInputRow{"StateIsCutShort",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  fs::resize_file(scratch.run("state.pb"), 50);
+                                },
+                                "state.pb: is not a flashmorph.proto.RunState; it was damaged or edited"},
+                    BadInputRow{"StateIsDamaged",
+                                [](Scratch& scratch) {
+                                  scratch.start();
+                                  write(scratch.run("state.pb"), "\xff\xff\xff not a message");
+                                },
+                                "state.pb"},
+                    BadInputRow{"PlanIsNotJson",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("evaluate teacher");
+                                  write(scratch.run("plan.json"), "{\"plans\": [");
+                                },
+                                "plan.json"},
+                    BadInputRow{"PlanWasEdited",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("evaluate teacher");
+                                  json plan = json::parse(read(scratch.run("plan.json")));
+                                  plan["plans"][0]["name"] = "mine";
+                                  write(scratch.run("plan.json"), plan.dump());
+                                },
+                                "is not what this run's discretize wrote"},
+                    BadInputRow{"PlanIsGone",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("evaluate teacher");
+                                  fs::remove(scratch.run("plan.json"));
+                                },
+                                "plan.json: is not what this run's discretize wrote"},
+                    BadInputRow{"GatesAreGone",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("discretize");
+                                  fs::remove(scratch.run("gates.json"));
+                                },
+                                "gates.json: cannot be read"},
+                    BadInputRow{"GatesWereEdited",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("discretize");
+                                  json gates = json::parse(read(scratch.run("gates.json")));
+                                  gates["alpha"].erase(0);
+                                  write(scratch.run("gates.json"), gates.dump());
+                                },
+                                "gates.json: is not what select of this run wrote: its SHA-256 is "},
+                    BadInputRow{"GatesAreNotJson",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("discretize");
+                                  write(scratch.run("gates.json"), "gates");
+                                },
+                                "gates.json"},
+                    BadInputRow{"EvaluationHasAnUnknownField",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("export");
+                                  write(scratch.run("evaluation.json"), "{\"measured\": []}");
+                                },
+                                "evaluation.json"},
+                    BadInputRow{"BranchesAreGone",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("select");
+                                  fs::remove(scratch.run("branches/branches.safetensors"));
+                                },
+                                "branches.safetensors"},
+                    BadInputRow{"BranchesAreCutShort",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("select");
+                                  fs::resize_file(scratch.run("branches/branches.safetensors"), 3000);
+                                },
+                                "branches.safetensors"},
+                    BadInputRow{"ABranchWasEdited",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("select");
+                                  edit(scratch.run("branches/branches.safetensors"), "linear_attn.q_proj",
+                                       "linear_attn.q_proo");
+                                },
+                                "branches.safetensors: is not what align of this run wrote: its SHA-256 is "},
+                    BadInputRow{"HybridIsGone",
+                                [](Scratch& scratch) {
+                                  scratch.stop_before("export");
+                                  fs::remove(scratch.run("hybrid/flashmorph/distill.safetensors"));
+                                },
+                                "distill.safetensors: cannot be read"},
+                    BadInputRow{
+                        "HybridIsCutShort",
+                        [](Scratch& scratch) {
+                          scratch.stop_before("export");
+                          fs::resize_file(scratch.run("hybrid/flashmorph/distill.safetensors"), 3000);
+                        },
+                        "distill.safetensors: is not what distill flashmorph of this run wrote: its SHA-256 is "}),
     name_of);
 
 }  // namespace

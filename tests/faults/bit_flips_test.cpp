@@ -96,7 +96,7 @@ TEST(BitFlips, EveryFlipOfAnExportIsFoundByItsChecksums) {
 void read_teacher(const fs::path& folder) {
   const ModelSpec spec = ModelSpec::open(folder);
   Shard whole;
-  MorphableModel::load(Checkpoint::open(folder), spec, {}, whole);
+  MorphableModel::load(ModelFiles::open(folder), spec, {}, whole);
   Tokenizer::of_model(folder, spec.vocabulary);
 }
 
@@ -105,7 +105,8 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherOrACorpusThatIsNotWhatItWas) {
   const fs::path teacher = folder.path() / "teacher", text = folder.path() / "text.txt";
   fs::create_directories(teacher);
   test::write_small_model(teacher, {.vocabulary = 1024});
-  fs::copy_file("tests/data/passkey-teacher/tokenizer.json", teacher / "tokenizer.json", fs::copy_options::overwrite_existing);
+  fs::copy_file("tests/data/passkey-teacher/tokenizer.json", teacher / "tokenizer.json",
+                fs::copy_options::overwrite_existing);
   std::ofstream(text) << std::string(10000, 'a');
   const RunConfig config =
       RunConfig::from_yaml("run: {dir: " + (folder.path() / "runs").string() + "}\nmodel: {path: " + teacher.string() +
@@ -113,7 +114,7 @@ TEST(BitFlips, ARunDoesNotGoOnWithATeacherOrACorpusThatIsNotWhatItWas) {
                                "}\nstages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
                            "test");
   const auto sources = [&] {
-    return RunSources{hash_of_model(teacher, Checkpoint::open(teacher)), corpus_files(config.data)};
+    return RunSources{hash_of_model(teacher, ModelFiles::open(teacher)), corpus_files(config.data)};
   };
   RunFolder run(config);
   run.open(config, sources());

@@ -9,7 +9,7 @@
 #include "core/base/host_name.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/health/watchdog.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 // Ranks that take five steps together, a collective each; in the third one the last rank does what it is told to.
 //   misbehave FOLDER|- nothing|late|stopped|dies|throws|diverges
@@ -35,7 +35,8 @@ int main(int argc, char** argv) {
   MpiSession mpi(&argc, &argv);
   const auto world = mpi.world();
   const auto group = world->split(0, world->rank(), "data");
-  Watchdog watchdog({.load = 5.0, .step = 5.0, .save = 5.0, .evaluate = 5.0}, *world, gather_text(host_name(), *world), std::_Exit);
+  Watchdog watchdog({.load = 5.0, .step = 5.0, .save = 5.0, .evaluate = 5.0}, *world, gather_text(host_name(), *world),
+                    std::_Exit);
   if (folder != "-") watchdog.meet_in(folder);
   try {
     for (int64_t step = 1; step <= 5; ++step) {

@@ -1,4 +1,5 @@
-// A Megatron .idx beside a .bin whose size the first two bytes give: whatever the bytes, a BadInput or documents in order.
+// A Megatron .idx beside a .bin whose size the first two bytes give: whatever the bytes, a BadInput or documents in
+// order.
 #include <cstdlib>
 
 #include "core/base/bad_input.h"

@@ -12,7 +12,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (header.data_start + entry.offset + entry.bytes > size) std::abort();
       int64_t elements = 1;
       for (const int64_t length : entry.shape) elements *= length;
-      if (static_cast<uint64_t>(elements) * flashmorph::SafetensorsHeader::element_bytes(entry.dtype) != entry.bytes) std::abort();
+      if (static_cast<uint64_t>(elements) * flashmorph::SafetensorsHeader::element_bytes(entry.dtype) != entry.bytes)
+        std::abort();
     }
   } catch (const flashmorph::BadInput&) {
   }

@@ -4,7 +4,7 @@
 #include "core/base/bad_input.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/parallel/gradients.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "tests/mpi/world.h"
 
 namespace flashmorph {
@@ -42,7 +42,8 @@ TEST(MpiCommunicator, ShortNumbersAreAddedInFloat32AndMovedAsTheyAre) {
 
 TEST(MpiCommunicator, GathersInRankOrderAndBroadcasts) {
   const at::Tensor all = world().all_gather(at::full({2}, static_cast<double>(world().rank()), at::kDouble));
-  for (int64_t rank = 0; rank < world().size(); ++rank) EXPECT_EQ(all[rank][1].item<double>(), static_cast<double>(rank));
+  for (int64_t rank = 0; rank < world().size(); ++rank)
+    EXPECT_EQ(all[rank][1].item<double>(), static_cast<double>(rank));
   const int last = world().size() - 1;
   const std::string text(3'000'000, 'x');
   EXPECT_EQ(world().broadcast_text(world().rank() == last ? text : "", last), text);
@@ -51,7 +52,8 @@ TEST(MpiCommunicator, GathersInRankOrderAndBroadcasts) {
 
 TEST(MpiCommunicator, SendsAroundARing) {
   if (world().size() == 1) return;
-  const int next = (world().rank() + 1) % world().size(), before = (world().rank() + world().size() - 1) % world().size();
+  const int next = (world().rank() + 1) % world().size(),
+            before = (world().rank() + world().size() - 1) % world().size();
   const at::Tensor mine = at::full({4}, int64_t{world().rank()}, at::kLong);
   at::Tensor theirs = at::empty({4}, at::kLong);
   if (world().rank() % 2 == 0) {
@@ -66,7 +68,8 @@ TEST(MpiCommunicator, SendsAroundARing) {
 
 TEST(MpiCommunicator, LaterSendsNeedNoReceiverAndKeepTheirOrder) {
   if (world().size() == 1) return;
-  const int next = (world().rank() + 1) % world().size(), before = (world().rank() + world().size() - 1) % world().size();
+  const int next = (world().rank() + 1) % world().size(),
+            before = (world().rank() + world().size() - 1) % world().size();
   for (const int64_t count : {1, 300000}) {  // larger than what MPI would buffer
     for (int64_t message = 0; message < 5; ++message)
       world().send_later(at::full({count}, 10 * world().rank() + message, at::kLong), next);  // everybody sends first
@@ -114,7 +117,8 @@ TEST(Gradients, TheNormIsThatOfTheWholeModel) {
 }
 
 TEST(Together, GathersTextsOfAnyLength) {
-  const std::vector<std::string> texts = gather_text(std::string(static_cast<size_t>(3 * world().rank()), 'x'), world());
+  const std::vector<std::string> texts =
+      gather_text(std::string(static_cast<size_t>(3 * world().rank()), 'x'), world());
   ASSERT_EQ(static_cast<int>(texts.size()), world().size());
   for (size_t rank = 0; rank < texts.size(); ++rank) EXPECT_EQ(texts[rank], std::string(3 * rank, 'x'));
 }
@@ -122,7 +126,7 @@ TEST(Together, GathersTextsOfAnyLength) {
 TEST(Together, AFaultOfOneRankIsEveryRanks) {
   const int last = world().size() - 1;
   try {
-    together(world(), [&] {
+    on_all_ranks(world(), [&] {
       if (world().rank() == last) throw BadInput(std::vector<Fault>{{"a", "first"}, {"b", "second"}});
     });
     FAIL() << "nothing was thrown";
@@ -130,7 +134,7 @@ TEST(Together, AFaultOfOneRankIsEveryRanks) {
     ASSERT_EQ(fault.faults().size(), 2u);
     EXPECT_EQ(fault.faults()[1].what, "second");
   }
-  EXPECT_NO_THROW(together(world(), [] {}));
+  EXPECT_NO_THROW(on_all_ranks(world(), [] {}));
 }
 
 }  // namespace

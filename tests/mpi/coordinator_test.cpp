@@ -35,22 +35,28 @@ TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
   if (world().size() == 1) return;
   const test::TemporaryFolder folder;
   const std::string data = "data: {lengths: 64, passkeys: 1, words: 2}";
-  const RunConfig config = RunConfig::from_yaml(
-      "run: {name: run, dir: " + world().broadcast_text(folder.path().string(), 0) + "}\n"
-      "model: {path: " + test::kTeacher + "}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
-      "stages:\n  align: {tokens: 256, batch_tokens: 256, " + data + "}\n"
-      "  select: {method: uniform, tokens: 256, batch_tokens: 256, " + data + "}\n",
-      "test");
+  const RunConfig config =
+      RunConfig::from_yaml("run: {name: run, dir: " + world().broadcast_text(folder.path().string(), 0) +
+                               "}\n"
+                               "model: {path: " +
+                               test::kTeacher +
+                               "}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
+                               "stages:\n  align: {tokens: 256, batch_tokens: 256, " +
+                               data +
+                               "}\n"
+                               "  select: {method: uniform, tokens: 256, batch_tokens: 256, " +
+                               data + "}\n",
+                           "test");
   RunFolder run(config);
-  together(world(), [&] {
+  on_all_ranks(world(), [&] {
     if (world().rank() == 0) run.open(config, {.teacher = "weights"});
   });
-  PlacedModel placed(world(), config, ModelSpec::open(test::kTeacher), Checkpoint::open(test::kTeacher), at::kFloat);
+  PlacedModel placed(world(), config, ModelSpec::open(test::kTeacher), ModelFiles::open(test::kTeacher), at::kFloat);
   const int last = world().size() - 1;
   Tampering observer(world().rank() == last);
   const proto::LayerLatency not_asked_for;
-  Coordinator coordinator({config, test::inputs().corpus, test::inputs().passkeys, not_asked_for, observer, test::inputs().stop,
-                           test::inputs().watchdog},
+  Coordinator coordinator({config, test::inputs().corpus, test::inputs().passkeys, not_asked_for, observer,
+                           test::inputs().stop, test::inputs().watchdog},
                           world(), placed, run);
   observer.watch(coordinator);
 
@@ -73,7 +79,7 @@ TEST(PlacedModel, ARankThatIsAskedToStopBetweenTensorsStopsAll) {
                                                     "stages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
                                                 "test");
   const ModelSpec spec = ModelSpec::open(test::kTeacher);
-  Checkpoint teacher = Checkpoint::open(test::kTeacher);
+  ModelFiles teacher = ModelFiles::open(test::kTeacher);
   int reads = 0;
   teacher.before_each_read([&] {
     if (++reads == 5 && world().rank() == world().size() - 1)

@@ -22,8 +22,11 @@ RunConfig one_step() {
   const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 512, batch_tokens: 512, " + data + "}\n  select: {tokens: 512, batch_tokens: 512, " + data + "}\n"
-      "  distill: {tokens: 512, batch_tokens: 512, " + data + "}\n",
+      "  align: {tokens: 512, batch_tokens: 512, " +
+          data + "}\n  select: {tokens: 512, batch_tokens: 512, " + data +
+          "}\n"
+          "  distill: {tokens: 512, batch_tokens: 512, " +
+          data + "}\n",
       "test");
 }
 
@@ -39,7 +42,8 @@ TEST(SelectTraffic, AMorphableAttentionTakesOneReductionForwardAndOneBackward) {
   Mesh mesh(world(), MeshShape::of(world().size(), 2));
   const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
   StageContext here = context(mesh, config);
-  const int64_t before = traffic(mesh.tensor(), "all_reduce").calls, bytes_before = traffic(mesh.tensor(), "all_reduce").bytes;
+  const int64_t before = traffic(mesh.tensor(), "all_reduce").calls,
+                bytes_before = traffic(mesh.tensor(), "all_reduce").bytes;
   select_gates(model, LayerBudget::of_layers(kLayers, 3), here);
 
   // Forward: the embedding, then teacher and mixture, an attention each layer and a feed-forward each but the last.
@@ -104,8 +108,8 @@ TEST(SequenceTraffic, TakesThePlaceOfEveryReductionAndPipelinesCarryTheShare) {
       EXPECT_EQ(traffic(mesh.pipeline(), "send").bytes, mine * kStates / 2 * (mesh.pipeline_rank() == 0 ? 2 : 1));
       continue;
     }
-    // As in the test above, each reduction a gather and a reduce-scatter; backward the two change places, and the lowest
-    // attention's output is gathered although its input needs no gradient.
+    // As in the test above, each reduction a gather and a reduce-scatter; backward the two change places, and the
+    // lowest attention's output is gathered although its input needs no gradient.
     const int64_t blocks = kLayers + kLayers - 1;
     EXPECT_EQ(traffic(mesh.tensor(), "all_gather").calls, mine * (2 * blocks + blocks));
     EXPECT_EQ(traffic(mesh.tensor(), "all_gather").bytes, mine * (2 * blocks + blocks) * kStates / 2);

@@ -44,7 +44,8 @@ TEST(Collectives, EveryDtypeReducesAndGathersExactly) {
 TEST(Collectives, EachRankGetsItsSlotOfTheSum) {
   const int64_t ranks = world().size(), mine = world().rank() + 1;
   for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kLong, at::kInt, at::kByte}) {
-    const at::Tensor slots = (at::arange(1, ranks + 1) * mine).to(dtype).view({-1, 1, 1}).repeat({1, 2, 3}), before = slots.clone();
+    const at::Tensor slots = (at::arange(1, ranks + 1) * mine).to(dtype).view({-1, 1, 1}).repeat({1, 2, 3}),
+                     before = slots.clone();
     const at::Tensor own = world().reduce_scatter(slots);
     EXPECT_EQ(own.scalar_type(), dtype);
     EXPECT_TRUE(own.equal(at::full({2, 3}, mine * ranks * (ranks + 1) / 2, dtype))) << dtype;
@@ -52,7 +53,8 @@ TEST(Collectives, EachRankGetsItsSlotOfTheSum) {
   }
   const at::Tensor parts = at::full({ranks, 2}, 1.0 / 512, at::kBFloat16);
   parts[world().rank()].fill_(1.0);  // 1 + 2^-9 rounds to 1: the sum must be wider
-  EXPECT_EQ(world().reduce_scatter(parts)[1].item<float>(), at::full({}, 1.0 + static_cast<double>(ranks - 1) / 512).to(at::kBFloat16).item<float>());
+  EXPECT_EQ(world().reduce_scatter(parts)[1].item<float>(),
+            at::full({}, 1.0 + static_cast<double>(ranks - 1) / 512).to(at::kBFloat16).item<float>());
 }
 
 TEST(Collectives, SlotsMustBeOneARank) {
@@ -131,11 +133,12 @@ TEST(Split, ManyGroupsComeAndGo) {
 
 TEST(Failures, NameTheCallTheRankTheGroupAndTheReason) {
   const auto group = world().split(0, world().rank(), "data");
-  const std::string who =
-      " failed on rank " + std::to_string(world().rank()) + " of " + std::to_string(world().size()) + " in group 'data': ";
+  const std::string who = " failed on rank " + std::to_string(world().rank()) + " of " +
+                          std::to_string(world().size()) + " in group 'data': ";
   const int nobody = world().size();
   at::Tensor values = at::zeros({2});
-  EXPECT_THAT(failure_of([&] { group->send(values, nobody); }), testing::AllOf(HasSubstr("MPI_Send" + who), HasSubstr("MPI_ERR_RANK")));
+  EXPECT_THAT(failure_of([&] { group->send(values, nobody); }),
+              testing::AllOf(HasSubstr("MPI_Send" + who), HasSubstr("MPI_ERR_RANK")));
   EXPECT_THAT(failure_of([&] { group->receive(values, nobody); }), HasSubstr("MPI_Recv" + who));
   EXPECT_THAT(failure_of([&] { group->broadcast(values, nobody); }), HasSubstr("MPI_Bcast" + who));
 }
@@ -152,7 +155,8 @@ TEST(Failures, AMessageTooLongForTheReceiverIsOne) {
 }
 
 TEST(Failures, OtherTensorsAreRefusedBeforeAnythingIsSent) {
-  at::Tensor transposed = at::zeros({2, 3}).t(), half = at::zeros({2}, at::kHalf), elsewhere = at::empty({2}, at::kMeta);
+  at::Tensor transposed = at::zeros({2, 3}).t(), half = at::zeros({2}, at::kHalf),
+             elsewhere = at::empty({2}, at::kMeta);
   EXPECT_THROW(world().all_reduce(transposed, Reduction::sum), c10::Error);
   EXPECT_THROW(world().all_gather(transposed), c10::Error);
   EXPECT_THROW(world().reduce_scatter(at::zeros({world().size(), 2, 3}).transpose(1, 2)), c10::Error);
@@ -176,7 +180,8 @@ Story tell(Communicator& group) {
   story.slot = group.reduce_scatter(story.gathered);
   story.text = group.broadcast_text("text", 0);
   group.barrier();
-  for (const auto& [operation, entry] : group.traffic().by_operation) story.traffic[operation] = {entry.calls, entry.bytes};
+  for (const auto& [operation, entry] : group.traffic().by_operation)
+    story.traffic[operation] = {entry.calls, entry.bytes};
   return story;
 }
 

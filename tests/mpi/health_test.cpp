@@ -47,7 +47,8 @@ TEST(CallLog, AMessageHasItsPeerAndNoNumberOfItsOwn) {
   if (rank == 1) world().receive(values, 0);
   if (rank > 1) return;
   const CallRecord message = world().log().last().back();
-  EXPECT_EQ(text_of(message), rank == 0 ? "send of Double [2] (16 bytes) to 1" : "receive of Double [2] (16 bytes) from 0");
+  EXPECT_EQ(text_of(message),
+            rank == 0 ? "send of Double [2] (16 bytes) to 1" : "receive of Double [2] (16 bytes) from 0");
   EXPECT_EQ(message.number, number);
 }
 

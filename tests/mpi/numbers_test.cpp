@@ -32,13 +32,22 @@ RunConfig ten_steps() {
   const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 5120, batch_tokens: 512, " + data + "}\n  select: {tokens: 5120, batch_tokens: 512, " + data + "}\n"
-      "  distill: {tokens: 512, batch_tokens: 512, " + data + "}\n",
+      "  align: {tokens: 5120, batch_tokens: 512, " +
+          data + "}\n  select: {tokens: 5120, batch_tokens: 512, " + data +
+          "}\n"
+          "  distill: {tokens: 512, batch_tokens: 512, " +
+          data + "}\n",
       "test");
 }
 
 StageContext told_to(StageObserver& observer, Mesh& mesh, const RunConfig& config) {
-  return {config, mesh, test::inputs().corpus, test::inputs().passkeys, observer, test::inputs().stop, test::inputs().watchdog};
+  return {config,
+          mesh,
+          test::inputs().corpus,
+          test::inputs().passkeys,
+          observer,
+          test::inputs().stop,
+          test::inputs().watchdog};
 }
 
 // Fills a weight of this rank's, if it has it.
@@ -72,7 +81,9 @@ void expect_failure(Change change, Stage stage, const testing::Matcher<std::stri
   }
 }
 
-void select_in(const MorphableModel& model, StageContext& context) { select_gates(model, LayerBudget::of_layers(4, 2), context); }
+void select_in(const MorphableModel& model, StageContext& context) {
+  select_gates(model, LayerBudget::of_layers(4, 2), context);
+}
 
 void align_in(MorphableModel& model, StageContext& context) { align(model, context); }
 
@@ -91,18 +102,20 @@ TEST(Numbers, AnOverflowingFeedForwardIsNamedWithItsLayerOnEveryMesh) {
         fill(model, "model.layers.1.mlp.up_proj.weight", 1e30f);
         fill(model, "model.layers.1.mlp.down_proj.weight", 1e30f);
       },
-      select_in, AllOf(HasSubstr("select, step 1: the loss is "), HasSubstr("layer 1, the feed-forward's output, micro-batch 0"),
-                       HasSubstr("Nothing was updated")));
+      select_in,
+      AllOf(HasSubstr("select, step 1: the loss is "), HasSubstr("layer 1, the feed-forward's output, micro-batch 0"),
+            HasSubstr("Nothing was updated")));
 }
 
 TEST(Numbers, ABrokenWeightOfABranchIsNamedFirst) {
   expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.q_proj.weight", kNan); }, align,
-                 HasSubstr("align, step 1: the loss is nan; the first that is not finite: weight model.layers.2.linear_attn.q_proj.weight"));
+                 HasSubstr("align, step 1: the loss is nan; the first that is not finite: weight "
+                           "model.layers.2.linear_attn.q_proj.weight"));
 }
 
 TEST(Numbers, ABranchThatOverflowsBesideTheTeacherIsNamed) {
-  expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.o_proj.weight", 3e38f); }, align_in,
-                 HasSubstr("the first that is not finite: layer 2, the linear branch, micro-batch 0 (rank "));
+  expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.o_proj.weight", 3e38f); },
+                 align_in, HasSubstr("the first that is not finite: layer 2, the linear branch, micro-batch 0 (rank "));
 }
 
 TEST(Numbers, ABrokenWeightOfTheTeacherIsNamedAsTheTeachers) {

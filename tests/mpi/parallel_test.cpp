@@ -64,7 +64,8 @@ TEST(Mesh, PlacesEveryRankInEveryShape) {
     for (int64_t d = 0; d < shape.data; ++d)
       for (int64_t p = 0; p < shape.pipeline; ++p)
         for (int64_t t = 0; t < shape.tensor; ++t, ++rank) {
-          const bool same_data = d == mesh.data_rank(), same_pipeline = p == mesh.pipeline_rank(), same_tensor = t == mesh.tensor_rank();
+          const bool same_data = d == mesh.data_rank(), same_pipeline = p == mesh.pipeline_rank(),
+                     same_tensor = t == mesh.tensor_rank();
           EXPECT_EQ(rank == world().rank(), same_data && same_pipeline && same_tensor);
           if (same_pipeline && same_tensor) data.push_back(rank);
           if (same_data && same_tensor) pipeline.push_back(rank);
@@ -253,7 +254,8 @@ TEST(Gradients, TheNormAndTheClippingAreThoseOfOneRank) {
       EXPECT_NEAR(clip_gradients(parameters, gradients, limit, mesh), norm, 1e-12 * norm);
       const double kept = limit == norm / 4 ? 0.25 : 1.0;
       for (size_t i = 0; i < gradients.size(); ++i)
-        EXPECT_TRUE(gradients[i].allclose(parameters[i].value * kept, 1e-12, 0.0)) << parameters[i].name << " " << limit;
+        EXPECT_TRUE(gradients[i].allclose(parameters[i].value * kept, 1e-12, 0.0))
+            << parameters[i].name << " " << limit;
     }
   }
 }

@@ -18,23 +18,24 @@ const StateShape kShape{{1, 2, 3}, at::TensorOptions(at::kDouble)};
 TEST(Pipeline, ValuesGoForwardAndGradientsComeBack) {
   Mesh mesh(world(), MeshShape::of(world().size(), 1, world().size()));
   for (const int64_t count : {1, 2, 5, 9}) {
-    for (const bool with_fixed : {false, true}) {
+    for (const bool with_teacher : {false, true}) {
       Pipeline pipeline(mesh);
       at::Tensor weight = at::full({}, static_cast<double>(world().rank() + 2), at::kDouble).set_requires_grad(true);
       const std::vector<at::Tensor> losses =
-          pipeline.forward_backward({10, 10 + count}, kShape, with_fixed, [&](int64_t m, States x) -> StageOutput {
-            if (world().rank() == 0) x = {at::full({1, 2, 3}, static_cast<double>(m - 9), at::kDouble), at::full({1, 2, 3}, 0.5, at::kDouble)};
-            EXPECT_EQ(x.fixed.defined(), with_fixed || world().rank() == 0);
-            if (with_fixed) {
-              EXPECT_FALSE(x.fixed.requires_grad());
-              EXPECT_EQ(x.fixed[0][1][2].item<double>(), 0.5 + world().rank());
-              x.fixed = x.fixed + 1;
+          pipeline.forward_backward({10, 10 + count}, kShape, with_teacher, [&](int64_t m, States x) -> StageOutput {
+            if (world().rank() == 0)
+              x = {at::full({1, 2, 3}, static_cast<double>(m - 9), at::kDouble), at::full({1, 2, 3}, 0.5, at::kDouble)};
+            EXPECT_EQ(x.teacher.defined(), with_teacher || world().rank() == 0);
+            if (with_teacher) {
+              EXPECT_FALSE(x.teacher.requires_grad());
+              EXPECT_EQ(x.teacher[0][1][2].item<double>(), 0.5 + world().rank());
+              x.teacher = x.teacher + 1;
             } else {
-              x.fixed = at::Tensor();
+              x.teacher = at::Tensor();
             }
-            x.learning = x.learning * weight;
+            x.mixture = x.mixture * weight;
             const bool is_last = world().rank() == world().size() - 1;
-            return {x, is_last ? x.learning.sum() : at::Tensor()};
+            return {x, is_last ? x.mixture.sum() : at::Tensor()};
           });
       double product = 1.0, starts = 0.0;
       for (int rank = 0; rank < world().size(); ++rank) product *= rank + 2;
@@ -55,10 +56,11 @@ TEST(Pipeline, EveryRanksOwnLossCountsAndTheFirstSendsNoGradient) {
   Pipeline pipeline(mesh);
   at::Tensor weight = at::ones({}, at::kDouble).set_requires_grad(true);
   pipeline.forward_backward({0, 4}, kShape, false, [&](int64_t, const States& x) -> StageOutput {
-    const at::Tensor y = (world().rank() == 0 ? at::ones({1, 2, 3}, at::kDouble) : x.learning) * weight;
+    const at::Tensor y = (world().rank() == 0 ? at::ones({1, 2, 3}, at::kDouble) : x.mixture) * weight;
     return {{y, {}}, y.sum()};
   });
-  EXPECT_EQ(weight.grad().item<double>(), 4.0 * 6.0 * (world().size() - world().rank()));  // its loss and all later ones
+  EXPECT_EQ(weight.grad().item<double>(),
+            4.0 * 6.0 * (world().size() - world().rank()));  // its loss and all later ones
   const auto& traffic = mesh.pipeline().traffic().by_operation;
   const int64_t sent = traffic.contains("send") ? traffic.at("send").calls : 0;
   const bool is_first = world().rank() == 0, is_last = world().rank() == world().size() - 1;

@@ -1,5 +1,3 @@
-#include "distributed/plan/rehearsal.h"
-
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -9,6 +7,7 @@
 #include "core/rehearsal/tensor_memory.h"
 #include "core/select/budget.h"
 #include "distributed/coordinator/placed_model.h"
+#include "distributed/plan/rehearsal.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
@@ -30,19 +29,24 @@ RunConfig config_on(const MeshShape& mesh, const std::string& more) {
   const std::string stage = "{tokens: 3072, batch_tokens: 1024, data: {lengths: 256, passkeys: 2, words: 4}}\n";
   return RunConfig::from_yaml("model: {path: " + std::string(kTeacher) +
                                   "}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
-                                  "parallel: {tensor: " + std::to_string(mesh.tensor) +
-                                  ", pipeline: " + std::to_string(mesh.pipeline) + more + "}\nstages:\n  align: " + stage +
-                                  "  select: " + stage + "  distill: " + stage + "  finetune: " + stage,
+                                  "parallel: {tensor: " +
+                                  std::to_string(mesh.tensor) + ", pipeline: " + std::to_string(mesh.pipeline) + more +
+                                  "}\nstages:\n  align: " + stage + "  select: " + stage + "  distill: " + stage +
+                                  "  finetune: " + stage,
                               "test");
 }
 
 // The six meshes, by their number of ranks.
 std::vector<MeshShape> meshes() {
   switch (world().size()) {
-    case 1: return {{1, 1, 1}};
-    case 2: return {{1, 1, 2}, {1, 2, 1}, {2, 1, 1}};
-    case 4: return {{2, 1, 2}};
-    default: return {{2, 2, 2}};
+    case 1:
+      return {{1, 1, 1}};
+    case 2:
+      return {{1, 1, 2}, {1, 2, 1}, {2, 1, 1}};
+    case 4:
+      return {{2, 1, 2}};
+    default:
+      return {{2, 2, 2}};
   }
 }
 
@@ -87,8 +91,9 @@ void compare(const std::string& stage, const MeshShape& shape, const std::string
 
   StageContext here = context(mesh, config);
   const int64_t before = memory.alive().total();
-  MorphableModel model = MorphableModel::load(Checkpoint::open(kTeacher), spec, {mesh.tensor_rank(), shape.tensor, at::kFloat, at::kCPU},
-                                              mesh.shard(), layout.layers[static_cast<size_t>(mesh.pipeline_rank())], mesh.neighbours());
+  MorphableModel model = MorphableModel::load(
+      ModelFiles::open(kTeacher), spec, {mesh.tensor_rank(), shape.tensor, at::kFloat, at::kCPU}, mesh.shard(),
+      layout.layers[static_cast<size_t>(mesh.pipeline_rank())], mesh.pipeline_peers());
   model.add_branches(config.mixer, config.run.seed);
   memory.start_peak();
   run_stage(stage, model, here);
@@ -100,14 +105,17 @@ void compare(const std::string& stage, const MeshShape& shape, const std::string
   for (const auto& [operation, entry] : sent) {
     const auto found = plan.traffic.find(operation);
     const Sent planned = found == plan.traffic.end() ? Sent{} : found->second;
-    EXPECT_EQ(static_cast<double>(kSteps) * planned.calls, entry.calls) << what << ": " << operation.first << " " << operation.second;
-    EXPECT_EQ(static_cast<double>(kSteps) * planned.bytes, entry.bytes) << what << ": " << operation.first << " " << operation.second;
+    EXPECT_EQ(static_cast<double>(kSteps) * planned.calls, entry.calls)
+        << what << ": " << operation.first << " " << operation.second;
+    EXPECT_EQ(static_cast<double>(kSteps) * planned.bytes, entry.bytes)
+        << what << ": " << operation.first << " " << operation.second;
   }
   EXPECT_EQ(sent.size(), plan.traffic.size()) << what;
   if (world().rank() == 0)
-    std::printf("| %s | %ld x %ld x %ld%s | %.1f | %.1f | %+.1f %% | %.0f |\n", stage.c_str(), shape.data, shape.pipeline, shape.tensor,
-                more.c_str(), mebibytes(plan.peak.total()), mebibytes(measured),
-                100.0 * (static_cast<double>(plan.peak.total()) / static_cast<double>(measured) - 1.0), mebibytes_resident());
+    std::printf("| %s | %ld x %ld x %ld%s | %.1f | %.1f | %+.1f %% | %.0f |\n", stage.c_str(), shape.data,
+                shape.pipeline, shape.tensor, more.c_str(), mebibytes(plan.peak.total()), mebibytes(measured),
+                100.0 * (static_cast<double>(plan.peak.total()) / static_cast<double>(measured) - 1.0),
+                mebibytes_resident());
 }
 
 class PlanBesideARun : public testing::TestWithParam<const char*> {};

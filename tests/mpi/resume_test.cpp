@@ -24,9 +24,14 @@ RunConfig small_run(bool zero) {
   const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}", steps = "tokens: 4096, batch_tokens: 512, ";
   RunConfig config = RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 2}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
-      "checkpoint: {every: 0}\nstages:\n  align: {tokens: 512, " + data + "}\n"
-      "  select: {" + steps + "gate_penalty: 1, " + data + "}\n"
-      "  distill: {" + steps + "lr: {from: 1e-3, to: 1e-4}, " + data + "}\n",
+      "checkpoint: {every: 0}\nstages:\n  align: {tokens: 512, " +
+          data +
+          "}\n"
+          "  select: {" +
+          steps + "gate_penalty: 1, " + data +
+          "}\n"
+          "  distill: {" +
+          steps + "lr: {from: 1e-3, to: 1e-4}, " + data + "}\n",
       "test");
   config.stages.distill.parallel.zero = zero;
   return config;
@@ -39,7 +44,8 @@ struct Way {  // of laying a stage out
 
 // Each uses the first ranks; `zero` changes as well from one to the next.
 std::vector<Way> ways() {
-  std::vector<Way> all = {{{1, 1, 1}, false}, {{1, 1, 2}, true}, {{1, 2, 1}, false}, {{4, 1, 1}, true}, {{2, 2, 2}, true}};
+  std::vector<Way> all = {
+      {{1, 1, 1}, false}, {{1, 1, 2}, true}, {{1, 2, 1}, false}, {{4, 1, 1}, true}, {{2, 2, 2}, true}};
   std::erase_if(all, [](const Way& way) { return way.shape.ranks() > world().size(); });
   return all;
 }
@@ -60,9 +66,11 @@ class Stopper : public StageObserver {
 };
 
 // All numbers that a stage makes, on rank 0.
-using Stage = at::Tensor (*)(const std::string& path, Mesh& mesh, const RunConfig& config, at::ScalarType dtype, StageContext& context);
+using Stage = at::Tensor (*)(const std::string& path, Mesh& mesh, const RunConfig& config, at::ScalarType dtype,
+                             StageContext& context);
 
-at::Tensor select_numbers(const std::string& path, Mesh& mesh, const RunConfig& config, at::ScalarType dtype, StageContext& context) {
+at::Tensor select_numbers(const std::string& path, Mesh& mesh, const RunConfig& config, at::ScalarType dtype,
+                          StageContext& context) {
   const MorphableModel model = load(path, mesh, config, dtype);
   const auto [trajectory, cost] = select_gates(model, LayerBudget::of_layers(model.layer_count(), 2), context);
   EXPECT_EQ(cost.tokens, kSteps * 512);
@@ -71,7 +79,8 @@ at::Tensor select_numbers(const std::string& path, Mesh& mesh, const RunConfig& 
   return at::tensor(numbers, at::kDouble);
 }
 
-at::Tensor distill_numbers(const std::string& path, Mesh& mesh, const RunConfig& config, at::ScalarType dtype, StageContext& context) {
+at::Tensor distill_numbers(const std::string& path, Mesh& mesh, const RunConfig& config, at::ScalarType dtype,
+                           StageContext& context) {
   const MorphableModel model = load(path, mesh, config, dtype);
   Routes routes(model.layer_count(), Route::linear());
   routes[1] = Route::full();
@@ -82,8 +91,8 @@ at::Tensor distill_numbers(const std::string& path, Mesh& mesh, const RunConfig&
 
 // The stage on the first ranks as this mesh, with its checkpoints in `folder`; undefined when it was stopped. The other
 // ranks wait.
-at::Tensor run(Stage stage, const std::string& model, const Way& way, at::ScalarType dtype, const std::filesystem::path& folder,
-               int64_t stop_after, int64_t resumes_after) {
+at::Tensor run(Stage stage, const std::string& model, const Way& way, at::ScalarType dtype,
+               const std::filesystem::path& folder, int64_t stop_after, int64_t resumes_after) {
   const bool takes_part = world().rank() < way.shape.ranks();
   const auto group = world().split(takes_part ? 0 : 1, world().rank(), "part");
   at::Tensor numbers;
@@ -92,13 +101,14 @@ at::Tensor run(Stage stage, const std::string& model, const Way& way, at::Scalar
     const RunConfig config = small_run(way.zero);
     StopSignal stop;
     Stopper observer(group->rank() == 0 ? stop_after : 0);
-    StageContext context{config, mesh, test::inputs().corpus, test::inputs().passkeys, observer, stop, test::inputs().watchdog,
-                         {.folder = folder, .stage = "stage"}};
+    StageContext context{config,   mesh, test::inputs().corpus,   test::inputs().passkeys,
+                         observer, stop, test::inputs().watchdog, {.folder = folder, .stage = "stage"}};
     try {
       numbers = stage(model, mesh, config, dtype, context);
       EXPECT_EQ(stop_after, 0) << "was to be stopped";
     } catch (const Stopped& stopped) {
-      EXPECT_NE(std::string(stopped.what()).find("a signal asked for it; it is in " + (folder / "stage-5").string()), std::string::npos)
+      EXPECT_NE(std::string(stopped.what()).find("a signal asked for it; it is in " + (folder / "stage-5").string()),
+                std::string::npos)
           << stopped.what();
     }
     EXPECT_EQ(observer.resumed_after, resumes_after);

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/parallel/layer_cuts.h"
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 #include "distributed/stages/context.h"
 #include "tests/mpi/world.h"
 #include "tests/support/small_model.h"
@@ -63,8 +63,8 @@ inline MorphableModel load(const std::string& path, Mesh& mesh, const RunConfig&
   const ModelSpec spec = ModelSpec::open(path);
   const Placement placement{mesh.tensor_rank(), mesh.shape().tensor, dtype, at::kCPU};
   const auto layers = balanced_layers({.layers = std::vector<double>(spec.layers, 1.0)}, mesh.shape().pipeline);
-  MorphableModel model = MorphableModel::load(Checkpoint::open(path), spec, placement, mesh.shard(),
-                                              layers[mesh.pipeline_rank()], mesh.neighbours());
+  MorphableModel model = MorphableModel::load(ModelFiles::open(path), spec, placement, mesh.shard(),
+                                              layers[mesh.pipeline_rank()], mesh.pipeline_peers());
   model.add_branches(config.mixer, config.run.seed);
   return model;
 }
@@ -98,7 +98,7 @@ inline std::vector<MeshShape> every_mesh_and_sequence() {
 // What rank 0 makes alone, for all: a float64 tensor.
 inline at::Tensor made_by_one_rank(const std::function<at::Tensor(Mesh&)>& make) {
   at::Tensor made = at::zeros({0}, at::kDouble);
-  together(world(), [&] {
+  on_all_ranks(world(), [&] {
     if (world().rank() != 0) return;
     const auto single = single_communicator();
     Mesh one(*single, {1, 1, 1});

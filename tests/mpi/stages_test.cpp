@@ -30,12 +30,20 @@ RunConfig small_run(const std::string& select_steps = "20") {
   const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 2048, batch_tokens: 512, " + data + "}\n"
-      "  select: {tokens: " + std::to_string(512 * std::stoll(select_steps)) + ", batch_tokens: 512, gate_penalty: 1, " + data + "}\n"
-      "  distill: {tokens: 2560, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " + data + "}\n"
-      "  finetune: {tokens: 1024, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " + data + "}\n"
-      "  evaluate: {lengths: [128], passkeys: 2, words: 4, samples: 6, greedy_samples: 2, perplexity_tokens: 1024, "
-      "perplexity_length: 128}\n",
+      "  align: {tokens: 2048, batch_tokens: 512, " +
+          data +
+          "}\n"
+          "  select: {tokens: " +
+          std::to_string(512 * std::stoll(select_steps)) + ", batch_tokens: 512, gate_penalty: 1, " + data +
+          "}\n"
+          "  distill: {tokens: 2560, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " +
+          data +
+          "}\n"
+          "  finetune: {tokens: 1024, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " +
+          data +
+          "}\n"
+          "  evaluate: {lengths: [128], passkeys: 2, words: 4, samples: 6, greedy_samples: 2, perplexity_tokens: 1024, "
+          "perplexity_length: 128}\n",
       "test");
 }
 
@@ -60,8 +68,10 @@ RunConfig short_select(int64_t steps) {
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
       "  align: {tokens: 256}\n"
-      "  select: {tokens: " + std::to_string(256 * steps) + ", batch_tokens: 256, gate_penalty: 1, "
-      "data: {lengths: 64, passkeys: 1, words: 2}}\n",
+      "  select: {tokens: " +
+          std::to_string(256 * steps) +
+          ", batch_tokens: 256, gate_penalty: 1, "
+          "data: {lengths: 64, passkeys: 1, words: 2}}\n",
       "test");
 }
 
@@ -120,8 +130,10 @@ TEST(Stages, GatesAreTheSameBitsForAnyNumberOfReplicas) {
 TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
   RunConfig config = small_run();
   const SharedModel small({.layers = 5});
-  for (const auto& [kind, norm, init] : {std::tuple("lightning", "head", "default"), {"lightning", "hidden", "default"},
-                                         {"gla", "head", "data"}, {"gated_delta_net", "head", "data"}}) {
+  for (const auto& [kind, norm, init] : {std::tuple("lightning", "head", "default"),
+                                         {"lightning", "hidden", "default"},
+                                         {"gla", "head", "data"},
+                                         {"gated_delta_net", "head", "data"}}) {
     config.mixer.kind = kind;
     config.mixer.output_norm = norm;
     config.mixer.init = init;
@@ -161,8 +173,8 @@ TEST(Stages, DecaysStartFromHowFarTheTeacherLooksBack) {
   }
 }
 
-// Weights after distill, then finetune, then what evaluate measures of them (on a mesh that keeps the tokens together, as it
-// always has).
+// Weights after distill, then finetune, then what evaluate measures of them (on a mesh that keeps the tokens together,
+// as it always has).
 at::Tensor trained_and_measured(const std::string& path, const RunConfig& config, Mesh& mesh,
                                 const Corpus& corpus = test::inputs().corpus) {
   const MorphableModel model = load(path, mesh, config, at::kDouble);
@@ -172,17 +184,17 @@ at::Tensor trained_and_measured(const std::string& path, const RunConfig& config
   StageContext here = context(mesh, config, corpus);
   distill(model, hybrid, routes, "test", here);
   finetune(hybrid, routes, "test", here);
-  for (const Parameter& parameter : hybrid.all_parameters()) EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
+  for (const Parameter& parameter : hybrid.all_parameters())
+    EXPECT_FALSE(parameter.value.requires_grad()) << parameter.name;
   const at::Tensor weights = test::flat_global(hybrid.all_parameters(), mesh);
   if (mesh.shape().sequence) return weights;
   const proto::Measurement measured = evaluate(hybrid, routes, "test", "finetune", here);
   const proto::RecallCounts &forced = measured.recall(0).teacher_forced(), &greedy = measured.recall(0).greedy();
   EXPECT_EQ(forced.words(), 6 * 2 * 4);
   EXPECT_EQ(greedy.answers(), 2 * 2);
-  return at::cat({weights,
-                  at::tensor({measured.perplexity(), 1.0 + static_cast<double>(forced.right_words()),
-                              1.0 + static_cast<double>(greedy.right_words())},
-                             at::kDouble)});
+  return at::cat({weights, at::tensor({measured.perplexity(), 1.0 + static_cast<double>(forced.right_words()),
+                                       1.0 + static_cast<double>(greedy.right_words())},
+                                      at::kDouble)});
 }
 
 // Of weights and measures, or of weights alone.
@@ -194,10 +206,11 @@ TEST(Stages, DocumentsKeptApartAreTheSameOnEveryMesh) {
   const test::TemporaryFolder folder;
   std::ofstream lines(folder.path() / "lines.jsonl");
   for (int document = 0; document < 1000; ++document)
-    lines << "{\"text\": \"" << document << (document % 3 == 0 ? " short" : " a document of some more words than that one")
-          << "\\n\"}\n";
+    lines << "{\"text\": \"" << document
+          << (document % 3 == 0 ? " short" : " a document of some more words than that one") << "\\n\"}\n";
   lines.close();
-  const Corpus corpus = Corpus::open({.jsonl = (folder.path() / "lines.jsonl").string()}, test::inputs().tokenizer, 256);
+  const Corpus corpus =
+      Corpus::open({.jsonl = (folder.path() / "lines.jsonl").string()}, test::inputs().tokenizer, 256);
   const RunConfig config = small_run();
   const SharedModel small({.layers = 5});
   const auto train = [&](Mesh& mesh) { return trained_and_measured(small.path(), config, mesh, corpus); };
@@ -226,9 +239,11 @@ TEST(Stages, TrainedHybridsAndTheirMeasureAreTheSameOnEveryMesh) {
 TEST(Stages, ZeroRecomputeAndAccumulationChangeNoWeight) {
   const RunConfig plain = small_run();
   const SharedModel small({.layers = 5});
-  const at::Tensor expected = made_by_one_rank([&](Mesh& mesh) { return trained_and_measured(small.path(), plain, mesh); });
+  const at::Tensor expected =
+      made_by_one_rank([&](Mesh& mesh) { return trained_and_measured(small.path(), plain, mesh); });
   RunConfig config = plain;
-  for (TrainingSection* section : std::initializer_list<TrainingSection*>{&config.stages.distill, &config.stages.finetune}) {
+  for (TrainingSection* section :
+       std::initializer_list<TrainingSection*>{&config.stages.distill, &config.stages.finetune}) {
     section->parallel.zero = true;
     section->parallel.recompute = "full";
   }

@@ -25,8 +25,10 @@ TEST(Start, AnotherProgramConfigOrArgumentOnOneRankIsRefusedByAll) {
   const std::string last = "rank " + std::to_string(world().size() - 1);
   if (world().size() == 1) return;
   EXPECT_THAT(complaint({"1.1 (build abc)", "run.yaml", "123"}),
-              testing::HasSubstr("flashmorph-dist: " + last + " has the program 1.1 (build abc), expected that of rank 0, 1.0"));
-  EXPECT_THAT(complaint({"1.0 (build abc)", "run.yaml --set run.seed=2", "123"}), testing::HasSubstr("--set run.seed=2"));
+              testing::HasSubstr("flashmorph-dist: " + last +
+                                 " has the program 1.1 (build abc), expected that of rank 0, 1.0"));
+  EXPECT_THAT(complaint({"1.0 (build abc)", "run.yaml --set run.seed=2", "123"}),
+              testing::HasSubstr("--set run.seed=2"));
   EXPECT_THAT(complaint({"1.0 (build abc)", "run.yaml", "456"}), testing::HasSubstr("config file: " + last));
 }
 

@@ -30,8 +30,9 @@ inline at::Tensor written(const at::Tensor& k_BHK, const at::Tensor& v_BHV) {
 inline Outcome lightning_definition(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                     const at::Tensor& g_H, const at::Tensor& state, double scale) {
   const at::Tensor decay = g_H.exp().to(q.scalar_type()).view({1, -1, 1, 1});
-  return recurrence(q, state, scale,
-                    [&](int64_t t, const at::Tensor& S) { return S * decay + written(k.select(1, t), v.select(1, t)); });
+  return recurrence(q, state, scale, [&](int64_t t, const at::Tensor& S) {
+    return S * decay + written(k.select(1, t), v.select(1, t));
+  });
 }
 
 // S = diag(exp(g)) S + k v^T, g [B, T, H, K].

@@ -8,9 +8,9 @@
 
 namespace flashmorph::cuda {
 
-// How the tokens of a call lie in chunks, as linear_attention.h says of rows and documents: no chunk spans two sequences.
-// Here the rows of a batch are sequences of one long row. Letters: B batch, T tokens, H heads, D any width, N chunks, C
-// tokens a chunk, S sequences, K key dim, V value dim.
+// How the tokens of a call lie in chunks, as linear_attention.h says of rows and documents: no chunk spans two
+// sequences. Here the rows of a batch are sequences of one long row. Letters: B batch, T tokens, H heads, D any width,
+// N chunks, C tokens a chunk, S sequences, K key dim, V value dim.
 class Chunking {
  public:
   // documents_S1: offsets on the CPU; without them each row is a sequence. Never waits for the device.

@@ -8,10 +8,10 @@
 #include "core/ops/cuda/products.h"
 #include "core/ops/cuda/tensors.h"
 
-// gated_linear_attention of linear_attention.h on the card, in float32 (float64 for float64): the gradient of the decays
-// subtracts nearly equal sums. Products between chunks are batched matrix products; what the tokens of a chunk do to each
-// other, with a decay a channel, is kernels.
-// Letters: B batch, T tokens, H heads, K key dim, V value dim, N chunks, C tokens a chunk, S sequences.
+// gated_linear_attention of linear_attention.h on the card, in float32 (float64 for float64): the gradient of the
+// decays subtracts nearly equal sums. Products between chunks are batched matrix products; what the tokens of a chunk
+// do to each other, with a decay a channel, is kernels. Letters: B batch, T tokens, H heads, K key dim, V value dim, N
+// chunks, C tokens a chunk, S sequences.
 
 namespace flashmorph::cuda {
 namespace {
@@ -39,10 +39,11 @@ struct Call {
         whole(at::empty({q.size(0), q.size(1), q.size(3)}, q.options())),
         scores(at::empty({q.size(0), q.size(1), q.size(2), q.size(2)}, q.options())) {
     const at::Tensor g = packed(g_BTHK.to(q.scalar_type()).clamp_min(kForgotten));
-    gate_chunks(type(), q.const_data_ptr(), k.const_data_ptr(), g.const_data_ptr(), b.data_ptr<double>(), q_down.data_ptr(),
-                k_tail.data_ptr(), whole.data_ptr(), matrices(), chunks.size(), q.size(3), stream_of(q));
-    gated_scores(type(), q.const_data_ptr(), k.const_data_ptr(), b.const_data_ptr<double>(), scores.data_ptr(), matrices(),
-                 chunks.size(), q.size(3), stream_of(q));
+    gate_chunks(type(), q.const_data_ptr(), k.const_data_ptr(), g.const_data_ptr(), b.data_ptr<double>(),
+                q_down.data_ptr(), k_tail.data_ptr(), whole.data_ptr(), matrices(), chunks.size(), q.size(3),
+                stream_of(q));
+    gated_scores(type(), q.const_data_ptr(), k.const_data_ptr(), b.const_data_ptr<double>(), scores.data_ptr(),
+                 matrices(), chunks.size(), q.size(3), stream_of(q));
     std::tie(before, final_state) = scan(product(flipped(k_tail), v), initial, 1.0, /*backwards=*/false);
   }
 
@@ -58,8 +59,8 @@ struct Call {
     at::Tensor state = start_SHKV ? start_SHKV->to(added_NHKV.scalar_type()).clone(at::MemoryFormat::Contiguous)
                                   : at::zeros({chunks.sequences(), H, K, V}, added_NHKV.options());
     at::Tensor entered = at::empty_like(added_NHKV);
-    scan_gated_states(type(), added_NHKV.const_data_ptr(), state.data_ptr(), entered.data_ptr(), H, K, V, chunks.table(),
-                      whole.const_data_ptr(), factor, backwards, stream_of(q));
+    scan_gated_states(type(), added_NHKV.const_data_ptr(), state.data_ptr(), entered.data_ptr(), H, K, V,
+                      chunks.table(), whole.const_data_ptr(), factor, backwards, stream_of(q));
     return {entered, state};
   }
 
@@ -94,10 +95,11 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                         d_scores.const_data_ptr(), dq.data_ptr(), dk.data_ptr(), call.matrices(), call.chunks.size(),
                         call.q.size(3), stream_of(call.q));
   at::Tensor dg = at::empty_like(call.q);
-  gate_gradients(call.type(), call.q.const_data_ptr(), dq.const_data_ptr(), call.k.const_data_ptr(), dk.const_data_ptr(),
-                 d_whole.const_data_ptr(), dg.data_ptr(), call.matrices(), call.chunks.size(), call.q.size(3),
-                 stream_of(call.q));
-  return {call.joined(dq, q_BTHK), call.joined(dk, k_BTHK), call.joined(dv, v_BTHV), call.joined(dg, g_BTHK), d_initial};
+  gate_gradients(call.type(), call.q.const_data_ptr(), dq.const_data_ptr(), call.k.const_data_ptr(),
+                 dk.const_data_ptr(), d_whole.const_data_ptr(), dg.data_ptr(), call.matrices(), call.chunks.size(),
+                 call.q.size(3), stream_of(call.q));
+  return {call.joined(dq, q_BTHK), call.joined(dk, k_BTHK), call.joined(dv, v_BTHV), call.joined(dg, g_BTHK),
+          d_initial};
 }
 
 }  // namespace

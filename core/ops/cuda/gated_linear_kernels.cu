@@ -1,5 +1,4 @@
 #include "core/ops/cuda/gated_linear_kernels.h"
-
 #include "core/ops/cuda/launch.h"
 #include "core/ops/cuda/scan.cuh"
 
@@ -13,8 +12,8 @@ constexpr int kEach = kMostGatedTokens / kSide;
 
 // A block has one chunk and head, a thread one channel at a time.
 template <class A>
-__global__ void gate_channels(const A* q, const A* k, const A* g, double* b, A* q_down, A* k_tail, A* whole, int64_t size,
-                              int64_t width) {
+__global__ void gate_channels(const A* q, const A* k, const A* g, double* b, A* q_down, A* k_tail, A* whole,
+                              int64_t size, int64_t width) {
   const int64_t start = int64_t{blockIdx.x} * size * width;
   for (int64_t c = threadIdx.x; c < width; c += blockDim.x) {
     double sum = 0.0;
@@ -42,8 +41,8 @@ __device__ void load_slice(const Number* x, Number (*slice)[kSlice + 1], int64_t
 }
 
 template <class A>
-__global__ void __launch_bounds__(kThreads) gated_score_tiles(const A* q, const A* k, const double* b, A* scores, int64_t size,
-                                                              int64_t width) {
+__global__ void __launch_bounds__(kThreads)
+    gated_score_tiles(const A* q, const A* k, const double* b, A* scores, int64_t size, int64_t width) {
   __shared__ A q_slice[kMostGatedTokens][kSlice + 1], k_slice[kMostGatedTokens][kSlice + 1];
   __shared__ double b_slice[kMostGatedTokens][kSlice + 1];
   const int64_t start = int64_t{blockIdx.x} * size * width;
@@ -78,14 +77,16 @@ __global__ void __launch_bounds__(kThreads) gated_score_tiles(const A* q, const 
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
       const int to_row = row + kSide * i, to_column = column + kSide * j;
-      if (to_row < size && to_column < size) scores[to_row * size + to_column] = to_column <= to_row ? sums[i][j] : A(0);
+      if (to_row < size && to_column < size)
+        scores[to_row * size + to_column] = to_column <= to_row ? sums[i][j] : A(0);
     }
 }
 
 // A block has one chunk and head and, blockIdx.y, one slice of channels; a thread one channel and every sixteenth row.
 template <class A>
-__global__ void __launch_bounds__(kThreads) gated_score_gradients(const A* q, const A* k, const double* b,
-                                                                  const A* d_scores, A* dq, A* dk, int64_t size, int64_t width) {
+__global__ void __launch_bounds__(kThreads)
+    gated_score_gradients(const A* q, const A* k, const double* b, const A* d_scores, A* dq, A* dk, int64_t size,
+                          int64_t width) {
   extern __shared__ unsigned char memory[];
   auto* b_slice = reinterpret_cast<double(*)[kSlice + 1]>(memory);
   auto* q_slice = reinterpret_cast<A(*)[kSlice + 1]>(b_slice + kMostGatedTokens);
@@ -95,15 +96,18 @@ __global__ void __launch_bounds__(kThreads) gated_score_gradients(const A* q, co
   load_slice(q + start, q_slice, size, width, first);
   load_slice(k + start, k_slice, size, width, first);
   load_slice(b + start, b_slice, size, width, first);
-  for (int at = threadIdx.x; at < size * size; at += kThreads) d_tile[at] = d_scores[int64_t{blockIdx.x} * size * size + at];
+  for (int at = threadIdx.x; at < size * size; at += kThreads)
+    d_tile[at] = d_scores[int64_t{blockIdx.x} * size * size + at];
   __syncthreads();
   const int c = threadIdx.x % kSlice;
   if (first + c >= width) return;
   for (int m = threadIdx.x / kSlice; m < size; m += kThreads / kSlice) {
     A to_q = 0, to_k = 0;
     const double b_here = b_slice[m][c];
-    for (int j = 0; j <= m; ++j) to_q += d_tile[m * size + j] * k_slice[j][c] * exponential(static_cast<A>(b_here - b_slice[j][c]));
-    for (int i = m; i < size; ++i) to_k += d_tile[i * size + m] * q_slice[i][c] * exponential(static_cast<A>(b_slice[i][c] - b_here));
+    for (int j = 0; j <= m; ++j)
+      to_q += d_tile[m * size + j] * k_slice[j][c] * exponential(static_cast<A>(b_here - b_slice[j][c]));
+    for (int i = m; i < size; ++i)
+      to_k += d_tile[i * size + m] * q_slice[i][c] * exponential(static_cast<A>(b_slice[i][c] - b_here));
     const int64_t at = start + m * width + first + c;
     dq[at] += to_q;
     dk[at] += to_k;
@@ -141,7 +145,9 @@ void with_exact_type(Element type, const Work& work) {
   throw std::invalid_argument("gated linear attention is computed in float32 or float64");
 }
 
-unsigned channel_threads(int64_t width) { return static_cast<unsigned>(std::min<int64_t>(kThreads, (width + 31) / 32 * 32)); }
+unsigned channel_threads(int64_t width) {
+  return static_cast<unsigned>(std::min<int64_t>(kThreads, (width + 31) / 32 * 32));
+}
 
 }  // namespace
 
@@ -149,8 +155,8 @@ void gate_chunks(Element type, const void* q, const void* k, const void* g, doub
                  void* whole, int64_t chunks_and_heads, int64_t size, int64_t width, Stream stream) {
   with_exact_type(type, [&]<class A>(A) {
     gate_channels<A><<<static_cast<unsigned>(chunks_and_heads), channel_threads(width), 0, stream>>>(
-        static_cast<const A*>(q), static_cast<const A*>(k), static_cast<const A*>(g), b,
-        static_cast<A*>(q_down), static_cast<A*>(k_tail), static_cast<A*>(whole), size, width);
+        static_cast<const A*>(q), static_cast<const A*>(k), static_cast<const A*>(g), b, static_cast<A*>(q_down),
+        static_cast<A*>(k_tail), static_cast<A*>(whole), size, width);
   });
   check_launch("gate_chunks");
 }
@@ -171,9 +177,9 @@ void gated_scores_backward(Element type, const void* q, const void* k, const dou
     const size_t bytes = slice * sizeof(double) + (2 * slice + size * size) * sizeof(A);
     allow_shared_memory(gated_score_gradients<A>, bytes);
     const dim3 grid(static_cast<unsigned>(chunks_and_heads), blocks_for(width, kSlice));
-    gated_score_gradients<A><<<grid, kThreads, bytes, stream>>>(
-        static_cast<const A*>(q), static_cast<const A*>(k), b, static_cast<const A*>(d_scores),
-        static_cast<A*>(dq), static_cast<A*>(dk), size, width);
+    gated_score_gradients<A><<<grid, kThreads, bytes, stream>>>(static_cast<const A*>(q), static_cast<const A*>(k), b,
+                                                                static_cast<const A*>(d_scores), static_cast<A*>(dq),
+                                                                static_cast<A*>(dk), size, width);
   });
   check_launch("gated_scores_backward");
 }
@@ -189,8 +195,8 @@ void gate_gradients(Element type, const void* q, const void* dq, const void* k, 
 }
 
 void scan_gated_states(Element type, const void* added, void* state, void* entered, int64_t heads, int64_t key_size,
-                       int64_t value_size, const ChunkTable& table, const void* whole_NHK, double factor, bool backwards,
-                       Stream stream) {
+                       int64_t value_size, const ChunkTable& table, const void* whole_NHK, double factor,
+                       bool backwards, Stream stream) {
   with_exact_type(type, [&]<class A>(A) {
     const ChannelDecay<A> shrink{static_cast<const A*>(whole_NHK), heads, key_size, value_size};
     launch_scan<A>(static_cast<const A*>(added), static_cast<A*>(state), static_cast<A*>(entered), heads,

@@ -6,8 +6,8 @@
 #include "core/ops/cuda/lightning_kernels.h"
 
 // Kernels of gated_linear_attention, all in float32 or float64. Letters: N chunks, H heads, C tokens a chunk, at most
-// kMostGatedTokens, K key dim, V value dim. Per channel b_i = g_1 + .. + g_i within a chunk, in float64: after a decay that forgets
-// everything, small differences of large sums matter.
+// kMostGatedTokens, K key dim, V value dim. Per channel b_i = g_1 + .. + g_i within a chunk, in float64: after a decay
+// that forgets everything, small differences of large sums matter.
 
 namespace flashmorph::cuda {
 
@@ -22,7 +22,8 @@ void gated_scores(Element type, const void* q, const void* k, const double* b, v
                   int64_t size, int64_t width, Stream stream);
 
 // Adds to dq_NHCK and dk_NHCK what reaches them through the scores:
-//   dq_i += sum over j <= i of d_scores_ij k_j e^(b_i - b_j);   dk_j += sum over i >= j of d_scores_ij q_i e^(b_i - b_j)
+//   dq_i += sum over j <= i of d_scores_ij k_j e^(b_i - b_j);   dk_j += sum over i >= j of d_scores_ij q_i e^(b_i -
+//   b_j)
 void gated_scores_backward(Element type, const void* q, const void* k, const double* b, const void* d_scores, void* dq,
                            void* dk, int64_t chunks_and_heads, int64_t size, int64_t width, Stream stream);
 
@@ -32,7 +33,7 @@ void gate_gradients(Element type, const void* q, const void* dq, const void* k, 
 
 // As scan_states, with a decay a key channel: state = whole_NHK[n] state + factor added_NHKV[n].
 void scan_gated_states(Element type, const void* added, void* state, void* entered, int64_t heads, int64_t key_size,
-                       int64_t value_size, const ChunkTable& table, const void* whole_NHK, double factor, bool backwards,
-                       Stream stream);
+                       int64_t value_size, const ChunkTable& table, const void* whole_NHK, double factor,
+                       bool backwards, Stream stream);
 
 }  // namespace flashmorph::cuda

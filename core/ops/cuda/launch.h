@@ -89,9 +89,12 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
 template <class Work>
 void with_type(Element element, const Work& work) {
   switch (element) {
-    case Element::float32: return work(float());
-    case Element::float64: return work(double());
-    case Element::bfloat16: return work(__nv_bfloat16());
+    case Element::float32:
+      return work(float());
+    case Element::float64:
+      return work(double());
+    case Element::bfloat16:
+      return work(__nv_bfloat16());
   }
 }
 

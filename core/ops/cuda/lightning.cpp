@@ -7,8 +7,8 @@
 #include "core/ops/cuda/products.h"
 #include "core/ops/cuda/tensors.h"
 
-// lightning_attention of linear_attention.h on the card: the chunks' products are batched matrix products in the inputs'
-// dtype with float32 sums; decays, masks and the scan of the states are kernels. States are float32 at least.
+// lightning_attention of linear_attention.h on the card: the chunks' products are batched matrix products in the
+// inputs' dtype with float32 sums; decays, masks and the scan of the states are kernels. States are float32 at least.
 // Letters: B batch, T tokens, H heads, K key dim, V value dim, N chunks, C tokens a chunk, S sequences.
 
 namespace flashmorph::cuda {

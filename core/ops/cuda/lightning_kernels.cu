@@ -1,6 +1,5 @@
-#include "core/ops/cuda/lightning_kernels.h"
-
 #include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/lightning_kernels.h"
 #include "core/ops/cuda/scan.cuh"
 
 namespace flashmorph::cuda {
@@ -23,8 +22,7 @@ __global__ void pack_rows(const T* x, int64_t token_stride, int64_t head_stride,
   if (row >= table.size) return;
   const int64_t chunk = blockIdx.x / heads, head = blockIdx.x % heads, length = table.length_N[chunk];
   Vector<T, W> values = {};
-  if (row < length)
-    values = load<T, W>(x + (table.start_N[chunk] + row) * token_stride + head * head_stride + column);
+  if (row < length) values = load<T, W>(x + (table.start_N[chunk] + row) * token_stride + head * head_stride + column);
   const int64_t to = (int64_t{blockIdx.x} * table.size + row) * width + column;
   if (plain != nullptr) store<T, W>(plain + to, values);
   if (scaled == nullptr) return;
@@ -87,16 +85,18 @@ void pack(Element type, const void* x, int64_t token_stride, int64_t head_stride
     const auto launch = [&]<int W>(std::integral_constant<int, W>) {
       const dim3 grid(static_cast<unsigned>(table.chunks * heads), blocks_for(table.size * width / W, kThreads));
       pack_rows<T, W><<<grid, kThreads, 0, stream>>>(static_cast<const T*>(x), token_stride, head_stride, heads, width,
-                                                    table, log_decay_H, decay, static_cast<T*>(plain),
-                                                    static_cast<T*>(scaled));
+                                                     table, log_decay_H, decay, static_cast<T*>(plain),
+                                                     static_cast<T*>(scaled));
     };
-    const bool wide = width % kWide<T> == 0 && aligned(x, token_stride, sizeof(T)) && aligned(x, head_stride, sizeof(T));
+    const bool wide =
+        width % kWide<T> == 0 && aligned(x, token_stride, sizeof(T)) && aligned(x, head_stride, sizeof(T));
     wide ? launch(std::integral_constant<int, kWide<T>>()) : launch(std::integral_constant<int, 1>());
   });
   check_launch("pack");
 }
 
-void unpack(Element type, const void* x, int64_t heads, int64_t width, const ChunkTable& table, void* y, Stream stream) {
+void unpack(Element type, const void* x, int64_t heads, int64_t width, const ChunkTable& table, void* y,
+            Stream stream) {
   with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
     const dim3 grid(static_cast<unsigned>(table.chunks * heads), blocks_for(table.size * width / W, kThreads));
     unpack_rows<T, W><<<grid, kThreads, 0, stream>>>(static_cast<const T*>(x), heads, width, table, static_cast<T*>(y));
@@ -118,7 +118,8 @@ void scan_states(Element type, const void* added, void* state, void* entered, in
   with_type(type, [&](auto t) {
     using T = decltype(t);
     launch_scan<T>(static_cast<const Acc<T>*>(added), static_cast<Acc<T>*>(state), static_cast<T*>(entered), heads,
-                   state_size, state_size, table, ConstantDecay<Acc<T>>{log_decay_H, table.length_N}, static_cast<Acc<T>>(factor), backwards, stream);
+                   state_size, state_size, table, ConstantDecay<Acc<T>>{log_decay_H, table.length_N},
+                   static_cast<Acc<T>>(factor), backwards, stream);
   });
   check_launch("scan_states");
 }

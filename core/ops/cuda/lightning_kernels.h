@@ -13,12 +13,12 @@ inline constexpr int64_t kTile = 16;  // a side of the tensor cores' tiles; shor
 
 // Where the chunks lie, in device memory. A sequence's chunks follow each other.
 struct ChunkTable {
-  const int64_t* start_N;  // first token
-  const int64_t* length_N;  // tokens; the rest of the chunk is filled with zeros
+  const int64_t* start_N;         // first token
+  const int64_t* length_N;        // tokens; the rest of the chunk is filled with zeros
   const int64_t* first_chunk_S1;  // of each sequence, and N at the end
-  int64_t chunks;  // N
-  int64_t size;  // C
-  int64_t sequences;  // S
+  int64_t chunks;                 // N
+  int64_t size;                   // C
+  int64_t sequences;              // S
 };
 
 // Within a chunk, i = 1..C: by which factor a token's row is scaled.
@@ -28,8 +28,8 @@ enum class Decay {
   to_end,       // tail_i = exp(g (length - i))
 };
 
-// x_THD (strides in elements, the last dim dense) -> plain_NHCD and its rows scaled by the decay, scaled_NHCD; either may
-// be null. log_decay_H in float64.
+// x_THD (strides in elements, the last dim dense) -> plain_NHCD and its rows scaled by the decay, scaled_NHCD; either
+// may be null. log_decay_H in float64.
 void pack(Element type, const void* x, int64_t token_stride, int64_t head_stride, int64_t heads, int64_t width,
           const ChunkTable& table, const double* log_decay_H, Decay decay, void* plain, void* scaled, Stream stream);
 

@@ -1,5 +1,4 @@
 #include "core/ops/cuda/norm_kernels.h"
-
 #include "core/ops/cuda/row_sum.cuh"
 
 namespace flashmorph::cuda {
@@ -65,8 +64,8 @@ __global__ void rms_norm_rows(const T* x, const T* weight, T* y, int64_t rows, i
 
 // dx = s (dy w) - x s^3 / width <dy w, x>
 template <class T, int W>
-__global__ void rms_norm_backward_rows(const T* dy, const T* x, const T* weight, T* dx, Acc<T>* inverse_rms, int64_t rows,
-                                       int64_t width, Acc<T> epsilon, RowGroup group) {
+__global__ void rms_norm_backward_rows(const T* dy, const T* x, const T* weight, T* dx, Acc<T>* inverse_rms,
+                                       int64_t rows, int64_t width, Acc<T> epsilon, RowGroup group) {
   using A = Acc<T>;
   const auto [row, first, step, here] = RowPart<W>(group, rows);
   x += row * width;
@@ -166,8 +165,8 @@ __global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y
 // With u = dy w f(gate): dx = s u - x s^3 / width <u, x>;  d_gate = dy w x s f'(gate).
 template <class T, int W>
 __global__ void gated_norm_backward_rows(const T* dy, const T* x, const T* weight, const T* gate, T* dx, T* d_gate,
-                                         Acc<T>* inverse_rms, int64_t rows, int64_t heads, int64_t width, Acc<T> epsilon,
-                                         bool swish, RowGroup group) {
+                                         Acc<T>* inverse_rms, int64_t rows, int64_t heads, int64_t width,
+                                         Acc<T> epsilon, bool swish, RowGroup group) {
   using A = Acc<T>;
   const auto [row, first, step, here] = RowPart<W>(group, rows);
   const int64_t start = row * width;
@@ -260,8 +259,8 @@ void rms_norm_weight_gradient(Element type, const void* dy, const void* x, const
   check_launch("rms_norm_weight_gradient");
 }
 
-void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens, int64_t heads,
-                int64_t width, double epsilon, bool swish, Stream stream) {
+void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,
+                int64_t heads, int64_t width, double epsilon, bool swish, Stream stream) {
   with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
     const RowGroup group = RowGroup::of(width / W);
     gated_norm_rows<T, W><<<blocks_for(tokens * heads, group.rows), kThreads, 0, stream>>>(

@@ -22,8 +22,8 @@ void rms_norm_weight_gradient(Element type, const void* dy, const void* x, const
                               int64_t parts, int64_t rows, int64_t width, Stream stream);
 
 // gated_norm.h's operator; x, gate, y [tokens, heads, width], weight [heads, width].
-void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens, int64_t heads,
-                int64_t width, double epsilon, bool swish, Stream stream);
+void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,
+                int64_t heads, int64_t width, double epsilon, bool swish, Stream stream);
 // inverse_rms [tokens, heads] is written as well: what gated_norm_weight_gradient reads.
 void gated_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* gate, void* dx,
                          void* d_gate, void* inverse_rms, int64_t tokens, int64_t heads, int64_t width, double epsilon,

@@ -50,8 +50,9 @@ at::Tensor norm_gated(const at::Tensor& x_any, const at::Tensor& weight_any, con
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
-                                                                   const at::Tensor& weight_any, const at::Tensor& gate_any,
-                                                                   double epsilon, bool swish, bool weight_gradient) {
+                                                                   const at::Tensor& weight_any,
+                                                                   const at::Tensor& gate_any, double epsilon,
+                                                                   bool swish, bool weight_gradient) {
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
                    gate = gate_any.contiguous();

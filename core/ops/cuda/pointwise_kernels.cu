@@ -1,5 +1,4 @@
 #include "core/ops/cuda/pointwise_kernels.h"
-
 #include "core/ops/cuda/row_sum.cuh"
 
 namespace flashmorph::cuda {
@@ -84,7 +83,8 @@ __global__ void gate_mix_gradients(const T* d_mixed, const T* difference, Acc<T>
                                    double* partial, int64_t count) {
   using A = Acc<T>;
   double sum = 0.0;
-  for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W; i < count; i += int64_t{gridDim.x} * kThreads * W) {
+  for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W; i < count;
+       i += int64_t{gridDim.x} * kThreads * W) {
     const auto G = load<T, W>(d_mixed + i);
     Vector<T, W> f, l, minus;
     if (partial != nullptr) minus = load<T, W>(difference + i);
@@ -107,7 +107,8 @@ template <class T, int W>
 __global__ void squared_distance_parts(const T* a, const T* b, double* partial, int64_t count) {
   using A = Acc<T>;
   double sum = 0.0;
-  for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W; i < count; i += int64_t{gridDim.x} * kThreads * W) {
+  for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W; i < count;
+       i += int64_t{gridDim.x} * kThreads * W) {
     const auto first = load<T, W>(a + i), second = load<T, W>(b + i);
     A squares = 0;
 #pragma unroll
@@ -162,8 +163,8 @@ void rotate(Element type, const void* x, const void* cos, const void* sin, void*
     constexpr int kAngles = 16 / sizeof(Acc<T>);  // both tables and heads in accesses of 16 bytes at most
     const auto launch = [&]<int W>(std::integral_constant<int, W>) {
       rotate_heads<T, W><<<blocks_for(count, kThreads * W), kThreads, 0, stream>>>(
-          static_cast<const T*>(x), static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin), static_cast<T*>(y),
-          count, period, heads, half);
+          static_cast<const T*>(x), static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin),
+          static_cast<T*>(y), count, period, heads, half);
     };
     if (half % kAngles == 0) return launch(std::integral_constant<int, kAngles>());
     launch(std::integral_constant<int, 1>());

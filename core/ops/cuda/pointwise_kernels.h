@@ -13,7 +13,8 @@ void swiglu(Element type, const void* gate, const void* up, void* y, int64_t cou
 void swiglu_backward(Element type, const void* dy, const void* gate, const void* up, void* d_gate, void* d_up,
                      int64_t count, Stream stream);
 
-// x, y [tokens, heads, size]; cos, sin [period, size] in the accumulator's type: token t has the angles of row t % period.
+// x, y [tokens, heads, size]; cos, sin [period, size] in the accumulator's type: token t has the angles of row t %
+// period.
 void rotate(Element type, const void* x, const void* cos, const void* sin, void* y, int64_t tokens, int64_t period,
             int64_t heads, int64_t size, Stream stream);
 

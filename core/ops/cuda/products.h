@@ -19,7 +19,8 @@ inline at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
 // a b, summed and given in float32 at least.
 inline at::Tensor exact_product(const at::Tensor& a, const at::Tensor& b) {
   const at::ScalarType exact = at::toOpMathType(a.scalar_type());
-  return exact == a.scalar_type() ? product(a, b) : at::bmm(flat(a), flat(b), exact).unflatten(0, {a.size(0), a.size(1)});
+  return exact == a.scalar_type() ? product(a, b)
+                                  : at::bmm(flat(a), flat(b), exact).unflatten(0, {a.size(0), a.size(1)});
 }
 
 // scale (a b + c d)

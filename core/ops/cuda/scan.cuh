@@ -56,8 +56,8 @@ void launch_scan(const Acc<T>* added, Acc<T>* state, T* entered, int64_t heads, 
                  const ChunkTable& table, const Shrink& shrink, Acc<T> factor, bool backwards, Stream stream) {
   const auto launch = [&]<int W>(std::integral_constant<int, W>) {
     const dim3 grid(static_cast<unsigned>(table.sequences * heads), blocks_for(state_size / W, kScanThreads));
-    scan_entries<T, W><<<grid, kScanThreads, 0, stream>>>(added, state, entered, heads, state_size, table, shrink, factor,
-                                                          backwards);
+    scan_entries<T, W>
+        <<<grid, kScanThreads, 0, stream>>>(added, state, entered, heads, state_size, table, shrink, factor, backwards);
   };
   constexpr int kWidest = kWide<Acc<T>>;
   row % kWidest == 0 ? launch(std::integral_constant<int, kWidest>()) : launch(std::integral_constant<int, 1>());

@@ -13,10 +13,14 @@ namespace flashmorph::cuda {
 
 inline Element element_of(const at::Tensor& x) {
   switch (x.scalar_type()) {
-    case at::kFloat: return Element::float32;
-    case at::kDouble: return Element::float64;
-    case at::kBFloat16: return Element::bfloat16;
-    default: TORCH_CHECK(false, "no CUDA kernel for tensors of ", c10::toString(x.scalar_type()));
+    case at::kFloat:
+      return Element::float32;
+    case at::kDouble:
+      return Element::float64;
+    case at::kBFloat16:
+      return Element::bfloat16;
+    default:
+      TORCH_CHECK(false, "no CUDA kernel for tensors of ", c10::toString(x.scalar_type()));
   }
 }
 

@@ -14,14 +14,21 @@ namespace {
 
 ncclDataType_t nccl_type(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return ncclFloat32;
-    case at::kDouble: return ncclFloat64;
-    case at::kBFloat16: return ncclBfloat16;
-    case at::kLong: return ncclInt64;
-    case at::kInt: return ncclInt32;
+    case at::kFloat:
+      return ncclFloat32;
+    case at::kDouble:
+      return ncclFloat64;
+    case at::kBFloat16:
+      return ncclBfloat16;
+    case at::kLong:
+      return ncclInt64;
+    case at::kInt:
+      return ncclInt32;
     case at::kByte:
-    case at::kBool: return ncclUint8;
-    default: TORCH_CHECK(false, "no NCCL type for tensors of ", c10::toString(type));
+    case at::kBool:
+      return ncclUint8;
+    default:
+      TORCH_CHECK(false, "no NCCL type for tensors of ", c10::toString(type));
   }
 }
 
@@ -64,8 +71,8 @@ class NcclCommunicator : public DeviceCommunicator {
     at::Tensor all = at::empty(shape, values.options());
     all[rank()].copy_(values);
     group_.call("ncclAllGather", all, true, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclAllGather(all[rank()].data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()), comm,
-                           stream);
+      return ncclAllGather(all[rank()].data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()),
+                           comm, stream);
     });
     return all;
   }
@@ -73,8 +80,8 @@ class NcclCommunicator : public DeviceCommunicator {
   at::Tensor reduce_scatter_on_device(const at::Tensor& values) override {
     at::Tensor own = at::empty(values.sizes().slice(1), values.options());
     group_.call("ncclReduceScatter", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclReduceScatter(values.data_ptr(), own.data_ptr(), own.numel(), nccl_type(values.scalar_type()), ncclSum, comm,
-                               stream);
+      return ncclReduceScatter(values.data_ptr(), own.data_ptr(), own.numel(), nccl_type(values.scalar_type()), ncclSum,
+                               comm, stream);
     });
     return own;
   }
@@ -126,7 +133,8 @@ class NcclCommunicator : public DeviceCommunicator {
     }
     Lanes lanes;
     lanes.up = std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_);
-    lanes.down = std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
+    lanes.down =
+        std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
     return peers_.emplace(peer, std::move(lanes)).first->second;
   }
 

@@ -40,7 +40,8 @@ NcclGroup::NcclGroup(const ncclUniqueId& id, int rank, int size, std::string nam
       deadline_(deadline) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
   const ncclResult_t result = ncclCommInitRank(&comm_, size_, id, rank_);
-  if (result != ncclSuccess) throw CommunicationError(described("ncclCommInitRank", ncclGetErrorString(result), nullptr));
+  if (result != ncclSuccess)
+    throw CommunicationError(described("ncclCommInitRank", ncclGetErrorString(result), nullptr));
   watcher_ = std::thread([this] { watch(); });
 }
 
@@ -83,7 +84,8 @@ void NcclGroup::call(std::string_view name, const at::Tensor& values, bool cross
 void NcclGroup::wait() {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
   const cudaEvent_t done = mark(stream_.stream());
-  C10_CUDA_CHECK(cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_)).stream(), done));
+  C10_CUDA_CHECK(
+      cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_)).stream(), done));
   C10_CUDA_CHECK(cudaEventDestroy(done));
 }
 
@@ -116,7 +118,8 @@ void NcclGroup::fail(const std::string& failure) {
   (void)ncclCommAbort(comm_);
 }
 
-std::string NcclGroup::described(std::string_view call, const std::string& reason, const std::source_location* at) const {
+std::string NcclGroup::described(std::string_view call, const std::string& reason,
+                                 const std::source_location* at) const {
   const std::string where = at == nullptr ? "" : fmt::format(" ({}:{})", at->file_name(), at->line());
   return fmt::format("{} failed on rank {} of {} in group '{}'{}: {}", call, rank_, size_, name_, where, reason);
 }

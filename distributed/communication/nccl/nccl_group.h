@@ -17,8 +17,8 @@
 
 namespace flashmorph {
 
-// One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events, so
-// the host never waits. A thread watches the calls under way: when one fails or outlasts the deadline it aborts the
+// One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events,
+// so the host never waits. A thread watches the calls under way: when one fails or outlasts the deadline it aborts the
 // communicator, which frees whoever waits for the device, and every later call throws CommunicationError.
 class NcclGroup {
  public:

@@ -10,8 +10,8 @@
 
 #include "tests/unit/checkpoint/trained.h"
 
-// A save is broken off at every one of its file operations: the process dies there, or the disk refuses. This prints the
-// table of docs/faults.md:
+// A save is broken off at every one of its file operations: the process dies there, or the disk refuses. This prints
+// the table of docs/faults.md:
 //   build/tests/unit/checkpoint/test_distributed_checkpoint --gtest_filter='SaveCrash.*'
 
 namespace flashmorph {
@@ -23,7 +23,9 @@ using test::TemporaryFolder;
 
 enum class Moment { before, within, after };
 constexpr Moment kMoments[] = {Moment::before, Moment::within, Moment::after};
-const char* text_of(Moment moment) { return moment == Moment::before ? "before" : moment == Moment::within ? "within" : "after"; }
+const char* text_of(Moment moment) {
+  return moment == Moment::before ? "before" : moment == Moment::within ? "within" : "after";
+}
 
 // Calls `fault` at one moment of one operation; otherwise does and notes what is asked for.
 class FaultyFiles : public FileOperations {
@@ -37,7 +39,8 @@ class FaultyFiles : public FileOperations {
   void write(const std::filesystem::path& file, const std::vector<std::string_view>& pieces) override {
     unsynced_.insert(file);
     const auto half = [&] { FileOperations::write(file, {pieces[0].substr(0, pieces[0].size() / 2)}); };
-    at("write", file, [&] { FileOperations::write(file, pieces); }, half);
+    at(
+        "write", file, [&] { FileOperations::write(file, pieces); }, half);
   }
   void sync(const std::filesystem::path& path) override {
     at("sync", path, [&] { FileOperations::sync(path); });
@@ -48,7 +51,8 @@ class FaultyFiles : public FileOperations {
   }
   void remove(const std::filesystem::path& path) override {
     const auto half = [&] { FileOperations::remove(path / "index.pb"); };
-    at("remove", path, [&] { FileOperations::remove(path); }, half);
+    at(
+        "remove", path, [&] { FileOperations::remove(path); }, half);
   }
 
   // A power failure takes what was written and not yet synced.
@@ -60,8 +64,9 @@ class FaultyFiles : public FileOperations {
   std::vector<std::string> operations;
 
  private:
-  void at(const char* what, const std::filesystem::path& path, const std::function<void()>& work,
-          const std::function<void()>& half = [] {}) {
+  void at(
+      const char* what, const std::filesystem::path& path, const std::function<void()>& work,
+      const std::function<void()>& half = [] {}) {
     const bool is_it = operations.size() == operation_;
     operations.push_back(std::string(what) + " " + path.filename().string());
     if (is_it && moment_ == Moment::before) fault_(path);
@@ -79,7 +84,8 @@ class FaultyFiles : public FileOperations {
 
 constexpr size_t kNever = 1000;
 
-// Checkpoints of steps 10 and 20 are on disk; `files` does what the save of step 30 asks for, which also removes step 10.
+// Checkpoints of steps 10 and 20 are on disk; `files` does what the save of step 30 asks for, which also removes
+// step 10.
 std::string save_third(const std::filesystem::path& folder, FileOperations& files, std::vector<std::string>& warnings) {
   SmallStage stage(folder, {.every = 10, .keep = 2}, files);
   stage.checkpoints.resume();
@@ -173,7 +179,8 @@ TEST(SaveCrash, AFullDiskIsAWarningAndTheLastGoodCheckpointStays) {
         continue;
       }
       ASSERT_EQ(warnings.size(), 1U);
-      EXPECT_NE(warnings[0].find("the checkpoint after step 30 could not be written"), std::string::npos) << warnings[0];
+      EXPECT_NE(warnings[0].find("the checkpoint after step 30 could not be written"), std::string::npos)
+          << warnings[0];
       EXPECT_NE(warnings[0].find("No space left on device"), std::string::npos) << warnings[0];
       EXPECT_NE(warnings[0].find("the one after step 20 stays"), std::string::npos) << warnings[0];
       step_after(folder);

@@ -21,7 +21,9 @@ using ::testing::IsEmpty;
 
 const std::vector<int64_t> none;
 
-std::vector<int64_t> steps_in(const std::filesystem::path& folder) { return StageFolders{folder, "distill uniform"}.steps(); }
+std::vector<int64_t> steps_in(const std::filesystem::path& folder) {
+  return StageFolders{folder, "distill uniform"}.steps();
+}
 
 std::string text_in(const std::filesystem::path& file) {
   std::stringstream text;
@@ -127,7 +129,9 @@ TEST(StageCheckpoints, OneThatCannotBeUsedIsNamedAndTheOneBeforeIs) {
       {"index.pb", [](const auto& whole) { std::filesystem::resize_file(whole / "index.pb", 30); }},
       {"is of distill uniform, step 10",
        [](const auto& whole) {
-         std::filesystem::copy(whole.parent_path() / "distill-uniform-10", whole, std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
+         std::filesystem::copy(
+             whole.parent_path() / "distill-uniform-10", whole,
+             std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
        }},
       {"has 0 of its 300 elements", [](const auto& whole) {  // a sound seal around an unsound index
          proto::CheckpointIndex index;
@@ -144,7 +148,8 @@ TEST(StageCheckpoints, OneThatCannotBeUsedIsNamedAndTheOneBeforeIs) {
     EXPECT_EQ(found.progress.step(), 10);
     EXPECT_TRUE(found.is_that);
     ASSERT_EQ(found.warnings.size(), 1U);
-    EXPECT_THAT(found.warnings[0], HasSubstr(damage.warning == std::string("has 0 of its 300 elements") ? "tensor bias" : damage.warning));
+    EXPECT_THAT(found.warnings[0],
+                HasSubstr(damage.warning == std::string("has 0 of its 300 elements") ? "tensor bias" : damage.warning));
     EXPECT_THAT(steps_in(folder.path()), ElementsAre(10));
     EXPECT_TRUE(std::filesystem::exists(folder.path() / "unusable-distill-uniform-20")) << "nothing is thrown away";
   }
@@ -153,7 +158,8 @@ TEST(StageCheckpoints, OneThatCannotBeUsedIsNamedAndTheOneBeforeIs) {
 TEST(StageCheckpoints, WithNoneLeftTheStageStartsOverAndSaysSo) {
   const TemporaryFolder folder;
   save_two(folder.path());
-  for (const char* name : {"distill-uniform-10", "distill-uniform-20"}) std::filesystem::remove(folder.path() / name / "index.pb");
+  for (const char* name : {"distill-uniform-10", "distill-uniform-20"})
+    std::filesystem::remove(folder.path() / name / "index.pb");
   const Found found(folder.path());
   EXPECT_EQ(found.progress.step(), 0);
   EXPECT_TRUE(found.is_that);
@@ -167,8 +173,9 @@ TEST(StageCheckpoints, OneOfOtherInputsIsNotUsed) {
   const auto world = single_communicator();
   Mesh mesh(*world, {1, 1, 1});
   std::vector<std::string> warnings;
-  StageCheckpoints checkpoints({.folder = folder.path(), .stage = "distill uniform", .frozen = {{"teacher", "other"}}}, {}, mesh,
-                               test::Trained().regions(), {.warn = [&](const std::string& warning) { warnings.push_back(warning); }, .saved = {}});
+  StageCheckpoints checkpoints({.folder = folder.path(), .stage = "distill uniform", .frozen = {{"teacher", "other"}}},
+                               {}, mesh, test::Trained().regions(),
+                               {.warn = [&](const std::string& warning) { warnings.push_back(warning); }, .saved = {}});
   EXPECT_EQ(checkpoints.resume().step(), 0);
   ASSERT_EQ(warnings.size(), 3U);
   EXPECT_THAT(warnings[0], HasSubstr("was trained from another teacher"));
@@ -186,8 +193,8 @@ TEST(StageCheckpoints, AMissingNewestIsNamed) {
 
 TEST(StageFolders, AStageHasItsOwnAndGoesWhole) {
   const TemporaryFolder folder;
-  for (const char* name : {"distill-5", "distill-uniform-5", ".distill-uniform-7", "unusable-distill-uniform-6", "distill-uniform-x",
-                           "distill-uniform-05", "distill-uniform-"})
+  for (const char* name : {"distill-5", "distill-uniform-5", ".distill-uniform-7", "unusable-distill-uniform-6",
+                           "distill-uniform-x", "distill-uniform-05", "distill-uniform-"})
     std::filesystem::create_directory(folder.path() / name);
   const StageFolders uniform{folder.path(), "distill uniform"}, plain{folder.path(), "distill"};
   EXPECT_THAT(uniform.steps(), ElementsAre(5));

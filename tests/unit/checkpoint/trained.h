@@ -25,7 +25,9 @@ struct Trained {
     expected.become(step);
     return weights.equal(expected.weights) && bias.equal(expected.bias);
   }
-  Regions regions() const { return {{"weights", {6, 4}, {0, 0, 6, 4}, weights}, {"bias", {300}, {0, 0, 300, 1}, bias}}; }
+  Regions regions() const {
+    return {{"weights", {6, 4}, {0, 0, 6, 4}, weights}, {"bias", {300}, {0, 0, 300, 1}, bias}};
+  }
 };
 
 inline proto::StageProgress progress_at(int64_t step) {
@@ -40,10 +42,12 @@ class SmallStage {
  public:
   explicit SmallStage(const std::filesystem::path& folder, CheckpointSection section = {.every = 10, .keep = 2},
                       FileOperations& files = real_files())
-      : world_(single_communicator()), mesh_(*world_, {1, 1, 1}),
-        checkpoints({.folder = folder, .stage = "distill uniform", .frozen = {{"teacher", "abc"}}, .files = &files}, section, mesh_,
-                    trained.regions(), {.warn = [this](const std::string& warning) { warnings.push_back(warning); },
-                                        .saved = [this](int64_t step, double) { saved.push_back(step); }}) {}
+      : world_(single_communicator()),
+        mesh_(*world_, {1, 1, 1}),
+        checkpoints({.folder = folder, .stage = "distill uniform", .frozen = {{"teacher", "abc"}}, .files = &files},
+                    section, mesh_, trained.regions(),
+                    {.warn = [this](const std::string& warning) { warnings.push_back(warning); },
+                     .saved = [this](int64_t step, double) { saved.push_back(step); }}) {}
 
   std::string save(int64_t step) {
     trained.become(step);

@@ -38,8 +38,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"budget: {full_layers: 2}\n", "budget (line 7): stands here a second time"},
         BadYaml{"  distill: 5\n", "stages.distill (line 7): is '5', expected a map of keys"},
         BadYaml{"device: {dtype: bf16}\n", "device.dtype (line 7): is 'bf16', expected one of: float32, float64"},
-        BadYaml{"device: {kind: tpu}\n",
-                "device.kind (line 7): is 'tpu', expected one of: cpu, cuda"},
+        BadYaml{"device: {kind: tpu}\n", "device.kind (line 7): is 'tpu', expected one of: cpu, cuda"},
         BadYaml{"device: {threads: 0}\n", "device.threads (line 7): is 0, expected a number in [1, 1024]"},
         BadYaml{"device: {threads: 1.5}\n", "device.threads (line 7): is '1.5', expected a whole number"},
         BadYaml{"parallel: {tensor: two}\n", "parallel.tensor (line 7): is 'two', expected a whole number"},
@@ -51,7 +50,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"run: {seed: -1}\n", "run.seed (line 7): is -1, expected a number at least 0"},
         BadYaml{"  [oops\n", "run.yaml (line 8): is not YAML"},
         BadYaml{"data.held_out=1.5", "data.held_out (--set): is 1.5, expected a number in [0.001, 0.9]"},
-        BadYaml{"budget.full_layers=0", "budget (line 2): needs exactly one of full_layers, ratio, kv_bytes_per_token and milliseconds"},
+        BadYaml{"budget.full_layers=0",
+                "budget (line 2): needs exactly one of full_layers, ratio, kv_bytes_per_token and milliseconds"},
         BadYaml{"budget.ratio=3:1", "budget (line 2): needs exactly one of full_layers"},
         BadYaml{"stages.align.tokens=0", "stages.align.tokens (--set): is 0, expected a number at least 1"},
         BadYaml{"stages.align.data.lengths=[500]",
@@ -150,8 +150,9 @@ TEST(BadConfigs, RulesBetweenKeysAreReportedWithTheOtherFaults) {
 
 TEST(BadConfigs, AllFaultsComeAtOnce) {
   const std::string faults = faults_of("budget: {full_layer: 3}\nmodel: {}\n");
-  for (const char* part : {"budget.full_layer (line 1)", "model.path: is missing", "data: needs exactly one of text, jsonl and tokens",
-                           "stages.align.tokens: is missing", "stages.select.tokens: is missing"})
+  for (const char* part :
+       {"budget.full_layer (line 1)", "model.path: is missing", "data: needs exactly one of text, jsonl and tokens",
+        "stages.align.tokens: is missing", "stages.select.tokens: is missing"})
     EXPECT_THAT(faults, HasSubstr(part));
 }
 

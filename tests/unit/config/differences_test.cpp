@@ -7,9 +7,10 @@ namespace flashmorph {
 namespace {
 
 RunConfig with(const std::vector<std::string>& set) {
-  return RunConfig::from_yaml("model: {path: m}\nbudget: {full_layers: 3}\ndata: {text: t}\n"
-                              "stages: {align: {tokens: 16K}, select: {tokens: 8K}}\n",
-                              "test", set);
+  return RunConfig::from_yaml(
+      "model: {path: m}\nbudget: {full_layers: 3}\ndata: {text: t}\n"
+      "stages: {align: {tokens: 16K}, select: {tokens: 8K}}\n",
+      "test", set);
 }
 
 TEST(Differences, EqualConfigsHaveNone) { EXPECT_EQ(text_of(changed_keys(with({}), with({}))), ""); }
@@ -17,22 +18,31 @@ TEST(Differences, EqualConfigsHaveNone) { EXPECT_EQ(text_of(changed_keys(with({}
 TEST(Differences, AreShownOldToNewWithFullPaths) {
   const std::vector<ChangedKey> changed =
       changed_keys(with({}), with({"stages.align.tokens=32K", "stages.select.lr.from=0.5", "data.text=other"}));
-  EXPECT_EQ(text_of(changed), "data.text: \"t\" -> \"other\"; stages.align.tokens: 16000 -> 32000; stages.select.lr.from: 0.02 -> 0.5");
+  EXPECT_EQ(text_of(changed),
+            "data.text: \"t\" -> \"other\"; stages.align.tokens: 16000 -> 32000; stages.select.lr.from: 0.02 -> 0.5");
 }
 
 TEST(Differences, ARunMayGoOnWithOtherValuesOfWhatChangesNoResult) {
-  const std::vector<std::string> harmless = {
-      "run.name=b", "run.dir=elsewhere", "run.time_limit=60", "device.threads=2", "mixer.chunk=32", "metrics.listen=off",
-      "checkpoint.every=7", "checkpoint.keep=1", "health.step=5", "parallel.tensor=2", "stages.distill.parallel.zero=true",
-      "stages.select.parallel.recompute=full"};
+  const std::vector<std::string> harmless = {"run.name=b",
+                                             "run.dir=elsewhere",
+                                             "run.time_limit=60",
+                                             "device.threads=2",
+                                             "mixer.chunk=32",
+                                             "metrics.listen=off",
+                                             "checkpoint.every=7",
+                                             "checkpoint.keep=1",
+                                             "health.step=5",
+                                             "parallel.tensor=2",
+                                             "stages.distill.parallel.zero=true",
+                                             "stages.select.parallel.recompute=full"};
   for (const std::string& set : harmless) {
     EXPECT_EQ(result_keys(with({set})), result_keys(with({}))) << set;
     const auto changed = changed_keys(with({}), with({set}));
     EXPECT_FALSE(changed.empty()) << set;
     for (const ChangedKey& change : changed) EXPECT_FALSE(change.changes_result) << set << ": " << change.path;
   }
-  for (const std::string set : {"run.seed=2", "device.dtype=float64", "mixer.kind=gla", "budget.full_layers=4", "stages.select.tokens=9K",
-                                "stages.evaluate.samples=40"})
+  for (const std::string set : {"run.seed=2", "device.dtype=float64", "mixer.kind=gla", "budget.full_layers=4",
+                                "stages.select.tokens=9K", "stages.evaluate.samples=40"})
     EXPECT_NE(result_keys(with({set})), result_keys(with({}))) << set;
 }
 

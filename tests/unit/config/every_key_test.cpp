@@ -77,8 +77,8 @@ std::map<std::string, std::string> written(const RunConfig& config) {
 TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
   const auto before = written(RunConfig::from_yaml(kGood, "run.yaml"));
   for (const auto& [path, others] : all_keys()) {
-    const bool stands_in = path == "budget.ratio" || path == "budget.kv_bytes_per_token" || path == "budget.milliseconds" ||
-                           path == "data.jsonl" || path == "data.tokens";
+    const bool stands_in = path == "budget.ratio" || path == "budget.kv_bytes_per_token" ||
+                           path == "budget.milliseconds" || path == "data.jsonl" || path == "data.tokens";
     if (others.empty() || stands_in) continue;  // tested below
     std::string accepted, faults;
     for (const std::string& other : others) {
@@ -100,8 +100,7 @@ TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
 }
 
 TEST(EveryKey, WithOneChoiceTakesIt) {
-  for (const std::string entry : {"device.kind=cpu"})
-    EXPECT_EQ(faults_of(kGood, {entry}), "no fault");
+  for (const std::string entry : {"device.kind=cpu"}) EXPECT_EQ(faults_of(kGood, {entry}), "no fault");
 }
 
 TEST(EveryKey, RatioStandsInForFullLayers) {
@@ -120,9 +119,10 @@ TEST(EveryKey, OtherBudgetsStandInForFullLayers) {
 }
 
 TEST(EveryKey, AStagesMeshIsTheRunsUnlessItSaysOtherwise) {
-  const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml",
-                                                {"parallel.tensor=2", "parallel.pipeline=4", "parallel.pipeline_cuts=[3, 6, 9]",
-                                                 "stages.select.parallel.tensor=4", "stages.distill.parallel.pipeline_cuts=[]"});
+  const RunConfig config =
+      RunConfig::from_yaml(kGood, "run.yaml",
+                           {"parallel.tensor=2", "parallel.pipeline=4", "parallel.pipeline_cuts=[3, 6, 9]",
+                            "stages.select.parallel.tensor=4", "stages.distill.parallel.pipeline_cuts=[]"});
   EXPECT_EQ(config.stages.align.parallel, config.parallel);
   EXPECT_EQ(config.stages.select.parallel.tensor, 4);
   EXPECT_EQ(config.stages.select.parallel.pipeline, 4);
@@ -135,7 +135,8 @@ TEST(EveryKey, JsonLinesOrTokensStandInForText) {
     const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"data={" + key + ": corpus}"});
     EXPECT_EQ(key == "jsonl" ? config.data.jsonl : config.data.tokens, "corpus");
     EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
-    EXPECT_THAT(faults_of(kGood, {"data." + key + "=corpus"}), testing::HasSubstr("needs exactly one of text, jsonl and tokens"));
+    EXPECT_THAT(faults_of(kGood, {"data." + key + "=corpus"}),
+                testing::HasSubstr("needs exactly one of text, jsonl and tokens"));
   }
 }
 

@@ -23,7 +23,8 @@ std::vector<std::string> whole_run(const RunConfig& config, const proto::PlanSet
   std::vector<std::string> names;
   proto::RunState state;
   proto::PlanSet plans;
-  for (auto command = next_command(config, state, plans); !command.stage().empty(); command = next_command(config, state, plans)) {
+  for (auto command = next_command(config, state, plans); !command.stage().empty();
+       command = next_command(config, state, plans)) {
     names.push_back(name_of(command));
     state.add_finished()->set_stage(names.back());
     if (command.stage() == "discretize") plans = later;
@@ -34,15 +35,16 @@ std::vector<std::string> whole_run(const RunConfig& config, const proto::PlanSet
 TEST(Commands, AWholeRunInOrder) {
   EXPECT_THAT(whole_run(config("  select: {tokens: 1M}\n  distill: {tokens: 1M}\n  finetune: {tokens: 1M}\n"),
                         plans({"flashmorph", "uniform"})),
-              testing::ElementsAre("align", "select", "discretize", "evaluate teacher", "evaluate flashmorph after align",
-                                   "evaluate uniform after align", "distill flashmorph", "finetune flashmorph",
-                                   "evaluate flashmorph after finetune", "distill uniform", "finetune uniform",
-                                   "evaluate uniform after finetune", "export"));
+              testing::ElementsAre("align", "select", "discretize", "evaluate teacher",
+                                   "evaluate flashmorph after align", "evaluate uniform after align",
+                                   "distill flashmorph", "finetune flashmorph", "evaluate flashmorph after finetune",
+                                   "distill uniform", "finetune uniform", "evaluate uniform after finetune", "export"));
 }
 
 TEST(Commands, WithoutGatesTrainingOrExportTheyAreFew) {
-  EXPECT_THAT(whole_run(config("  select: {tokens: 1M, method: uniform}\n  export: {enabled: false}\n"), plans({"uniform"})),
-              testing::ElementsAre("align", "discretize", "evaluate teacher", "evaluate uniform after align"));
+  EXPECT_THAT(
+      whole_run(config("  select: {tokens: 1M, method: uniform}\n  export: {enabled: false}\n"), plans({"uniform"})),
+      testing::ElementsAre("align", "discretize", "evaluate teacher", "evaluate uniform after align"));
 }
 
 TEST(Commands, ABudgetInTimeIsMeasuredFirst) {

@@ -9,9 +9,10 @@ namespace flashmorph {
 namespace {
 
 RunConfig config() {
-  return RunConfig::from_yaml("model: {path: teacher}\nbudget: {full_layers: 2}\ndata: {text: book.txt}\n"
-                              "stages: {align: {tokens: 1M}, select: {tokens: 1M}, evaluate: {compare: [all_linear, uniform]}}",
-                              "run.yaml");
+  return RunConfig::from_yaml(
+      "model: {path: teacher}\nbudget: {full_layers: 2}\ndata: {text: book.txt}\n"
+      "stages: {align: {tokens: 1M}, select: {tokens: 1M}, evaluate: {compare: [all_linear, uniform]}}",
+      "run.yaml");
 }
 
 // Gates that jump by +-jitter around their values in every step.

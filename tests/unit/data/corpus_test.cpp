@@ -115,7 +115,8 @@ TEST_F(CorpusFile, JsonLinesAreDocumentsApart) {
 
 TEST_F(CorpusFile, JsonLinesAreReadAtTheirField) {
   DataSection data = lines("{\"text\": 5, \"body\": \"\\n\\n\\n\\n\"}");
-  EXPECT_THAT(fault_of(data), AllOf(StartsWith("data.jsonl: "), HasSubstr("lines.jsonl: line 1: has no text at \"text\"")));
+  EXPECT_THAT(fault_of(data),
+              AllOf(StartsWith("data.jsonl: "), HasSubstr("lines.jsonl: line 1: has no text at \"text\"")));
   data.field = "body";
   data.held_out = 0.5;
   EXPECT_EQ(fault_of(data), "no fault");

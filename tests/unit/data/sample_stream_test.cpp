@@ -59,10 +59,12 @@ TEST(BatchOf, MarksTheStatesThatMustKnowAnAnswersNextToken) {
 }
 
 TEST(BatchOf, PacksSamplesThatHoldSeveralDocumentsInOneRow) {
-  const Sample two{{10, 11, 12, 13}, {}, {3}}, asked{{20, 21, 22, 23}, {{2, 1, 0, 0.0}}}, three{{30, 31, 32, 33}, {}, {1, 2}};
+  const Sample two{{10, 11, 12, 13}, {}, {3}}, asked{{20, 21, 22, 23}, {{2, 1, 0, 0.0}}},
+      three{{30, 31, 32, 33}, {}, {1, 2}};
   const Batch batch = batch_of({two, asked, three});
   EXPECT_TRUE(batch.tokens_BT.equal(
-      at::cat({at::arange(10, 14, at::kLong), at::arange(20, 24, at::kLong), at::arange(30, 34, at::kLong)}).view({1, 12})));
+      at::cat({at::arange(10, 14, at::kLong), at::arange(20, 24, at::kLong), at::arange(30, 34, at::kLong)})
+          .view({1, 12})));
   EXPECT_TRUE(batch.documents->equal(at::tensor({0, 3, 4, 8, 9, 10, 12}, at::kLong)));
   EXPECT_TRUE(batch.answers_BT.flatten().nonzero().flatten().equal(at::tensor({5}, at::kLong)));
   EXPECT_TRUE(predicting_places(batch).equal(at::tensor({0, 1, 4, 5, 6, 10}, at::kLong)));

@@ -23,7 +23,12 @@ void expect_same(const Batch& expected, const Batch& given) {
 
 TEST(SamplesAhead, AreTheStreamsInTheExpectedOrderAndInAnyOther) {
   const SampleStream stream(test::plays(), test::task(), three_steps(), 1, "align");
-  SamplesAhead ahead(stream, [](int64_t) { return SamplesAhead::Range{2, 4}; }, /*page_locked=*/false);
+  SamplesAhead ahead(
+      stream,
+      [](int64_t) {
+        return SamplesAhead::Range{2, 4};
+      },
+      /*page_locked=*/false);
   for (int64_t step = 0; step < stream.steps(); ++step)
     for (const int64_t index : {2, 3}) expect_same(stream.micro_batch(step, index), ahead.micro_batch(step, index));
   for (const auto& [step, index] : {std::pair<int64_t, int64_t>{1, 0}, {0, 3}, {2, 2}, {2, 2}})
@@ -32,7 +37,12 @@ TEST(SamplesAhead, AreTheStreamsInTheExpectedOrderAndInAnyOther) {
 
 TEST(SamplesAhead, MayBeLeftWithASampleUnderWay) {
   const SampleStream stream(test::plays(), test::task(), three_steps(), 1, "align");
-  SamplesAhead ahead(stream, [](int64_t) { return SamplesAhead::Range{0, 4}; }, /*page_locked=*/false);
+  SamplesAhead ahead(
+      stream,
+      [](int64_t) {
+        return SamplesAhead::Range{0, 4};
+      },
+      /*page_locked=*/false);
   ahead.micro_batch(0, 0);
 }
 

@@ -92,8 +92,9 @@ TEST_F(Tokenize, ALargeVocabularyIsWrittenInFourBytes) {
     writer.end_document("x");
     writer.write_rest("{}");
     TokenWriter::move_into_place(prefix);
-    EXPECT_EQ(content_of(TokenFiles::of(prefix).bin),
-              vocabulary == 65499 ? test::bytes_of(std::vector<uint16_t>{1, 65498}) : test::bytes_of(std::vector<int32_t>{1, 65498}));
+    EXPECT_EQ(content_of(TokenFiles::of(prefix).bin), vocabulary == 65499
+                                                          ? test::bytes_of(std::vector<uint16_t>{1, 65498})
+                                                          : test::bytes_of(std::vector<int32_t>{1, 65498}));
     EXPECT_EQ(content_of(TokenFiles::of(prefix).idx)[17], vocabulary == 65499 ? 8 : 4);
   }
 }

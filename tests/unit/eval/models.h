@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/morph/morphable_model.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
@@ -14,7 +14,7 @@ namespace flashmorph::test {
 
 inline MorphableModel model_in(const std::filesystem::path& folder, at::ScalarType dtype) {
   static Shard whole;
-  return MorphableModel::load(Checkpoint::open(folder), ModelSpec::open(folder), {0, 1, dtype, at::kCPU}, whole);
+  return MorphableModel::load(ModelFiles::open(folder), ModelSpec::open(folder), {0, 1, dtype, at::kCPU}, whole);
 }
 
 inline MorphableModel passkey_teacher() { return model_in("tests/data/passkey-teacher", at::kFloat); }

@@ -49,9 +49,9 @@ TEST_F(ExportHuggingFace, WritesEveryFile) {
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"})
     fs::copy(fs::path("tests/data/passkey-teacher") / name, source.path() / name);
   const ExportReport report = write(small_hybrid(source.path()));
-  EXPECT_THAT(names_in(folder()),
-              UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors",
-                                   "modeling_flashmorph.py", "README.md", "SHA256SUMS", "tokenizer.json", "tokenizer_config.json"));
+  EXPECT_THAT(names_in(folder()), UnorderedElementsAre("config.json", "generation_config.json", "model.safetensors",
+                                                       "modeling_flashmorph.py", "README.md", "SHA256SUMS",
+                                                       "tokenizer.json", "tokenizer_config.json"));
   EXPECT_THAT(names_in(target.path()), UnorderedElementsAre("export"));
   EXPECT_EQ(read(folder() / "modeling_flashmorph.py"), read("core/export/modeling_flashmorph.py"));
   EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));
@@ -137,7 +137,7 @@ class Careless : public ExportFormat {
   }
   bool reads(const ConfigJson& config) const override { return good_.reads(config); }
   HybridSpec hybrid_of(const ConfigJson& config) const override { return good_.hybrid_of(config); }
-  Checkpoint own_tensors(const Checkpoint& files, const HybridSpec& hybrid) const override {
+  ModelFiles own_tensors(const ModelFiles& files, const HybridSpec& hybrid) const override {
     return good_.own_tensors(files, hybrid);
   }
 

@@ -25,18 +25,18 @@ MixerSection gated_delta_net() {
 struct Qwen3_5 : testing::Test {
   explicit Qwen3_5(const test::SmallModel& sizes = {})
       : content(test::small_hybrid(source.path(), gated_delta_net(), sizes)),
-        own(Checkpoint::of("hybrid", content.tensors)) {}
+        own(ModelFiles::of("hybrid", content.tensors)) {}
 
   ExportReport write() {
     return export_hugging_face(folder(), export_format("auto", content.hybrid.model, content.hybrid.mixer), content);
   }
   std::filesystem::path folder() const { return target.path() / "export"; }
   nlohmann::json config() const { return nlohmann::json::parse(std::ifstream(folder() / "config.json")); }
-  at::Tensor written(const std::string& name) const { return Checkpoint::open(folder()).read(name); }
+  at::Tensor written(const std::string& name) const { return ModelFiles::open(folder()).read(name); }
 
   TemporaryFolder source, target;
   ExportContent content;
-  Checkpoint own;
+  ModelFiles own;
 };
 
 TEST_F(Qwen3_5, NeedsNoRemoteCode) {

@@ -25,7 +25,7 @@ inline ExportContent small_hybrid(const std::filesystem::path& folder, const Mix
                         .model_card = "# A hybrid\n\nIts story.\n"};
   Shard whole;
   MorphableModel model =
-      MorphableModel::load(Checkpoint::open(folder), content.hybrid.model, {.dtype = sizes.dtype}, whole);
+      MorphableModel::load(ModelFiles::open(folder), content.hybrid.model, {.dtype = sizes.dtype}, whole);
   model.add_branches(mixer, 1);
   at::Generator generator = at::detail::createCPUGenerator(5);
   for (const Parameter& parameter : model.branch_parameters())

@@ -8,9 +8,9 @@
 namespace flashmorph {
 namespace {
 
+using test::TemporaryFolder;
 using testing::HasSubstr;
 using testing::Not;
-using test::TemporaryFolder;
 
 using Answers = std::vector<std::optional<RankAnswer>>;
 
@@ -19,39 +19,52 @@ RankAnswer::Call called(const std::string& call, int64_t number, double started,
   return {1, name, std::move(members), call, false, number, 7, started, seconds};
 }
 
-RankAnswer answered(int rank, std::vector<RankAnswer::Call> calls) { return {rank, "host", "align, step 7", 2.5, std::move(calls)}; }
+RankAnswer answered(int rank, std::vector<RankAnswer::Call> calls) {
+  return {rank, "host", "align, step 7", 2.5, std::move(calls)};
+}
 
 TEST(FirstDivergence, NamesTheOddOneItsCallItsNumberAndTheOthers) {
   Answers answers;
   for (int rank = 0; rank < 4; ++rank)
-    answers.push_back(answered(rank, {called("all_gather", 117, 10.0), called(rank == 2 ? "all_reduce of Float [4] (16 bytes)" : "barrier", 118, 11.0)}));
+    answers.push_back(
+        answered(rank, {called("all_gather", 117, 10.0),
+                        called(rank == 2 ? "all_reduce of Float [4] (16 bytes)" : "barrier", 118, 11.0)}));
   EXPECT_EQ(first_divergence(answers),
-            "rank 2 called all_reduce of Float [4] (16 bytes) as number 118 of group data (ranks 0, 1, 2, 3); ranks 0, 1, 3 called barrier");
+            "rank 2 called all_reduce of Float [4] (16 bytes) as number 118 of group data (ranks 0, 1, 2, 3); ranks 0, "
+            "1, 3 called barrier");
 }
 
 TEST(FirstDivergence, IsTheEarliestOfAll) {
   Answers answers;
   for (int rank = 0; rank < 2; ++rank)
-    answers.push_back(answered(rank, {called("a" + std::to_string(rank), 5, 20.0, 0.1, {0, 1}), called("b" + std::to_string(rank), 4, 19.0, 0.1, {0, 1})}));
+    answers.push_back(answered(rank, {called("a" + std::to_string(rank), 5, 20.0, 0.1, {0, 1}),
+                                      called("b" + std::to_string(rank), 4, 19.0, 0.1, {0, 1})}));
   EXPECT_THAT(first_divergence(answers), HasSubstr("number 4"));
 }
 
 TEST(FirstDivergence, AnotherGroupOfThatNameAndAMessageAreNone) {
   RankAnswer::Call sent = called("send to 1", 5, 1.0), received = called("receive from 0", 5, 1.0);
   sent.is_message = received.is_message = true;
-  EXPECT_EQ(first_divergence({answered(0, {called("barrier", 5, 1.0, 0.1, {0, 2}), sent}), answered(1, {called("all_gather", 5, 1.0, 0.1, {1, 3}), received})}), "");
+  EXPECT_EQ(first_divergence({answered(0, {called("barrier", 5, 1.0, 0.1, {0, 2}), sent}),
+                              answered(1, {called("all_gather", 5, 1.0, 0.1, {1, 3}), received})}),
+            "");
 }
 
 TEST(FirstDivergence, ARankThatIsBehindOrDeadIsNone) {
-  EXPECT_EQ(first_divergence({answered(0, {called("barrier", 5, 1.0)}), answered(1, {called("barrier", 4, 0.5)}), std::nullopt}), "");
+  EXPECT_EQ(first_divergence(
+                {answered(0, {called("barrier", 5, 1.0)}), answered(1, {called("barrier", 4, 0.5)}), std::nullopt}),
+            "");
 }
 
 TEST(WhoIsMissing, TellsTheDeadTheAbsentAndTheWaitingApart) {
-  const Answers answers = {answered(0, {called("all_reduce", 9, 3.0, -1.0)}), std::nullopt, answered(2, {called("barrier", 8, 2.0)}), answered(3, {})};
+  const Answers answers = {answered(0, {called("all_reduce", 9, 3.0, -1.0)}), std::nullopt,
+                           answered(2, {called("barrier", 8, 2.0)}), answered(3, {})};
   const std::string text = who_is_missing(answers, {"a", "b", "c", "d"});
   EXPECT_THAT(text, HasSubstr("missing: rank 1 on b gives no answer"));
-  EXPECT_THAT(text, HasSubstr("missing: rank 2 on c is in no collective; it has been in align, step 7 for 2.5 s, and its last was "
-                              "barrier, number 8 of group data (ranks 0, 1, 2, 3)"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("missing: rank 2 on c is in no collective; it has been in align, step 7 for 2.5 s, and its last was "
+                "barrier, number 8 of group data (ranks 0, 1, 2, 3)"));
   EXPECT_THAT(text, HasSubstr("missing: rank 3 on d has been in align, step 7 for 2.5 s and in no collective yet"));
   EXPECT_THAT(text, HasSubstr("waiting: rank 0 on a in all_reduce, number 9"));
   EXPECT_THAT(text, Not(HasSubstr("missing: rank 0")));

@@ -12,7 +12,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "tests/support/temporary_folder.h"
 
 namespace flashmorph {
@@ -57,32 +57,43 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{"{oops", 0, "header: is not valid JSON"}, BadHeader{"[1]", 0, "not a JSON object"},
         BadHeader{"", 0, "not valid JSON"}, BadHeader{R"({"a": 1e999})", 0, "beyond any range"},
         BadHeader{R"({"__metadata__": {"k": 1}})", 0, "__metadata__.k: is not a string"},
-        BadHeader{R"({"__metadata__": 1})", 0, "not a JSON object"}, BadHeader{"{}", 4, "has 4 data bytes, its tensors fill 0"},
+        BadHeader{R"({"__metadata__": 1})", 0, "not a JSON object"},
+        BadHeader{"{}", 4, "has 4 data bytes, its tensors fill 0"},
         BadHeader{R"({"a": 5})", 0, "tensor a: is not described"},
-        BadHeader{R"({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}})", 4, "tensor a: has the unknown dtype"},
+        BadHeader{R"({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}})", 4,
+                  "tensor a: has the unknown dtype"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}})", 4, "no shape"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}})", 4, "no shape"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}})", 4, "no data_offsets"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1]}})", 4, "no data_offsets"},
-        BadHeader{R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}})", 4, "takes 4 bytes, its shape and dtype need 8"},
+        BadHeader{R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}})", 4,
+                  "takes 4 bytes, its shape and dtype need 8"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}})", 4, "lies at bytes 0 to 8 of 4"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}})", 4, "lies at bytes 4 to 0"},
-        BadHeader{R"({"a": {"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 4]}})", 4, "too large"},
-        BadHeader{R"({"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}})",
-                  4, "tensor b: overlaps the tensor before it"},
-        BadHeader{R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}})",
-                  4, "tensor b: leaves a gap"},
-        BadHeader{R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}})",
-                  2, "\"a\" twice"},
-        BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [18446744073709551612, 0]}})", 4, "lies at bytes 18446744073709551612"},
-        BadHeader{R"({"a": {"dtype": "F32", "shape": [0, 4611686018427387904, 4611686018427387904], "data_offsets": [0, 0]}})", 0, "too large"},
+        BadHeader{R"({"a": {"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 4]}})", 4,
+                  "too large"},
+        BadHeader{
+            R"({"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}})",
+            4, "tensor b: overlaps the tensor before it"},
+        BadHeader{
+            R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "b": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}})",
+            4, "tensor b: leaves a gap"},
+        BadHeader{
+            R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}})",
+            2, "\"a\" twice"},
+        BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [18446744073709551612, 0]}})", 4,
+                  "lies at bytes 18446744073709551612"},
+        BadHeader{
+            R"({"a": {"dtype": "F32", "shape": [0, 4611686018427387904, 4611686018427387904], "data_offsets": [0, 0]}})",
+            0, "too large"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}})", 4, "no shape"}));
 
 TEST(Safetensors, LengthsBeyondTheFile) {
   EXPECT_THAT(fault_of(""), HasSubstr("too short"));
   EXPECT_THAT(fault_of("short"), HasSubstr("too short"));
   EXPECT_THAT(fault_of(file_with_header("{}", 0, 3)), HasSubstr("declares a header of 3 bytes, expected at most 2"));
-  EXPECT_THAT(fault_of(file_with_header(R"({"a": )" + std::string(1'000'000, '['), 0, 1'000'006)), HasSubstr("nested deeper"));
+  EXPECT_THAT(fault_of(file_with_header(R"({"a": )" + std::string(1'000'000, '['), 0, 1'000'006)),
+              HasSubstr("nested deeper"));
   EXPECT_THAT(fault_of(file_with_header("{}", 0, 100)), HasSubstr("declares a header of 100 bytes"));
   EXPECT_THAT(fault_of(file_with_header("{}", 0, ~uint64_t{0})), HasSubstr("declares a header"));
 }
@@ -101,8 +112,8 @@ TEST(Safetensors, WhatIsWrittenReadsBack) {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "x.safetensors";
   const at::Tensor base = at::arange(24).reshape({4, 6});
-  std::vector<std::pair<std::string, at::Tensor>> tensors = {{"transposed", base.t()}, {"empty", at::empty({0, 2})},
-                                                             {"scalar", at::scalar_tensor(7.0)}};
+  std::vector<std::pair<std::string, at::Tensor>> tensors = {
+      {"transposed", base.t()}, {"empty", at::empty({0, 2})}, {"scalar", at::scalar_tensor(7.0)}};
   for (const at::ScalarType type : {at::kBool, at::kByte, at::kChar, at::kShort, at::kInt, at::kLong, at::kHalf,
                                     at::kBFloat16, at::kFloat, at::kDouble})
     tensors.emplace_back(c10::toString(type), base.to(type));
@@ -129,7 +140,8 @@ TEST(Safetensors, ATensorOutlivesItsFile) {
 
 TEST(Safetensors, DataThatIsNotAlignedIsRead) {
   const test::TemporaryFolder folder;
-  const std::string header = R"({"b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "f": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]}})";
+  const std::string header =
+      R"({"b": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "f": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]}})";
   const float values[] = {1.5f, -2.0f};
   const auto file = folder.path() / "x.safetensors";
   std::ofstream(file, std::ios::binary) << file_with_header(header, 1, header.size())
@@ -139,7 +151,7 @@ TEST(Safetensors, DataThatIsNotAlignedIsRead) {
   EXPECT_EQ(read[1].item<float>(), -2.0f);
 }
 
-TEST(Checkpoint, SlicesOfShardsAndFaults) {
+TEST(ModelFiles, SlicesOfShardsAndFaults) {
   const test::TemporaryFolder folder;
   const at::Tensor a = at::randn({4, 6});
   at::Tensor bad = at::ones({2});
@@ -148,20 +160,20 @@ TEST(Checkpoint, SlicesOfShardsAndFaults) {
   write_safetensors(folder.path() / "two.safetensors", {{"bad", bad}});
   std::ofstream(folder.path() / "model.safetensors.index.json")
       << R"({"weight_map": {"a": "one.safetensors", "bad": "two.safetensors"}})";
-  const Checkpoint checkpoint = Checkpoint::open(folder.path());
+  const ModelFiles checkpoint = ModelFiles::open(folder.path());
   const at::Tensor whole = a.to(at::kHalf).to(at::kFloat);
-  EXPECT_TRUE(checkpoint.read("a", {4, 6}, at::kFloat).equal(whole));
+  EXPECT_TRUE(files.read("a", {4, 6}, at::kFloat).equal(whole));
   for (const int64_t dim : {0, 1})
     for (int64_t start = 0; start < whole.size(dim); ++start) {
-      const at::Tensor slice = checkpoint.read_slice("a", {4, 6}, at::kFloat, dim, start, whole.size(dim) - start);
+      const at::Tensor slice = files.read_slice("a", {4, 6}, at::kFloat, dim, start, whole.size(dim) - start);
       EXPECT_TRUE(slice.equal(whole.narrow(dim, start, whole.size(dim) - start))) << dim << " from " << start;
       EXPECT_TRUE(slice.is_contiguous());
     }
-  EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"a", "bad"}));
-  EXPECT_EQ(checkpoint.files(), (std::vector{folder.path() / "one.safetensors", folder.path() / "two.safetensors"}));
+  EXPECT_EQ(files.names(), (std::vector<std::string>{"a", "bad"}));
+  EXPECT_EQ(files.files(), (std::vector{folder.path() / "one.safetensors", folder.path() / "two.safetensors"}));
   const auto fault = [&](const std::string& name, at::IntArrayRef shape) {
     try {
-      checkpoint.read(name, shape, at::kFloat);
+      files.read(name, shape, at::kFloat);
     } catch (const BadInput& found) {
       return std::string(found.what());
     }
@@ -172,38 +184,40 @@ TEST(Checkpoint, SlicesOfShardsAndFaults) {
   EXPECT_THAT(fault("none", {2}), HasSubstr("has no tensor none"));
 }
 
-TEST(Checkpoint, ReadingCanBeBrokenOffBeforeEachTensor) {
+TEST(ModelFiles, ReadingCanBeBrokenOffBeforeEachTensor) {
   const test::TemporaryFolder folder;
   write_safetensors(folder.path() / "model.safetensors", {{"a", at::ones({2, 2})}, {"b", at::ones({2})}});
-  Checkpoint checkpoint = Checkpoint::open(folder.path());
+  ModelFiles checkpoint = ModelFiles::open(folder.path());
   int reads = 0;
   checkpoint.before_each_read([&] {
     if (++reads == 3) throw std::runtime_error("enough");
   });
-  const Checkpoint copy = checkpoint;
+  const ModelFiles copy = checkpoint;
   copy.read("a", {2, 2}, at::kFloat);
   copy.read_slice("a", {2, 2}, at::kFloat, 0, 1, 1);
   EXPECT_THROW(copy.read("b", {2}, at::kFloat), std::runtime_error);
 }
 
-TEST(Checkpoint, OnlyTheSliceReadMustBeFinite) {
+TEST(ModelFiles, OnlyTheSliceReadMustBeFinite) {
   const test::TemporaryFolder folder;
   at::Tensor a = at::ones({2, 3});
   a[0][0] = std::numeric_limits<float>::infinity();
-  write_safetensors(folder.path() / "model.safetensors", {{"a", a}, {"whole", at::arange(3)}, {"big", at::full({1}, 1e6)}});
-  const Checkpoint checkpoint = Checkpoint::open(folder.path());
-  EXPECT_TRUE(checkpoint.read_slice("a", {2, 3}, at::kFloat, 1, 1, 2).equal(at::ones({2, 2})));
-  EXPECT_THROW(checkpoint.read_slice("a", {2, 3}, at::kFloat, 0, 0, 1), BadInput);
-  EXPECT_THROW(checkpoint.read("whole", {3}, at::kFloat), BadInput);  // integers are no weights
-  EXPECT_THROW(checkpoint.read("big", {1}, at::kHalf), BadInput);     // beyond half precision
-  EXPECT_THROW(checkpoint.read("a", {}, at::kFloat), BadInput);
+  write_safetensors(folder.path() / "model.safetensors",
+                    {{"a", a}, {"whole", at::arange(3)}, {"big", at::full({1}, 1e6)}});
+  const ModelFiles checkpoint = ModelFiles::open(folder.path());
+  EXPECT_TRUE(files.read_slice("a", {2, 3}, at::kFloat, 1, 1, 2).equal(at::ones({2, 2})));
+  EXPECT_THROW(files.read_slice("a", {2, 3}, at::kFloat, 0, 0, 1), BadInput);
+  EXPECT_THROW(files.read("whole", {3}, at::kFloat), BadInput);  // integers are no weights
+  EXPECT_THROW(files.read("big", {1}, at::kHalf), BadInput);     // beyond half precision
+  EXPECT_THROW(files.read("a", {}, at::kFloat), BadInput);
 }
 
 // Every 16-bit pattern against the formats' definitions: sign, exponent, fraction.
-TEST(Checkpoint, SixteenBitFloatsConvertExactly) {
+TEST(ModelFiles, SixteenBitFloatsConvertExactly) {
   const auto value_of = [](int bits, int fraction_bits) {
     const int exponent_bits = 15 - fraction_bits, bias = (1 << (exponent_bits - 1)) - 1;
-    const int exponent = bits >> fraction_bits & ((1 << exponent_bits) - 1), fraction = bits & ((1 << fraction_bits) - 1);
+    const int exponent = bits >> fraction_bits & ((1 << exponent_bits) - 1),
+              fraction = bits & ((1 << fraction_bits) - 1);
     const double significand = exponent == 0 ? fraction : fraction + (1 << fraction_bits);
     return std::ldexp(bits >> 15 ? -significand : significand, std::max(exponent, 1) - bias - fraction_bits);
   };
@@ -219,18 +233,18 @@ TEST(Checkpoint, SixteenBitFloatsConvertExactly) {
     const test::TemporaryFolder folder;
     const at::Tensor stored = at::from_blob(bits.data(), {2 * beyond}, type);
     write_safetensors(folder.path() / "model.safetensors", {{"a", stored}});
-    const at::Tensor read = Checkpoint::open(folder.path()).read("a", {2 * beyond}, at::kFloat);
+    const at::Tensor read = ModelFiles::open(folder.path()).read("a", {2 * beyond}, at::kFloat);
     EXPECT_TRUE(read.equal(at::from_blob(expected.data(), {2 * beyond}, at::kFloat))) << c10::toString(type);
   }
 }
 
-TEST(Checkpoint, IndexesThatCannotBeFollowed) {
+TEST(ModelFiles, IndexesThatCannotBeFollowed) {
   const test::TemporaryFolder folder;
   write_safetensors(folder.path() / "one.safetensors", {{"a", at::ones({2})}});
   const auto fault = [&](const std::string& index) {
     std::ofstream(folder.path() / "model.safetensors.index.json") << index;
     try {
-      Checkpoint::open(folder.path());
+      ModelFiles::open(folder.path());
     } catch (const BadInput& found) {
       return std::string(found.what());
     }
@@ -240,10 +254,11 @@ TEST(Checkpoint, IndexesThatCannotBeFollowed) {
   EXPECT_THAT(fault("{"), HasSubstr("index.json"));
   EXPECT_THAT(fault("[]"), HasSubstr("no weight_map"));
   EXPECT_THAT(fault(R"({"weight_map": {"a": 3}})"), HasSubstr("index.json: a: is not mapped"));
-  EXPECT_THAT(fault(R"({"weight_map": {"a": "../one.safetensors"}})"), HasSubstr("is not mapped to a file of this folder"));
+  EXPECT_THAT(fault(R"({"weight_map": {"a": "../one.safetensors"}})"),
+              HasSubstr("is not mapped to a file of this folder"));
   EXPECT_THAT(fault(R"({"weight_map": {"b": "one.safetensors"}})"), HasSubstr("b: is not in one.safetensors"));
   EXPECT_THAT(fault(R"({"weight_map": {"a": "none"}})"), HasSubstr("none: cannot be opened"));
-  EXPECT_THROW(Checkpoint::open(folder.path() / "none"), BadInput);
+  EXPECT_THROW(ModelFiles::open(folder.path() / "none"), BadInput);
 }
 
 TEST(AtomicFile, ReplacesWholeAndLeavesNothingBeside) {

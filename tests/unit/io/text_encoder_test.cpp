@@ -46,7 +46,8 @@ TEST(TextEncoder, SentencePieceWithAddedTokensThatTakeSpaces) {
   EXPECT_THAT(tokenizer.encode("</s>a</s>b"), ElementsAre(2, 261, 2, 268));
   EXPECT_EQ(tokenizer.decode({261, 410, 410, 514, 513, 410, 280}), "a  quxbar  c");
   EXPECT_EQ(tokenizer.decode({2, 261, 2, 268}), "</s> a</s> b");
-  EXPECT_EQ(tokenizer.decode({207, 132, 207}), std::string(3, '?').replace(0, 3, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"));
+  EXPECT_EQ(tokenizer.decode({207, 132, 207}),
+            std::string(3, '?').replace(0, 3, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"));
 }
 
 TEST(TextEncoder, BytesStandInForCharactersWithoutAToken) {

@@ -64,14 +64,15 @@ TEST(Tokenizer, BrokenBytesDecodeAsThoseOfTokenizers) {
   const nlohmann::json broken = golden()["broken"];
   ASSERT_GE(broken.size(), 50u);
   for (const auto& item : broken)
-    EXPECT_EQ(tokenizer.decode(item["ids"].get<std::vector<int32_t>>()), item["decoded"].get<std::string>()) << item["ids"];
+    EXPECT_EQ(tokenizer.decode(item["ids"].get<std::vector<int32_t>>()), item["decoded"].get<std::string>())
+        << item["ids"];
   EXPECT_EQ(tokenizer.decode({-1, 1 << 30, 32}), "A");  // ids without a token are passed over
 }
 
 TEST(Tokenizer, BrokenTextIsReadAsReplacementCharacters) {
   const Tokenizer tokenizer = Tokenizer::open(kTeacher);
   EXPECT_EQ(tokenizer.encode("a\xff"), tokenizer.encode("a\xEF\xBF\xBD"));
-  EXPECT_EQ(tokenizer.encode("\xE4\xBD"), tokenizer.encode("\xEF\xBF\xBD"));                            // cut short
+  EXPECT_EQ(tokenizer.encode("\xE4\xBD"), tokenizer.encode("\xEF\xBF\xBD"));                              // cut short
   EXPECT_EQ(tokenizer.encode("\xED\xA0\x80"), tokenizer.encode("\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"));  // surrogate
 }
 
@@ -123,12 +124,16 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{R"({"pre_tokenizer": null})", "model.byte_fallback"},
         Refusal{R"({"pre_tokenizer": null, "model": {"byte_fallback": true}})", "has no token for byte 0"},
         Refusal{R"({"pre_tokenizer": {"type": "Metaspace", "pretokenizers": null, "replacement": "__"}})", "Metaspace"},
-        Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed"}]}})", "Removed"},
+        Refusal{
+            R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed"}]}})",
+            "Removed"},
         Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
-                    "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "add_prefix_space": true}]}})", "add_prefix_space"},
+                    "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "add_prefix_space": true}]}})",
+                "add_prefix_space"},
         Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"String": "ab"}, "content": ""}})", "Replace"},
-        Refusal{R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "e"}, {"type": "NFC"}]}})",
-                "NFC after Prepend"},
+        Refusal{
+            R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "e"}, {"type": "NFC"}]}})",
+            "NFC after Prepend"},
         Refusal{R"({"model": {"type": "Unigram"}})", "Unigram"},
         Refusal{R"({"model": {"dropout": 0.1}})", "model.dropout"},
         Refusal{R"({"model": {"continuing_subword_prefix": "##"}})", "model.continuing_subword_prefix"},
@@ -141,10 +146,12 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{R"({"model": {"merges": ["alone"]}})", "is not a pair"},
         Refusal{R"({"added_tokens": [{"id": 1021, "content": "<x>", "single_word": true}]})", "single_word"},
         Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": ""},
-                    "added_tokens": [{"id": 1021, "content": "xx", "normalized": true}]})", "is empty when normalized"},
+                    "added_tokens": [{"id": 1021, "content": "xx", "normalized": true}]})",
+                "is empty when normalized"},
         Refusal{R"({"added_tokens": [{"id": 1021, "content": "a"}]})", "expected the vocab's, 64"},
         Refusal{R"({"added_tokens": [{"id": 1022, "content": "<x>"}]})", "expected the next after the others, 1021"},
-        Refusal{R"({"added_tokens": [{"id": 1021, "content": "<x>"}, {"id": 1021, "content": "<x>"}]})", "given twice"}));
+        Refusal{R"({"added_tokens": [{"id": 1021, "content": "<x>"}, {"id": 1021, "content": "<x>"}]})",
+                "given twice"}));
 
 struct BadPattern {
   const char* regex;
@@ -161,10 +168,11 @@ TEST_P(RefusedPattern, ByName) {
 
 INSTANTIATE_TEST_SUITE_P(
     Table, RefusedPattern,
-    testing::Values(BadPattern{"[a-c]+|(?>x)|\\r\\[", "no fault"}, BadPattern{"(", "does not compile"}, BadPattern{"\\w+", "with \\w"},
-                    BadPattern{"\\", "with \\"}, BadPattern{"\\p{Han}", "\\p{Han}"}, BadPattern{"\\p", "with \\p"},
-                    BadPattern{"[\\P{L}]", "\\P{L} in a class"}, BadPattern{"^a", "with ^"}, BadPattern{"a$", "with $"},
-                    BadPattern{"(?<=a)b", "(?<="}, BadPattern{"(?m:.)", "(?m:"}, BadPattern{"[a[b]]", "a class in a class"},
+    testing::Values(BadPattern{"[a-c]+|(?>x)|\\r\\[", "no fault"}, BadPattern{"(", "does not compile"},
+                    BadPattern{"\\w+", "with \\w"}, BadPattern{"\\", "with \\"}, BadPattern{"\\p{Han}", "\\p{Han}"},
+                    BadPattern{"\\p", "with \\p"}, BadPattern{"[\\P{L}]", "\\P{L} in a class"},
+                    BadPattern{"^a", "with ^"}, BadPattern{"a$", "with $"}, BadPattern{"(?<=a)b", "(?<="},
+                    BadPattern{"(?m:.)", "(?m:"}, BadPattern{"[a[b]]", "a class in a class"},
                     BadPattern{"[]a]", "an empty class"}, BadPattern{"[a&&b]", "&&"}, BadPattern{"a{,3}", "{,"},
                     BadPattern{"a{1,3}+", "}+"}, BadPattern{"\\bx", "with \\b"}));
 

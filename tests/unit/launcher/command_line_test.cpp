@@ -39,9 +39,15 @@ TEST(CommandLine, EveryCommandIsInTheHelpAndHasItsOwn) {
 }
 
 TEST(CommandLine, MistakesAreExitCodeTwo) {
-  for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
-           {}, {"run.yaml", "more.yaml"}, {"--unknown"}, {"run.yaml", "--fresh", "--resume"}, {"inspect"},
-           {"inspect", "folder", "--length", "0"}, {"--set", "a=1", "inspect", "folder"}, {"--fresh", "inspect", "folder"}}) {
+  for (const std::vector<const char*>& arguments :
+       std::vector<std::vector<const char*>>{{},
+                                             {"run.yaml", "more.yaml"},
+                                             {"--unknown"},
+                                             {"run.yaml", "--fresh", "--resume"},
+                                             {"inspect"},
+                                             {"inspect", "folder", "--length", "0"},
+                                             {"--set", "a=1", "inspect", "folder"},
+                                             {"--fresh", "inspect", "folder"}}) {
     const ParsedCommandLine line = parsed(arguments);
     EXPECT_FALSE(line.run || line.command);
     EXPECT_EQ(line.exit_code, 2) << line.message;
@@ -56,12 +62,11 @@ TEST(Inspect, PrintsWhatTheFolderHolds) {
   EXPECT_EQ(line.command(), 0);
   const std::string text = testing::internal::GetCapturedStdout();
   EXPECT_THAT(text, HasSubstr("qwen3"));
-  EXPECT_THAT(text, HasSubstr("hidden 128, heads 4 of 32, kv heads 2, intermediate 384, vocabulary 1024, positions 4096"));
+  EXPECT_THAT(text,
+              HasSubstr("hidden 128, heads 4 of 32, kv heads 2, intermediate 384, vocabulary 1024, positions 4096"));
 }
 
-TEST(Inspect, RefusesWhatIsNoModel) {
-  EXPECT_THROW(parsed({"inspect", "tests/data/text"}).command(), BadInput);
-}
+TEST(Inspect, RefusesWhatIsNoModel) { EXPECT_THROW(parsed({"inspect", "tests/data/text"}).command(), BadInput); }
 
 }  // namespace
 }  // namespace flashmorph

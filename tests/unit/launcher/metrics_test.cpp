@@ -32,7 +32,8 @@ std::string answer(const Metrics& metrics, const std::string& request) {
   shutdown(connection, SHUT_WR);
   std::string text;
   char buffer[4096];
-  for (ssize_t got = 0; (got = recv(connection, buffer, sizeof buffer, 0)) > 0;) text.append(buffer, static_cast<size_t>(got));
+  for (ssize_t got = 0; (got = recv(connection, buffer, sizeof buffer, 0)) > 0;)
+    text.append(buffer, static_cast<size_t>(got));
   close(connection);
   return text;
 }
@@ -51,18 +52,31 @@ RunConfig config_named(const std::string& name) {
 TEST(MetricsTest, GatesLossesAndPaceOfASelectStep) {
   Metrics metrics(config_named("a"), "1.2.3");
   metrics.started({.stage = "select", .what = "3 gates", .steps = 7, .tokens = 700});
-  metrics.stepped({.step = 1, .tokens = 100, .loss = 5.0, .learning_rate = 0.02, .regularizer = 3.0, .gates = {1.0, 0.5, 0.25}, .top_layers = {0}});
-  metrics.stepped({.step = 2, .tokens = 200, .loss = 4.0, .learning_rate = 0.01, .regularizer = 2.5, .gates = {1.0, 0.75, 0.0}, .top_layers = {0}});
+  metrics.stepped({.step = 1,
+                   .tokens = 100,
+                   .loss = 5.0,
+                   .learning_rate = 0.02,
+                   .regularizer = 3.0,
+                   .gates = {1.0, 0.5, 0.25},
+                   .top_layers = {0}});
+  metrics.stepped({.step = 2,
+                   .tokens = 200,
+                   .loss = 4.0,
+                   .learning_rate = 0.01,
+                   .regularizer = 2.5,
+                   .gates = {1.0, 0.75, 0.0},
+                   .top_layers = {0}});
   const std::string page = get(metrics);
   EXPECT_THAT(page, StartsWith("HTTP/1.1 200 OK"));
-  for (const char* line : {"flashmorph_gate{layer=\"1\",run=\"a\"} 0.75\n", "flashmorph_gate_movement{layer=\"1\",run=\"a\"} 0.25\n",
-                           "flashmorph_gate_kept{layer=\"0\",run=\"a\"} 1\n", "flashmorph_gate_kept{layer=\"1\",run=\"a\"} 0\n",
-                           "flashmorph_gate_margin{run=\"a\"} 0.25\n", "flashmorph_alignment_loss{run=\"a\"} 1.5\n",
-                           "flashmorph_regularizer{run=\"a\"} 2.5\n", "flashmorph_loss{run=\"a\",stage=\"select\"} 4\n",
-                           "flashmorph_step{run=\"a\",stage=\"select\"} 2\n", "flashmorph_steps{run=\"a\",stage=\"select\"} 7\n",
-                           "flashmorph_tokens_total{run=\"a\",stage=\"select\"} 200\n",
-                           "flashmorph_step_seconds_count{run=\"a\",stage=\"select\"} 2\n",
-                           "flashmorph_stage_active{run=\"a\",stage=\"select\",what=\"3 gates\"} 1\n"})
+  for (const char* line :
+       {"flashmorph_gate{layer=\"1\",run=\"a\"} 0.75\n", "flashmorph_gate_movement{layer=\"1\",run=\"a\"} 0.25\n",
+        "flashmorph_gate_kept{layer=\"0\",run=\"a\"} 1\n", "flashmorph_gate_kept{layer=\"1\",run=\"a\"} 0\n",
+        "flashmorph_gate_margin{run=\"a\"} 0.25\n", "flashmorph_alignment_loss{run=\"a\"} 1.5\n",
+        "flashmorph_regularizer{run=\"a\"} 2.5\n", "flashmorph_loss{run=\"a\",stage=\"select\"} 4\n",
+        "flashmorph_step{run=\"a\",stage=\"select\"} 2\n", "flashmorph_steps{run=\"a\",stage=\"select\"} 7\n",
+        "flashmorph_tokens_total{run=\"a\",stage=\"select\"} 200\n",
+        "flashmorph_step_seconds_count{run=\"a\",stage=\"select\"} 2\n",
+        "flashmorph_stage_active{run=\"a\",stage=\"select\",what=\"3 gates\"} 1\n"})
     EXPECT_THAT(page, HasSubstr(line));
 }
 
@@ -109,7 +123,8 @@ TEST(MetricsTest, RecallByModelAndLength) {
   recall.mutable_teacher_forced()->set_right_words(6);
   metrics.measured(measured);
   const std::string page = get(metrics);
-  EXPECT_THAT(page, HasSubstr("flashmorph_recall_ratio{after=\"align\",length=\"512\",model=\"uniform\",run=\"a\"} 0.75\n"));
+  EXPECT_THAT(page,
+              HasSubstr("flashmorph_recall_ratio{after=\"align\",length=\"512\",model=\"uniform\",run=\"a\"} 0.75\n"));
   EXPECT_THAT(page, HasSubstr("flashmorph_perplexity{after=\"align\",model=\"uniform\",run=\"a\"} 42.5\n"));
 }
 
@@ -126,7 +141,8 @@ TEST(MetricsTest, OnlyGetOfMetricsIsAnswered) {
   Metrics metrics(config_named("a"), "1.2.3");
   for (const char* method : {"POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
     EXPECT_THAT(get(metrics, "/metrics", method), Not(HasSubstr(" 200 "))) << method;
-  for (const char* path : {"/", "/metrics/x", "/../etc/passwd"}) EXPECT_THAT(get(metrics, path), Not(HasSubstr(" 200 "))) << path;
+  for (const char* path : {"/", "/metrics/x", "/../etc/passwd"})
+    EXPECT_THAT(get(metrics, path), Not(HasSubstr(" 200 "))) << path;
   EXPECT_THAT(answer(metrics, "no request at all\r\n\r\n"), Not(HasSubstr(" 200 ")));
   EXPECT_THAT(get(metrics), StartsWith("HTTP/1.1 200 OK"));
 }

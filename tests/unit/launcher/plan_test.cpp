@@ -63,7 +63,8 @@ TEST(Plan, RefusesInTheWordsOfARun) {
 }
 
 TEST(Plan, AnswersProgramsInJson) {
-  const auto answer = nlohmann::json::parse(plan({"configs/quickstart.yaml", "--np", "4", "--card", "h200", "--json"}).out);
+  const auto answer =
+      nlohmann::json::parse(plan({"configs/quickstart.yaml", "--np", "4", "--card", "h200", "--json"}).out);
   ASSERT_EQ(answer["stages"].size(), 4U);
   const auto& select = answer["stages"][1];
   EXPECT_EQ(select["stage"], "select");
@@ -79,9 +80,9 @@ TEST(Plan, AnswersProgramsInJson) {
 }
 
 TEST(Plan, SaysWhatHasNoRoomOnACardAndWhereItHas) {
-  const Answer answer = plan({"configs/qwen3-8b-8.yaml", "--np", "8", "--card", "h100", "--set", "model.path=tests/data/models/qwen3-8b",
-                              "--set", "stages.finetune.parallel.tensor=1", "--set", "stages.finetune.parallel.pipeline=1",
-                              "--set", "stages.distill.tokens=0"});
+  const Answer answer = plan({"configs/qwen3-8b-8.yaml", "--np", "8", "--card", "h100", "--set",
+                              "model.path=tests/data/models/qwen3-8b", "--set", "stages.finetune.parallel.tensor=1",
+                              "--set", "stages.finetune.parallel.pipeline=1", "--set", "stages.distill.tokens=0"});
   EXPECT_EQ(answer.exit_code, 2);
   EXPECT_THAT(answer.error, HasSubstr("stages.finetune: takes "));
   EXPECT_THAT(answer.error, HasSubstr("that would do, tensor x pipeline: "));

@@ -18,14 +18,19 @@ nlohmann::json data_of(const RunRecord& record) {
 RunRecord quickstart() {
   RunRecord record;
   record.config = RunConfig::from_file("configs/quickstart.yaml", {});
-  const std::vector<std::pair<const char*, std::vector<int64_t>>> plans = {{"flashmorph", {2, 5, 8}}, {"all_linear", {}}};
+  const std::vector<std::pair<const char*, std::vector<int64_t>>> plans = {{"flashmorph", {2, 5, 8}},
+                                                                           {"all_linear", {}}};
   for (const auto& [name, layers] : plans) {
     proto::HybridPlan& plan = *record.plans.add_plans();
     plan.set_name(name);
     plan.mutable_full_layers()->Add(layers.begin(), layers.end());
   }
-  const std::vector<std::pair<const char*, int64_t>> finished = {{"align", 1000}, {"select", 1000}, {"discretize", 0},
-      {"distill flashmorph", 1000}, {"distill all_linear", 1000}, {"evaluate teacher", 0}};
+  const std::vector<std::pair<const char*, int64_t>> finished = {{"align", 1000},
+                                                                 {"select", 1000},
+                                                                 {"discretize", 0},
+                                                                 {"distill flashmorph", 1000},
+                                                                 {"distill all_linear", 1000},
+                                                                 {"evaluate teacher", 0}};
   for (const auto& [stage, tokens] : finished) {
     proto::StageResult& done = *record.state.add_finished();
     done.set_stage(stage);
@@ -45,7 +50,8 @@ TEST(Report, AStagesOperationsAreThoseOfThePlan) {
   };
   EXPECT_DOUBLE_EQ(stages[0]["flop"].get<double>(), planned("align"));
   EXPECT_DOUBLE_EQ(stages[1]["flop"].get<double>(), planned("select"));
-  EXPECT_DOUBLE_EQ(stages[3]["flop"].get<double>(), planned("distill")) << "three layers cost the same wherever they are";
+  EXPECT_DOUBLE_EQ(stages[3]["flop"].get<double>(), planned("distill"))
+      << "three layers cost the same wherever they are";
   EXPECT_NE(stages[4]["flop"].get<double>(), planned("distill")) << "no layer with full attention";
   EXPECT_FALSE(stages[2].contains("flop"));
   EXPECT_FALSE(stages[5].contains("flop"));

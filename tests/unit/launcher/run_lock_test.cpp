@@ -33,7 +33,8 @@ TEST(RunLock, IsOneProcessesAndGoesWithIt) {
   {
     const RunLock lock(run, kSelf);
     EXPECT_EQ(lock.taken_over(), "");
-    EXPECT_THAT(refusal(run, kSelf), HasSubstr("is in use by process 12 on host here (Slurm job 7) since 2026-01-02T03:04:05Z"));
+    EXPECT_THAT(refusal(run, kSelf),
+                HasSubstr("is in use by process 12 on host here (Slurm job 7) since 2026-01-02T03:04:05Z"));
     EXPECT_THAT(refusal(run, {"other", 3, "now"}), HasSubstr("is in use by process 12 on host here")) << "whoever asks";
     EXPECT_TRUE(std::filesystem::exists(run / "lock")) << "a refused one leaves it";
   }
@@ -53,7 +54,8 @@ TEST(RunLock, OfAKilledProcessIsExplainedAndTakenOver) {
   }
   char byte = 0;
   ASSERT_EQ(read(ready[0], &byte, 1), 1);
-  EXPECT_THAT(refusal(folder.path(), LockHolder::this_process()), HasSubstr("is in use by process " + std::to_string(child)));
+  EXPECT_THAT(refusal(folder.path(), LockHolder::this_process()),
+              HasSubstr("is in use by process " + std::to_string(child)));
   kill(child, SIGKILL);
   ASSERT_EQ(waitpid(child, nullptr, 0), child);
   const RunLock lock(folder.path());

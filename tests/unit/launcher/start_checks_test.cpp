@@ -27,7 +27,8 @@ std::string complaint(int world_size, const std::map<std::string, std::string>& 
 }
 
 TEST(Start, RanksThatAreAloneAmongManyAreRefused) {
-  EXPECT_THAT(complaint(1, {{"SLURM_NTASKS", "8"}}), testing::HasSubstr("SLURM_NTASKS: is 8, but this process is alone"));
+  EXPECT_THAT(complaint(1, {{"SLURM_NTASKS", "8"}}),
+              testing::HasSubstr("SLURM_NTASKS: is 8, but this process is alone"));
   EXPECT_THAT(complaint(1, {{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_NTASKS", "4"}}), testing::HasSubstr("mpirun -np 4"));
   EXPECT_THAT(complaint(1, {{"PMI_SIZE", "2"}}), testing::HasSubstr("PMI_SIZE"));
   EXPECT_THAT(complaint(1, {{"OMPI_COMM_WORLD_SIZE", "2"}}), testing::HasSubstr("OMPI_COMM_WORLD_SIZE"));
@@ -37,7 +38,8 @@ TEST(Start, RanksThatFoundEachOtherAndSingleOnesGoOn) {
   EXPECT_EQ(complaint(1, {}), "none");
   EXPECT_EQ(complaint(8, {{"SLURM_NTASKS", "8"}}), "none");
   EXPECT_EQ(complaint(1, {{"SLURM_NTASKS", "1"}}), "none");
-  EXPECT_EQ(complaint(1, {{"OMPI_COMM_WORLD_SIZE", "1"}, {"SLURM_NTASKS", "8"}}), "none") << "mpirun -np 1 in an allocation";
+  EXPECT_EQ(complaint(1, {{"OMPI_COMM_WORLD_SIZE", "1"}, {"SLURM_NTASKS", "8"}}), "none")
+      << "mpirun -np 1 in an allocation";
 }
 
 TEST(Start, OneProcessSpeaks) {

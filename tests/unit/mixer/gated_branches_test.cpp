@@ -201,7 +201,8 @@ TEST(ExpandedHeads, KeepBiasesAndRepeatThemByHead) {
   const Positions positions = teacher.positions(0, 9);
   // To float64's rounding: a matrix product may add up in another order when the weight has more rows.
   EXPECT_LT(relative_error(full_attention(x, biased, teacher.spec, positions),
-                           full_attention(x, heads, expanded_spec, positions)), 1e-14);
+                           full_attention(x, heads, expanded_spec, positions)),
+            1e-14);
   for (const char* kind : {"lightning", "gla"}) {
     const Placement placement{.dtype = at::kDouble};
     const Weights w = weights_of(*make_branch({teacher.spec, mixer_of(kind), 1, 7, placement, test::alone()}, biased));

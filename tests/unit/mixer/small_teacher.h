@@ -33,7 +33,7 @@ struct SmallTeacher {
     spec = ModelSpec::open(folder.path());
   }
   AttentionWeights attention(const Placement& placement = {.dtype = at::kDouble}) const {
-    return load_attention(Checkpoint::open(folder.path()), spec, kLayer, placement);
+    return load_attention(ModelFiles::open(folder.path()), spec, kLayer, placement);
   }
   std::unique_ptr<LinearBranch> branch(const MixerSection& mixer, Shard& shard = alone(), int64_t seed = kSeed) const {
     const Placement placement{shard.rank(), shard.size(), at::kDouble, at::kCPU};

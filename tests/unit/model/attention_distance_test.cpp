@@ -14,7 +14,7 @@ struct Layer {
   Layer() {
     test::write_small_model(folder.path());
     spec = ModelSpec::open(folder.path());
-    weights = load_attention(Checkpoint::open(folder.path()), spec, 0, placement);
+    weights = load_attention(ModelFiles::open(folder.path()), spec, 0, placement);
   }
   at::Tensor distance(const at::Tensor& x, const Positions& positions) const {
     return attention_distance(x, weights, spec, positions);

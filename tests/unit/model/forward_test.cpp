@@ -31,7 +31,7 @@ struct Decoder {
   HeadWeights head;
 
   static Decoder open(const std::filesystem::path& folder, const Placement& placement = {}) {
-    const Checkpoint checkpoint = Checkpoint::open(folder);
+    const ModelFiles checkpoint = ModelFiles::open(folder);
     Decoder decoder;
     decoder.spec = ModelSpec::open(folder);
     decoder.placement = placement;
@@ -168,7 +168,7 @@ TEST_F(Slices, EmbeddingIsWholeOnEveryRank) {
 
 TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
   const Decoder low = slice(0);
-  const Checkpoint checkpoint = Checkpoint::open(folder.path());
+  const ModelFiles checkpoint = ModelFiles::open(folder.path());
   Parameters all = parameters_of(low.embedding);
   for (int64_t layer = 0; layer < low.spec.layers; ++layer) {
     for (const Parameter& parameter : parameters_of(low.attention[layer], layer)) all.push_back(parameter);
@@ -181,12 +181,12 @@ TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
     names.push_back(parameter.name);
     std::vector<int64_t> global = parameter.value.sizes().vec();
     if (parameter.split != Split::none) global[parameter.split == Split::rows ? 0 : 1] *= 2;
-    EXPECT_EQ(global, checkpoint.shape(parameter.name)) << parameter.name;
+    EXPECT_EQ(global, files.shape(parameter.name)) << parameter.name;
     const bool per_head =
         parameter.name.find("q_norm") != std::string::npos || parameter.name.find("k_norm") != std::string::npos;
     EXPECT_EQ(parameter.partial_gradient, per_head) << parameter.name;
   }
-  EXPECT_THAT(names, testing::UnorderedElementsAreArray(checkpoint.names()));
+  EXPECT_THAT(names, testing::UnorderedElementsAreArray(files.names()));
 
   const at::Tensor before = low.attention[1].o.clone();
   for (const Parameter& parameter : all) parameter.value.zero_();

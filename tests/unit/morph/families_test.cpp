@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/morph/morphable_model.h"
 #include "tests/support/tensors.h"
 #include "tests/unit/mixer/shard_pair.h"
@@ -19,7 +19,7 @@ class TwoRanks : public testing::TestWithParam<const char*> {
   // The teacher as a trainable hybrid of full layers only, in float64.
   MorphableModel load(const Placement& placement, Shard& shard) const {
     const ModelSpec spec = ModelSpec::open(folder());
-    const MorphableModel model = MorphableModel::load(Checkpoint::open(folder()), spec, placement, shard);
+    const MorphableModel model = MorphableModel::load(ModelFiles::open(folder()), spec, placement, shard);
     return model.hybrid(Routes(static_cast<size_t>(spec.layers), Route::full()));
   }
 

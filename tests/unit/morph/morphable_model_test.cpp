@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/ops/gate_mix.h"
 #include "tests/support/tensors.h"
 
@@ -25,7 +25,7 @@ class CountingShard : public Shard {
 
 MorphableModel teacher(Shard& shard, const std::string& output_norm = "head") {
   const ModelSpec spec = ModelSpec::open(kTeacher);
-  MorphableModel model = MorphableModel::load(Checkpoint::open(kTeacher), spec, {0, 1, at::kDouble, at::kCPU}, shard);
+  MorphableModel model = MorphableModel::load(ModelFiles::open(kTeacher), spec, {0, 1, at::kDouble, at::kCPU}, shard);
   MixerSection mixer;
   mixer.output_norm = output_norm;
   mixer.chunk = 8;
@@ -40,7 +40,9 @@ TEST(MorphableModel, AtOneItIsTheTeacherAndAtZeroLinear) {
   const MorphableModel model = teacher(whole);
   const at::Tensor x = model.embed(some_tokens(21));
   const Positions positions = model.positions(0, 21);
-  const auto mixed = [&](double a) { return model.attend(3, x, Route::mixed(at::full({}, a, at::kDouble)), positions); };
+  const auto mixed = [&](double a) {
+    return model.attend(3, x, Route::mixed(at::full({}, a, at::kDouble)), positions);
+  };
   EXPECT_TRUE(mixed(1.0).equal(model.attend(3, x, Route::full(), positions)));
   EXPECT_TRUE(mixed(0.0).equal(model.attend(3, x, Route::linear(), positions)));
 }

@@ -6,7 +6,7 @@
 #include <array>
 #include <cmath>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "core/morph/morphable_model.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
@@ -24,7 +24,7 @@ struct Folder {
   MorphableModel open(Shard& shard, const std::string& output_norm = "head") const {
     const ModelSpec spec = ModelSpec::open(path.path());
     const Placement placement{shard.rank(), shard.size(), at::kDouble, at::kCPU};
-    MorphableModel model = MorphableModel::load(Checkpoint::open(path.path()), spec, placement, shard);
+    MorphableModel model = MorphableModel::load(ModelFiles::open(path.path()), spec, placement, shard);
     MixerSection mixer;
     mixer.output_norm = output_norm;
     mixer.chunk = 4;
@@ -233,8 +233,7 @@ TEST(SmallMixture, PackedDocumentsAreRunApart) {
     const at::Tensor packed = model.forward(tokens, routes, model.positions(0, 17, at::tensor(offsets)));
     for (size_t d = 0; d < 3; ++d) {
       const int64_t length = offsets[d + 1] - offsets[d];
-      const at::Tensor alone =
-          model.forward(tokens.narrow(1, offsets[d], length), routes, model.positions(0, length));
+      const at::Tensor alone = model.forward(tokens.narrow(1, offsets[d], length), routes, model.positions(0, length));
       EXPECT_LT(relative_error(alone, packed.narrow(1, offsets[d], length)), 1e-12) << d;
     }
   }

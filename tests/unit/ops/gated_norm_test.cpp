@@ -11,7 +11,6 @@ namespace {
 
 using test::relative_error;
 
-
 at::Tensor seeded(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, at::detail::createCPUGenerator(seed), at::kDouble);
 }
@@ -20,7 +19,8 @@ class GatedNorm : public testing::TestWithParam<bool> {};
 
 TEST_P(GatedNorm, IsItsDefinitionForwardAndBackward) {
   const auto leaves = [] {
-    return std::vector<at::Tensor>{seeded({2, 5, 3, 8}, 1).set_requires_grad(true), seeded({24}, 2).set_requires_grad(true),
+    return std::vector<at::Tensor>{seeded({2, 5, 3, 8}, 1).set_requires_grad(true),
+                                   seeded({24}, 2).set_requires_grad(true),
                                    seeded({2, 5, 24}, 3).set_requires_grad(true)};
   };
   const auto fast = leaves(), plain = leaves();
@@ -32,7 +32,8 @@ TEST_P(GatedNorm, IsItsDefinitionForwardAndBackward) {
   actual.backward(upstream);
   expected.backward(upstream);
   EXPECT_LT(relative_error(expected, actual), 1e-12);
-  for (size_t i = 0; i < fast.size(); ++i) EXPECT_LT(relative_error(plain[i].grad(), fast[i].grad()), 1e-12) << "input " << i;
+  for (size_t i = 0; i < fast.size(); ++i)
+    EXPECT_LT(relative_error(plain[i].grad(), fast[i].grad()), 1e-12) << "input " << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(Gates, GatedNorm, testing::Bool());

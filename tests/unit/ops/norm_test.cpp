@@ -11,7 +11,9 @@ namespace {
 
 using test::relative_error;
 
-at::Tensor leaf(const at::Tensor& x, at::ScalarType type) { return x.detach().to(type).clone().set_requires_grad(true); }
+at::Tensor leaf(const at::Tensor& x, at::ScalarType type) {
+  return x.detach().to(type).clone().set_requires_grad(true);
+}
 
 // `ours` in each dtype against `definition` in float64 on the same rounded inputs, forward and every gradient.
 template <class Ours, class Definition>
@@ -37,18 +39,17 @@ void expect_definition(const std::vector<at::Tensor>& inputs, Ours ours, Definit
 TEST(RmsNorm, IsItsDefinitionForwardAndBackward) {
   at::manual_seed(1);
   for (const int64_t width : {1, 5, 16, 37, 128})
-    expect_definition({at::randn({3, 5, width}), at::randn({width})},
-                      [](const auto& in) { return rms_norm(in[0], in[1], 1e-2); },
-                      [](const auto& in) { return test::rms_norm_definition(in[0], in[1], 1e-2); });
+    expect_definition(
+        {at::randn({3, 5, width}), at::randn({width})}, [](const auto& in) { return rms_norm(in[0], in[1], 1e-2); },
+        [](const auto& in) { return test::rms_norm_definition(in[0], in[1], 1e-2); });
 }
 
 TEST(RmsNorm, ReadsAnyStrides) {
   at::manual_seed(2);
-  expect_definition({at::randn({4, 6, 20}), at::randn({40})},
-                    [](const auto& in) { return rms_norm(in[0].transpose(0, 2), in[1].slice(0, 0, 40, 10), 1e-6); },
-                    [](const auto& in) {
-                      return test::rms_norm_definition(in[0].transpose(0, 2), in[1].slice(0, 0, 40, 10), 1e-6);
-                    });
+  expect_definition(
+      {at::randn({4, 6, 20}), at::randn({40})},
+      [](const auto& in) { return rms_norm(in[0].transpose(0, 2), in[1].slice(0, 0, 40, 10), 1e-6); },
+      [](const auto& in) { return test::rms_norm_definition(in[0].transpose(0, 2), in[1].slice(0, 0, 40, 10), 1e-6); });
 }
 
 TEST(RmsNorm, AFrozenWeightGetsNoGradientAndAFrozenInputNone) {
@@ -79,16 +80,16 @@ TEST(RmsNorm, RefusesAWeightThatDoesNotFit) {
 TEST(Swiglu, IsItsDefinitionForwardAndBackward) {
   at::manual_seed(3);
   for (const double size : {1.0, 10.0})
-    expect_definition({at::randn({3, 5, 37}) * size, at::randn({3, 5, 37})},
-                      [](const auto& in) { return swiglu(in[0], in[1]); },
-                      [](const auto& in) { return test::swiglu_definition(in[0], in[1]); });
+    expect_definition(
+        {at::randn({3, 5, 37}) * size, at::randn({3, 5, 37})}, [](const auto& in) { return swiglu(in[0], in[1]); },
+        [](const auto& in) { return test::swiglu_definition(in[0], in[1]); });
 }
 
 TEST(Swiglu, ReadsAnyStrides) {
   at::manual_seed(4);
-  expect_definition({at::randn({3, 4, 5}), at::randn({5, 4, 3})},
-                    [](const auto& in) { return swiglu(in[0].transpose(0, 2), in[1]); },
-                    [](const auto& in) { return test::swiglu_definition(in[0].transpose(0, 2), in[1]); });
+  expect_definition(
+      {at::randn({3, 4, 5}), at::randn({5, 4, 3})}, [](const auto& in) { return swiglu(in[0].transpose(0, 2), in[1]); },
+      [](const auto& in) { return test::swiglu_definition(in[0].transpose(0, 2), in[1]); });
 }
 
 TEST(Swiglu, LargeGatesSaturateWithoutNan) {
@@ -112,14 +113,15 @@ TEST(Rotate, IsAComplexProductForwardAndBackward) {
     const auto [cos, sin] = angles(7, K, true);
     // The tables are rounded like x, so the definition uses the rounded ones too.
     at::ScalarType type = at::kDouble;
-    expect_definition({at::randn({2, 7, 3, K})},
-                      [&](const auto& in) {
-                        type = in[0].scalar_type();
-                        return rotate(in[0], cos.to(type), sin.to(type));
-                      },
-                      [&](const auto& in) {
-                        return test::rotate_definition(in[0], cos.to(type).to(at::kDouble), sin.to(type).to(at::kDouble));
-                      });
+    expect_definition(
+        {at::randn({2, 7, 3, K})},
+        [&](const auto& in) {
+          type = in[0].scalar_type();
+          return rotate(in[0], cos.to(type), sin.to(type));
+        },
+        [&](const auto& in) {
+          return test::rotate_definition(in[0], cos.to(type).to(at::kDouble), sin.to(type).to(at::kDouble));
+        });
   }
 }
 

@@ -70,9 +70,7 @@ void on_every_rank(const std::function<void(ThreadShard&)>& body) {
   for (std::thread& thread : threads) thread.join();
 }
 
-at::Tensor rows_of(const at::Tensor& head, const Shard& shard) {
-  return copied(head.chunk(kPieces, 0)[shard.rank()]);
-}
+at::Tensor rows_of(const at::Tensor& head, const Shard& shard) { return copied(head.chunk(kPieces, 0)[shard.rank()]); }
 
 struct Case {
   at::Tensor hidden = random_leaf({kTokens, kHidden}), head = random_leaf({kRows, kHidden});
@@ -249,7 +247,8 @@ TEST(GreedyTokens, AreTheLargestLogitsOnAnyNumberOfPieces) {
 
 TEST(GreedyTokens, TakeTheSmallestIdAmongEquals) {
   const at::Tensor up = at::ones({1, 1}, at::kDouble), down = -up;
-  const at::Tensor head = at::tensor({1.0, 2.0, 2.0, 0.0, 2.0, 0.0}, at::kDouble).view({6, 1});  // ties across the pieces
+  const at::Tensor head =
+      at::tensor({1.0, 2.0, 2.0, 0.0, 2.0, 0.0}, at::kDouble).view({6, 1});  // ties across the pieces
   Shard whole;
   EXPECT_EQ(greedy_tokens(up, head, whole).item<int64_t>(), 1);
   EXPECT_EQ(greedy_tokens(down, head, whole).item<int64_t>(), 3);

@@ -53,7 +53,8 @@ TEST(BalancedLayers, NoOtherCutIsCheaper) {
 }
 
 std::string complaint(int64_t ranks, const ParallelSection& parallel) {
-  const ModelSpec spec{.vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
+  const ModelSpec spec{
+      .vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
   try {
     Layout::of(ranks, parallel, "parallel", spec, 64, true);
   } catch (const BadInput& fault) {
@@ -67,17 +68,21 @@ TEST(Layout, RefusesWhatDoesNotFitTheRanksOrTheModel) {
   EXPECT_EQ(complaint(8, {.tensor = 4, .pipeline = 2}), "none");  // two ranks a kv head
   EXPECT_THAT(complaint(8, {.tensor = 3}), HasSubstr("parallel.tensor: 3 does not divide the 8 ranks"));
   EXPECT_THAT(complaint(8, {.tensor = 2, .pipeline = 3}),
-              HasSubstr("parallel: tensor 2 x pipeline 3 is 6, which does not divide the 8 ranks of this run; these would: 1, 2, 4, 8"));
+              HasSubstr("parallel: tensor 2 x pipeline 3 is 6, which does not divide the 8 ranks of this run; these "
+                        "would: 1, 2, 4, 8"));
   EXPECT_THAT(complaint(8, {.tensor = 8}), HasSubstr("parallel.tensor: 8 does not divide the model's 4 heads"));
   EXPECT_THAT(complaint(8, {.pipeline = 8}), HasSubstr("parallel.pipeline: 8 ranks for a model of 4 layers"));
-  EXPECT_THAT(complaint(4, {.pipeline = 2, .pipeline_cuts = {1, 2}}), HasSubstr("parallel.pipeline_cuts: has 2 cuts, expected 1 for 2"));
-  EXPECT_THAT(complaint(4, {.pipeline = 2, .pipeline_cuts = {4}}), HasSubstr("cuts before layer 4, expected ascending layers in [1, 3]"));
+  EXPECT_THAT(complaint(4, {.pipeline = 2, .pipeline_cuts = {1, 2}}),
+              HasSubstr("parallel.pipeline_cuts: has 2 cuts, expected 1 for 2"));
+  EXPECT_THAT(complaint(4, {.pipeline = 2, .pipeline_cuts = {4}}),
+              HasSubstr("cuts before layer 4, expected ascending layers in [1, 3]"));
   EXPECT_THAT(complaint(3, {.pipeline = 3, .pipeline_cuts = {2, 2}}), HasSubstr("cuts before layer 2"));
 }
 
 // A model of which only one size does not split over two ranks.
 TEST(Layout, EverySizeThatIsSplitMustDivide) {
-  const ModelSpec even{.vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 6, .kv_heads = 2, .head_dim = 8};
+  const ModelSpec even{
+      .vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 6, .kv_heads = 2, .head_dim = 8};
   EXPECT_NO_THROW(Layout::of(2, {.tensor = 2}, "parallel", even, 64, true));
   const std::pair<const char*, std::function<void(ModelSpec&)>> odd[] = {
       {"5 heads, 1 kv heads", [](ModelSpec& spec) { spec.heads = 5, spec.kv_heads = 1; }},
@@ -98,20 +103,23 @@ TEST(Layout, EverySizeThatIsSplitMustDivide) {
 }
 
 TEST(Layout, TokensAreSharedAmongSeveralTensorRanksOnly) {
-  const ModelSpec spec{.vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
+  const ModelSpec spec{
+      .vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
   EXPECT_TRUE(Layout::of(4, {.tensor = 2, .sequence = true}, "parallel", spec, 64, true).shape.sequence);
   EXPECT_FALSE(Layout::of(4, {.tensor = 2}, "parallel", spec, 64, true).shape.sequence);
   EXPECT_FALSE(Layout::of(4, {.sequence = true}, "parallel", spec, 64, true).shape.sequence);
 }
 
 TEST(Layout, CutsWhereItIsTold) {
-  const ModelSpec spec{.vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
+  const ModelSpec spec{
+      .vocabulary = 64, .hidden = 32, .intermediate = 48, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 8};
   const Layout layout = Layout::of(2, {.pipeline = 2, .pipeline_cuts = {3}}, "parallel", spec, 64, true);
   EXPECT_THAT(layout.layers, testing::ElementsAre(LayerRange{0, 3}, LayerRange{3, 4}));
 }
 
 TEST(Layout, TheHeadCountsWhereLogitsAreMade) {
-  const ModelSpec spec{.vocabulary = 4096, .hidden = 32, .intermediate = 48, .layers = 24, .heads = 4, .kv_heads = 2, .head_dim = 8};
+  const ModelSpec spec{
+      .vocabulary = 4096, .hidden = 32, .intermediate = 48, .layers = 24, .heads = 4, .kv_heads = 2, .head_dim = 8};
   EXPECT_THAT(counts(Layout::of(2, {.pipeline = 2}, "parallel", spec, 64, false).layers), testing::ElementsAre(12, 12));
   EXPECT_THAT(counts(Layout::of(2, {.pipeline = 2}, "parallel", spec, 64, true).layers),
               testing::ElementsAre(12 + std::lround(head_cost(spec) / layer_cost(spec, 0, 64) / 2), testing::_));

@@ -1,11 +1,11 @@
-#include "distributed/parallel/schedule.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <map>
 #include <vector>
+
+#include "distributed/parallel/pipeline_order.h"
 
 namespace flashmorph {
 namespace {
@@ -58,7 +58,8 @@ TEST(Schedule, EveryMicroBatchGoesOnceEachWayInOrder) {
         for (int64_t m = 0; m < count; ++m) expected.push_back(m);
         EXPECT_EQ(forward, expected);
         EXPECT_EQ(backward, expected);
-        EXPECT_EQ(most_held, static_cast<size_t>(std::min(ranks - rank, count))) << ranks << " " << rank << " " << count;
+        EXPECT_EQ(most_held, static_cast<size_t>(std::min(ranks - rank, count)))
+            << ranks << " " << rank << " " << count;
       }
 }
 

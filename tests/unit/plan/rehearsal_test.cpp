@@ -21,16 +21,17 @@ struct SmallRun {
   ModelSpec spec;
   RunConfig config;
 
-  explicit SmallRun(SmallModel shape, const std::string& mixer = "lightning", const std::string& more = "") : model(shape) {
+  explicit SmallRun(SmallModel shape, const std::string& mixer = "lightning", const std::string& more = "")
+      : model(shape) {
     test::write_small_model(folder.path(), model);
     spec = ModelSpec::open(folder.path());
     const std::string stage = "{tokens: 256, batch_tokens: 256, data: {lengths: 64, passkeys: 1, words: 2}}\n";
-    config = RunConfig::from_yaml("model: {path: " + folder.path().string() + "}\nmixer: {kind: " + mixer +
-                                      "}\nbudget: {full_layers: 1}\ndata: {text: unused}\n" + more +
-                                      "stages:\n  align: " + stage + "  select: " + stage + "  distill: " + stage +
-                                      "  finetune: " + stage +
-                                      "  evaluate: {lengths: 64, passkeys: 1, words: 2, samples: 2, greedy_samples: 1}\n",
-                                  "test");
+    config = RunConfig::from_yaml(
+        "model: {path: " + folder.path().string() + "}\nmixer: {kind: " + mixer +
+            "}\nbudget: {full_layers: 1}\ndata: {text: unused}\n" + more + "stages:\n  align: " + stage +
+            "  select: " + stage + "  distill: " + stage + "  finetune: " + stage +
+            "  evaluate: {lengths: 64, passkeys: 1, words: 2, samples: 2, greedy_samples: 1}\n",
+        "test");
   }
 
   RankUse rehearsed(const std::string& stage, int64_t ranks = 1, int64_t pipeline_rank = 0) const {
@@ -46,20 +47,26 @@ int64_t elements(const Parameters& parameters) {
 
 TEST(Rehearsal, ParametersAreThoseOfTheModelOnDisk) {
   for (const char* mixer : {"lightning", "gla", "gated_delta_net"})
-    for (const auto& [tensor, pipeline] : {std::pair(1, 1), std::pair(2, 1), std::pair(1, 3), std::pair(2, 3), std::pair(4, 1)}) {
-      const SmallRun run({.layers = 3, .tied = false}, mixer,
-                         "parallel: {tensor: " + std::to_string(tensor) + ", pipeline: " + std::to_string(pipeline) + "}\n");
+    for (const auto& [tensor, pipeline] :
+         {std::pair(1, 1), std::pair(2, 1), std::pair(1, 3), std::pair(2, 3), std::pair(4, 1)}) {
+      const SmallRun run(
+          {.layers = 3, .tied = false}, mixer,
+          "parallel: {tensor: " + std::to_string(tensor) + ", pipeline: " + std::to_string(pipeline) + "}\n");
       const Layout layout = layout_of("align", run.config, run.spec, tensor * pipeline);
       for (int64_t p = 0; p < pipeline; ++p) {
         Shard shard;
-        MorphableModel model = MorphableModel::load(Checkpoint::open(run.folder.path()), run.spec, {0, tensor, at::kFloat, at::kCPU},
-                                                    shard, layout.layers[static_cast<size_t>(p)], Neighbours::none());
+        MorphableModel model =
+            MorphableModel::load(ModelFiles::open(run.folder.path()), run.spec, {0, tensor, at::kFloat, at::kCPU},
+                                 shard, layout.layers[static_cast<size_t>(p)], PipelinePeers::none());
         model.add_branches(run.config.mixer, 1);
         const RankUse use = run.rehearsed("align", tensor * pipeline, p);
-        EXPECT_EQ(use.parameters.at(MemoryKind::frozen), elements(model.frozen_parameters())) << mixer << tensor << pipeline;
-        EXPECT_EQ(use.parameters.at(MemoryKind::branches), elements(model.branch_parameters())) << mixer << tensor << pipeline;
+        EXPECT_EQ(use.parameters.at(MemoryKind::frozen), elements(model.frozen_parameters()))
+            << mixer << tensor << pipeline;
+        EXPECT_EQ(use.parameters.at(MemoryKind::branches), elements(model.branch_parameters()))
+            << mixer << tensor << pipeline;
         EXPECT_EQ(use.peak[MemoryKind::frozen], 4 * elements(model.frozen_parameters())) << mixer << tensor << pipeline;
-        EXPECT_EQ(use.peak[MemoryKind::gradients], 4 * elements(model.branch_parameters())) << mixer << tensor << pipeline;
+        EXPECT_EQ(use.peak[MemoryKind::gradients], 4 * elements(model.branch_parameters()))
+            << mixer << tensor << pipeline;
       }
     }
 }
@@ -68,9 +75,11 @@ TEST(Rehearsal, AdamWKeepsTwoMomentsAndOfAShortTypeACopy) {
   const SmallRun run({});
   const int64_t trained = run.rehearsed("align").parameters.at(MemoryKind::branches);
   const int64_t counters = 16 * 4;  // a step count each tensor
-  EXPECT_NEAR(static_cast<double>(run.rehearsed("align").peak[MemoryKind::optimizer]), 2.0 * 4.0 * static_cast<double>(trained), 4 * counters);
+  EXPECT_NEAR(static_cast<double>(run.rehearsed("align").peak[MemoryKind::optimizer]),
+              2.0 * 4.0 * static_cast<double>(trained), 4 * counters);
   const SmallRun bf16({}, "lightning", "device: {dtype: bfloat16}\n");
-  EXPECT_NEAR(static_cast<double>(bf16.rehearsed("align").peak[MemoryKind::optimizer]), 3.0 * 4.0 * static_cast<double>(trained), 4 * counters);
+  EXPECT_NEAR(static_cast<double>(bf16.rehearsed("align").peak[MemoryKind::optimizer]),
+              3.0 * 4.0 * static_cast<double>(trained), 4 * counters);
 }
 
 TEST(Rehearsal, ZeroSharesTheMomentsOverTheDataRanks) {
@@ -81,8 +90,8 @@ TEST(Rehearsal, ZeroSharesTheMomentsOverTheDataRanks) {
   EXPECT_NEAR(bytes(shared) / bytes(whole), 0.25, 0.02);
 }
 
-// By hand: 2 for each multiply-add; a layer with full attention, one with lightning attention in a single chunk, the logits
-// of the answers.
+// By hand: 2 for each multiply-add; a layer with full attention, one with lightning attention in a single chunk, the
+// logits of the answers.
 TEST(Rehearsal, FlopOfAForwardAreThoseCountedByHand) {
   const SmallRun run({.layers = 2});
   const auto& m = run.model;
@@ -94,7 +103,8 @@ TEST(Rehearsal, FlopOfAForwardAreThoseCountedByHand) {
                         + 2.0 * 2.0 * N * T * Q                             // inside the chunk, of all pairs
                         + 2.0 * 2.0 * N * K * Q;                            // into the state and out of it
   const double answers = 2.0 * 3.0;                                         // two samples of two words and a newline
-  EXPECT_DOUBLE_EQ(run.rehearsed("evaluate").flop, full + linear + 2.0 * feed_forward + 2.0 * answers * D * m.vocabulary);
+  EXPECT_DOUBLE_EQ(run.rehearsed("evaluate").flop,
+                   full + linear + 2.0 * feed_forward + 2.0 * answers * D * m.vocabulary);
 }
 
 TEST(Rehearsal, TrainingAllWeightsIsThreeForwards) {
@@ -108,7 +118,8 @@ TEST(Rehearsal, RecomputingKeepsLessAndComputesMore) {
   const SmallRun keeps({.layers = 6}), recomputes({.layers = 6}, "lightning", "parallel: {recompute: full}\n");
   for (const char* stage : {"select", "distill", "finetune"}) {
     const RankUse kept = keeps.rehearsed(stage), recomputed = recomputes.rehearsed(stage);
-    EXPECT_LT(recomputed.peak[MemoryKind::activations], 0.6 * static_cast<double>(kept.peak[MemoryKind::activations])) << stage;
+    EXPECT_LT(recomputed.peak[MemoryKind::activations], 0.6 * static_cast<double>(kept.peak[MemoryKind::activations]))
+        << stage;
     EXPECT_GT(recomputed.flop, 1.2 * kept.flop) << stage;
   }
 }
@@ -116,7 +127,8 @@ TEST(Rehearsal, RecomputingKeepsLessAndComputesMore) {
 TEST(Rehearsal, EveryMixerAndStageCanBeRehearsed) {
   for (const char* mixer : {"lightning", "gla", "gated_delta_net"})
     for (const char* dtype : {"float32", "float64", "bfloat16"}) {
-      const SmallRun run({.layers = 4}, mixer, std::string("device: {dtype: ") + dtype + "}\nparallel: {tensor: 2, pipeline: 2}\n");
+      const SmallRun run({.layers = 4}, mixer,
+                         std::string("device: {dtype: ") + dtype + "}\nparallel: {tensor: 2, pipeline: 2}\n");
       for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})
         for (int64_t p = 0; p < 2; ++p) {
           const RankUse use = run.rehearsed(stage, 8, p);

@@ -27,7 +27,8 @@ TEST(RunPlan, GoesThroughTheStagesOfTheRun) {
   for (const StagePlan& stage : plan_run(quickstart(), teacher(), 4)) stages.push_back(stage.stage);
   EXPECT_THAT(stages, ElementsAre("align", "select", "distill", "evaluate"));
   stages.clear();
-  for (const StagePlan& stage : plan_run(quickstart({"stages.select.method=uniform", "stages.distill.tokens=0"}), teacher(), 4))
+  for (const StagePlan& stage :
+       plan_run(quickstart({"stages.select.method=uniform", "stages.distill.tokens=0"}), teacher(), 4))
     stages.push_back(stage.stage);
   EXPECT_THAT(stages, ElementsAre("align", "evaluate"));
 }
@@ -50,7 +51,8 @@ TEST(RunPlan, AnotherMeshIsOfferedWhereOneDoesNotFit) {
     EXPECT_NO_THROW(check_settings(on_mesh(config, mesh), teacher(), 8));
     EXPECT_LE(mesh.tensor, 4) << "the model has 4 heads";
   }
-  EXPECT_TRUE(meshes_that_would_do(config, teacher(), 1031).empty()) << "a prime number of ranks and four micro-batches";
+  EXPECT_TRUE(meshes_that_would_do(config, teacher(), 1031).empty())
+      << "a prime number of ranks and four micro-batches";
 }
 
 TEST(Cards, TheTimeIsFlopAndMessages) {
@@ -60,7 +62,8 @@ TEST(Cards, TheTimeIsFlopAndMessages) {
   stage.ranks[0].flop = 1e15;
   EXPECT_NEAR(seconds_of_step(stage, card, at::kBFloat16), 1e15 / (989e12 * kReachedShare), 1e-9);
   stage.ranks[0].traffic[{"tensor", "all_reduce"}] = {10.0, 4.5e9};  // two ranks: each byte once over the link
-  EXPECT_NEAR(seconds_of_step(stage, card, at::kBFloat16), 1e15 / (989e12 * kReachedShare) + 0.01 + 10 * kLatency, 1e-9);
+  EXPECT_NEAR(seconds_of_step(stage, card, at::kBFloat16), 1e15 / (989e12 * kReachedShare) + 0.01 + 10 * kLatency,
+              1e-9);
   EXPECT_TRUE(fits(stage, card));
   stage.ranks[0].peak[MemoryKind::activations] = int64_t{80} * 1000 * 1000 * 1000;
   EXPECT_FALSE(fits(stage, card));

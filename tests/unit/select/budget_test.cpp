@@ -68,7 +68,9 @@ std::vector<int64_t> by_trying_all(const std::vector<double>& scores, const Laye
         sum += scores[l];
       }
     if (!budget.allows(kept)) continue;
-    const bool better = sum != best_sum ? sum > best_sum : kept.size() != best.size() ? kept.size() > best.size() : kept < best;
+    const bool better = sum != best_sum              ? sum > best_sum
+                        : kept.size() != best.size() ? kept.size() > best.size()
+                                                     : kept < best;
     if (!better) continue;
     best = kept;
     best_sum = sum;
@@ -123,7 +125,8 @@ TEST(LayerBudget, RefusesTooLittleAndTooMuch) {
   EXPECT_THAT(complaint({.full_layers = 4}), HasSubstr("budget.full_layers: keeps full attention in 4 layers"));
   EXPECT_THAT(complaint({.kv_bytes_per_token = 127}), HasSubstr("budget.kv_bytes_per_token: leaves 127 bytes a token"));
   EXPECT_THAT(complaint({.kv_bytes_per_token = 512}), HasSubstr("the cheapest layer takes 128, all of them 512"));
-  EXPECT_THAT(complaint({.milliseconds = 0.1}, {{2, 2, 2, 2}, {1, 1, 1, 1}}), HasSubstr("budget.milliseconds: leaves -3900"));
+  EXPECT_THAT(complaint({.milliseconds = 0.1}, {{2, 2, 2, 2}, {1, 1, 1, 1}}),
+              HasSubstr("budget.milliseconds: leaves -3900"));
   EXPECT_EQ(complaint({.kv_bytes_per_token = 511}), "none");
 }
 

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/select.h"
 #include "tests/support/tensors.h"
@@ -32,14 +32,14 @@ class StagesGolden : public testing::TestWithParam<const char*> {
     MixerSection mixer;
     mixer.output_norm = GetParam();
     model_.add_branches(mixer, 1);
-    read_into(model_.branch_parameters(), Checkpoint::open_file(Golden::kFile), model_.placement());
+    read_into(model_.branch_parameters(), ModelFiles::open_file(Golden::kFile), model_.placement());
   }
   at::Tensor expected(const std::string& name) const { return golden_.tensor(std::string(GetParam()) + "." + name); }
 
   Golden golden_;
   Shard whole_;
-  MorphableModel model_ = MorphableModel::load(Checkpoint::open(kModel), ModelSpec::open(kModel),
-                                               {0, 1, at::kDouble, at::kCPU}, whole_);
+  MorphableModel model_ =
+      MorphableModel::load(ModelFiles::open(kModel), ModelSpec::open(kModel), {0, 1, at::kDouble, at::kCPU}, whole_);
 };
 
 TEST_P(StagesGolden, AlignsLossAndEveryBranchGradient) {
@@ -49,8 +49,10 @@ TEST_P(StagesGolden, AlignsLossAndEveryBranchGradient) {
   align_micro_batch(model_, golden_.batch, {}, 1, loss);
   EXPECT_NEAR(loss.item<double>() / expected("align_losses").mean().item<double>(), 1.0, kTolerance);
   for (const Parameter& branch : branches)
-    EXPECT_NEAR(branch.value.grad().norm().item<double>() /
-                    expected("align_gradient_norms." + branch.name).item<double>(), 1.0, kTolerance) << branch.name;
+    EXPECT_NEAR(
+        branch.value.grad().norm().item<double>() / expected("align_gradient_norms." + branch.name).item<double>(), 1.0,
+        kTolerance)
+        << branch.name;
 }
 
 TEST_P(StagesGolden, SelectsErrorAndGateGradient) {

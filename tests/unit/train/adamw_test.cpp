@@ -17,7 +17,9 @@ double rate_at(int step) { return 0.01 / (1.0 + 0.2 * step); }
 
 // Gradients of several magnitudes, zeros among them, new ones every step.
 double gradient_at(int step, int64_t element) {
-  return element % 7 == 3 ? 0.0 : std::sin(1.0 + 0.7 * step + 1.3 * static_cast<double>(element)) * std::pow(10.0, static_cast<double>(element % 5 - 2));
+  return element % 7 == 3 ? 0.0
+                          : std::sin(1.0 + 0.7 * step + 1.3 * static_cast<double>(element)) *
+                                std::pow(10.0, static_cast<double>(element % 5 - 2));
 }
 
 at::Tensor gradients_at(int step, int64_t first, at::IntArrayRef shape, at::ScalarType dtype) {
@@ -78,8 +80,7 @@ INSTANTIATE_TEST_SUITE_P(Dtypes, AdamWIn, testing::Values(at::kFloat, at::kDoubl
 TEST(AdamW, ReachesTheNumbersOfTorchOptim) {
   const at::Tensor parameter = at::tensor({1.0, -2.0, 0.5}, at::kDouble);
   AdamW optimizer({parameter}, kOptions);
-  for (int step = 0; step < 20; ++step)
-    optimizer.step({at::tensor({0.3, -1.0, 20.0}, at::kDouble) * (step + 1)}, 0.01);
+  for (int step = 0; step < 20; ++step) optimizer.step({at::tensor({0.3, -1.0, 20.0}, at::kDouble) * (step + 1)}, 0.01);
   const at::Tensor expected = at::tensor({0.7863513967138546, -1.7665402604890326, 0.29625696281545705}, at::kDouble);
   EXPECT_LT(test::max_abs_error(expected, parameter), 1e-13);
 }

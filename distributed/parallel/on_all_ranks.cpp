@@ -1,4 +1,4 @@
-#include "distributed/parallel/together.h"
+#include "distributed/parallel/on_all_ranks.h"
 
 #include <ATen/ATen.h>
 
@@ -33,7 +33,7 @@ std::vector<Fault> unpacked(const std::string& text) {
 
 }  // namespace
 
-void together(Communicator& world, const std::function<void()>& work) {
+void on_all_ranks(Communicator& world, const std::function<void()>& work) {
   enum Outcome : int64_t { fine, bad_input, stopped, failure };
   Outcome outcome = fine;
   std::string message;
@@ -67,7 +67,8 @@ std::vector<std::string> gather_text(const std::string& text, Communicator& worl
   const at::Tensor all = world.all_gather(padded);
   std::vector<std::string> texts;
   for (int64_t rank = 0; rank < world.size(); ++rank)
-    texts.emplace_back(static_cast<const char*>(all[rank].data_ptr()), static_cast<size_t>(lengths[rank].item<int64_t>()));
+    texts.emplace_back(static_cast<const char*>(all[rank].data_ptr()),
+                       static_cast<size_t>(lengths[rank].item<int64_t>()));
   return texts;
 }
 

@@ -6,9 +6,9 @@ namespace flashmorph {
 
 // The ranks before and after this one when a model's layers lie on several ranks in a row: states come from the one and
 // go to the other. This form stands alone, first and last in one; distributed/ derives the others.
-class Neighbours {
+class PipelinePeers {
  public:
-  virtual ~Neighbours() = default;
+  virtual ~PipelinePeers() = default;
   virtual bool is_first() const { return true; }
   virtual bool is_last() const { return true; }
 
@@ -20,7 +20,7 @@ class Neighbours {
   virtual void share_last(at::Tensor& values) {}
 
   // The one that stands alone.
-  static Neighbours& none();
+  static PipelinePeers& none();
 };
 
 }  // namespace flashmorph

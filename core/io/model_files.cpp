@@ -1,4 +1,4 @@
-#include "core/io/checkpoint.h"
+#include "core/io/model_files.h"
 
 #include <ATen/ATen.h>
 
@@ -38,16 +38,16 @@ at::Tensor checked_copy(const at::Tensor& part, at::ScalarType dtype, const std:
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
+ModelFiles ModelFiles::open(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) throw BadInput(folder.string(), "is not a folder");
   const std::filesystem::path single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
-  Checkpoint checkpoint;
+  ModelFiles files;
   if (std::filesystem::exists(single) || !std::filesystem::exists(index)) {
-    checkpoint = open_file(single);
-    checkpoint.path_ = folder;
-    return checkpoint;
+    files = open_file(single);
+    files.path_ = folder;
+    return files;
   }
-  checkpoint.path_ = folder;
+  files.path_ = folder;
   const json root = read_json_file(index);
   if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object())
     throw BadInput(index.string(), "has no weight_map of tensor names to files");
@@ -56,30 +56,30 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
     const std::string where = index.string() + ": " + name, file = file_name(value, where);
     if (!opened.contains(file)) opened[file] = SafetensorsFile::open(folder / file);
     if (!opened[file]->entries().contains(name)) throw BadInput(where, "is not in " + file);
-    checkpoint.add(name, opened[file]);
+    files.add(name, opened[file]);
   }
-  return checkpoint;
+  return files;
 }
 
-Checkpoint Checkpoint::open_file(const std::filesystem::path& safetensors) {
-  Checkpoint checkpoint;
-  checkpoint.path_ = safetensors;
+ModelFiles ModelFiles::open_file(const std::filesystem::path& safetensors) {
+  ModelFiles files;
+  files.path_ = safetensors;
   const auto file = SafetensorsFile::open(safetensors);
-  for (const auto& [name, entry] : file->entries()) checkpoint.add(name, file);
-  return checkpoint;
+  for (const auto& [name, entry] : file->entries()) files.add(name, file);
+  return files;
 }
 
-Checkpoint Checkpoint::of(const std::filesystem::path& origin, const std::map<std::string, MadeTensor>& tensors) {
-  Checkpoint checkpoint;
-  checkpoint.path_ = origin;
+ModelFiles ModelFiles::of(const std::filesystem::path& origin, const std::map<std::string, MadeTensor>& tensors) {
+  ModelFiles files;
+  files.path_ = origin;
   for (const auto& [name, made] : tensors) {
     const uint64_t bytes = static_cast<uint64_t>(c10::multiply_integers(made.shape)) * c10::elementSize(made.dtype);
-    checkpoint.tensors_[name] = {{made.dtype, made.shape, /*offset=*/0, bytes}, nullptr, made.make};
+    files.tensors_[name] = {{made.dtype, made.shape, /*offset=*/0, bytes}, nullptr, made.make};
   }
-  return checkpoint;
+  return files;
 }
 
-Checkpoint Checkpoint::of(const std::filesystem::path& origin,
+ModelFiles ModelFiles::of(const std::filesystem::path& origin,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   std::map<std::string, MadeTensor> made;
   for (const auto& [name, tensor] : tensors)
@@ -87,25 +87,25 @@ Checkpoint Checkpoint::of(const std::filesystem::path& origin,
   return of(origin, made);
 }
 
-void Checkpoint::add(const std::string& name, std::shared_ptr<const SafetensorsFile> file) {
+void ModelFiles::add(const std::string& name, std::shared_ptr<const SafetensorsFile> file) {
   tensors_[name] = {file->entries().at(name), file, nullptr};
 }
 
-std::vector<std::string> Checkpoint::names() const {
+std::vector<std::string> ModelFiles::names() const {
   std::vector<std::string> names;
   for (const auto& [name, stored] : tensors_) names.push_back(name);
   return names;
 }
 
-const TensorEntry& Checkpoint::entry(const std::string& name) const {
+const TensorEntry& ModelFiles::entry(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) throw BadInput(path_.string(), "has no tensor " + name);
   return found->second.entry;
 }
 
-const std::vector<int64_t>& Checkpoint::shape(const std::string& name) const { return entry(name).shape; }
+const std::vector<int64_t>& ModelFiles::shape(const std::string& name) const { return entry(name).shape; }
 
-at::Tensor Checkpoint::stored(const std::string& name, at::IntArrayRef expected) const {
+at::Tensor ModelFiles::stored(const std::string& name, at::IntArrayRef expected) const {
   if (at::IntArrayRef(shape(name)) != expected)
     throw BadInput(where(name), "has shape " + text_of(shape(name)) + ", expected " + text_of(expected));
   before_each_read_();
@@ -113,20 +113,20 @@ at::Tensor Checkpoint::stored(const std::string& name, at::IntArrayRef expected)
   return stored.file ? stored.file->tensor(name) : stored.make();
 }
 
-std::string Checkpoint::where(const std::string& name) const { return path_.string() + ": tensor " + name; }
+std::string ModelFiles::where(const std::string& name) const { return path_.string() + ": tensor " + name; }
 
-at::Tensor Checkpoint::read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const {
+at::Tensor ModelFiles::read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const {
   return checked_copy(stored(name, expected), dtype, where(name));
 }
 
-at::Tensor Checkpoint::read(const std::string& name) const { return read(name, shape(name), entry(name).dtype); }
+at::Tensor ModelFiles::read(const std::string& name) const { return read(name, shape(name), entry(name).dtype); }
 
-at::Tensor Checkpoint::read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
+at::Tensor ModelFiles::read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
                                   int64_t start, int64_t length) const {
   return checked_copy(stored(name, expected).narrow(dim, start, length), dtype, where(name));
 }
 
-std::vector<std::filesystem::path> Checkpoint::files() const {
+std::vector<std::filesystem::path> ModelFiles::files() const {
   std::set<std::filesystem::path> files;
   for (const auto& [name, stored] : tensors_)
     if (stored.file) files.insert(stored.file->path());

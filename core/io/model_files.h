@@ -21,14 +21,14 @@ struct MadeTensor {
 };
 
 // The weights of a Hugging Face folder by name: model.safetensors, or the files that model.safetensors.index.json
-// lists. Opening reads headers only; a rank then reads just its slice of each tensor. Tensors that are made of others (an
-// export's, under the names of the model it came from) or held in memory are a checkpoint as well.
-class Checkpoint {
+// lists. Opening reads headers only; a rank then reads just its slice of each tensor. Tensors that are made of others
+// (an export's, under the names of the model it came from) or held in memory are a checkpoint as well.
+class ModelFiles {
  public:
-  static Checkpoint open(const std::filesystem::path& folder);          // throws BadInput
-  static Checkpoint open_file(const std::filesystem::path& safetensors);  // a single file
-  static Checkpoint of(const std::filesystem::path& origin, const std::map<std::string, MadeTensor>& tensors);
-  static Checkpoint of(const std::filesystem::path& origin,
+  static ModelFiles open(const std::filesystem::path& folder);            // throws BadInput
+  static ModelFiles open_file(const std::filesystem::path& safetensors);  // a single file
+  static ModelFiles of(const std::filesystem::path& origin, const std::map<std::string, MadeTensor>& tensors);
+  static ModelFiles of(const std::filesystem::path& origin,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors);
 
   const std::filesystem::path& path() const { return path_; }

@@ -1,4 +1,4 @@
-#include "distributed/parallel/schedule.h"
+#include "distributed/parallel/pipeline_order.h"
 
 #include <algorithm>
 
