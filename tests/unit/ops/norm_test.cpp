@@ -1,4 +1,6 @@
+#include "core/ops/activation.h"
 #include "core/ops/norm.h"
+#include "core/ops/rotation.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
