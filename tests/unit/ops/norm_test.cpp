@@ -1,10 +1,10 @@
-#include "core/ops/activation.h"
 #include "core/ops/norm.h"
-#include "core/ops/rotation.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "core/ops/activation.h"
+#include "core/ops/rotation.h"
 #include "tests/reference/pointwise.h"
 #include "tests/support/tensors.h"
 
