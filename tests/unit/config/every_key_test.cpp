@@ -33,8 +33,8 @@ std::vector<std::string> others(const Range&, const Rule&) { return {yaml_of(Ran
 std::vector<std::string> others(const std::vector<int64_t>&, const Rule&) {
   return {yaml_of(std::vector<int64_t>{256, 128})};
 }
-std::vector<std::string> others(const std::vector<std::string>&, const Rule& rule) {
-  return {yaml_of(std::vector<std::string>{rule.choices.back()})};
+std::vector<std::string> others(const std::vector<std::string>&, const Rule&) {
+  return {yaml_of(std::vector<std::string>{"other"})};
 }
 
 struct Key {
