@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what flashmorph-dist needs on Debian 12: apt packages, and build/venv with LibTorch and Open MPI.
 #   deploy/install.sh [--tests] [--fuzz] [--slurm]
-#     --tests: also what the tests compare with (transformers, tokenizers, Prometheus, shellcheck)
+#     --tests: also what the tests compare with (transformers, tokenizers, Prometheus), and what looks over sources (shellcheck, clang-format)
 #     --fuzz: also clang for tests/fuzz/run.sh    --slurm: also Slurm for tests/slurm/run.sh
 # Finds out first, so that a second start does nothing. Exit code 2: something is missing that it may not install.
 set -euo pipefail
@@ -73,7 +73,7 @@ for option in "$@"; do
   case $option in
     --tests)
       tests=true
-      apt_packages+=(prometheus shellcheck)
+      apt_packages+=(prometheus shellcheck clang-format)
       ;;
     --fuzz) apt_packages+=(clang libclang-rt-14-dev) ;;
     --slurm) apt_packages+=(slurmctld slurmd slurm-client munge) ;;

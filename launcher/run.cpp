@@ -68,7 +68,7 @@ int64_t longest_sequence(const StagesSection& stages) {
 // All that a run reads, checked, before anything is written.
 struct Inputs {
   ModelSpec spec;
-  std::optional<ModelFiles> checkpoint;
+  std::optional<ModelFiles> files;
   std::optional<Tokenizer> tokenizer;
   std::optional<Corpus> corpus;
   std::optional<PasskeyTask> passkeys;
@@ -78,8 +78,8 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<v
   Inputs inputs;
   inputs.spec = ModelSpec::open(config.model.path);
   check_settings(config, inputs.spec, ranks);
-  inputs.checkpoint = ModelFiles::open(config.model.path);
-  inputs.checkpoint->before_each_read(between_reads);
+  inputs.files = ModelFiles::open(config.model.path);
+  inputs.files->before_each_read(between_reads);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
   inputs.corpus = Corpus::open(config.data, *inputs.tokenizer, longest_sequence(config.stages) + 1, between_reads);
@@ -132,12 +132,12 @@ int run(const CommandLine& line, Communicator& host_world) {
     const std::function<void()> between_reads = stop_loading_if_asked(stop);
     inputs = read_inputs(config, world.size(), between_reads);
     if (!leads) return;
-    sources = {hash_of_model(config.model.path, *inputs.checkpoint, between_reads),
+    sources = {hash_of_model(config.model.path, *inputs.files, between_reads),
                corpus_files(config.data, between_reads)};
     if (!line.fresh) folder.check(config, sources);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
-  PlacedModel placed(world, config, inputs.spec, *inputs.checkpoint, dtype_of(config.device), device.place());
+  PlacedModel placed(world, config, inputs.spec, *inputs.files, dtype_of(config.device), device.place());
   const Layout layout = layout_of("align", config, inputs.spec, world.size());
   placed.place(layout);  // weights that cannot be read are refused here
   const proto::LayerLatency latency = [&] {

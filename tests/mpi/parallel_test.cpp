@@ -160,7 +160,7 @@ TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
 
     // The same in this rank's stretch of the 15 elements, and nothing elsewhere; the norm is that of all.
     backward();
-    std::vector<at::Tensor> shared = reduced_gradients(parameters, mesh, DataSum::own_stretch);
+    std::vector<at::Tensor> shared = reduced_gradients(parameters, mesh, DataSum::own_partition);
     const auto flat = [](const std::vector<at::Tensor>& tensors) {
       return at::cat({tensors[0].flatten(), tensors[1].flatten(), tensors[2].flatten()});
     };
@@ -169,7 +169,7 @@ TEST(Gradients, PartialOnesAddOverTensorRanksAllOverDataRanks) {
     EXPECT_TRUE(flat(shared).equal(flat(gradients) * own));
     std::vector<at::Tensor> clipped = gradients;
     const double norm = clip_gradients(parameters, clipped, 0.0, mesh);
-    EXPECT_NEAR(clip_gradients(parameters, shared, norm / 2, mesh, DataSum::own_stretch) / norm, 1.0, 1e-12);
+    EXPECT_NEAR(clip_gradients(parameters, shared, norm / 2, mesh, DataSum::own_partition) / norm, 1.0, 1e-12);
     EXPECT_TRUE(flat(shared).allclose(flat(gradients) * own / 2));
   }
 }

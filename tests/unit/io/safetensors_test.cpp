@@ -160,7 +160,7 @@ TEST(ModelFiles, SlicesOfShardsAndFaults) {
   write_safetensors(folder.path() / "two.safetensors", {{"bad", bad}});
   std::ofstream(folder.path() / "model.safetensors.index.json")
       << R"({"weight_map": {"a": "one.safetensors", "bad": "two.safetensors"}})";
-  const ModelFiles checkpoint = ModelFiles::open(folder.path());
+  const ModelFiles files = ModelFiles::open(folder.path());
   const at::Tensor whole = a.to(at::kHalf).to(at::kFloat);
   EXPECT_TRUE(files.read("a", {4, 6}, at::kFloat).equal(whole));
   for (const int64_t dim : {0, 1})
@@ -187,12 +187,12 @@ TEST(ModelFiles, SlicesOfShardsAndFaults) {
 TEST(ModelFiles, ReadingCanBeBrokenOffBeforeEachTensor) {
   const test::TemporaryFolder folder;
   write_safetensors(folder.path() / "model.safetensors", {{"a", at::ones({2, 2})}, {"b", at::ones({2})}});
-  ModelFiles checkpoint = ModelFiles::open(folder.path());
+  ModelFiles files = ModelFiles::open(folder.path());
   int reads = 0;
-  checkpoint.before_each_read([&] {
+  files.before_each_read([&] {
     if (++reads == 3) throw std::runtime_error("enough");
   });
-  const ModelFiles copy = checkpoint;
+  const ModelFiles copy = files;
   copy.read("a", {2, 2}, at::kFloat);
   copy.read_slice("a", {2, 2}, at::kFloat, 0, 1, 1);
   EXPECT_THROW(copy.read("b", {2}, at::kFloat), std::runtime_error);
@@ -204,7 +204,7 @@ TEST(ModelFiles, OnlyTheSliceReadMustBeFinite) {
   a[0][0] = std::numeric_limits<float>::infinity();
   write_safetensors(folder.path() / "model.safetensors",
                     {{"a", a}, {"whole", at::arange(3)}, {"big", at::full({1}, 1e6)}});
-  const ModelFiles checkpoint = ModelFiles::open(folder.path());
+  const ModelFiles files = ModelFiles::open(folder.path());
   EXPECT_TRUE(files.read_slice("a", {2, 3}, at::kFloat, 1, 1, 2).equal(at::ones({2, 2})));
   EXPECT_THROW(files.read_slice("a", {2, 3}, at::kFloat, 0, 0, 1), BadInput);
   EXPECT_THROW(files.read("whole", {3}, at::kFloat), BadInput);  // integers are no weights

@@ -31,17 +31,17 @@ struct Decoder {
   HeadWeights head;
 
   static Decoder open(const std::filesystem::path& folder, const Placement& placement = {}) {
-    const ModelFiles checkpoint = ModelFiles::open(folder);
+    const ModelFiles files = ModelFiles::open(folder);
     Decoder decoder;
     decoder.spec = ModelSpec::open(folder);
     decoder.placement = placement;
     for (int64_t layer = 0; layer < decoder.spec.layers; ++layer) {
-      decoder.attention.push_back(load_attention(checkpoint, decoder.spec, layer, placement));
-      decoder.blocks.push_back(load_block(checkpoint, decoder.spec, layer, placement));
+      decoder.attention.push_back(load_attention(files, decoder.spec, layer, placement));
+      decoder.blocks.push_back(load_block(files, decoder.spec, layer, placement));
     }
-    decoder.embedding = load_embedding(checkpoint, decoder.spec, placement);
+    decoder.embedding = load_embedding(files, decoder.spec, placement);
     decoder.head =
-        load_head(checkpoint, decoder.spec, placement, decoder.spec.tied_embeddings ? &decoder.embedding : nullptr);
+        load_head(files, decoder.spec, placement, decoder.spec.tied_embeddings ? &decoder.embedding : nullptr);
     return decoder;
   }
 
@@ -168,7 +168,7 @@ TEST_F(Slices, EmbeddingIsWholeOnEveryRank) {
 
 TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
   const Decoder low = slice(0);
-  const ModelFiles checkpoint = ModelFiles::open(folder.path());
+  const ModelFiles files = ModelFiles::open(folder.path());
   Parameters all = parameters_of(low.embedding);
   for (int64_t layer = 0; layer < low.spec.layers; ++layer) {
     for (const Parameter& parameter : parameters_of(low.attention[layer], layer)) all.push_back(parameter);
@@ -190,7 +190,7 @@ TEST_F(Slices, ParametersKnowTheirNamesAndSplits) {
 
   const at::Tensor before = low.attention[1].o.clone();
   for (const Parameter& parameter : all) parameter.value.zero_();
-  read_into(all, checkpoint, low.placement);
+  read_into(all, files, low.placement);
   EXPECT_TRUE(at::equal(low.attention[1].o, before)) << "the value shares its layer's storage";
 }
 
