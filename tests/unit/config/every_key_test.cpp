@@ -88,8 +88,8 @@ TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
     ASSERT_NE(accepted, "") << path << ": " << faults;
     const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {path + "=" + accepted});
     auto expected = before;
-    EXPECT_NE(expected.at(path), accepted) << path;
-    expected.at(path) = accepted;
+    EXPECT_NE(expected[path], accepted) << path;
+    expected[path] = accepted;
     for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})  // a stage's mesh is the run's
       if (const auto inherited = expected.find("stages." + std::string(stage) + "." + path);
           path.starts_with("parallel.") && inherited != expected.end())
