@@ -151,9 +151,13 @@ def gate_mix_case(dtype, shape):
     full, linear, G = (torch.randn(shape, dtype=torch.float64).to(dtype).double() for _ in range(3))
     label = f"gate_mix {str(dtype)[6:]} {list(shape)}"
     for alpha in (0.0, 0.3, 1.0):
-        mixed, difference = ops.gate_mix(full.cuda().to(dtype), linear.cuda().to(dtype), alpha, True)
-        d_full, d_linear, d_alpha = ops.gate_mix_backward(G.cuda().to(dtype), difference, alpha, True, True)
-        again = ops.gate_mix_backward(G.cuda().to(dtype), difference, alpha, True, True)[2]
+        def run():
+            leaves = [full.cuda().to(dtype).requires_grad_(), linear.cuda().to(dtype).requires_grad_(),
+                      torch.tensor(alpha, dtype=torch.float64, device="cuda", requires_grad=True)]
+            output = ops.gate_mix(*leaves, alpha)[0]
+            return [output, *torch.autograd.grad(output, leaves, G.cuda().to(dtype))]
+        mixed, d_full, d_linear, d_alpha = run()
+        again = run()[3]
         check(f"{label} at {alpha}: mixed", mixed, (alpha * full + (1 - alpha) * linear).cuda(), BOUNDS[dtype])
         check(f"{label} at {alpha}: d full", d_full, (alpha * G).cuda(), BOUNDS[dtype])
         check(f"{label} at {alpha}: d linear", d_linear, ((1 - alpha) * G).cuda(), BOUNDS[dtype])
