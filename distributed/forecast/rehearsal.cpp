@@ -9,7 +9,7 @@
 #include "core/ops/vocabulary_loss.h"
 #include "core/rehearsal/without_values.h"
 #include "core/rehearsal/work_counter.h"
-#include "core/select/budget.h"
+#include "core/select/uniform.h"
 #include "distributed/coordinator/placed_model.h"
 #include "distributed/forecast/rehearsal_world.h"
 #include "distributed/stages/align.h"
