@@ -7,11 +7,11 @@
 #include <optional>
 
 #include "core/base/bad_input.h"
+#include "core/base/endings.h"
 #include "distributed/coordinator/checks.h"
-#include "distributed/coordinator/placed_model.h"
 #include "distributed/forecast/cards.h"
 #include "distributed/forecast/run_forecast.h"
-#include "distributed/health/exit_codes.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "launcher/commands.h"
 #include "launcher/terminal.h"
 

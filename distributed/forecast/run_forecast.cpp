@@ -1,18 +1,12 @@
 #include "distributed/forecast/run_forecast.h"
 
 #include "core/base/bad_input.h"
-#include "core/select/selector.h"
 #include "distributed/coordinator/checks.h"
-#include "distributed/coordinator/placed_model.h"
+#include "distributed/coordinator/coordinator.h"
+#include "distributed/parallel/stage_layouts.h"
 
 namespace flashmorph {
 namespace {
-
-bool is_gone_through(const std::string& stage, const RunConfig& config) {
-  if (stage == "select" && !trains_gates(config.stages)) return false;
-  const TrainingSection* section = config.stages.training(stage);
-  return section == nullptr || section->tokens > 0;
-}
 
 bool would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   try {
@@ -42,7 +36,7 @@ StageForecast forecast_stage(const std::string& stage, const RunConfig& config, 
 std::vector<StageForecast> forecast_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   std::vector<StageForecast> stages;
   for (const char* stage : kStagesOnMeshes)
-    if (is_gone_through(stage, config)) stages.push_back(forecast_stage(stage, config, spec, ranks));
+    if (Coordinator::stage(stage).is_in(config)) stages.push_back(forecast_stage(stage, config, spec, ranks));
   return stages;
 }
 

@@ -6,8 +6,8 @@
 
 #include "core/rehearsal/tensor_memory.h"
 #include "core/select/uniform.h"
-#include "distributed/coordinator/placed_model.h"
 #include "distributed/forecast/rehearsal.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
