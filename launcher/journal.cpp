@@ -48,6 +48,8 @@ void Journal::stepped(const StepReport& report) {
   if (!report.gates.empty()) {
     line["regularizer"] = report.regularizer;
     line["gates"] = report.gates;
+    line["gate_price"] = report.gate_price;
+    line["gates_cost"] = report.gates_cost;
     line["top_layers"] = report.top_layers;
   }
   append(metrics_, line);

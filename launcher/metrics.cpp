@@ -114,6 +114,10 @@ void Metrics::stepped(const StepReport& report) {
         .Set(report.loss - report.regularizer);
     gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.")
         .Set(report.regularizer);
+    gauge("flashmorph_gate_price", "The lambda that holds select's gates where they are, at the last step.")
+        .Set(report.gate_price);
+    gauge("flashmorph_gates_cost", "What select's gates cost at the last step, in the budget's unit.")
+        .Set(report.gates_cost);
     set_gates(report);
   }
 }

@@ -115,10 +115,13 @@ struct SelectSection : TrainingSection {
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
   std::string method = "flashmorph";  // a selector's name (core/select)
-  double gate_penalty = 0.1;          // lambda, the pull of every gate towards linear attention
+  std::string objective = "budget";   // what moves the gates: the error under a budget, or with the paper's penalty
+  double gate_penalty = 0.1;          // lambda, the pull of every gate towards linear attention; paper's
   std::vector<int64_t> layers;        // given's
   std::string plan;                   // given's, instead of layers: another run's plan.json
   int64_t seed = 1;                   // random's
+
+  double lambda() const { return objective == "paper" ? gate_penalty : 0.0; }
 };
 
 struct DistillSection : TrainingSection {  // tokens 0: the stage is left out

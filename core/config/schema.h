@@ -224,7 +224,12 @@ template <class Visitor>
 void visit(Visitor& v, SelectSection& s) {
   v.key("method", s.method,
         {"who picks the layers: flashmorph by the gates; uniform; random; given by a list; all_linear none"});
-  v.key("gate_penalty", s.gate_penalty, {"lambda, the pull of every gate towards linear attention", 0, kMany});
+  v.key("objective", s.objective,
+        {.meaning = "what moves the gates: the error alone under a budget that falls from all layers to one, or paper: "
+                    "the error + gate_penalty * the sum of gates",
+         .choices = {"budget", "paper"}});
+  v.key("gate_penalty", s.gate_penalty,
+        {"objective paper: lambda, the pull of every gate towards linear attention", 0, kMany});
   v.key("layers", s.layers,
         {.meaning = "given: the layers that keep full attention, from 0 on",
          .least = 0,

@@ -1,3 +1,4 @@
+#include "core/base/bad_input.h"
 #include "core/select/selector.h"
 
 // FlashMorph's own: the layers with the largest gates.
@@ -8,6 +9,13 @@ namespace {
 class ByGates : public Selector {
  public:
   bool needs_gates() const override { return true; }
+
+  void check(const SelectSection& settings, const LayerBudget&) const override {
+    if (settings.objective != "paper" && settings.gate_penalty != SelectSection().gate_penalty)
+      throw BadInput("stages.select.gate_penalty",
+                     "is set, but a falling budget moves the gates: leave it out, or ask for stages.select.objective: "
+                     "paper");
+  }
 
   Pick pick(const Evidence& evidence) const override {
     return {.full_layers = best_layers(evidence.gates, evidence.budget),

@@ -272,7 +272,7 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
     if (plan.scores_size() > 0 && plan.margin() <= plan.noise())
       inputs_.observer.warn(plan.name() + ": the pick's margin, " + std::to_string(plan.margin()) +
                             ", is within the gates' noise, " + std::to_string(plan.noise()) +
-                            "; more tokens or another stages.select.gate_penalty would separate them better");
+                            "; more tokens would separate them better");
   return {0, watch.seconds()};
 }
 

@@ -13,6 +13,7 @@
 #include "distributed/forecast/rehearsal_world.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/stages/align.h"
+#include "distributed/stages/gate_descent.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "distributed/stages/weights.h"
@@ -95,7 +96,7 @@ class Rehearsal {
     const Gates gates(model_, mesh_, 0.5);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
       select_step(model_, gates, some, section, mesh_);
-      gates.of_all_layers();
+      for (int i = 0; i < gathers_a_step(section); ++i) gates.of_all_layers();
     });
   }
 

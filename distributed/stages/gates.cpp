@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "core/select/gate_budget.h"
+
 namespace flashmorph {
 namespace {
 
@@ -23,26 +25,24 @@ at::Tensor Gates::leaf() const {
 
 Routes Gates::mixing(const at::Tensor& leaf) const { return mixing_routes(leaf, alpha_l_); }
 
-std::vector<double> Gates::of_all_layers() const {
+void Gates::set(const std::vector<double>& of_all_layers) {
+  const auto [first, last] = model_.own_layers();
+  alpha_l_.copy_(at::tensor(at::ArrayRef<double>(of_all_layers).slice(first, last - first), at::kDouble));
+}
+
+std::vector<double> Gates::of_all_layers(const at::Tensor& own_l) const {
   at::Tensor all = at::zeros({model_.layer_count()}, at::kDouble);
-  all.narrow(0, model_.own_layers().first, model_.own_layers().count()).copy_(alpha_l_);
+  all.narrow(0, model_.own_layers().first, model_.own_layers().count()).copy_(own_l);
   mesh_.pipeline().all_reduce(all, Reduction::sum);
   return numbers(all);
 }
 
-void Gates::record(int64_t step, double loss, const std::vector<double>& of_all_layers) {
-  proto::GateStep& now = *moved_.add_history();
-  now.set_step(step);
-  now.set_loss(loss);
-  now.mutable_alpha()->Add(of_all_layers.begin(), of_all_layers.end());
-}
-
-Trained Gates::trained_by(AdamW& optimizer) {
+Trained Gates::trained_by(const AdamW::State& state, std::function<void(int64_t steps)> resume_at) {
   const int64_t first = model_.own_layers().first;
   const bool is_first_replica = mesh_.data_rank() == 0 && mesh_.tensor_rank() == 0;
   return {.weights = {},
-          .regions = regions_of("gates", optimizer.states()[0], first, model_.layer_count(), is_first_replica),
-          .resume_at = [&optimizer](int64_t steps) { optimizer.resume_at(steps); },
+          .regions = regions_of("gates", state, first, model_.layer_count(), is_first_replica),
+          .resume_at = std::move(resume_at),
           .named =
               [first](const std::vector<at::Tensor>& gradients) {
                 NamedGradients all;
@@ -53,10 +53,13 @@ Trained Gates::trained_by(AdamW& optimizer) {
           .own = &moved_};
 }
 
-proto::GateSnapshot Gates::snapshot() const {
-  proto::GateSnapshot snapshot = moved_;
-  if (!moved_.history().empty()) *snapshot.mutable_alpha() = moved_.history().rbegin()->alpha();
-  return snapshot;
+int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget) {
+  const int last = gates.history_size() - 1;
+  if (section.objective == "paper") return last;
+  const double rounding = 1e-9 * gates_cost(std::vector<double>(budget.costs.size(), 1.0), budget);
+  for (int step = last; step > 0; --step)
+    if (gates.history(step).cost() >= static_cast<double>(budget.limit) - rounding) return step;
+  return 0;
 }
 
 Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {

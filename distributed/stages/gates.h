@@ -2,9 +2,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
+#include "core/config/run_config.h"
 #include "core/morph/morphable_model.h"
+#include "core/select/budget.h"
 #include "core/train/adamw.h"
 #include "distributed/parallel/mesh.h"
 #include "distributed/stages/training.h"
@@ -22,19 +25,22 @@ class Gates {
   // [own layers] float64, on the host: what an optimizer moves.
   const at::Tensor& alpha() const { return alpha_l_; }
   void clamp();  // into [0, 1]
+  void set(const std::vector<double>& of_all_layers);
 
   // A copy where the model is, for a micro-batch of its own: its gradient stays apart from the others'.
   at::Tensor leaf() const;
   Routes mixing(const at::Tensor& leaf) const;  // of this rank's layers
 
   // Of all layers, in order. Collective.
-  std::vector<double> of_all_layers() const;
-  void record(int64_t step, double loss, const std::vector<double>& of_all_layers);  // steps done
+  std::vector<double> of_all_layers() const { return of_all_layers(alpha_l_); }
+  std::vector<double> of_all_layers(const at::Tensor& own_l) const;  // one number of each of this rank's gates
+  void record(const proto::GateStep& moved) { *moved_.add_history() = moved; }
 
-  Trained trained_by(AdamW& optimizer);  // the optimizer of alpha(), its only parameter
+  // What moves them: the state of their optimizer, and how it goes on from so many steps.
+  Trained trained_by(const AdamW::State& state, std::function<void(int64_t steps)> resume_at);
 
-  // gates.json, but for the method and where it came from: all gates after the last recorded step, and before.
-  proto::GateSnapshot snapshot() const;
+  // gates.json, but for the method, the gates that count, and where it came from.
+  const proto::GateSnapshot& moved() const { return moved_; }
 
  private:
   const MorphableModel& model_;
@@ -42,6 +48,10 @@ class Gates {
   at::Tensor alpha_l_;
   proto::GateSnapshot moved_;
 };
+
+// The step of the history whose gates count: with a falling budget the last whose gates still cost `limit` or more, and
+// else the last of all.
+int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget);
 
 // A mixed route for each gate of alpha_l, a leaf where the model is, with their numbers from the host, so that nobody
 // waits for a device to read them.

@@ -26,6 +26,8 @@ struct StepReport {
   double learning_rate = 0.0;
   double regularizer = 0.0;              // select only: the part of the loss that pulls the gates down
   std::vector<double> gates = {};        // select only
+  double gate_price = 0.0;               // select only: the lambda that holds the gates where they are
+  double gates_cost = 0.0;               // select only: of the gates as they are, in the budget's unit
   std::vector<int64_t> top_layers = {};  // select only: what a budget of K would keep now
 };
 

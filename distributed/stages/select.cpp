@@ -4,36 +4,54 @@
 #include <c10/core/GradMode.h>
 
 #include "core/ops/squared_distance.h"
-#include "core/train/adamw.h"
+#include "core/select/gate_budget.h"
 #include "core/train/recompute.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/stages/gate_descent.h"
 #include "distributed/stages/training.h"
 
 namespace flashmorph {
+namespace {
+
+proto::GateStep gate_step(int64_t step, double loss, const std::vector<double>& alpha, double price, double cost) {
+  proto::GateStep moved;
+  moved.set_step(step);
+  moved.set_loss(loss);
+  moved.mutable_alpha()->Add(alpha.begin(), alpha.end());
+  moved.set_price(price);
+  moved.set_cost(cost);
+  return moved;
+}
+
+}  // namespace
 
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                        StageContext& context) {
   const SelectSection& section = context.config.stages.select;
   Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}}, context);
   Gates gates(model, context.mesh);  // alpha = 1: exactly the teacher
-  AdamW optimizer({gates.alpha()}, {.beta1 = section.beta1, .beta2 = section.beta2});
-  training.resume(gates.trained_by(optimizer));
+  const std::unique_ptr<GateDescent> descent = gate_descent(gates, budget, section);
+  training.resume(gates.trained_by(descent->state(), [&](int64_t steps) { descent->resume_at(steps); }));
 
   while (training.next()) {
     const StepResult found = training.run([&](const MicroBatches& batches) {
       return select_step(model, gates, batches, section, context.mesh);  // the mixture beside the teacher
     });
-    optimizer.step(found.gradients, training.learning_rate());
-    gates.clamp();
+    const auto [alpha, price] = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
 
-    const std::vector<double> alpha = gates.of_all_layers();
-    gates.record(training.steps_done() + 1, found.loss, alpha);
+    const double cost = gates_cost(alpha, budget);
+    gates.record(gate_step(training.steps_done() + 1, found.loss, alpha, price, cost));
     training.finish({.loss = found.loss,
                      .regularizer = found.regularizer,
                      .gates = alpha,
+                     .gate_price = price,
+                     .gates_cost = cost,
                      .top_layers = best_layers(alpha, budget)});
   }
-  return {gates.snapshot(), training.cost()};
+  proto::GateSnapshot snapshot = gates.moved();
+  if (!snapshot.history().empty())
+    *snapshot.mutable_alpha() = snapshot.history(deciding_step(snapshot, section, budget)).alpha();
+  return {snapshot, training.cost()};
 }
 
 StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
@@ -61,8 +79,8 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   const at::Tensor sums = gather_in_sample_order(rows, batches.count, mesh).sum(0);
 
   const at::Tensor error = sums[own] / sums[own + 1];
-  const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
-  at::Tensor totals = at::stack({error, section.gate_penalty * gates.alpha().sum(), gradient.sum()});
+  const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.lambda();
+  at::Tensor totals = at::stack({error, section.lambda() * gates.alpha().sum(), gradient.sum()});
   mesh.pipeline().all_reduce(totals, Reduction::sum);
   const double regularizer = totals[1].item<double>();
   return {totals[0].item<double>() + regularizer, {gradient}, totals[2].item<double>(), regularizer};

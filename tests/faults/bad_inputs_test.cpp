@@ -192,9 +192,9 @@ INSTANTIATE_TEST_SUITE_P(
                     BadInputRow{"HoldsAnotherConfig",
                                 [](Scratch& scratch) {
                                   scratch.start();
-                                  scratch.set.push_back("stages.select.gate_penalty=0.5");
+                                  scratch.set.push_back("stages.select.beta1=0.5");
                                 },
-                                "stages.select.gate_penalty: 0.1 -> 0.5"},
+                                "stages.select.beta1: 0.9 -> 0.5"},
                     BadInputRow{"IsOfAnotherTeacher",
                                 [](Scratch& scratch) {
                                   scratch.start();

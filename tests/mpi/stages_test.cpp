@@ -9,6 +9,7 @@
 #include "core/model/attention.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
+#include "distributed/stages/gate_descent.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
@@ -35,7 +36,8 @@ RunConfig small_run(const std::string& select_steps = "20") {
           data +
           "}\n"
           "  select: {tokens: " +
-          std::to_string(512 * std::stoll(select_steps)) + ", batch_tokens: 512, gate_penalty: 1, " + data +
+          std::to_string(512 * std::stoll(select_steps)) + ", batch_tokens: 512, objective: paper, gate_penalty: 1, " +
+          data +
           "}\n"
           "  distill: {tokens: 2560, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " +
           data +
@@ -73,7 +75,7 @@ RunConfig short_select(int64_t steps) {
       "  align: {tokens: 256}\n"
       "  select: {tokens: " +
           std::to_string(256 * steps) +
-          ", batch_tokens: 256, gate_penalty: 1, "
+          ", batch_tokens: 256, objective: paper, gate_penalty: 1, "
           "data: {lengths: 64, passkeys: 1, words: 2}}\n",
       "test");
 }
@@ -110,6 +112,53 @@ TEST(Stages, TheTeachersGatesInDoublePrecisionAreTheSameOnEveryMesh) {
 TEST(Stages, ASmallModelsGatesAreTheSameOnEveryMesh) {
   const SharedModel small({.layers = 5, .head_dim = 8});
   expect_same_gates(small.path(), small_run(), at::kDouble, 1e-10);
+}
+
+RunConfig falling_budget(RunConfig config) {
+  config.stages.select.objective = "budget";
+  return config;
+}
+
+// Gates may be exactly 0 or 1 here, so the differences are not relative.
+TEST(Stages, GatesUnderAFallingBudgetAreTheSameOnEveryMesh) {
+  const RunConfig config = falling_budget(small_run("6"));
+  const SharedModel small({.layers = 5, .head_dim = 8});
+  const auto falling = [&](Mesh& mesh) {
+    StageContext here = context(mesh, config);
+    const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+    const proto::GateSnapshot gates = select_gates(model, LayerBudget::of_layers(5, 3), here).first;
+    EXPECT_NEAR(gates.history(2).cost(), 3.0, 1e-9) << "5 - 4 * 3 / 6 layers";
+    EXPECT_TRUE(std::ranges::equal(gates.alpha(), gates.history(2).alpha())) << "these meet the budget";
+    EXPECT_NEAR(gates.history(5).cost(), 1.0, 1e-9);
+    std::vector<double> numbers;
+    for (const proto::GateStep& moved : gates.history()) {
+      numbers.insert(numbers.end(), moved.alpha().begin(), moved.alpha().end());
+      numbers.push_back(moved.price());
+    }
+    return at::tensor(numbers, at::kDouble);
+  };
+  const at::Tensor expected = made_by_one_rank(falling);
+  for (const MeshShape& shape : every_mesh_and_sequence()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    EXPECT_TRUE(at::allclose(falling(mesh), expected, /*rtol=*/1e-10, /*atol=*/1e-10));
+  }
+}
+
+TEST(Stages, AFallingBudgetHasNoUnitOfError) {
+  const SharedModel small({.layers = 5});
+  const RunConfig config = falling_budget(small_run("4"));
+  Mesh mesh(world(), {.data = world().size()});
+  const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
+  Gates some(model, mesh), others(model, mesh);
+  const auto one = gate_descent(some, LayerBudget::of_layers(5, 3), config.stages.select);
+  const auto thousandfold = gate_descent(others, LayerBudget::of_layers(5, 3), config.stages.select);
+  for (int64_t step = 0; step < 4; ++step) {
+    const at::Tensor gradient = at::tensor({-0.1, -3.0, 0.2, -0.7, -1.5}, at::kDouble) * (step + 1);
+    const MovedGates moved = one->step(gradient, 0.05, step), same = thousandfold->step(1000.0 * gradient, 0.05, step);
+    for (size_t l = 0; l < 5; ++l) EXPECT_NEAR(moved.alpha[l], same.alpha[l], 1e-12);
+    EXPECT_NEAR(same.price, 1000.0 * moved.price, 1e-6);
+  }
 }
 
 // With several tensor or pipeline ranks a replica, too: all replicas of the mesh, then each of them alone.

@@ -1,0 +1,80 @@
+#include "distributed/stages/gate_descent.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "core/select/gate_budget.h"
+
+namespace flashmorph {
+namespace {
+
+class Penalized : public GateDescent {
+ public:
+  Penalized(Gates& gates, const SelectSection& section)
+      : gates_(gates),
+        lambda_(section.gate_penalty),
+        optimizer_({gates.alpha()}, {.beta1 = section.beta1, .beta2 = section.beta2}) {}
+
+  MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t) override {
+    optimizer_.step({gradient_l}, learning_rate);
+    gates_.clamp();
+    return {gates_.of_all_layers(), lambda_};
+  }
+
+  AdamW::State state() const override { return optimizer_.states()[0]; }
+  void resume_at(int64_t steps) override { optimizer_.resume_at(steps); }
+
+ private:
+  Gates& gates_;
+  double lambda_;
+  AdamW optimizer_;
+};
+
+class UnderBudget : public GateDescent {
+ public:
+  UnderBudget(Gates& gates, const LayerBudget& budget, const SelectSection& section)
+      : gates_(gates),
+        costs_(relative_costs(budget)),
+        steps_(section.steps()),
+        beta1_(section.beta1),
+        beta2_(section.beta2),
+        mean_l_(at::zeros_like(gates.alpha())),
+        square_l_(at::zeros_like(gates.alpha())) {}
+
+  MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) override {
+    const auto done = static_cast<double>(steps_done + 1);
+    mean_l_.mul_(beta1_).add_(gradient_l, 1.0 - beta1_);
+    square_l_.mul_(beta2_).addcmul_(gradient_l, gradient_l, 1.0 - beta2_);
+    double square = 0.0;
+    for (const double one : gates_.of_all_layers(square_l_ / (1.0 - std::pow(beta2_, done)))) square += one;
+    const double scale = std::sqrt(square / static_cast<double>(costs_.size()));
+    const double rate = scale > 0.0 ? learning_rate / scale : 0.0;  // at the teacher itself the error is flat
+    const at::Tensor downhill_l = gates_.alpha() - rate / (1.0 - std::pow(beta1_, done)) * mean_l_;
+    const PricedGates moved =
+        nearest_within(gates_.of_all_layers(downhill_l), costs_, falling_allowance(costs_, steps_done + 1, steps_));
+    gates_.set(moved.gates);
+    return {moved.gates, rate > 0.0 ? moved.price / rate : 0.0};
+  }
+
+  AdamW::State state() const override { return {gates_.alpha(), mean_l_, square_l_}; }
+  void resume_at(int64_t) override {}
+
+ private:
+  Gates& gates_;
+  std::vector<double> costs_;
+  int64_t steps_;
+  double beta1_, beta2_;
+  at::Tensor mean_l_, square_l_;  // of this rank's gradients
+};
+
+}  // namespace
+
+std::unique_ptr<GateDescent> gate_descent(Gates& gates, const LayerBudget& budget, const SelectSection& section) {
+  if (section.objective == "paper") return std::make_unique<Penalized>(gates, section);
+  return std::make_unique<UnderBudget>(gates, budget, section);
+}
+
+int gathers_a_step(const SelectSection& section) { return section.objective == "paper" ? 1 : 2; }
+
+}  // namespace flashmorph
