@@ -14,6 +14,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ CONFIG = ["tests/data/run64.yaml", "--set", "parallel={tensor: 2}", "--set", "me
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
                "OMP_NUM_THREADS": "1"}
 JOURNALS = ("events.jsonl", "metrics.jsonl")
+MOST_TRIES = 10  # on a busy machine a short run may be over before this process gets to look
 KINDS = ("load", "step", "save", "evaluate")
 
 Moment = collections.namedtuple("Moment", "kind journal line text")  # journal None: the ranks have appeared
@@ -116,14 +118,16 @@ def gates(run):
 
 
 def kill_once(arguments, folder, number, moment, rank, expected):
+    """Seconds to the end, and finished stages; None when the run was over before the moment was seen."""
     run, log_file = folder / f"run{number}", folder / f"run{number}.log"
+    shutil.rmtree(run, ignore_errors=True)
     with open(log_file, "w") as log:
         mpirun = start(arguments, folder, run.name, log)
         came = wait_for(moment, run, mpirun, arguments.ranks)
         pid = ranks_of(mpirun).get(rank) if came else None
         if pid is None:
             mpirun.wait()
-            raise AssertionError(f"the run ended before '{moment.text}': {log_file.read_text()}")
+            return None
         os.kill(pid, signal.SIGKILL)
         begun = time.monotonic()
         code = mpirun.wait(timeout=arguments.deadline)
@@ -141,6 +145,10 @@ def kill_once(arguments, folder, number, moment, rank, expected):
     assert code == 0, f"the second start: exit code {code}: {said}"
     assert gates(run) == expected, f"other gates after '{moment.text}'"
     return seconds, len(re.findall("already done", said))
+
+
+def missed(moment):
+    raise AssertionError(f"every one of {MOST_TRIES} runs ended before '{moment.text}' was seen")
 
 
 def main():
@@ -167,7 +175,8 @@ def main():
             kind = KINDS[number % len(KINDS)]
             moment, rank = random.choice(moments[kind]), random.randrange(arguments.ranks)
             try:
-                seconds, done = kill_once(arguments, folder, number, moment, rank, expected)
+                tries = (kill_once(arguments, folder, number, moment, rank, expected) for _ in range(MOST_TRIES))
+                seconds, done = next(filter(None, tries), None) or missed(moment)
                 outcome = f"{seconds:.1f} s | {done} | yes"
             except (AssertionError, subprocess.TimeoutExpired) as failure:
                 failures += 1

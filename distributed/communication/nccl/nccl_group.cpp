@@ -12,7 +12,7 @@
 namespace flashmorph {
 namespace {
 
-constexpr std::chrono::milliseconds kBetweenLooks{50};
+constexpr std::chrono::milliseconds kBetweenLooks{50}, kBetweenQueries{1};
 
 // A marker on one stream that another stream, or the host, waits for.
 cudaEvent_t mark(cudaStream_t stream) {
@@ -39,6 +39,7 @@ NcclGroup::NcclGroup(const ncclUniqueId& id, int rank, int size, std::string nam
       card_(card),
       deadline_(deadline) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
+  C10_CUDA_CHECK(cudaDeviceSynchronize());  // NCCL may wait for the device now, and no peer may be needed for that
   const ncclResult_t result = ncclCommInitRank(&comm_, size_, id, rank_);
   if (result != ncclSuccess)
     throw CommunicationError(described("ncclCommInitRank", ncclGetErrorString(result), nullptr));
@@ -49,12 +50,11 @@ NcclGroup::~NcclGroup() {  // must not throw, and must not wait for peers that m
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
-    if (failure_.empty() && std::uncaught_exceptions() > 0) fail("this rank gave up");
+    if (failure_.empty()) fail("closed");
   }
   changed_.notify_all();
   watcher_.join();
   for (const Pending& pending : pending_) (void)cudaEventDestroy(pending.done);
-  if (failure_.empty()) (void)ncclCommDestroy(comm_);  // a failed one has been aborted
 }
 
 void NcclGroup::call(std::string_view name, const at::Tensor& values, bool crosses_back,
@@ -89,14 +89,24 @@ void NcclGroup::wait() {
   C10_CUDA_CHECK(cudaEventDestroy(done));
 }
 
+void NcclGroup::finish() {
+  std::unique_lock lock(mutex_);
+  for (drop_done(); !pending_.empty() && failure_.empty(); drop_done()) changed_.wait_for(lock, kBetweenQueries);
+  if (!failure_.empty()) throw CommunicationError(failure_);
+}
+
+void NcclGroup::drop_done() {
+  while (!pending_.empty() && cudaEventQuery(pending_.front().done) == cudaSuccess) {
+    (void)cudaEventDestroy(pending_.front().done);
+    pending_.pop_front();
+  }
+}
+
 void NcclGroup::watch() {
   (void)cudaSetDevice(card_);
   std::unique_lock lock(mutex_);
   while (!closing_ && failure_.empty()) {
-    while (!pending_.empty() && cudaEventQuery(pending_.front().done) == cudaSuccess) {
-      (void)cudaEventDestroy(pending_.front().done);
-      pending_.pop_front();
-    }
+    drop_done();
     if (pending_.empty()) {
       changed_.wait(lock);
       continue;

@@ -19,7 +19,8 @@ namespace flashmorph {
 
 // One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events,
 // so the host never waits. A thread watches the calls under way: when one fails or outlasts the deadline it aborts the
-// communicator, which frees whoever waits for the device, and every later call throws CommunicationError.
+// communicator, which frees whoever waits for the device, and every later call throws CommunicationError. Its end is an
+// abort, too, which waits for nobody: the ranks should have met before, with nothing under way.
 class NcclGroup {
  public:
   // Collective over the group: every rank with the same id.
@@ -36,7 +37,8 @@ class NcclGroup {
             const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& enqueue,
             std::source_location at = std::source_location::current());
 
-  void wait();  // the caller's stream, for all calls so far
+  void wait();    // the caller's stream, for all calls so far
+  void finish();  // the host, for all calls so far
 
  private:
   struct Pending {
@@ -46,6 +48,7 @@ class NcclGroup {
   };
 
   void watch();
+  void drop_done();                       // of pending_; with mutex_ held
   void fail(const std::string& failure);  // aborts; with mutex_ held
   std::string described(std::string_view call, const std::string& reason, const std::source_location* at) const;
 
