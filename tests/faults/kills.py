@@ -97,8 +97,9 @@ def wait_for(moment, run, mpirun, ranks):
     return False
 
 
-def left_behind(folder):
-    mine = str(folder).encode()
+def left_behind(folder, name):
+    """Processes of the run that are still there."""
+    mine = f"run.dir={folder}\0--set\0run.name={name}\0".encode()
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -106,7 +107,7 @@ def left_behind(folder):
             state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
             continue
-        if mine in words and b"flashmorph-dist" in words and b"kills.py" not in words and state != "Z":
+        if mine in words and state != "Z":
             found.append(process.name)
     return found
 
@@ -135,7 +136,7 @@ def kill_once(arguments, folder, number, moment, rank, expected):
     said = log_file.read_text()
     assert code == 137, f"exit code {code}: {said}"
     assert re.search(rf"process rank {rank} .*exited on\s+signal 9", said, re.S), f"the message names no rank {rank}: {said}"
-    while left := left_behind(folder / run.name):  # mpirun may return before the last rank that it ends is gone
+    while left := left_behind(folder, run.name):  # mpirun may return before the last rank that it ends is gone
         assert time.monotonic() - begun < arguments.deadline, f"left behind: {left}"
         time.sleep(0.05)  # between two looks
 

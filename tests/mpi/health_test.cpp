@@ -70,6 +70,25 @@ TEST(CallLog, AFailedCallIsOverAsWell) {
   EXPECT_GE(world().log().last().back().seconds, 0.0);
 }
 
+TEST(CallLog, ACardIsInItsOldestCallUntilThatIsDone) {
+  if (world().size() == 1) return;
+  CallLog log;
+  const size_t group = log.add_group("data", {0, 1});
+  EXPECT_FALSE(log.on_card().has_value());
+  std::vector<int64_t> tickets;
+  for (const char* operation : {"all_reduce", "broadcast"}) {
+    log.begin(group, operation, kAll, nullptr);
+    tickets.push_back(log.goes_on_on_card());
+    log.end();
+  }
+  EXPECT_EQ(text_of(log.on_card().value()), "all_reduce");
+  log.done_on_card(tickets[0]);
+  EXPECT_EQ(text_of(log.on_card().value()), "broadcast");
+  EXPECT_EQ(log.on_card()->number, 2);
+  log.done_on_card(tickets[1]);
+  EXPECT_FALSE(log.on_card().has_value());
+}
+
 constexpr int kMostLooks = 20;
 
 // Own work, by the clock of this thread.

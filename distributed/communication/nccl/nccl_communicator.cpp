@@ -40,7 +40,7 @@ class NcclCommunicator : public DeviceCommunicator {
       : DeviceCommunicator(std::move(host)),
         card_(card),
         deadline_(deadline),
-        group_(shared_id(), rank(), size(), name(), card, deadline) {}
+        group_(shared_id(), rank(), size(), name(), card, deadline, log()) {}
 
   // NCCL's own closing waits for the other ranks without a deadline. So they meet here with one, when nothing is under
   // way any more, and then each group is aborted, which waits for nobody.
@@ -167,9 +167,10 @@ class NcclCommunicator : public DeviceCommunicator {
       std::memcpy(&downwards, bytes[1].data_ptr(), sizeof downwards);
     }
     Lanes lanes;
-    lanes.up = std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_);
-    lanes.down =
-        std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
+    lanes.up =
+        std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_, log());
+    lanes.down = std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_,
+                                             deadline_, log());
     return lanes;
   }
 

@@ -15,6 +15,8 @@
 #include <string_view>
 #include <thread>
 
+#include "distributed/communication/call_log.h"
+
 namespace flashmorph {
 
 // One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events,
@@ -23,8 +25,8 @@ namespace flashmorph {
 // abort, too, which waits for nobody: the ranks should have met before, with nothing under way.
 class NcclGroup {
  public:
-  // Collective over the group: every rank with the same id.
-  NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline);
+  // Collective over the group: every rank with the same id. `log`, which outlives this, is told what the card is in.
+  NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline, CallLog& log);
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
@@ -43,6 +45,7 @@ class NcclGroup {
  private:
   struct Pending {
     cudaEvent_t done;
+    int64_t ticket;  // in the log
     std::string call;
     std::chrono::steady_clock::time_point start;
   };
@@ -58,6 +61,7 @@ class NcclGroup {
   std::string name_;
   int card_;
   std::chrono::duration<double> deadline_;
+  CallLog& log_;
 
   std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
