@@ -59,7 +59,6 @@ class Stopper : public StageObserver {
   void stepped(const StepReport& report) override {
     if (report.step == step_) std::raise(SIGTERM);
   }
-  // Of a slow rank, which a busy machine has, nothing is told here.
   void warn(const std::string& warning) override { ADD_FAILURE() << warning; }
   int64_t resumed_after = 0;
 
