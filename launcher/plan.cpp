@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/base/bad_input.h"
+#include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/placed_model.h"
 #include "distributed/health/exit_codes.h"
@@ -233,7 +234,7 @@ int make_plan(const Options& options) {
             .ranks = options.ranks,
             .card = {},
             .stages = {}};
-  plan.spec = ModelSpec::open(plan.config.model.path);
+  plan.spec = StoredModel::spec_of(plan.config.model.path);
   if (!options.card.empty()) plan.card = card_named(options.card);
   const Refusal refusal = examine(plan);
   if (options.json) {
@@ -252,7 +253,7 @@ int make_plan(const Options& options) {
 CommandWork plan_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("config", options->config_file,
-                 "the run, as YAML; of its model only config.json is read, of its data nothing")
+                 "the run, as YAML; of its model only config.json and the tensors' names are read, of its data nothing")
       ->required();
   app.add_option("--np", options->ranks, "ranks, as mpirun -np")
       ->required()

@@ -27,7 +27,16 @@ Json settings_of(const HybridSpec& hybrid) {
     log_decay.push_back(log_decays(hybrid.mixer.decay, model.heads, layer, model.layers));
   Json settings = {{"teacher", model.model_type},
                    {"query_key_norm", model.query_key_norm},
+                   {"norm_over_heads", model.norm_over_heads},
+                   {"norm_after", model.norm_after},
                    {"attention_bias", model.attention_bias},
+                   {"output_bias", model.output_bias},
+                   {"mlp_bias", model.mlp_bias},
+                   {"embedding_multiplier", model.embedding_multiplier},
+                   {"residual_multiplier", model.residual_multiplier},
+                   {"attention_scale", model.attention_scale()},
+                   {"logit_divisor", model.logit_divisor},
+                   {"no_rope", model.no_rope},
                    {"rotary", {{"frequencies", model.rope.frequencies(model.head_dim)}, {"scale", model.rope.scale}}},
                    {"mixer", hybrid.mixer.kind},
                    {"decay", hybrid.mixer.decay},
@@ -69,8 +78,11 @@ class Flashmorph : public ExportFormat {
     config["architectures"] = {"FlashmorphForCausalLM"};
     config["auto_map"] = {{"AutoConfig", "modeling_flashmorph.FlashmorphConfig"},
                           {"AutoModelForCausalLM", "modeling_flashmorph.FlashmorphForCausalLM"}};
-    config["head_dim"] = hybrid.model.head_dim;  // these two may be left to a family's defaults
+    // These may be left to a family's defaults, or be other than what the teacher's file says.
+    config["head_dim"] = hybrid.model.head_dim;
     config["num_key_value_heads"] = hybrid.model.kv_heads;
+    config["rms_norm_eps"] = hybrid.model.norm_epsilon;
+    config["tie_word_embeddings"] = hybrid.model.tied_embeddings;
     config["layer_types"] = layer_types(hybrid.full);
     config["flashmorph"] = settings_of(hybrid);
     Json& rope = config["flashmorph"]["rotary"]["teacher"] = Json::object();
