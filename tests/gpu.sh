@@ -34,7 +34,7 @@ operators() { python3 tests/gpu/operators_test.py "$bundle/lib"; }
 sanitizer() {
   watched memcheck
   watched racecheck --only pointwise
-  watched racecheck --only gated_linear_attention --dtypes bfloat16
+  watched racecheck --only lightning_attention gated_linear_attention --dtypes bfloat16
   watched racecheck --dtypes float32 float64
 }
 

@@ -11,7 +11,7 @@ fields() { sed 's/ *| */|/g' <<<"$1"; }
 
 # mutated FILE SED: the broken file to standard output, or failure when nothing changed.
 mutated() {
-  sed "$2" "$1" | if cmp -s - "$1"; then return 1; else sed "$2" "$1"; fi
+  ! cmp -s <(sed "$2" "$1") "$1" && sed "$2" "$1"
 }
 
 # run_tests "PROGRAM [RANKS]" FILTER: on the copy; what they print is in test.log.

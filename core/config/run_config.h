@@ -114,8 +114,11 @@ struct SelectSection : TrainingSection {
     clip = 0.0;
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
-  std::string method = "flashmorph";  // flashmorph, uniform
+  std::string method = "flashmorph";  // a selector's name (core/select)
   double gate_penalty = 0.1;          // lambda, the pull of every gate towards linear attention
+  std::vector<int64_t> layers;        // given's
+  std::string plan;                   // given's, instead of layers: another run's plan.json
+  int64_t seed = 1;                   // random's
 };
 
 struct DistillSection : TrainingSection {  // tokens 0: the stage is left out

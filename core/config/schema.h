@@ -222,8 +222,16 @@ void visit(Visitor& v, FinetuneSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, SelectSection& s) {
-  v.key("method", s.method, {.meaning = "who picks the layers", .choices = {"flashmorph", "uniform"}});
+  v.key("method", s.method,
+        {"who picks the layers: flashmorph by the gates; uniform; random; given by a list; all_linear none"});
   v.key("gate_penalty", s.gate_penalty, {"lambda, the pull of every gate towards linear attention", 0, kMany});
+  v.key("layers", s.layers,
+        {.meaning = "given: the layers that keep full attention, from 0 on",
+         .least = 0,
+         .most = 9999,
+         .may_be_empty = true});
+  v.key("plan", s.plan, {"given, instead of layers: plan.json of another run, whose own pick is taken"});
+  v.key("seed", s.seed, {"random: the pick follows from it", 0, kMany});
   visit_steps(v, s, true);
   AnswerSequences sequences{s.data};
   v.section("data", sequences);
@@ -233,8 +241,7 @@ void visit(Visitor& v, SelectSection& s) {
 
 template <class Visitor>
 void visit(Visitor& v, EvaluateSection& s) {
-  v.key("compare", s.compare,
-        {.meaning = "picks that get the same training and are measured too", .choices = {"uniform", "all_linear"}});
+  v.key("compare", s.compare, {"methods whose picks get the same training and are measured too"});
   v.key("lengths", s.lengths, {"tokens of the recall samples", 2, kMany});
   v.key("passkeys", s.passkeys, {"passkeys a sample", 1, 10});
   v.key("words", s.words, {"words a passkey", 1, 64});

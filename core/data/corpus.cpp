@@ -3,7 +3,7 @@
 #include "core/base/bad_input.h"
 #include "core/data/documents.h"
 #include "core/data/token_files.h"
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 namespace flashmorph {
 namespace {

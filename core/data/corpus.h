@@ -6,7 +6,7 @@
 
 #include "core/config/run_config.h"
 #include "core/data/token_view.h"
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace flashmorph {
 

@@ -5,7 +5,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/json_input.h"
-#include "core/io/utf8.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "core/base/random.h"
 #include "core/data/token_view.h"
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace flashmorph {
 

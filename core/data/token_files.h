@@ -8,7 +8,7 @@
 #include "core/data/token_view.h"
 #include "core/io/mapped_file.h"
 #include "core/io/megatron_index.h"
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace flashmorph {
 

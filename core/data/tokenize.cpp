@@ -10,7 +10,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json_input.h"
 #include "core/io/output_file.h"
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 namespace flashmorph {
 namespace {

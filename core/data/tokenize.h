@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 
 namespace flashmorph {
 

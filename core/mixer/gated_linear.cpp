@@ -6,6 +6,7 @@
 #include "core/mixer/branch_with.h"
 #include "core/mixer/initial.h"
 #include "core/model/attention.h"
+#include "core/ops/activation.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
 

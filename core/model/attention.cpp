@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/ops/norm.h"
+#include "core/ops/rotation.h"
 
 namespace flashmorph {
 namespace {

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/model/experts.h"
-#include "core/ops/norm.h"
+#include "core/ops/activation.h"
 
 namespace flashmorph {
 

@@ -2,18 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <tuple>
 
+#include "core/ops/operator.h"
+
 namespace flashmorph {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-using Optional = std::optional<at::Tensor>;
 
 // <a, b> in float64. The lanes' order is fixed, so the bits do not depend on the number of threads.
 template <class Number>
@@ -40,49 +35,35 @@ at::Tensor inner_product(const at::Tensor& a, const at::Tensor& b) {
   return at::scalar_tensor(sum, at::kDouble);
 }
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& full, const at::Tensor& linear, double alpha,
-                                           bool keep_difference) {
-  return {full * alpha + linear * (1.0 - alpha), keep_difference ? full - linear : at::Tensor()};
+// The difference is kept for the gate's gradient alone.
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& full, const at::Tensor& linear, const at::Tensor& alpha,
+                                           double value) {
+  return {full * value + linear * (1.0 - value), alpha.requires_grad() ? full - linear : at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& G, const Optional& difference, double alpha,
-                                                        bool full_gradient, bool linear_gradient) {
-  return {full_gradient ? G * alpha : at::Tensor(), linear_gradient ? G * (1.0 - alpha) : at::Tensor(),
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& G, double value,
+                                                        const OptionalTensor& difference, std::array<bool, 3> wanted) {
+  return {wanted[0] ? G * value : at::Tensor(), wanted[1] ? G * (1.0 - value) : at::Tensor(),
           difference ? inner_product(G, *difference) : at::Tensor()};
 }
 
-template <class Signature>
-auto operator_named(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-struct GateMix : Function<GateMix> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& full, const at::Tensor& linear,
-                            const at::Tensor& alpha, double value) {
-    static const auto op = operator_named<decltype(flashmorph::forward)>("flashmorph::gate_mix");
-    const auto [mixed, difference] = op.call(full, linear, value, alpha.requires_grad());
-    context->saved_data["value"] = value;
-    context->save_for_backward({difference});
-    return mixed;
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    static const auto op = operator_named<decltype(flashmorph::backward)>("flashmorph::gate_mix_backward");
-    const variable_list saved = context->get_saved_variables();
-    const auto [d_full, d_linear, d_alpha] =
-        op.call(gradients[0], saved[0].defined() ? Optional(saved[0]) : std::nullopt,
-                context->saved_data["value"].toDouble(), context->needs_input_grad(0), context->needs_input_grad(1));
-    return {d_full, d_linear, d_alpha, at::Tensor()};
+struct GateMix : Operator {
+  static constexpr const char* kName = "gate_mix";
+  using Forward = decltype(forward);
+  using Backward = decltype(backward);
+  static constexpr std::array<size_t, 3> kTrained = {0, 1, 2}, kUnread = {0, 1, 2};
+  static void check(const at::Tensor& full, const at::Tensor& linear, const at::Tensor& alpha, double) {
+    TORCH_CHECK(full.sizes() == linear.sizes() && full.scalar_type() == linear.scalar_type(),
+                "gate_mix: the two outputs must have one shape and dtype");
+    TORCH_CHECK(alpha.dim() == 0 && alpha.scalar_type() == at::kDouble, "gate_mix: alpha must be a float64 scalar");
   }
 };
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
-  library.def("gate_mix(Tensor full, Tensor linear, float alpha, bool keep_difference) -> (Tensor, Tensor)");
-  library.def(
-      "gate_mix_backward(Tensor d_mixed, Tensor? difference, float alpha, bool full_gradient, bool linear_gradient)"
-      " -> (Tensor, Tensor, Tensor)");
+  declare<GateMix>(library, "(Tensor full, Tensor linear, Tensor alpha, float value) -> (Tensor, Tensor)",
+                   "(Tensor d_mixed, float value, Tensor? difference, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
@@ -97,12 +78,9 @@ TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
 
 at::Tensor gate_mix(const at::Tensor& full, const at::Tensor& linear, const at::Tensor& alpha,
                     std::optional<double> value) {
-  TORCH_CHECK(full.sizes() == linear.sizes() && full.scalar_type() == linear.scalar_type(),
-              "gate_mix: the two outputs must have one shape and dtype");
-  TORCH_CHECK(alpha.dim() == 0 && alpha.scalar_type() == at::kDouble, "gate_mix: alpha must be a float64 scalar");
   const double a = value ? *value : alpha.item<double>();
   // Detached, a branch that counts nothing is out of the graph: its backward does not run, not even on zeros.
-  return GateMix::apply(a == 0.0 ? full.detach() : full, a == 1.0 ? linear.detach() : linear, alpha, a);
+  return std::get<0>(call<GateMix>(a == 0.0 ? full.detach() : full, a == 1.0 ? linear.detach() : linear, alpha, a));
 }
 
 }  // namespace flashmorph

@@ -2,21 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <tuple>
 
 #include "core/ops/norm.h"
+#include "core/ops/operator.h"
 
 // Letters: B batch, T tokens, H heads, K head size, C = H*K.
 
 namespace flashmorph {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 at::Tensor exact(const at::Tensor& x) { return x.to(at::toOpMathType(x.scalar_type())); }
 
@@ -33,7 +28,7 @@ at::Tensor forward(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const a
 // The gradients of x, of the weight (when asked for) and of the gate.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& dy_BTC, const at::Tensor& x_BTHK,
                                                         const at::Tensor& weight_C, const at::Tensor& gate_BTC,
-                                                        double epsilon, bool swish, bool weight_gradient) {
+                                                        double epsilon, bool swish, std::array<bool, 3> wanted) {
   const at::Tensor x = exact(x_BTHK), dy = exact(dy_BTC), gate = exact(gate_BTC), sigma = at::sigmoid(gate);
   const at::Tensor opened = swish ? gate * sigma : sigma;
   const at::Tensor slope = swish ? sigma * (1 + gate * (1 - sigma)) : sigma * (1 - sigma);
@@ -42,54 +37,31 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& dy_BTC
   const at::Tensor d_hat = (dy * weight_C * opened).view_as(x);
   const at::Tensor dx = s * (d_hat - x_hat_BTHK * (d_hat * x_hat_BTHK).mean(-1, /*keepdim=*/true));
   at::Tensor d_weight;
-  if (weight_gradient) d_weight = (along * opened).flatten(0, 1).sum(0).to(weight_C.scalar_type());
+  if (wanted[1]) d_weight = (along * opened).flatten(0, 1).sum(0).to(weight_C.scalar_type());
   return {dx.to(x_BTHK.scalar_type()), d_weight, (along * weight_C * slope).to(gate_BTC.scalar_type())};
 }
 
-template <class Signature>
-auto operator_named(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-struct GatedNorm : Function<GatedNorm> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& gate, double epsilon, bool swish) {
-    static const auto op = operator_named<decltype(flashmorph::forward)>("flashmorph::gated_rms_norm");
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    context->save_for_backward({x, weight, gate});
-    context->saved_data["epsilon"] = epsilon;
-    context->saved_data["swish"] = swish;
-    return op.call(x, weight, gate, epsilon, swish);
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    static const auto op = operator_named<decltype(flashmorph::backward)>("flashmorph::gated_rms_norm_backward");
-    const variable_list saved = context->get_saved_variables();
-    const auto [dx, d_weight, d_gate] =
-        op.call(gradients[0], saved[0], saved[1], saved[2], context->saved_data["epsilon"].toDouble(),
-                context->saved_data["swish"].toBool(), context->needs_input_grad(1));
-    return {dx, d_weight, d_gate, at::Tensor(), at::Tensor()};
+struct GatedNorm : Operator {
+  static constexpr const char* kName = "gated_rms_norm";
+  using Forward = decltype(forward);
+  using Backward = decltype(backward);
+  static constexpr std::array<size_t, 3> kTrained = {0, 1, 2};
+  static void check(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC, double, bool) {
+    TORCH_CHECK(x_BTHK.dim() == 4 && weight_C.dim() == 1 && weight_C.size(0) == x_BTHK.size(2) * x_BTHK.size(3),
+                "gated_rms_norm: x must be [B, T, H, K] and the weight [H*K]");
+    TORCH_CHECK(gate_BTC.dim() == 3 && gate_BTC.sizes().equals(x_BTHK.flatten(2, 3).sizes()),
+                "gated_rms_norm: the gate must be [B, T, H*K]");
+    TORCH_CHECK(weight_C.scalar_type() == x_BTHK.scalar_type() && gate_BTC.scalar_type() == x_BTHK.scalar_type(),
+                "gated_rms_norm: x, weight and gate must have one dtype");
   }
 };
-
-at::Tensor with_gradient(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC,
-                         double epsilon, bool swish) {
-  TORCH_CHECK(x_BTHK.dim() == 4 && weight_C.dim() == 1 && weight_C.size(0) == x_BTHK.size(2) * x_BTHK.size(3),
-              "gated_rms_norm: x must be [B, T, H, K] and the weight [H*K]");
-  TORCH_CHECK(gate_BTC.dim() == 3 && gate_BTC.sizes().equals(x_BTHK.flatten(2, 3).sizes()),
-              "gated_rms_norm: the gate must be [B, T, H*K]");
-  TORCH_CHECK(weight_C.scalar_type() == x_BTHK.scalar_type() && gate_BTC.scalar_type() == x_BTHK.scalar_type(),
-              "gated_rms_norm: x, weight and gate must have one dtype");
-  return GatedNorm::apply(x_BTHK, weight_C, gate_BTC, epsilon, swish);
-}
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
-  library.def("gated_rms_norm(Tensor x, Tensor weight, Tensor gate, float epsilon, bool swish) -> Tensor");
-  library.def(
-      "gated_rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor gate, float epsilon, bool swish, "
-      "bool weight_gradient) -> (Tensor, Tensor, Tensor)");
+  declare<GatedNorm>(library, "(Tensor x, Tensor weight, Tensor gate, float epsilon, bool swish) -> Tensor",
+                     "(Tensor dy, Tensor x, Tensor weight, Tensor gate, float epsilon, bool swish, bool[3] wanted)"
+                     " -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
@@ -97,12 +69,9 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
   library.impl("gated_rms_norm_backward", backward);
 }
 
-TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) { library.impl("gated_rms_norm", with_gradient); }
-
 at::Tensor gated_rms_norm(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC,
                           double epsilon, bool swish) {
-  static const auto op = operator_named<decltype(gated_rms_norm)>("flashmorph::gated_rms_norm");
-  return op.call(x_BTHK, weight_C, gate_BTC, epsilon, swish);
+  return call<GatedNorm>(x_BTHK, weight_C, gate_BTC, epsilon, swish);
 }
 
 }  // namespace flashmorph

@@ -2,19 +2,15 @@
 
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include <cmath>
 #include <tuple>
 #include <vector>
 
+#include "core/ops/operator.h"
+
 namespace flashmorph {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 // Independent partial sums let the compiler vectorise without reordering rules.
 template <class Number>
@@ -67,14 +63,15 @@ at::Tensor forward_composite(const at::Tensor& x_any, const at::Tensor& weight, 
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_composite(const at::Tensor& dy, const at::Tensor& x_any,
-                                                      const at::Tensor& weight, double epsilon, bool weight_gradient) {
+                                                      const at::Tensor& weight, double epsilon,
+                                                      std::array<bool, 2> wanted) {
   const at::ScalarType type = x_any.scalar_type();
   const at::Tensor x = x_any.to(at::toOpMathType(type));
   const at::Tensor s = (x.square().mean(-1, /*keepdim=*/true) + epsilon).rsqrt();
   const at::Tensor x_hat = x * s, weighted = dy * weight.to(x.scalar_type());
   const at::Tensor dx = s * (weighted - x_hat * (weighted * x_hat).mean(-1, /*keepdim=*/true));
   at::Tensor d_weight;
-  if (weight_gradient) d_weight = (dy * x_hat).flatten(0, -2).sum(0).to(type);
+  if (wanted[1]) d_weight = (dy * x_hat).flatten(0, -2).sum(0).to(type);
   return {dx.to(type), d_weight};
 }
 
@@ -93,15 +90,15 @@ at::Tensor forward(const at::Tensor& x_any, const at::Tensor& weight, double eps
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::Tensor& x_any, const at::Tensor& weight,
-                                            double epsilon, bool weight_gradient) {
-  if (!has_kernel(x_any)) return backward_composite(dy_any, x_any, weight, epsilon, weight_gradient);
+                                            double epsilon, std::array<bool, 2> wanted) {
+  if (!has_kernel(x_any)) return backward_composite(dy_any, x_any, weight, epsilon, wanted);
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), w = weight.contiguous();
   at::Tensor dx = at::empty_like(x), d_weight;
-  if (weight_gradient) d_weight = at::zeros_like(w);
+  if (wanted[1]) d_weight = at::zeros_like(w);
   const int64_t width = w.size(0);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rms_norm_backward", [&] {
     backward_rows(dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(),
-                  dx.data_ptr<scalar_t>(), weight_gradient ? d_weight.data_ptr<scalar_t>() : nullptr, x.numel() / width,
+                  dx.data_ptr<scalar_t>(), wanted[1] ? d_weight.data_ptr<scalar_t>() : nullptr, x.numel() / width,
                   width, epsilon);
   });
   return {dx, d_weight};
@@ -113,53 +110,27 @@ at::Tensor forward_without_values(const at::Tensor& x, const at::Tensor&, double
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_without_values(const at::Tensor&, const at::Tensor& x,
-                                                           const at::Tensor& weight, double, bool weight_gradient) {
-  return {at::empty(x.sizes(), x.options()), weight_gradient ? at::empty_like(weight) : at::Tensor()};
+                                                           const at::Tensor& weight, double,
+                                                           std::array<bool, 2> wanted) {
+  return {at::empty(x.sizes(), x.options()), wanted[1] ? at::empty_like(weight) : at::Tensor()};
 }
 
-template <class Signature>
-auto operator_named(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
-const auto& forward_op() {
-  static const auto op = operator_named<decltype(forward)>("flashmorph::rms_norm");
-  return op;
-}
-
-const auto& backward_op() {
-  static const auto op = operator_named<decltype(backward)>("flashmorph::rms_norm_backward");
-  return op;
-}
-
-struct RmsNorm : Function<RmsNorm> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    context->save_for_backward({x, weight});
-    context->saved_data["epsilon"] = epsilon;
-    return forward_op().call(x, weight, epsilon);
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const variable_list saved = context->get_saved_variables();
-    const auto [dx, d_weight] = backward_op().call(
-        gradients[0], saved[0], saved[1], context->saved_data["epsilon"].toDouble(), context->needs_input_grad(1));
-    return {dx, d_weight, at::Tensor()};
+struct RmsNorm : Operator {
+  static constexpr const char* kName = "rms_norm";
+  using Forward = decltype(forward);
+  using Backward = decltype(backward);
+  static constexpr std::array<size_t, 2> kTrained = {0, 1};
+  static void check(const at::Tensor& x, const at::Tensor& weight, double) {
+    TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.scalar_type() == x.scalar_type(),
+                "rms_norm: the weight must have the size and dtype of x's last dim");
   }
 };
-
-at::Tensor with_gradient(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.scalar_type() == x.scalar_type(),
-              "rms_norm: the weight must have the size and dtype of x's last dim");
-  return RmsNorm::apply(x, weight, epsilon);
-}
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
-  library.def("rms_norm(Tensor x, Tensor weight, float epsilon) -> Tensor");
-  library.def(
-      "rms_norm_backward(Tensor dy, Tensor x, Tensor weight, float epsilon, bool weight_gradient) -> (Tensor, Tensor)");
+  declare<RmsNorm>(library, "(Tensor x, Tensor weight, float epsilon) -> Tensor",
+                   "(Tensor dy, Tensor x, Tensor weight, float epsilon, bool[2] wanted) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
@@ -177,10 +148,8 @@ TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
   library.impl("rms_norm_backward", backward_without_values);
 }
 
-TORCH_LIBRARY_IMPL(flashmorph, Autograd, library) { library.impl("rms_norm", with_gradient); }
-
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  return forward_op().call(x, weight, epsilon);
+  return call<RmsNorm>(x, weight, epsilon);
 }
 
 at::Tensor l2_norm(const at::Tensor& x, double epsilon) {

@@ -43,9 +43,4 @@ std::vector<int64_t> best_layers(const std::vector<double>& scores, const LayerB
 // score of the last kept layer minus that of the first dropped one. 0 when nothing is kept or dropped.
 double keep_margin(const std::vector<double>& scores, const LayerBudget& budget);
 
-// The middle layer of each of `keep` equal stretches of the model: floor((k + 1/2) layers / keep), k = 0..keep-1; with
-// a budget, of as many stretches as it allows.
-std::vector<int64_t> uniform_layers(int64_t layers, int64_t keep);
-std::vector<int64_t> uniform_layers(const LayerBudget& budget);
-
 }  // namespace flashmorph

@@ -8,7 +8,7 @@
 #include "core/base/bad_input.h"
 #include "core/export/export_format.h"
 #include "core/mixer/linear_branch.h"
-#include "core/select/budget.h"
+#include "core/select/selector.h"
 #include "distributed/coordinator/placed_model.h"
 
 namespace flashmorph {
@@ -73,8 +73,10 @@ class Checks {
 
 void check_settings(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   check_mixer(config.mixer);
+  check_methods(config.stages);
   if (config.budget.milliseconds == 0.0)
-    layer_budget(config.budget, spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
+    check_methods(config.stages,
+                  layer_budget(config.budget, spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device)))));
   if (config.stages.export_.enabled) export_format(config.stages.export_.format, spec, config.mixer);  // or refused
   Checks checks(config, spec, ranks);
   for (const auto& [stage, section] : config.stages.training()) checks.training(stage, *section);

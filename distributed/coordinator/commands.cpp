@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/select/selector.h"
+
 namespace flashmorph {
 namespace {
 
@@ -26,7 +28,7 @@ std::vector<proto::StageCommand> commands_of(const RunConfig& config, const prot
   std::vector<proto::StageCommand> commands;
   if (config.budget.milliseconds > 0.0) commands.push_back(command("latency"));
   commands.push_back(command("align"));
-  if (config.stages.select.method == "flashmorph") commands.push_back(command("select"));
+  if (trains_gates(config.stages)) commands.push_back(command("select"));
   commands.push_back(command("discretize"));
   if (plans.plans().empty()) return commands;
 

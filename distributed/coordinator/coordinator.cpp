@@ -7,6 +7,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/export/hugging_face.h"
+#include "core/select/selector.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
 #include "distributed/coordinator/commands.h"
@@ -61,7 +62,7 @@ proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed,
     latency = layer_latency(placed.model(), config.budget.length, placed.mesh());
     latency.mutable_provenance()->set_seconds(watch.seconds());
   }
-  budget_of(config, placed, latency);
+  on_all_ranks(world, [&] { check_methods(config.stages, budget_of(config, placed, latency)); });
   return latency;
 }
 

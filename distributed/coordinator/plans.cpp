@@ -4,24 +4,19 @@
 #include <cmath>
 
 #include "core/base/sha256.h"
+#include "core/select/selector.h"
 
 namespace flashmorph {
 namespace {
 
-proto::HybridPlan plan_by(const std::string& method, const LayerBudget& budget, const proto::GateSnapshot& gates) {
+proto::HybridPlan plan_by(const std::string& method, const Evidence& evidence) {
+  const Pick pick = selector_named(method).pick(evidence);
   proto::HybridPlan plan;
   plan.set_name(method);
-  std::vector<int64_t> kept;
-  if (method == "flashmorph") {
-    const std::vector<double> scores(gates.alpha().begin(), gates.alpha().end());
-    kept = best_layers(scores, budget);
-    plan.set_margin(keep_margin(scores, budget));
-    plan.set_noise(gate_noise(gates));
-    plan.mutable_scores()->Add(scores.begin(), scores.end());
-  } else if (method == "uniform") {
-    kept = uniform_layers(budget);
-  }  // all_linear keeps none
-  for (const int64_t layer : kept) plan.add_full_layers(layer);
+  plan.set_margin(pick.margin);
+  plan.set_noise(pick.noise);
+  plan.mutable_full_layers()->Add(pick.full_layers.begin(), pick.full_layers.end());
+  plan.mutable_scores()->Add(pick.scores.begin(), pick.scores.end());
   return plan;
 }
 
@@ -31,9 +26,11 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
   proto::PlanSet set;
   set.set_layers(budget.layers());
   set.set_budget(std::to_string(budget.limit) + " " + budget.unit);
-  *set.add_plans() = plan_by(config.stages.select.method, budget, gates);
-  for (const std::string& other : config.stages.evaluate.compare)
-    if (other != config.stages.select.method) *set.add_plans() = plan_by(other, budget, gates);
+  const Evidence evidence{.settings = config.stages.select,
+                          .budget = budget,
+                          .gates = {gates.alpha().begin(), gates.alpha().end()},
+                          .gate_noise = gate_noise(gates)};
+  for (const std::string& method : methods_of(config.stages)) *set.add_plans() = plan_by(method, evidence);
   return set;
 }
 

@@ -8,7 +8,7 @@
 
 namespace flashmorph {
 
-// The run's own plan first (by its method, from the gates when it has them), then those of stages.evaluate.compare.
+// The plan of each of the run's methods, its own first.
 proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates);
 
 // The largest standard deviation of a gate over the last 10% of the steps (at least 2); 0 with fewer steps.

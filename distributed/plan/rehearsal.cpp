@@ -10,7 +10,7 @@
 #include "core/ops/vocabulary_loss.h"
 #include "core/rehearsal/without_values.h"
 #include "core/rehearsal/work_counter.h"
-#include "core/select/budget.h"
+#include "core/select/uniform.h"
 #include "distributed/coordinator/placed_model.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/pipeline.h"

@@ -1,6 +1,7 @@
 #include "distributed/plan/run_plan.h"
 
 #include "core/base/bad_input.h"
+#include "core/select/selector.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/placed_model.h"
 
@@ -8,7 +9,7 @@ namespace flashmorph {
 namespace {
 
 bool is_gone_through(const std::string& stage, const RunConfig& config) {
-  if (stage == "select" && config.stages.select.method != "flashmorph") return false;
+  if (stage == "select" && !trains_gates(config.stages)) return false;
   const TrainingSection* section = config.stages.training(stage);
   return section == nullptr || section->tokens > 0;
 }

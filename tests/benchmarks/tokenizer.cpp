@@ -5,7 +5,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) return std::fprintf(stderr, "usage: benchmark_tokenizer TOKENIZER_JSON TEXT\n"), 2;

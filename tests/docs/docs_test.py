@@ -1,4 +1,5 @@
-"""README and docs say nothing that is not there: links, files, keys, commands; deploy's and configs' YAML parses.
+"""README and docs say nothing that is not there: links, files, keys, commands; deploy's and configs' YAML parses; what is
+shown in Python runs.
 
     python tests/docs/docs_test.py build/flashmorph-dist     from the repository's root
 """
@@ -64,6 +65,14 @@ def check_commands(page):
                 faults.append(f"{page}: no test runs: {command}")
 
 
+def check_python(page, build):
+    """A ```python block runs from the repository's root; what it takes from build/ is `build`'s."""
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
+        run = subprocess.run([sys.executable, "-c", block.replace("build/", f"{build}/")], capture_output=True, text=True)
+        if run.returncode != 0:
+            faults.append(f"{page}: its Python fails: {run.stderr.strip().splitlines()[-1]}")
+
+
 def check_manifests():
     for file in [*Path("deploy").rglob("*.yml"), *Path("deploy").rglob("*.yaml"), *Path("configs").rglob("*.yaml")]:
         try:
@@ -80,6 +89,7 @@ def main():
     for page in PAGES:
         check_page(page, subcommands, keys)
         check_commands(page)
+        check_python(page, Path(sys.argv[1]).resolve().parent)
     check_manifests()
     if faults:
         sys.exit("\n".join(faults))

@@ -9,7 +9,7 @@
 #include "core/export/describe.h"
 #include "core/export/export_format.h"
 #include "core/io/checksums.h"
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 #include "distributed/checkpoint/run_folder.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/unit/checkpoint/trained.h"

@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "core/base/bad_input.h"
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 using namespace flashmorph;
 

@@ -42,7 +42,7 @@ def words(draw, count):
 
 def mixed_text(draw):
     play = pathlib.Path("tests/data/text/tinyshakespeare.txt").read_bytes().decode()[:350_000]
-    code = "".join(path.read_text() for path in sorted(pathlib.Path("core/io").glob("*.cpp")))[:100_000]
+    code = "".join(path.read_text() for path in sorted(pathlib.Path("core/tokenizer").glob("*.cpp")))[:100_000]
     dos = play[:60_000].replace("\n", "\r\n")
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea 1\ufe0f\u20e3 "
     parts = [play, code, dos, family * 200, words(draw, 50_000)]

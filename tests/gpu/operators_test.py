@@ -14,6 +14,7 @@ import torch
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
 ROW_FACTOR = 8.0
+FUSED = ["lightning_attention"]  # in bfloat16 with head dims of 64 and 128
 OPERATORS = ["pointwise", "lightning_attention", "gated_linear_attention", "gated_delta_rule"]
 failures = []
 
@@ -70,7 +71,9 @@ def definition(kind, q, k, v, decays, initial, documents, scale):
 
 
 def recurrence_case(kind, dtype, B, T, H, K, V, chunk, documents=None, with_state=True, by_definition=True,
-                    decay=0.1):
+                    decay=0.1, fused=True, strided=False):
+    """strided: q, k, v and what comes for the output lie in wider rows, as slices of one projection do."""
+    torch.ops.flashmorph.use_fused_kernels(fused)
     torch.manual_seed(T)
     op = getattr(torch.ops.flashmorph, kind)
     sequences = len(documents) - 1 if documents else B
@@ -89,14 +92,17 @@ def recurrence_case(kind, dtype, B, T, H, K, V, chunk, documents=None, with_stat
     scale = K**-0.5
     device = "cuda"
 
+    def placed(x):
+        return torch.cat((x, x), 3)[..., x.shape[3]:] if strided else x
+
     def run(compute, cast, gate_cast, where):
-        leaves = [x.to(where).to(cast).requires_grad_() for x in exact]
+        leaves = [placed(x.to(where).to(cast)).requires_grad_() for x in exact]
         gates = [x.to(where).to(gate_cast).requires_grad_(bool(trained_decays)) for x in decays]
         start = initial.to(where).to(gate_cast).requires_grad_() if with_state else None
         output, state = compute(*leaves, gates, start)
         wanted = leaves + (gates if trained_decays else []) + ([start] if with_state else [])
         gradients = torch.autograd.grad((output, state), wanted,
-                                        (upstream.to(where).to(output.dtype), upstream_state.to(where).to(state.dtype)))
+                                        (placed(upstream.to(where).to(output.dtype)), upstream_state.to(where).to(state.dtype)))
         return [output, state, *gradients]
 
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -110,6 +116,7 @@ def recurrence_case(kind, dtype, B, T, H, K, V, chunk, documents=None, with_stat
     names = ["output", "final state", "dq", "dk", "dv"] + (["dg", "dbeta"][: len(decays)] if trained_decays else []) + \
         (["d initial state"] if with_state else [])
     label = f"{kind} {str(dtype)[6:]} B{B} T{T} H{H} K{K} V{V} C{chunk} g{decay}" + (f" documents {documents}" if documents else "")
+    label += (" strided" if strided else "") + ("" if fused else " of products")
     for name, a, b, exact_value in zip(names, mine, again, reference):
         bound = BOUNDS[dtype]
         if dtype == torch.bfloat16:
@@ -151,9 +158,13 @@ def gate_mix_case(dtype, shape):
     full, linear, G = (torch.randn(shape, dtype=torch.float64).to(dtype).double() for _ in range(3))
     label = f"gate_mix {str(dtype)[6:]} {list(shape)}"
     for alpha in (0.0, 0.3, 1.0):
-        mixed, difference = ops.gate_mix(full.cuda().to(dtype), linear.cuda().to(dtype), alpha, True)
-        d_full, d_linear, d_alpha = ops.gate_mix_backward(G.cuda().to(dtype), difference, alpha, True, True)
-        again = ops.gate_mix_backward(G.cuda().to(dtype), difference, alpha, True, True)[2]
+        def run():
+            leaves = [full.cuda().to(dtype).requires_grad_(), linear.cuda().to(dtype).requires_grad_(),
+                      torch.tensor(alpha, dtype=torch.float64, device="cuda", requires_grad=True)]
+            output = ops.gate_mix(*leaves, alpha)[0]
+            return [output, *torch.autograd.grad(output, leaves, G.cuda().to(dtype))]
+        mixed, d_full, d_linear, d_alpha = run()
+        again = run()[3]
         check(f"{label} at {alpha}: mixed", mixed, (alpha * full + (1 - alpha) * linear).cuda(), BOUNDS[dtype])
         check(f"{label} at {alpha}: d full", d_full, (alpha * G).cuda(), BOUNDS[dtype])
         check(f"{label} at {alpha}: d linear", d_linear, ((1 - alpha) * G).cuda(), BOUNDS[dtype])
@@ -207,10 +218,16 @@ def squared_distance_case(dtype, shape):
 def recurrences(kinds, small):
     for kind in kinds:
         for dtype in BOUNDS:
+            fused = kind in FUSED and dtype == torch.bfloat16
             if small:
-                recurrence_case(kind, dtype, 2, 37, 2, 16, 16, 16)
-                recurrence_case(kind, dtype, 1, 37, 2, 16, 8, 32, documents=[0, 5, 37])
+                recurrence_case(kind, dtype, 2, 133 if fused else 37, 1 if fused else 2, *((64, 64) if fused else (16, 16)), 16)
+                recurrence_case(kind, dtype, 1, 70, 2, *((64, 128) if fused else (16, 8)), 32, documents=[0, 5, 70])
                 continue
+            if fused:
+                recurrence_case(kind, dtype, 2, 130, 3, 128, 64, 64, strided=True)
+                recurrence_case(kind, dtype, 1, 200, 2, 64, 128, 64, with_state=False)
+                recurrence_case(kind, dtype, 1, 2000, 2, 128, 128, 64, documents=[0, 1500, 1501, 1700, 2000])
+                recurrence_case(kind, dtype, 2, 300, 4, 128, 128, 64, fused=False)
             recurrence_case(kind, dtype, 2, 1, 2, 16, 16, 64)
             recurrence_case(kind, dtype, 2, 63, 3, 16, 8, 64)
             recurrence_case(kind, dtype, 1, 131, 4, 12, 5, 64)

@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "core/rehearsal/tensor_memory.h"
-#include "core/select/budget.h"
+#include "core/select/uniform.h"
 #include "distributed/coordinator/placed_model.h"
 #include "distributed/plan/rehearsal.h"
 #include "distributed/stages/align.h"

@@ -1,13 +1,17 @@
 #include <torch/library.h>
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
 #include "core/ops/cuda/chunking.h"
+#include "core/ops/cuda/fused.h"
+#include "core/ops/cuda/lightning_walk.h"
 #include "core/ops/cuda/products.h"
 #include "core/ops/cuda/tensors.h"
 
-// lightning_attention of linear_attention.h on the card: the chunks' products are batched matrix products in the
+// lightning_attention of linear_attention.h on the card. In bfloat16, for the head dims that lightning_walk.h has
+// kernels for, blocks walk segments of the sequences. Else the chunks' products are batched matrix products in the
 // inputs' dtype with float32 sums; decays, masks and the scan of the states are kernels. States are float32 at least.
 // Letters: B batch, T tokens, H heads, K key dim, V value dim, N chunks, C tokens a chunk, S sequences.
 
@@ -49,9 +53,10 @@ struct Call {
   }
 };
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
-                                           const at::Tensor& log_decay, const Optional& initial,
-                                           const Optional& documents, double scale, int64_t chunk) {
+std::tuple<at::Tensor, at::Tensor> forward_of_products(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK,
+                                                       const at::Tensor& v_BTHV, const at::Tensor& log_decay,
+                                                       const Optional& initial, const Optional& documents, double scale,
+                                                       int64_t chunk) {
   const Call call(q_BTHK, log_decay, documents, scale, chunk);
   const auto [q, q_decayed] = call.chunks.packed(q_BTHK, call.log_decay_H, Decay::since_start);
   const at::Tensor k = call.chunks.packed(k_BTHK);
@@ -62,9 +67,11 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
   return {call.chunks.unpacked(o), final_state};
 }
 
-std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
-                                 const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay,
-                                 const Optional& initial, const Optional& documents, double scale, int64_t chunk) {
+std::vector<at::Tensor> backward_of_products(const at::Tensor& d_output_BTHV, const Optional& d_final,
+                                             const at::Tensor& q_BTHK, const at::Tensor& k_BTHK,
+                                             const at::Tensor& v_BTHV, const at::Tensor& log_decay,
+                                             const Optional& initial, const Optional& documents, double scale,
+                                             int64_t chunk) {
   const Call call(q_BTHK, log_decay, documents, scale, chunk);
   const auto [q, q_decayed] = call.chunks.packed(q_BTHK, call.log_decay_H, Decay::since_start);
   const auto [k, k_decayed] = call.chunks.packed(k_BTHK, call.log_decay_H, Decay::to_end);
@@ -80,6 +87,116 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   flat(dk).baddbmm_(flat(flipped(d_scores)), flat(q), 1, scale);
   flat(dv).baddbmm_(flat(flipped(scores)), flat(dO), 1, scale);
   return {call.chunks.unpacked(dq), call.chunks.unpacked(dk), call.chunks.unpacked(dv), d_initial};
+}
+
+// As many tokens as let every block of a walk be on the card at once.
+int64_t segment_tokens(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
+  const c10::cuda::CUDAGuard guard(q_BTHK.device());
+  const int64_t tokens = q_BTHK.size(0) * q_BTHK.size(1);
+  const int64_t blocks = q_BTHK.size(2) * blocks_per_head(v_BTHV.size(3));
+  const int64_t segments = std::max<int64_t>(1, resident_blocks(q_BTHK.size(3)) / blocks);
+  return ((tokens + segments - 1) / segments + kWalkedChunk - 1) / kWalkedChunk * kWalkedChunk;
+}
+
+// Walks of the whole call over segments, which are its Call's chunks.
+struct Walks {
+  Call call;
+  int64_t heads;
+
+  Walks(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay, const Optional& documents,
+        double scale)
+      : call(q_BTHK, log_decay, documents, scale, segment_tokens(q_BTHK, v_BTHV)), heads(q_BTHK.size(2)) {}
+
+  LightningWalk forwards(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+    return walk(q, k, v, false, 0, call.scale, 1);
+  }
+  LightningWalk backwards(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+    return walk(q, k, v, true, 1, 1, call.scale);
+  }
+
+  // The state in which the walk enters each segment, float32; undefined for zeros.
+  at::Tensor entered(const LightningWalk& walk, const Optional& start_SHKV) const {
+    if (call.chunks.chunks() == call.chunks.sequences())
+      return start_SHKV ? start_SHKV->to(at::kFloat).contiguous() : at::Tensor();
+    at::Tensor added = at::empty({call.chunks.chunks(), heads, walk.key_dim, walk.value_dim}, floats());
+    segment_states(walk, added.data_ptr<float>(), stream_of(added));
+    return call.scan(added, start_SHKV, 1, walk.backwards, added).first;
+  }
+
+  at::Tensor output(const LightningWalk& walk, const at::Tensor& entered, bool transposed, const at::Tensor& like_BTHV,
+                    at::Tensor* left_SHKV) const {
+    at::Tensor o = at::empty(like_BTHV.sizes(), like_BTHV.options());
+    if (left_SHKV != nullptr)
+      *left_SHKV = at::empty({call.chunks.sequences(), heads, walk.key_dim, walk.value_dim}, floats());
+    lightning_walk(walk, entered.defined() ? entered.const_data_ptr<float>() : nullptr, transposed, o.data_ptr(),
+                   left_SHKV != nullptr ? left_SHKV->data_ptr<float>() : nullptr, stream_of(o));
+    return o;
+  }
+
+ private:
+  at::TensorOptions floats() const { return call.log_decay_H.options().dtype(at::kFloat); }
+
+  static Rows rows(const at::Tensor& x_BTHD) { return {x_BTHD.const_data_ptr(), x_BTHD.stride(1), x_BTHD.stride(2)}; }
+
+  LightningWalk walk(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool backwards, int late,
+                     double read_scale, double write_scale) const {
+    return {rows(q),
+            rows(k),
+            rows(v),
+            heads,
+            k.size(3),
+            v.size(3),
+            call.chunks.table(),
+            call.log_decay_H.const_data_ptr<double>(),
+            backwards,
+            late,
+            call.scale,
+            read_scale,
+            write_scale};
+  }
+};
+
+// As the walks read it: the rows of the batch one after the other, heads at multiples of 16 bytes.
+at::Tensor in_rows(const at::Tensor& x_BTHD) {
+  const auto fits = [&](int dim) { return x_BTHD.stride(dim) % 8 == 0; };
+  const bool one_row = x_BTHD.size(0) == 1 || x_BTHD.stride(0) == x_BTHD.size(1) * x_BTHD.stride(1);
+  const bool good = one_row && x_BTHD.stride(3) == 1 && fits(1) && fits(2) &&
+                    reinterpret_cast<uintptr_t>(x_BTHD.const_data_ptr()) % 16 == 0;
+  return good ? x_BTHD : x_BTHD.clone(at::MemoryFormat::Contiguous);
+}
+
+bool walked(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
+  return use_fused_kernels() && q_BTHK.scalar_type() == at::kBFloat16 && walks(q_BTHK.size(3), v_BTHV.size(3));
+}
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
+                                           const at::Tensor& log_decay, const Optional& initial,
+                                           const Optional& documents, double scale, int64_t chunk) {
+  if (!walked(q_BTHK, v_BTHV))
+    return forward_of_products(q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, scale, chunk);
+  const Walks walks(q_BTHK, v_BTHV, log_decay, documents, scale);
+  const at::Tensor q = in_rows(q_BTHK), k = in_rows(k_BTHK), v = in_rows(v_BTHV);
+  const LightningWalk walk = walks.forwards(q, k, v);
+  at::Tensor final_state;
+  const at::Tensor o = walks.output(walk, walks.entered(walk, initial), false, v_BTHV, &final_state);
+  return {o, final_state};
+}
+
+std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
+                                 const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay,
+                                 const Optional& initial, const Optional& documents, double scale, int64_t chunk) {
+  if (!walked(q_BTHK, v_BTHV))
+    return backward_of_products(d_output_BTHV, d_final, q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, scale,
+                                chunk);
+  const Walks walks(q_BTHK, v_BTHV, log_decay, documents, scale);
+  const at::Tensor q = in_rows(q_BTHK), k = in_rows(k_BTHK), v = in_rows(v_BTHV), dO = in_rows(d_output_BTHV);
+  const LightningWalk back = walks.backwards(k, q, dO);
+  const at::Tensor before = walks.entered(walks.forwards(q, k, v), initial), d_after = walks.entered(back, d_final);
+  at::Tensor d_initial;
+  const at::Tensor dq = walks.output(walks.forwards(dO, v, k), before, true, q_BTHK, nullptr);
+  const at::Tensor dk = walks.output(walks.backwards(v, dO, q), d_after, true, k_BTHK, nullptr);
+  const at::Tensor dv = walks.output(back, d_after, false, v_BTHV, &d_initial);
+  return {dq, dk, dv, d_initial};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include <torch/library.h>
 
+#include <array>
 #include <tuple>
 
 #include "core/ops/cuda/norm_kernels.h"
@@ -23,14 +24,15 @@ at::Tensor norm(const at::Tensor& x_any, const at::Tensor& weight_any, double ep
 }
 
 std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
-                                                 const at::Tensor& weight_any, double epsilon, bool weight_gradient) {
+                                                 const at::Tensor& weight_any, double epsilon,
+                                                 std::array<bool, 2> wanted) {
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous();
   const int64_t width = x.size(-1), rows = x.numel() / width;
   at::Tensor dx = at::empty_like(x), inverse_rms = at::empty({rows}, accumulator_of(x)), d_weight;
   rms_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.data_ptr(),
                     inverse_rms.data_ptr(), rows, width, epsilon, stream_of(x));
-  if (weight_gradient) {
+  if (wanted[1]) {
     at::Tensor partial = at::empty({kParts, width}, accumulator_of(x));
     rms_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), inverse_rms.const_data_ptr(),
                              partial.data_ptr(), kParts, rows, width, stream_of(x));
@@ -52,7 +54,7 @@ at::Tensor norm_gated(const at::Tensor& x_any, const at::Tensor& weight_any, con
 std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
                                                                    const at::Tensor& weight_any,
                                                                    const at::Tensor& gate_any, double epsilon,
-                                                                   bool swish, bool weight_gradient) {
+                                                                   bool swish, std::array<bool, 3> wanted) {
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
                    gate = gate_any.contiguous();
@@ -62,7 +64,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Ten
   gated_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(),
                       gate.const_data_ptr(), dx.data_ptr(), d_gate.data_ptr(), inverse_rms.data_ptr(), tokens, heads,
                       width, epsilon, swish, stream_of(x));
-  if (weight_gradient) {
+  if (wanted[1]) {
     at::Tensor partial = at::empty({kParts, heads * width}, accumulator_of(x));
     gated_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), gate.const_data_ptr(),
                                inverse_rms.const_data_ptr(), partial.data_ptr(), kParts, tokens, heads, width, swish,
@@ -100,28 +102,28 @@ at::Tensor rotated(const at::Tensor& x_any, const at::Tensor& cos_TK, const at::
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> mixed(const at::Tensor& full_any, const at::Tensor& linear_any, double alpha,
-                                         bool keep_difference) {
+std::tuple<at::Tensor, at::Tensor> mixed(const at::Tensor& full_any, const at::Tensor& linear_any,
+                                         const at::Tensor& alpha, double value) {
   const c10::cuda::CUDAGuard guard(full_any.device());
   const at::Tensor full = full_any.contiguous(), linear = linear_any.contiguous();
   at::Tensor mixed = at::empty_like(full), difference;
-  if (keep_difference) difference = at::empty_like(full);
-  gate_mix(element_of(full), full.const_data_ptr(), linear.const_data_ptr(), alpha, mixed.data_ptr(),
+  if (alpha.requires_grad()) difference = at::empty_like(full);
+  gate_mix(element_of(full), full.const_data_ptr(), linear.const_data_ptr(), value, mixed.data_ptr(),
            data_or_null(difference), full.numel(), stream_of(full));
   return {mixed, difference};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> mix_gradients(const at::Tensor& d_mixed_any,
-                                                             const std::optional<at::Tensor>& difference, double alpha,
-                                                             bool full_gradient, bool linear_gradient) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> mix_gradients(const at::Tensor& d_mixed_any, double value,
+                                                             const std::optional<at::Tensor>& difference,
+                                                             std::array<bool, 3> wanted) {
   const c10::cuda::CUDAGuard guard(d_mixed_any.device());
   const at::Tensor d_mixed = d_mixed_any.contiguous();
   at::Tensor d_full, d_linear, partial;
-  if (full_gradient) d_full = at::empty_like(d_mixed);
-  if (linear_gradient) d_linear = at::empty_like(d_mixed);
+  if (wanted[0]) d_full = at::empty_like(d_mixed);
+  if (wanted[1]) d_linear = at::empty_like(d_mixed);
   if (difference) partial = at::empty({kParts}, d_mixed.options().dtype(at::kDouble));
   gate_mix_backward(element_of(d_mixed), d_mixed.const_data_ptr(), difference ? difference->const_data_ptr() : nullptr,
-                    alpha, data_or_null(d_full), data_or_null(d_linear), static_cast<double*>(data_or_null(partial)),
+                    value, data_or_null(d_full), data_or_null(d_linear), static_cast<double*>(data_or_null(partial)),
                     kParts, d_mixed.numel(), stream_of(d_mixed));
   return {d_full, d_linear, difference ? partial.sum() : at::Tensor()};
 }

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "core/ops/activation.h"
+#include "core/ops/rotation.h"
 #include "tests/reference/pointwise.h"
 #include "tests/support/tensors.h"
 

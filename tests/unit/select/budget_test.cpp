@@ -44,7 +44,6 @@ TEST(EqualCosts, MisuseThrows) {
   EXPECT_ANY_THROW(top({0.5, std::nan("")}, 1));
   EXPECT_ANY_THROW(top({0.5, -0.1}, 1));
   EXPECT_ANY_THROW(best_layers({0.5}, LayerBudget::of_layers(2, 1)));
-  EXPECT_ANY_THROW(uniform_layers(2, 3));
 }
 
 TEST(EqualCosts, TheMarginIsFromTheLastKeptToTheFirstDropped) {
@@ -96,7 +95,6 @@ TEST(UnequalCosts, ManySmallLayersCanBeWorthMoreThanOneLargeOne) {
   const LayerBudget budget{{4, 2, 2, 3}, 4, "", ""};
   EXPECT_THAT(best_layers({0.9, 0.5, 0.5, 0.6}, budget), ElementsAre(1, 2));
   EXPECT_NEAR(keep_margin({0.9, 0.5, 0.5, 0.6}, budget), 0.1, 1e-9);  // layer 0 alone is the next best
-  EXPECT_THAT(uniform_layers(budget), ElementsAre(2));                // {1, 3} would cost 5
 }
 
 std::string complaint(const BudgetSection& budget, const LayerLatency& latency = {}) {
@@ -128,29 +126,6 @@ TEST(LayerBudget, RefusesTooLittleAndTooMuch) {
   EXPECT_THAT(complaint({.milliseconds = 0.1}, {{2, 2, 2, 2}, {1, 1, 1, 1}}),
               HasSubstr("budget.milliseconds: leaves -3900"));
   EXPECT_EQ(complaint({.kv_bytes_per_token = 511}), "none");
-}
-
-TEST(UniformLayers, AreTheMiddlesOfEqualStretches) {
-  EXPECT_THAT(uniform_layers(12, 3), ElementsAre(2, 6, 10));
-  EXPECT_THAT(uniform_layers(9, 3), ElementsAre(1, 4, 7));
-  EXPECT_THAT(uniform_layers(28, 4), ElementsAre(3, 10, 17, 24));
-  EXPECT_THAT(uniform_layers(5, 1), ElementsAre(2));
-  EXPECT_THAT(uniform_layers(4, 4), ElementsAre(0, 1, 2, 3));
-  EXPECT_THAT(uniform_layers(12, 0), IsEmpty());
-}
-
-TEST(UniformLayers, AreSpreadAndInside) {
-  for (int64_t layers = 1; layers <= 40; ++layers)
-    for (int64_t keep = 1; keep <= layers; ++keep) {
-      const std::vector<int64_t> kept = uniform_layers(layers, keep);
-      ASSERT_EQ(static_cast<int64_t>(kept.size()), keep);
-      EXPECT_GE(kept.front(), 0);
-      EXPECT_LT(kept.back(), layers);
-      for (size_t i = 1; i < kept.size(); ++i) {
-        EXPECT_GE(kept[i] - kept[i - 1], layers / keep) << layers << " " << keep;
-        EXPECT_LE(kept[i] - kept[i - 1], (layers + keep - 1) / keep) << layers << " " << keep;
-      }
-    }
 }
 
 }  // namespace

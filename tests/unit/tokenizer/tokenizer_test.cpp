@@ -1,4 +1,4 @@
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

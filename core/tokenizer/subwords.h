@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/base/flat_map.h"
-#include "core/io/byte_pairs.h"
+#include "core/tokenizer/byte_pairs.h"
 
 namespace flashmorph {
 

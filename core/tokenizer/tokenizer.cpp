@@ -1,8 +1,8 @@
-#include "core/io/tokenizer.h"
+#include "core/tokenizer/tokenizer.h"
 
 #include "core/base/bad_input.h"
-#include "core/io/text_encoder.h"
-#include "core/io/tokenizer_file.h"
+#include "core/tokenizer/text_encoder.h"
+#include "core/tokenizer/tokenizer_file.h"
 
 namespace flashmorph {
 

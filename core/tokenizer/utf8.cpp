@@ -1,4 +1,4 @@
-#include "core/io/utf8.h"
+#include "core/tokenizer/utf8.h"
 
 #include <utf8proc.h>
 

@@ -1,4 +1,4 @@
-#include "core/io/oniguruma.h"
+#include "core/tokenizer/oniguruma.h"
 
 #include <cctype>
 #include <map>

@@ -1,13 +1,13 @@
-#include "core/io/token_decoder.h"
+#include "core/tokenizer/token_decoder.h"
 
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/base/bad_input.h"
-#include "core/io/byte_alphabet.h"
 #include "core/io/json_input.h"
-#include "core/io/normalizer.h"
-#include "core/io/utf8.h"
+#include "core/tokenizer/byte_alphabet.h"
+#include "core/tokenizer/normalizer.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

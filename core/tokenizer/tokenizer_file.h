@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "core/io/added_tokens.h"
-#include "core/io/normalizer.h"
-#include "core/io/pre_tokenizer.h"
-#include "core/io/subwords.h"
-#include "core/io/token_decoder.h"
+#include "core/tokenizer/added_tokens.h"
+#include "core/tokenizer/normalizer.h"
+#include "core/tokenizer/pre_tokenizer.h"
+#include "core/tokenizer/subwords.h"
+#include "core/tokenizer/token_decoder.h"
 
 namespace flashmorph {
 

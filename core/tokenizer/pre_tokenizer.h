@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/io/split_pattern.h"
+#include "core/tokenizer/split_pattern.h"
 
 namespace flashmorph {
 

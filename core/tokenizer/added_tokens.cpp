@@ -1,8 +1,8 @@
-#include "core/io/added_tokens.h"
+#include "core/tokenizer/added_tokens.h"
 
 #include <algorithm>
 
-#include "core/io/utf8.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 

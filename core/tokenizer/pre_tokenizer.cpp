@@ -1,11 +1,11 @@
-#include "core/io/pre_tokenizer.h"
+#include "core/tokenizer/pre_tokenizer.h"
 
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
 #include "core/io/json_input.h"
-#include "core/io/normalizer.h"
-#include "core/io/utf8.h"
+#include "core/tokenizer/normalizer.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

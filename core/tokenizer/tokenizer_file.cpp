@@ -1,4 +1,4 @@
-#include "core/io/tokenizer_file.h"
+#include "core/tokenizer/tokenizer_file.h"
 
 #include <fstream>
 #include <iterator>

@@ -1,11 +1,11 @@
-#include "core/io/split_pattern.h"
+#include "core/tokenizer/split_pattern.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
 #include "core/base/bad_input.h"
-#include "core/io/oniguruma.h"
-#include "core/io/utf8.h"
+#include "core/tokenizer/oniguruma.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

@@ -1,10 +1,10 @@
-#include "core/io/subwords.h"
+#include "core/tokenizer/subwords.h"
 
 #include <cstdio>
 
 #include "core/base/bad_input.h"
-#include "core/io/byte_alphabet.h"
-#include "core/io/utf8.h"
+#include "core/tokenizer/byte_alphabet.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

@@ -1,10 +1,10 @@
-#include "core/io/normalizer.h"
+#include "core/tokenizer/normalizer.h"
 
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
 #include "core/io/json_input.h"
-#include "core/io/utf8.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

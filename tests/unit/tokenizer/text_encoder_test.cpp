@@ -1,4 +1,4 @@
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

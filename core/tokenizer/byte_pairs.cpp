@@ -1,4 +1,4 @@
-#include "core/io/byte_pairs.h"
+#include "core/tokenizer/byte_pairs.h"
 
 #include <queue>
 #include <tuple>

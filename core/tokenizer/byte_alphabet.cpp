@@ -1,8 +1,8 @@
-#include "core/io/byte_alphabet.h"
+#include "core/tokenizer/byte_alphabet.h"
 
 #include <unordered_map>
 
-#include "core/io/utf8.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/io/normalizer.h"
+#include "core/tokenizer/normalizer.h"
 
 namespace flashmorph {
 

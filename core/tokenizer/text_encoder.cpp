@@ -1,8 +1,8 @@
-#include "core/io/text_encoder.h"
+#include "core/tokenizer/text_encoder.h"
 
 #include <algorithm>
 
-#include "core/io/utf8.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {

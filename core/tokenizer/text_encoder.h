@@ -6,8 +6,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/io/tokenizer.h"
-#include "core/io/tokenizer_file.h"
+#include "core/tokenizer/tokenizer.h"
+#include "core/tokenizer/tokenizer_file.h"
 
 namespace flashmorph {
 

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+// The instructions that C++ has no words for. A warp's lanes call them together.
+
+namespace flashmorph::cuda {
+
+// Four 8 x 8 blocks, of which lane l gets row l / 4, columns 2 (l % 4) and the next; of the transposed blocks with
+// kTransposed. Lane l says where row l % 8 of block l / 8 lies.
+template <bool kTransposed>
+__device__ __forceinline__ void load_blocks(uint32_t (&blocks)[4], const __nv_bfloat16* row) {
+  const auto from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(blocks[0]), "=r"(blocks[1]), "=r"(blocks[2]), "=r"(blocks[3])
+                 : "r"(from)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(blocks[0]), "=r"(blocks[1]), "=r"(blocks[2]), "=r"(blocks[3])
+                 : "r"(from)
+                 : "memory");
+  }
+}
+
+// c[16 x 8] += a[16 x 16] b[16 x 8]
+__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// 16 bytes to shared memory while the thread goes on; zeros unless `present`.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool present) {
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+      "l"(from), "r"(present ? 16 : 0)
+      : "memory");
+}
+
+// Until all of this thread's copies have arrived.
+__device__ __forceinline__ void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+}  // namespace flashmorph::cuda

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/config/run_config.h"
+#include "core/select/budget.h"
+
+namespace flashmorph {
+
+// How well a hard mixture does: full attention in some layers, the aligned linear branches in all others.
+struct Judgement {
+  double error;   // of its states against the teacher's, on the answers
+  double recall;  // share of right answer words, teacher-forced
+};
+
+// Judges a set of full layers, ascending. Collective: every rank asks for the same sets in the same order and gets the
+// same judgements.
+using Judge = std::function<Judgement(const std::vector<int64_t>& full_layers)>;
+
+// What a selector may look at.
+struct Evidence {
+  const SelectSection& settings;
+  const LayerBudget& budget;
+  std::vector<double> gates = {};  // of each layer at the end of select; empty when no selector of the run needs them
+  double gate_noise = 0.0;         // the gates' own scatter
+  Judge judge = {};                // empty when no selector of the run needs it
+};
+
+// The layers that keep full attention, ascending, within the budget.
+struct Pick {
+  std::vector<int64_t> full_layers;
+  std::vector<double> scores = {};  // by layer; empty where the rule has none
+  double margin = 0.0;              // how far the sum of kept scores is from the next best choice's
+  double noise = 0.0;               // of the scores
+};
+
+// A way to pick. One file per method implements it and registers itself; its name is then a value of
+// stages.select.method and stages.evaluate.compare, and the name of its plan.
+class Selector {
+ public:
+  virtual ~Selector() = default;
+
+  virtual bool needs_gates() const { return false; }  // then the run has its select stage
+  virtual bool needs_judge() const { return false; }
+
+  // BadInput for settings that cannot be honoured within this budget. Called before the first step, on every rank.
+  virtual void check(const SelectSection&, const LayerBudget&) const {}
+
+  virtual Pick pick(const Evidence& evidence) const = 0;
+};
+
+const Selector& selector_named(const std::string& method);
+std::vector<std::string> selector_names();
+
+// The methods that the run uses: its own first, then those that it is compared with.
+std::vector<std::string> methods_of(const StagesSection& stages);
+
+bool trains_gates(const StagesSection& stages);  // whether any of them needs gates
+
+// BadInput for unknown methods, naming the known ones; the second form also for what a method says of its settings.
+void check_methods(const StagesSection& stages);
+void check_methods(const StagesSection& stages, const LayerBudget& budget);
+
+bool register_selector(const std::string& method, std::unique_ptr<Selector> selector);
+
+}  // namespace flashmorph
