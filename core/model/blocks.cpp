@@ -4,6 +4,7 @@
 
 #include "core/model/experts.h"
 #include "core/ops/activation.h"
+#include "core/ops/norm.h"
 
 namespace flashmorph {
 
