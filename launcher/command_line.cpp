@@ -2,8 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "core/base/endings.h"
 #include "core/config/run_config.h"
-#include "distributed/health/exit_codes.h"
 
 namespace flashmorph {
 namespace {

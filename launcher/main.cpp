@@ -3,8 +3,8 @@
 #include <exception>
 
 #include "core/base/bad_input.h"
+#include "core/base/endings.h"
 #include "distributed/communication/mpi_communicator.h"
-#include "distributed/health/exit_codes.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "launcher/command_line.h"
 #include "launcher/run.h"

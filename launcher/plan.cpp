@@ -7,10 +7,10 @@
 #include <optional>
 
 #include "core/base/bad_input.h"
+#include "core/base/endings.h"
 #include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
-#include "distributed/coordinator/placed_model.h"
-#include "distributed/health/exit_codes.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "distributed/plan/cards.h"
 #include "distributed/plan/run_plan.h"
 #include "launcher/commands.h"

@@ -12,14 +12,15 @@
 #include <sstream>
 
 #include "core/base/bad_input.h"
+#include "core/base/endings.h"
 #include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
 #include "core/io/checksums.h"
 #include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
-#include "distributed/health/exit_codes.h"
 #include "distributed/parallel/on_all_ranks.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "launcher/device.h"
 #include "launcher/journal.h"
 #include "launcher/metrics.h"

@@ -9,7 +9,7 @@
 #include "core/export/export_format.h"
 #include "core/mixer/linear_branch.h"
 #include "core/select/selector.h"
-#include "distributed/coordinator/placed_model.h"
+#include "distributed/parallel/stage_layouts.h"
 
 namespace flashmorph {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/select/selector.h"
+#include "distributed/coordinator/coordinator.h"
 
 namespace flashmorph {
 namespace {
@@ -26,20 +26,21 @@ std::string name_of(const proto::StageCommand& command) {
 
 std::vector<proto::StageCommand> commands_of(const RunConfig& config, const proto::PlanSet& plans) {
   std::vector<proto::StageCommand> commands;
-  if (config.budget.milliseconds > 0.0) commands.push_back(command("latency"));
-  commands.push_back(command("align"));
-  if (trains_gates(config.stages)) commands.push_back(command("select"));
-  commands.push_back(command("discretize"));
+  const auto add = [&](const std::string& stage, const std::string& model = "", const std::string& after = "") {
+    if (Coordinator::stage(stage).is_in(config)) commands.push_back(command(stage, model, after));
+  };
+  for (const char* stage : {"latency", "align", "select", "discretize"}) add(stage);
   if (plans.plans().empty()) return commands;
 
-  commands.push_back(command("evaluate", "teacher"));
-  for (const proto::HybridPlan& plan : plans.plans()) commands.push_back(command("evaluate", plan.name(), "align"));
+  const std::string last = last_training(config);
+  add("evaluate", "teacher");
+  for (const proto::HybridPlan& plan : plans.plans()) add("evaluate", plan.name(), "align");
   for (const proto::HybridPlan& plan : plans.plans()) {
-    if (config.stages.distill.tokens > 0) commands.push_back(command("distill", plan.name()));
-    if (config.stages.finetune.tokens > 0) commands.push_back(command("finetune", plan.name()));
-    if (last_training(config) != "align") commands.push_back(command("evaluate", plan.name(), last_training(config)));
+    add("distill", plan.name());
+    add("finetune", plan.name());
+    if (last != "align") add("evaluate", plan.name(), last);
   }
-  if (config.stages.export_.enabled) commands.push_back(command("export"));
+  add("export");
   return commands;
 }
 
@@ -55,10 +56,15 @@ proto::StageCommand next_command(const RunConfig& config, const proto::RunState&
   return {};
 }
 
-std::string last_training(const RunConfig& config) {
-  if (config.stages.finetune.tokens > 0) return "finetune";
-  if (config.stages.distill.tokens > 0) return "distill";
-  return "align";
+std::string training_before(const std::string& stage, const RunConfig& config) {
+  std::string before = "align";
+  for (const char* training : {"distill", "finetune"}) {
+    if (training == stage) break;
+    if (Coordinator::stage(training).is_in(config)) before = training;
+  }
+  return before;
 }
+
+std::string last_training(const RunConfig& config) { return training_before("", config); }
 
 }  // namespace flashmorph

@@ -23,7 +23,8 @@ bool is_finished(const proto::RunState& state, const proto::StageCommand& comman
 // The first command that is not finished; one without a stage when all are.
 proto::StageCommand next_command(const RunConfig& config, const proto::RunState& state, const proto::PlanSet& plans);
 
-// The last training that a plan's model gets: align, distill or finetune.
+// The last training that a plan's model has had before a stage, and in the whole run: align, distill or finetune.
+std::string training_before(const std::string& stage, const RunConfig& config);
 std::string last_training(const RunConfig& config);
 
 }  // namespace flashmorph

@@ -14,6 +14,7 @@
 #include "distributed/coordinator/plans.h"
 #include "distributed/coordinator/results.h"
 #include "distributed/parallel/on_all_ranks.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
@@ -41,6 +42,13 @@ LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto:
   return layer_budget(
       config.budget, placed.spec(), element,
       {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}});
+}
+
+// What a plan's model after a training stage is read from.
+Coordinator::Stage::Files of_hybrid(const RunFolder& run, const std::string& plan, const std::string& after) {
+  Coordinator::Stage::Files files = {run.branches_file()};
+  if (!after.empty() && after != "align") files.push_back(run.hybrid_file(plan, after));
+  return files;
 }
 
 int64_t peak_bytes() {
@@ -133,26 +141,84 @@ void Coordinator::require_as_written(const std::filesystem::path& file) {
   });
 }
 
-// The files by which later stages go on from this one. Plans have their hash in the run's state.
-std::vector<std::filesystem::path> Coordinator::results_of(const proto::StageCommand& command) const {
-  const std::string& stage = command.stage();
-  if (stage == "latency") return {folder_.latency_file()};
-  if (stage == "align") return {folder_.branches_file()};
-  if (stage == "select") return {folder_.gates_file()};
-  if (stage == "distill" || stage == "finetune") return {folder_.hybrid_file(command.model(), stage)};
-  return {};
+const Coordinator::Stage& Coordinator::stage(const std::string& name) {
+  using Command = proto::StageCommand;
+  using Files = Stage::Files;
+  const auto always = [](const RunConfig&) { return true; };
+  const auto nothing_read = [](const RunFolder&, const RunConfig&, const Command&) { return Files(); };
+  const auto branches = [](const RunFolder& run, const RunConfig&, const Command&) {
+    return Files{run.branches_file()};
+  };
+  const auto nothing = [](const RunFolder&, const Command&) { return Files(); };
+  const auto hybrid = [](const RunFolder& run, const Command& command) {
+    return Files{run.hybrid_file(command.model(), command.stage())};
+  };
+  static const Stage all[] = {
+      {.name = "latency",
+       .mesh = nullptr,  // measured at the start, before anything is written
+       .is_in = [](const RunConfig& config) { return config.budget.milliseconds > 0.0; },
+       .reads = nothing_read,
+       .writes = [](const RunFolder& run, const Command&) { return Files{run.latency_file()}; },
+       .run = &Coordinator::keep_latency},
+      {.name = "align",
+       .mesh = "align",
+       .is_in = always,
+       .reads = nothing_read,
+       .writes = [](const RunFolder& run, const Command&) { return Files{run.branches_file()}; },
+       .run = &Coordinator::align_branches},
+      {.name = "select",
+       .mesh = "select",
+       .is_in = [](const RunConfig& config) { return trains_gates(config.stages); },
+       .reads = branches,
+       .writes = [](const RunFolder& run, const Command&) { return Files{run.gates_file()}; },
+       .run = &Coordinator::select_layers},
+      {.name = "discretize",
+       .mesh = nullptr,
+       .is_in = always,
+       .reads = nothing_read,
+       .writes = nothing,
+       .run = &Coordinator::discretize_gates},
+      {.name = "evaluate",
+       .mesh = "evaluate",
+       .is_in = always,
+       .reads = [](const RunFolder& run, const RunConfig&,
+                   const Command& command) { return of_hybrid(run, command.model(), command.after()); },
+       .writes = nothing,
+       .run = &Coordinator::evaluate_model},
+      {.name = "distill",
+       .mesh = "distill",
+       .is_in = [](const RunConfig& config) { return config.stages.distill.tokens > 0; },
+       .reads = branches,
+       .writes = hybrid,
+       .run = &Coordinator::distill_hybrid},
+      {.name = "finetune",
+       .mesh = "finetune",
+       .is_in = [](const RunConfig& config) { return config.stages.finetune.tokens > 0; },
+       .reads =
+           [](const RunFolder& run, const RunConfig& config, const Command& command) {
+             return of_hybrid(run, command.model(), training_before("finetune", config));
+           },
+       .writes = hybrid,
+       .run = &Coordinator::finetune_hybrid},
+      {.name = "export",
+       .mesh = "evaluate",
+       .is_in = [](const RunConfig& config) { return config.stages.export_.enabled; },
+       .reads = [](const RunFolder& run, const RunConfig& config,
+                   const Command&) { return of_hybrid(run, methods_of(config.stages).front(), last_training(config)); },
+       .writes = nothing,
+       .run = &Coordinator::export_hybrid},
+  };
+  const auto found = std::ranges::find(all, name, &Stage::name);
+  TORCH_CHECK(found != std::end(all), "unknown stage ", name);
+  return *found;
 }
 
 StageCost Coordinator::execute(const proto::StageCommand& command) {
-  const std::string& stage = command.stage();
-  if (stage == "latency") return keep_latency();
-  if (stage == "align") return align_branches();
-  if (stage == "select") return select_layers();
-  if (stage == "discretize") return discretize_gates();
-  if (stage == "evaluate") return evaluate_model(command);
-  if (stage == "distill" || stage == "finetune") return train_hybrid(command);
-  TORCH_CHECK(stage == "export", "unknown command ", name_of(command));
-  return export_hybrid();
+  const Stage& here = stage(command.stage());
+  const Stage::Files files = here.reads(folder_, inputs_.config, command);
+  for (const std::filesystem::path& file : files) require_as_written(file);
+  if (here.mesh != nullptr) place(here.mesh, std::ranges::count(files, folder_.branches_file()) > 0);
+  return (this->*here.run)(command);
 }
 
 // Every rank has done its part; the stage is finished once rank 0 has written so.
@@ -171,13 +237,13 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
   }
   on_all_ranks(world_, [&] {
     if (!leads()) return;
-    folder_.finish(result, results_of(command), report.plan_hash());
+    folder_.finish(result, stage(command.stage()).writes(folder_, command), report.plan_hash());
     forget_checkpoints();
   });
   inputs_.observer.finished(result.stage(), result.seconds());
 }
 
-StageCost Coordinator::keep_latency() {
+StageCost Coordinator::keep_latency(const proto::StageCommand&) {
   proto::LayerLatency latency = inputs_.latency;
   const StageCost cost{0, latency.provenance().seconds()};
   *latency.mutable_provenance() = provenance("latency", cost);
@@ -185,12 +251,8 @@ StageCost Coordinator::keep_latency() {
   return cost;
 }
 
-StageCost Coordinator::align_branches() {
-  {
-    const Phase loading(inputs_.watchdog, Work::load, "align");
-    placed_.place(layout_of("align", inputs_.config, placed_.spec(), world_.size()));
-    placed_.start_branches();
-  }
+StageCost Coordinator::align_branches(const proto::StageCommand&) {
+  placed_.start_branches();
   StageContext here = context("align");
   const StageCost cost = align(placed_.model(), here);
   const Phase saving(inputs_.watchdog, Work::save, "align");
@@ -200,8 +262,7 @@ StageCost Coordinator::align_branches() {
   return cost;
 }
 
-StageCost Coordinator::select_layers() {
-  place("select");
+StageCost Coordinator::select_layers(const proto::StageCommand&) {
   StageContext here = context("select");
   const auto [trajectory, cost] = select_gates(placed_.model(), budget(), here);
   gates_ = snapshot_of(trajectory, inputs_.config.stages.select.method);
@@ -211,7 +272,7 @@ StageCost Coordinator::select_layers() {
 }
 
 // Rank 0 decides and writes; every rank gets the plans.
-StageCost Coordinator::discretize_gates() {
+StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
   const Stopwatch watch;
   on_all_ranks(world_, [&] {
     if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
@@ -229,7 +290,6 @@ StageCost Coordinator::discretize_gates() {
 
 StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
   const Stopwatch watch;
-  place("evaluate");
   const bool is_teacher = command.model() == "teacher";
   const Routes routes = is_teacher ? Routes(placed_.spec().layers, Route::full()) : routes_of(plan_of(command.model()));
   StageContext here = context();
@@ -249,25 +309,33 @@ StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
   return {0, watch.seconds()};
 }
 
-StageCost Coordinator::train_hybrid(const proto::StageCommand& command) {
-  place(command.stage());
+StageCost Coordinator::distill_hybrid(const proto::StageCommand& command) {
   const proto::HybridPlan& plan = plan_of(command.model());
-  const bool distills = command.stage() == "distill";
-  const bool is_distilled = !distills && inputs_.config.stages.distill.tokens > 0;
-  const MorphableModel student = hybrid(plan, is_distilled ? "distill" : "align");
+  const MorphableModel student = hybrid(plan, "align");
   StageContext here = context(name_of(command));
-  const StageCost cost = distills ? distill(placed_.model(), student, routes_of(plan), plan.name(), here)
-                                  : finetune(student, routes_of(plan), plan.name(), here);
-  const Phase saving(inputs_.watchdog, Work::save, name_of(command));
-  save_global(folder_.hybrid_file(plan.name(), command.stage()), student.all_parameters(), placed_.mesh(),
-              {{"plan", plan.name()}, {"after", command.stage()}});
+  const StageCost cost = distill(placed_.model(), student, routes_of(plan), plan.name(), here);
+  save_hybrid(student, command);
   return cost;
 }
 
-StageCost Coordinator::export_hybrid() {
+StageCost Coordinator::finetune_hybrid(const proto::StageCommand& command) {
+  const proto::HybridPlan& plan = plan_of(command.model());
+  const MorphableModel student = hybrid(plan, training_before("finetune", inputs_.config));
+  StageContext here = context(name_of(command));
+  const StageCost cost = finetune(student, routes_of(plan), plan.name(), here);
+  save_hybrid(student, command);
+  return cost;
+}
+
+void Coordinator::save_hybrid(const MorphableModel& hybrid, const proto::StageCommand& command) {
+  const Phase saving(inputs_.watchdog, Work::save, name_of(command));
+  save_global(folder_.hybrid_file(command.model(), command.stage()), hybrid.all_parameters(), placed_.mesh(),
+              {{"plan", command.model()}, {"after", command.stage()}});
+}
+
+StageCost Coordinator::export_hybrid(const proto::StageCommand&) {
   const Phase saving(inputs_.watchdog, Work::save, "export");
   const Stopwatch watch;
-  place("evaluate");
   const proto::HybridPlan& plan = plans_.plans(0);
   const NamedTensors whole =
       gather_global(hybrid(plan, last_training(inputs_.config)).all_parameters(), placed_.mesh());
@@ -287,12 +355,10 @@ StageCost Coordinator::export_hybrid() {
   return {0, watch.seconds()};
 }
 
-void Coordinator::place(const std::string& stage) {
-  const Phase loading(inputs_.watchdog, Work::load, stage);
-  placed_.place(layout_of(stage, inputs_.config, placed_.spec(), world_.size()));
-  if (placed_.has_trained_branches()) return;
-  require_as_written(folder_.branches_file());
-  placed_.read_branches(folder_.branches_file());
+void Coordinator::place(const char* mesh, bool with_branches) {
+  const Phase loading(inputs_.watchdog, Work::load, mesh);
+  placed_.place(layout_of(mesh, inputs_.config, placed_.spec(), world_.size()));
+  if (with_branches && !placed_.has_trained_branches()) placed_.read_branches(folder_.branches_file());
 }
 
 // The plan's model after a training stage.
@@ -300,7 +366,6 @@ MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::str
   MorphableModel hybrid = placed_.model().hybrid(routes_of(plan));
   if (after == "align") return hybrid;
   const std::filesystem::path file = folder_.hybrid_file(plan.name(), after);
-  require_as_written(file);
   on_all_ranks(world_, [&] { read_into(hybrid.all_parameters(), ModelFiles::open_file(file), hybrid.placement()); });
   return hybrid;
 }

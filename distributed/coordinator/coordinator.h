@@ -34,6 +34,19 @@ proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed,
 // rank calls run().
 class Coordinator {
  public:
+  // A kind of stage: all that the run has to know of it.
+  struct Stage {
+    using Files = std::vector<std::filesystem::path>;
+    const char* name;
+    const char* mesh;                 // the stage whose layout it works on; nullptr: it needs no model
+    bool (*is_in)(const RunConfig&);  // whether the run has it
+    Files (*reads)(const RunFolder&, const RunConfig&, const proto::StageCommand&);  // what earlier stages have written
+    Files (*writes)(const RunFolder&,
+                    const proto::StageCommand&);                // what later ones go on from; plans are hashed apart
+    StageCost (Coordinator::*run)(const proto::StageCommand&);  // what every rank does
+  };
+  static const Stage& stage(const std::string& name);
+
   Coordinator(RunInputs inputs, Communicator& world, PlacedModel& placed, RunFolder& folder);
 
   void run();
@@ -46,19 +59,20 @@ class Coordinator {
   proto::StageCommand agreed_next_command();
   void check_plans(const proto::StageCommand& command) const;
   void require_as_written(const std::filesystem::path& file);
-  std::vector<std::filesystem::path> results_of(const proto::StageCommand& command) const;
+  StageCost execute(const proto::StageCommand& command);
   void conclude(const proto::StageCommand& command, proto::StageReport report);
 
-  StageCost execute(const proto::StageCommand& command);
-  StageCost keep_latency();
-  StageCost align_branches();
-  StageCost select_layers();
-  StageCost discretize_gates();
+  StageCost keep_latency(const proto::StageCommand& command);
+  StageCost align_branches(const proto::StageCommand& command);
+  StageCost select_layers(const proto::StageCommand& command);
+  StageCost discretize_gates(const proto::StageCommand& command);
   StageCost evaluate_model(const proto::StageCommand& command);
-  StageCost train_hybrid(const proto::StageCommand& command);
-  StageCost export_hybrid();
+  StageCost distill_hybrid(const proto::StageCommand& command);
+  StageCost finetune_hybrid(const proto::StageCommand& command);
+  StageCost export_hybrid(const proto::StageCommand& command);
 
-  void place(const std::string& stage);  // the model with its trained branches, on this stage's mesh
+  void place(const char* mesh, bool with_branches);  // the model, with its trained branches, on a stage's mesh
+  void save_hybrid(const MorphableModel& hybrid, const proto::StageCommand& command);
   MorphableModel hybrid(const proto::HybridPlan& plan, const std::string& after);
   LayerBudget budget();
   StageContext context(const std::string& command = "");

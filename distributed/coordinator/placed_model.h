@@ -10,15 +10,6 @@
 
 namespace flashmorph {
 
-at::ScalarType dtype_of(const DeviceSection& device);
-
-// The stages that have a mesh, in order.
-inline constexpr const char* kStagesOnMeshes[] = {"align", "select", "distill", "finetune", "evaluate"};
-
-// The layout that one of them asks for; BadInput under the stage's own section, or under `parallel` when the stage
-// has the run's.
-Layout layout_of(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks);
-
 // This rank's piece of the teacher, and the mesh that it lies on. A stage with another layout gets a new mesh and a new
 // piece, read from disk again: only one is held at a time.
 class PlacedModel {

@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "core/base/clock.h"
-#include "distributed/health/exit_codes.h"
+#include "core/base/endings.h"
 
 namespace flashmorph {
 namespace {

@@ -1,25 +1,13 @@
 #pragma once
 
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "core/base/endings.h"
 #include "distributed/communication/communicator.h"
 
 namespace flashmorph {
-
-// The run cannot go on, and every rank knows: all of them throw it with the same words.
-class CommonFailure : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-// A person or a scheduler asked to stop, or the time is over: the run ends where it can go on later.
-class Stopped : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 // Runs `work`, which may fail on some ranks only (a file, a slice of a checkpoint), and makes the outcome common: when
 // any rank threw, every rank throws what the lowest failing one did, a BadInput or Stopped as such, else a

@@ -1,18 +1,12 @@
 #include "distributed/plan/run_plan.h"
 
 #include "core/base/bad_input.h"
-#include "core/select/selector.h"
 #include "distributed/coordinator/checks.h"
-#include "distributed/coordinator/placed_model.h"
+#include "distributed/coordinator/coordinator.h"
+#include "distributed/parallel/stage_layouts.h"
 
 namespace flashmorph {
 namespace {
-
-bool is_gone_through(const std::string& stage, const RunConfig& config) {
-  if (stage == "select" && !trains_gates(config.stages)) return false;
-  const TrainingSection* section = config.stages.training(stage);
-  return section == nullptr || section->tokens > 0;
-}
 
 bool would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   try {
@@ -42,7 +36,7 @@ StagePlan plan_stage(const std::string& stage, const RunConfig& config, const Mo
 std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   std::vector<StagePlan> plans;
   for (const char* stage : kStagesOnMeshes)
-    if (is_gone_through(stage, config)) plans.push_back(plan_stage(stage, config, spec, ranks));
+    if (Coordinator::stage(stage).is_in(config)) plans.push_back(plan_stage(stage, config, spec, ranks));
   return plans;
 }
 

@@ -6,7 +6,7 @@
 
 #include "core/rehearsal/tensor_memory.h"
 #include "core/select/uniform.h"
-#include "distributed/coordinator/placed_model.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "distributed/plan/rehearsal.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"

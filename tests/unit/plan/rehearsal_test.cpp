@@ -3,7 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "distributed/coordinator/placed_model.h"
+#include "core/morph/morphable_model.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
 
