@@ -54,6 +54,7 @@ void TextEncoder::encode_part(std::string_view text, bool last, std::vector<int3
 
 void TextEncoder::append_added(int32_t id, std::vector<int32_t>& tokens) {
   encode_held(true, tokens);
+  tokenizer_.require_below_limit(id);
   tokens.push_back(id);
   state_.first = false;
   state_.begins = true;
@@ -103,6 +104,7 @@ void TextEncoder::append_word(std::string_view word, std::vector<int32_t>& token
     return;
   }
   std::vector<int32_t> ids = file_.subwords.encode(word);
+  for (const int32_t id : ids) tokenizer_.require_below_limit(id);
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   if (word.size() > kLongestWord) return;
   if (known_words_.size() == kMostWords) known_words_.clear();

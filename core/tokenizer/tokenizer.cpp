@@ -1,5 +1,7 @@
 #include "core/tokenizer/tokenizer.h"
 
+#include <algorithm>
+
 #include "core/base/bad_input.h"
 #include "core/tokenizer/text_encoder.h"
 #include "core/tokenizer/tokenizer_file.h"
@@ -15,10 +17,19 @@ Tokenizer Tokenizer::of(TokenizerFile file) {
 Tokenizer Tokenizer::of_model(const std::filesystem::path& folder, int64_t vocabulary) {
   const std::filesystem::path file = folder / "tokenizer.json";
   Tokenizer tokenizer = open(file);
-  if (tokenizer.vocab_size() > vocabulary)
-    throw BadInput(file.string(), "has ids up to " + std::to_string(tokenizer.vocab_size() - 1) +
-                                      ", the model's vocabulary ends at " + std::to_string(vocabulary - 1));
+  tokenizer.id_limit_ = static_cast<int32_t>(std::min<int64_t>(tokenizer.vocab_size(), vocabulary));
+  tokenizer.model_ = file.string();
   return tokenizer;
+}
+
+Tokenizer::Tokenizer(std::shared_ptr<const TokenizerFile> file)
+    : file_(std::move(file)), id_limit_(static_cast<int32_t>(file_->tokens.size())) {}
+
+void Tokenizer::require_below_limit(int32_t id) const {
+  if (id >= id_limit_)
+    throw BadInput(model_, "a text holds \"" + file_->tokens[static_cast<size_t>(id)] + "\", whose id is " +
+                               std::to_string(id) + "; the model's vocabulary ends at " +
+                               std::to_string(id_limit_ - 1));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {

@@ -130,7 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
               "quantization_config: quantized weights are not supported"),
         model("MoreLayersThanWeights", "num_hidden_layers", 3, "has no tensor model.layers.2."),
         model("OtherShape", "intermediate_size", 49, "has shape [48, 32], expected [49, 32]"),
-        model("VocabularyBelowTheTokenizers", "vocab_size", 512, "tokenizer.json: has ids up to 1023"),
+        model("VocabularyBelowTheTokenizers", "vocab_size", 512, "model.embed_tokens.weight: has shape [1024, 128], expected [512, 128]"),
         missing("NoWeights", "teacher/model.safetensors", "model.safetensors"),
         file("EmptyWeights", "teacher/model.safetensors", "", "model.safetensors"),
         file("HugeHeader", "teacher/model.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10),

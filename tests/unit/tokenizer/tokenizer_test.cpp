@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -175,6 +176,25 @@ INSTANTIATE_TEST_SUITE_P(
                     BadPattern{"(?m:.)", "(?m:"}, BadPattern{"[a[b]]", "a class in a class"},
                     BadPattern{"[]a]", "an empty class"}, BadPattern{"[a&&b]", "&&"}, BadPattern{"a{,3}", "{,"},
                     BadPattern{"a{1,3}+", "}+"}, BadPattern{"\\bx", "with \\b"}));
+
+TEST(Tokenizer, TokensBeyondTheModelsVocabularyAreRefusedWhereATextUsesThem) {
+  const Tokenizer all = Tokenizer::open("tests/data/passkey-teacher/tokenizer.json");
+  const std::string text = "Remember this sequence of words";
+  const std::vector<int32_t> expected = all.encode(text);
+  const int32_t highest = *std::ranges::max_element(expected);
+  const auto of_model = [](int64_t vocabulary) {
+    return Tokenizer::of_model("tests/data/passkey-teacher", vocabulary);
+  };
+  EXPECT_EQ(of_model(highest + 1).encode(text), expected);
+  EXPECT_EQ(of_model(100'000).id_limit(), all.vocab_size());
+  try {
+    of_model(highest).encode(text);
+    ADD_FAILURE() << "was encoded";
+  } catch (const BadInput& bad) {
+    EXPECT_THAT(bad.what(), testing::AllOf(testing::HasSubstr("whose id is " + std::to_string(highest)),
+                                           testing::HasSubstr("ends at " + std::to_string(highest - 1))));
+  }
+}
 
 TEST(Tokenizer, FilesThatAreNotJson) {
   EXPECT_THAT(fault_of(""), testing::HasSubstr("not valid JSON"));
