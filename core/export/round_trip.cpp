@@ -6,6 +6,7 @@
 #include "core/mixer/linear_branch.h"
 #include "core/model/attention.h"
 #include "core/model/blocks.h"
+#include "core/ops/projection.h"
 
 namespace flashmorph {
 namespace {
@@ -61,7 +62,7 @@ at::Tensor hybrid_logits(const HybridSpec& hybrid, const ModelFiles& own, const 
     x = with_sublayer(x, fed, block.post_norm, spec);
   }
   const HeadWeights head = load_head(own, spec, whole, spec.tied_embeddings ? &embedding : nullptr);
-  return at::linear(read_by_head(x, head, spec), head.output).squeeze(0);
+  return project(read_by_head(x, head, spec), head.output).squeeze(0);
 }
 
 }  // namespace flashmorph

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 #include "core/ops/rotation.h"
 #include "core/ops/softmax_attention.h"
 
@@ -41,8 +42,7 @@ at::Tensor norm_heads(const at::Tensor& x_BTHK, const at::Tensor& weight, double
 }  // namespace
 
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias) {
-  return at::linear(x_BTD, weight, bias.defined() ? std::optional(bias) : std::nullopt)
-      .unflatten(-1, {weight.size(0) / head_dim, head_dim});
+  return project(x_BTD, weight, bias).unflatten(-1, {weight.size(0) / head_dim, head_dim});
 }
 
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
@@ -68,7 +68,7 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     k = appended(cache->keys_BTGK, k);
     v = appended(cache->values_BTGK, v);
   }
-  return at::linear(attended({q, k, v}, spec, positions).flatten(2, 3), weights.o, weights.o_bias.here());
+  return project(attended({q, k, v}, spec, positions).flatten(2, 3), weights.o, weights.o_bias.here());
 }
 
 // With each token's place as its value, attention returns the place that is looked at.

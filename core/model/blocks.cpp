@@ -5,6 +5,7 @@
 #include "core/model/experts.h"
 #include "core/ops/activation.h"
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 
 namespace flashmorph {
 
@@ -23,11 +24,9 @@ at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Ten
 }
 
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
-  const auto projected = [&](const at::Tensor& weight, const at::Tensor& bias) {
-    return at::linear(x_BTD, weight, bias.defined() ? std::optional(bias) : std::nullopt);
-  };
-  const at::Tensor inner = swiglu(projected(weights.gate, weights.gate_bias), projected(weights.up, weights.up_bias));
-  return at::linear(inner, weights.down, weights.down_bias.here());
+  const at::Tensor gate = project(x_BTD, weights.gate, weights.gate_bias),
+                   up = project(x_BTD, weights.up, weights.up_bias);
+  return project(swiglu(gate, up), weights.down, weights.down_bias.here());
 }
 
 at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {

@@ -25,7 +25,7 @@ struct WholeBias {
   at::Tensor value;  // [D], undefined: none
   bool is_added = true;
 
-  std::optional<at::Tensor> here() const { return is_added && value.defined() ? std::optional(value) : std::nullopt; }
+  at::Tensor here() const { return is_added ? value : at::Tensor(); }
 };
 
 // One rank's slices. Letters: D hidden, F intermediate, H heads, G kv heads, K head dim, R ranks (for k and v: at most
