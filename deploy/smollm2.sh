@@ -12,7 +12,7 @@ source deploy/steps.sh
 readonly kData=build/smollm2
 readonly kPackages=(postgresql-doc-15 python3.11-doc perl-doc git-doc debian-handbook vim-doc apache2-doc octave-doc r-doc-html)
 readonly kShort=(
-  run.name=smollm2-cpu device.kind=cpu device.dtype=float32 data.tokens= data.text=tests/data/text/tinyshakespeare.txt
+  run.name=smollm2-cpu device.kind=cpu device.dtype=float32 "data.tokens=$kData/play"
   stages.align.tokens=1024 stages.align.batch_tokens=512 stages.align.micro_batch_tokens=256 stages.align.warmup_steps=0
   stages.align.data.lengths=256 stages.align.data.passkeys=2 stages.align.data.words=4
   stages.select.tokens=1024 stages.select.batch_tokens=512 stages.select.micro_batch_tokens=256
@@ -51,6 +51,11 @@ text() {
   build/flashmorph-dist tokenize "$kData/documents.jsonl" --jsonl text --model "$kData/model" --output "$kData/text"
 }
 
+play() {
+  if [[ -f $kData/play.idx ]]; then return; fi
+  build/flashmorph-dist tokenize tests/data/text/tinyshakespeare.txt --model "$kData/model" --output "$kData/play"
+}
+
 run() {
   if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
   build/venv/bin/mpirun -np 1 --bind-to none build/flashmorph-dist configs/smollm2.yaml "$@"
@@ -62,6 +67,7 @@ if $build; then
 fi
 timed model deploy/smollm2_model.sh "$kData/model"
 if $cpu; then
+  timed text play
   for setting in "${kShort[@]}"; do arguments=(--set "$setting" "${arguments[@]}"); done
 else
   timed text text
