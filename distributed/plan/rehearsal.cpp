@@ -10,6 +10,7 @@
 #include "core/ops/vocabulary_loss.h"
 #include "core/rehearsal/without_values.h"
 #include "core/rehearsal/work_counter.h"
+#include "core/select/by_gates.h"
 #include "core/select/uniform.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/pipeline.h"
@@ -94,7 +95,8 @@ class Rehearsal {
     };
     return step(shape, micro_batches, [&] {
       const at::Tensor rows = at::zeros({shape.micro_batches, own + 2}, at::kDouble);
-      gates_over_mesh(rows, shape.micro_batches * layout_.shape.data, alpha, section.gate_penalty, mesh_);
+      gates_over_mesh(rows, shape.micro_batches * layout_.shape.data, alpha,
+                      section.own.of<GateSettings>().gate_penalty, mesh_);
       of_all_layers(alpha, model_, mesh_);
     });
   }

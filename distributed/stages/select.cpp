@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/ops/squared_distance.h"
+#include "core/select/by_gates.h"
 #include "core/train/adamw.h"
 #include "core/train/recompute.h"
 #include "core/train/schedule.h"
@@ -165,7 +166,8 @@ std::pair<GateTrajectory, StageCost> select_gates(const MorphableModel& model, c
     const at::Tensor rows =
         gate_gradient_rows(model, data, samples, step, local_micro_batches(micro_batches, context.mesh), alpha,
                            section.parallel.recompute == "full", pipeline);
-    const GateSums sums = gates_over_mesh(rows, micro_batches, alpha, section.gate_penalty, context.mesh);
+    const GateSums sums =
+        gates_over_mesh(rows, micro_batches, alpha, section.own.of<GateSettings>().gate_penalty, context.mesh);
     const double loss = sums.error + sums.regularizer;
     if (const StepNumbers numbers{loss, sums.gradient}; !numbers.are_finite())
       stop_at_numbers(numbers, "select", step, {{model, all_routes(alpha, model)}}, by_gate(sums.gradient_l, model),
