@@ -116,7 +116,7 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
     std::array<at::Tensor, 3> outputs;
     for (size_t i = 0; i < 3; ++i)
       outputs[i] = at::silu(short_convolution(projected[i], taps[i], continues ? std::optional(past[i]) : std::nullopt,
-                                              positions.documents))
+                                              positions.place_T))
                        .unflatten(-1, {-1, spec_.head_dim});
     return outputs;
   }

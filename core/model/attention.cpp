@@ -4,11 +4,9 @@
 #include <ATen/OpMathType.h>
 #include <c10/core/GradMode.h>
 
-#include <cmath>
-#include <vector>
-
 #include "core/ops/norm.h"
 #include "core/ops/rotation.h"
+#include "core/ops/softmax_attention.h"
 
 namespace flashmorph {
 namespace {
@@ -18,53 +16,10 @@ at::Tensor appended(at::Tensor& cached, const at::Tensor& now) {
   return cached;
 }
 
-// [B, T, G, K] -> [B, H, T, K]: each kv head serves H/G consecutive query heads.
-at::Tensor for_query_heads(const at::Tensor& x_BTGK, int64_t groups) {
-  const at::Tensor x = x_BTGK.transpose(1, 2);
-  return groups == 1 ? x : x.repeat_interleave(groups, 1);
-}
-
-// Whether the kernels read each kv head for all its query heads themselves, so that nothing is repeated in memory.
-bool grouped_by_kernel(const at::Tensor& q) { return !q.is_cpu() && q.scalar_type() == at::kBFloat16; }
-
-// Query i of the new block is at position past + i and sees the positions up to it.
-at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
-  return at::ones({tokens, past + tokens}, like.options().dtype(at::kBool).requires_grad(false)).tril(past);
-}
-
-// The tokens see all past ones and, of their own, those up to themselves.
-at::Tensor causal_softmax(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK,
-                          int64_t groups) {
-  const int64_t tokens = q_BTHK.size(1), past = k_BTGK.size(1) - tokens;
-  const bool all_visible = tokens == 1;
-  const std::optional<at::Tensor> mask =
-      past > 0 && !all_visible ? std::optional(mask_after(past, tokens, q_BTHK)) : std::nullopt;
-  const bool grouped = grouped_by_kernel(q_BTHK) && !mask;
-  const int64_t repeats = grouped ? 1 : groups;
-  const at::Tensor o = at::scaled_dot_product_attention(
-      q_BTHK.transpose(1, 2), for_query_heads(k_BTGK, repeats), for_query_heads(v_BTGK, repeats), mask,
-      /*dropout_p=*/0.0, /*is_causal=*/past == 0 && !all_visible, 1.0 / std::sqrt(static_cast<double>(q_BTHK.size(3))),
-      /*enable_gqa=*/grouped);
-  return o.transpose(1, 2);
-}
-
-at::Tensor softmax_in_documents(const at::Tensor& q_BTHK, const at::Tensor& k_BTGK, const at::Tensor& v_BTGK,
-                                int64_t groups, const at::Tensor& documents) {
-  const at::Tensor offsets = documents.contiguous();
-  const int64_t* at = offsets.const_data_ptr<int64_t>();
-  std::vector<at::Tensor> outputs;
-  for (int64_t d = 0; d + 1 < offsets.size(0); ++d) {
-    const auto own = [&](const at::Tensor& x) { return x.narrow(1, at[d], at[d + 1] - at[d]); };
-    outputs.push_back(causal_softmax(own(q_BTHK), own(k_BTGK), own(v_BTGK), groups));
-  }
-  return at::cat(outputs, 1);
-}
-
 at::Tensor attended(const QueriesKeysValues& x, const Positions& positions) {
-  const int64_t groups =
-      x.q_BTHK.size(2) / x.k_BTGK.size(2);  // of this rank; with replicated kv heads fewer than the model's
-  return positions.documents ? softmax_in_documents(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups, *positions.documents)
-                             : causal_softmax(x.q_BTHK, x.k_BTGK, x.v_BTGK, groups);
+  return positions.documents
+             ? softmax_attention(x.q_BTHK, x.k_BTGK, x.v_BTGK, *positions.documents, positions.documents_on_device)
+             : softmax_attention(x.q_BTHK, x.k_BTGK, x.v_BTGK);
 }
 
 }  // namespace

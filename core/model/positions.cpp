@@ -21,11 +21,20 @@ Positions positions_of(const ModelSpec& spec, int64_t start, int64_t length, con
   TORCH_CHECK(!documents || start == 0, "packed documents start at position 0");
   const auto exact = at::TensorOptions(at::kDouble).device(placement.device);
   const at::Tensor frequency = at::tensor(spec.rope.frequencies(spec.head_dim), exact);
-  const at::Tensor position = documents ? restarting(*documents, length) : at::arange(start, start + length, exact);
-  const at::Tensor angle = position.to(exact).unsqueeze(1) * frequency;  // [T, K/2]
+  const at::Tensor place_T = documents ? restarting(*documents, length) : at::arange(start, start + length);
+  const at::Tensor angle = place_T.to(exact).unsqueeze(1) * frequency;  // [T, K/2]
   const at::Tensor both = at::cat({angle, angle}, 1);
   const auto placed = at::toOpMathType(placement.dtype);
-  return {(both.cos() * spec.rope.scale).to(placed), (both.sin() * spec.rope.scale).to(placed), documents};
+  Positions positions{(both.cos() * spec.rope.scale).to(placed),
+                      (both.sin() * spec.rope.scale).to(placed),
+                      documents,
+                      {},
+                      std::nullopt};
+  if (documents) {
+    positions.documents_on_device = documents->to(exact.dtype(at::kInt));
+    positions.place_T = place_T.to(exact.dtype(at::kInt));
+  }
+  return positions;
 }
 
 }  // namespace flashmorph

@@ -16,6 +16,10 @@ struct Positions {
   at::Tensor sin_TK;
   // Offsets of packed documents (linear_attention.h): positions start again in each, and no attention sees another one.
   std::optional<at::Tensor> documents;
+  // What the placement's device needs of them, copied once for all layers: the offsets in int32, and of each token its
+  // place in its own document, [T] in int32.
+  at::Tensor documents_on_device;
+  std::optional<at::Tensor> place_T;
 };
 
 // The positions [start, start + length), or those of documents packed in `length` tokens (start must be 0 then). Angles

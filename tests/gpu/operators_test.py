@@ -15,7 +15,7 @@ import torch
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
 ROW_FACTOR = 8.0
 FUSED = ["lightning_attention"]  # in bfloat16 with head dims of 64 and 128
-OPERATORS = ["pointwise", "lightning_attention", "gated_linear_attention", "gated_delta_rule"]
+OPERATORS = ["pointwise", "softmax_attention", "lightning_attention", "gated_linear_attention", "gated_delta_rule"]
 failures = []
 
 
@@ -195,6 +195,14 @@ def pointwise(small):
             angle = random(tokens, size)
             pointwise_case("rotate", lambda x: ops.rotate(x, angle.cos().to(x.device), angle.sin().to(x.device)), dtype,
                            [random(2, tokens, 3, size)], [0])
+        place = torch.arange(tokens) % 11
+        for width in (64, 6):
+            past = random(2, 2, width)
+            for given in ((None, None), (past, None), (None, place)):
+                on = lambda x, like: x if x is None else x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+                pointwise_case("short_convolution",
+                               lambda x, w: ops.short_convolution(x, w, on(given[0], x), on(given[1], x)), dtype,
+                               [random(2, tokens, width), random(width, 4)], [0, 1])
         for shape in ((tokens, 64), (tokens, 3)):
             gate_mix_case(dtype, shape)
             squared_distance_case(dtype, shape)
@@ -213,6 +221,45 @@ def squared_distance_case(dtype, shape):
     if not all(torch.equal(x, y) for x, y in zip(*runs)):
         failures.append(label)
         print(f"FAIL {label} differs between two runs")
+
+
+def softmax_attention_case(dtype, heads, kv_heads, size, documents):
+    """Packed documents, each by its map of probabilities."""
+    torch.manual_seed(17)
+    offsets = torch.tensor(documents)
+    leaves = [torch.randn(1, documents[-1], n, size, dtype=torch.float64).to(dtype).cuda() for n in (heads, kv_heads, kv_heads)]
+    upstream = torch.randn(1, documents[-1], heads, size, dtype=torch.float64).to(dtype).cuda()
+
+    def definition(q, k, v):
+        outputs = []
+        k, v = (x.repeat_interleave(heads // kv_heads, 2) for x in (k, v))
+        for first, last in zip(documents, documents[1:]):
+            scores = torch.einsum("bihk,bjhk->bhij", q[:, first:last], k[:, first:last]) / size ** 0.5
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device="cuda").triu(1)
+            seen = scores.masked_fill(hidden, -float("inf")).softmax(-1)
+            outputs.append(torch.einsum("bhij,bjhk->bihk", seen, v[:, first:last]))
+        return torch.cat(outputs, 1)
+
+    def run(function, cast):
+        inputs = [x.to(cast).requires_grad_() for x in leaves]
+        output = function(*inputs)
+        return [output, *torch.autograd.grad(output, inputs, upstream.to(cast))]
+
+    ours = lambda q, k, v: torch.ops.flashmorph.softmax_attention(q, k, v, offsets, offsets.int().cuda())
+    label = f"softmax_attention {str(dtype)[6:]} {heads}/{kv_heads} heads of {size}, documents {documents[:9]}"
+    for name, a, exact in zip(("output", "dq", "dk", "dv"), run(ours, dtype), run(definition, torch.float64)):
+        check(f"{label}: {name}", a, exact, BOUNDS[dtype])
+
+
+def softmax_attention(small):
+    for dtype in BOUNDS:
+        softmax_attention_case(dtype, 4, 2, 64, [0, 5, 37])
+        if small:
+            continue
+        for heads, kv_heads, size in ((9, 3, 64), (4, 4, 128), (2, 1, 256), (4, 2, 24), (2, 2, 5)):
+            softmax_attention_case(dtype, heads, kv_heads, size, [0, 1, 2, 37, 128, 300, 301, 700, 1024])
+            softmax_attention_case(dtype, heads, kv_heads, size, [0, 200, 400])
+        softmax_attention_case(dtype, 2, 2, 64, list(range(0, 2100, 7)))
 
 
 def recurrences(kinds, small):
@@ -309,9 +356,11 @@ def main():
     # Backward on this thread. Autograd's own may still give back a tensor while the interpreter closes, which ends that
     # thread in the middle of C++: "terminate called without an active exception" (pytorch/pytorch#38228).
     torch.autograd.set_multithreading_enabled(False)
-    kinds = [name for name in arguments.only if name != "pointwise"]
+    kinds = [name for name in arguments.only if name not in ("pointwise", "softmax_attention")]
     if "pointwise" in arguments.only:
         pointwise(arguments.small)
+    if "softmax_attention" in arguments.only:
+        softmax_attention(arguments.small)
     recurrences(kinds, arguments.small)
     if not arguments.small:
         drift(kinds if torch.bfloat16 in BOUNDS else [])

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <tuple>
@@ -51,10 +52,12 @@ RunConfig small_run(const std::string& select_steps = "20") {
 // The gates of every step, then the losses of every step.
 at::Tensor gates_of(const MorphableModel& model, Mesh& mesh, const RunConfig& config) {
   StageContext here = context(mesh, config);
-  const GateTrajectory trajectory = select_gates(model, LayerBudget::of_layers(model.layer_count(), 3), here).first;
+  const proto::GateSnapshot gates = select_gates(model, LayerBudget::of_layers(model.layer_count(), 3), here).first;
+  EXPECT_TRUE(std::ranges::equal(gates.alpha(), gates.history().rbegin()->alpha()));
   std::vector<double> numbers;
-  for (const std::vector<double>& alpha : trajectory.alpha) numbers.insert(numbers.end(), alpha.begin(), alpha.end());
-  numbers.insert(numbers.end(), trajectory.loss.begin(), trajectory.loss.end());
+  for (const proto::GateStep& moved : gates.history())
+    numbers.insert(numbers.end(), moved.alpha().begin(), moved.alpha().end());
+  for (const proto::GateStep& moved : gates.history()) numbers.push_back(moved.loss());
   return at::tensor(numbers, at::kDouble);
 }
 

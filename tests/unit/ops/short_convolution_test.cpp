@@ -48,12 +48,12 @@ TEST(ShortConvolution, ContinuesThePast) {
 }
 
 TEST(ShortConvolution, DocumentsAreConvolvedApart) {
-  const std::vector<int64_t> offsets = {0, 1, 3, 10};
+  const std::vector<int64_t> offsets = {0, 1, 3, 10}, places = {0, 0, 1, 0, 1, 2, 3, 4, 5, 6};
   const at::Tensor x = seeded({1, 10, 5}, 1).set_requires_grad(true), w = seeded({5, 4}, 2).set_requires_grad(true);
   std::vector<at::Tensor> parts;
   for (size_t d = 0; d < 3; ++d)
     parts.push_back(short_convolution(x.slice(1, offsets[d], offsets[d + 1]), w, std::nullopt, std::nullopt));
-  const at::Tensor expected = at::cat(parts, 1), actual = short_convolution(x, w, std::nullopt, at::tensor(offsets));
+  const at::Tensor expected = at::cat(parts, 1), actual = short_convolution(x, w, std::nullopt, at::tensor(places));
   EXPECT_LT(relative_error(expected, actual), 1e-15);
   const auto gradients = [&](const at::Tensor& y) {
     y.square().sum().backward();
@@ -72,8 +72,8 @@ TEST(ShortConvolution, RefusesWhatDoesNotFit) {
   const at::Tensor x = seeded({1, 6, 5}, 1), w = seeded({5, 4}, 2);
   EXPECT_THROW(short_convolution(x, seeded({4, 4}, 1), std::nullopt, std::nullopt), c10::Error);
   EXPECT_THROW(short_convolution(x, w, seeded({1, 3, 4}, 1), std::nullopt), c10::Error);
-  EXPECT_THROW(short_convolution(x, w, std::nullopt, at::tensor(std::vector<int64_t>{0, 5})), c10::Error);
-  EXPECT_THROW(short_convolution(x, w, x.narrow(1, 0, 3), at::tensor(std::vector<int64_t>{0, 6})), c10::Error);
+  EXPECT_THROW(short_convolution(x, w, std::nullopt, at::arange(5)), c10::Error);
+  EXPECT_THROW(short_convolution(x, w, x.narrow(1, 0, 3), at::arange(6)), c10::Error);
 }
 
 TEST(L2Norm, IsTheDefinitionForwardAndBackward) {

@@ -1,4 +1,4 @@
-#include "distributed/plan/rehearsal_world.h"
+#include "distributed/forecast/rehearsal_world.h"
 
 #include <ATen/ATen.h>
 

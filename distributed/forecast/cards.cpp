@@ -1,4 +1,4 @@
-#include "distributed/plan/cards.h"
+#include "distributed/forecast/cards.h"
 
 #include <algorithm>
 
@@ -58,7 +58,7 @@ const Card& card_named(const std::string& name) {
   throw BadInput("--card", "is '" + name + "', expected one of: " + known);
 }
 
-double seconds_of_step(const StagePlan& stage, const Card& card, at::ScalarType dtype) {
+double seconds_of_step(const StageForecast& stage, const Card& card, at::ScalarType dtype) {
   const double peak = dtype == at::kBFloat16 ? card.bfloat16_flops : card.float32_flops;
   const MeshShape& mesh = stage.layout.shape;
   double slowest = 0.0, between = 0.0;
@@ -71,7 +71,7 @@ double seconds_of_step(const StagePlan& stage, const Card& card, at::ScalarType 
   return slowest * (micro_batches + static_cast<double>(mesh.pipeline) - 1.0) / micro_batches + between;
 }
 
-bool fits(const StagePlan& stage, const Card& card) {
+bool fits(const StageForecast& stage, const Card& card) {
   return std::ranges::all_of(stage.ranks, [&](const RankUse& use) {
     return static_cast<double>(use.peak.total()) + kBesideTensors <= kFillable * card.memory_bytes;
   });

@@ -1,0 +1,68 @@
+#include <torch/library.h>
+
+#include <array>
+#include <tuple>
+
+#include "core/ops/cuda/short_convolution_kernels.h"
+#include "core/ops/cuda/tensors.h"
+
+// short_convolution on the card: a kernel forward, and one for each gradient.
+
+namespace flashmorph::cuda {
+namespace {
+
+using Optional = std::optional<at::Tensor>;
+
+constexpr int64_t kParts = 264;  // of the tokens: two blocks on each of Hopper's multiprocessors
+
+// Contiguous, and alive while the kernels are started.
+struct Call {
+  at::Tensor x, weight, past, place;
+
+  Call(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const Optional& past_BPC, const Optional& place_T)
+      : x(x_BTC.contiguous()), weight(weight_CW.contiguous()) {
+    if (past_BPC) past = past_BPC->to(x.scalar_type()).contiguous();
+    if (place_T) place = place_T->to(at::kInt).contiguous();
+  }
+
+  Convolution convolution() const {
+    return {.x_BTC = x.const_data_ptr(),
+            .weight_CW = weight.const_data_ptr(),
+            .past_BPC = data_or_null(past),
+            .place_T = place.defined() ? place.const_data_ptr<int>() : nullptr,
+            .rows = x.size(0),
+            .tokens = x.size(1),
+            .channels = x.size(2),
+            .taps = weight.size(1),
+            .past = past.defined() ? past.size(1) : 0};
+  }
+};
+
+at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Optional& past, const Optional& place) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Call call(x, weight, past, place);
+  at::Tensor y = at::empty_like(call.x);
+  convolve(element_of(x), call.convolution(), y.data_ptr(), stream_of(x));
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::Tensor& x, const at::Tensor& weight,
+                                            const Optional& past, const Optional& place, std::array<bool, 2> wanted) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Call call(x, weight, past, place);
+  const at::Tensor dy = dy_any.contiguous();
+  at::Tensor dx = at::empty_like(call.x), partial;
+  if (wanted[1]) partial = at::empty({kParts, weight.size(0), weight.size(1)}, accumulator_of(x));
+  convolve_backward(element_of(x), call.convolution(), dy.const_data_ptr(), dx.data_ptr(), data_or_null(partial),
+                    kParts, stream_of(x));
+  return {dx, wanted[1] ? partial.sum(0).to(weight.scalar_type()) : at::Tensor()};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
+  library.impl("short_convolution", forward);
+  library.impl("short_convolution_backward", backward);
+}
+
+}  // namespace flashmorph::cuda
