@@ -99,9 +99,10 @@ Reader::Found Reader::take(const std::string& name) {
   input_.known.push_back(path);
   const auto override = input_.overrides.find(path);
   const bool from_set = map.from_set || override != input_.overrides.end();
-  YAML::Node node = override != input_.overrides.end() ? override->second : value_of(map.node, name);
+  const YAML::Node own = value_of(map.node, name);
   const auto merged = std::ranges::find(map.merged, name, &std::pair<std::string, YAML::Node>::first);
-  if (!node.IsDefined() && merged != map.merged.end()) node.reset(merged->second);
+  const bool is_merged = !own.IsDefined() && merged != map.merged.end();
+  const YAML::Node node = override != input_.overrides.end() ? override->second : (is_merged ? merged->second : own);
   if (node.IsDefined()) input_.places[path] = place_of(path, node, from_set);
   return {node, from_set};
 }

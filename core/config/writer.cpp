@@ -60,13 +60,12 @@ void Reference::row(const std::string& path, const std::string& value, const Rul
 std::string Reference::text() const {
   return "# The YAML of a run\n\n"
          "Whole numbers may end in K, M or G (2M = 2000000). true and false are those of YAML 1.2 (yes and no are "
-         "texts). Merge "
-         "keys (`<<: *name`) are known. A key that is not listed here is refused.\n\n"
+         "texts). Merge keys (`<<: *name`) are known. A key that is not listed here is refused.\n\n"
          "In paths `~` at the start is the home folder and `${NAME}` a variable of the environment; what is relative "
-         "after "
-         "that is relative to the folder in which the program is started.\n\n"
-         "*may change*: a run that is there goes on with another value of this key; with other keys it is another "
-         "run.\n\n"
+         "after that is relative to the folder in which the program is started, not to the YAML's.\n\n"
+         "*may change*: a run that is there goes on with another value of this key; with another of any other key it "
+         "is another run. The teacher and the texts may lie elsewhere then, with the same bytes: their hashes are "
+         "compared.\n\n"
          "| key | default | meaning | allowed | may change |\n|---|---|---|---|---|\n" +
          rows_;
 }

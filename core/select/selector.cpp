@@ -50,7 +50,7 @@ void check_methods(const StagesSection& stages) {
   require_known(stages.select.method, "stages.select.method");
   for (const std::string& other : stages.evaluate.compare) require_known(other, "stages.evaluate.compare");
   std::vector<std::string> used = methods_of(stages);
-  used.push_back("flashmorph");
+  if (std::ranges::count(used, "flashmorph") == 0) used.push_back("flashmorph");
   stages.select.own.check_only(used, "stages.select");
 }
 

@@ -76,6 +76,17 @@ TEST(Loading, IsBrokenOffWhenAskedTo) {
   EXPECT_EQ(scratch.disk(), before);
 }
 
+TEST(RunFolder, GoesOnWhenTheSameBytesLieElsewhere) {
+  Scratch scratch;
+  EXPECT_EQ(scratch.start(), 0);
+  fs::rename(scratch.path("teacher"), scratch.path("moved"));
+  fs::rename(scratch.path("text.txt"), scratch.path("moved.txt"));
+  scratch.set = {"model.path=" + scratch.path("moved").string(), "data.text=" + scratch.path("moved.txt").string()};
+  EXPECT_EQ(scratch.start(), 0);
+  EXPECT_THAT(read(scratch.run("events.jsonl")), HasSubstr("other than at the last start: model.path: "));
+  EXPECT_THAT(read(scratch.run("run.yaml")), HasSubstr("moved.txt"));
+}
+
 std::string name_of(const testing::TestParamInfo<BadInputRow>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -103,7 +114,7 @@ INSTANTIATE_TEST_SUITE_P(
         setting("ComparedWithAnUnknownSelector", "stages.evaluate.compare=[best]",
                 "stages.evaluate.compare (--set): is 'best', expected one of: "),
         setting("LayersWithoutGiven", "stages.select.layers=[0]",
-                "stages.select.layers: is [0], but flashmorph, uniform, all_linear"),
+                "stages.select.layers: is [0], but flashmorph has no such setting, it is given's: leave it out"),
         setting("GivenWithoutLayers", "stages.select.method=given",
                 "stages.select.layers: the method given needs exactly one of"),
         setting("ExportCannotHoldIt", "stages.export.format=qwen3_5_text", "cannot hold this hybrid"),
@@ -198,6 +209,13 @@ INSTANTIATE_TEST_SUITE_P(
                                   scratch.set.push_back("stages.select.gate_penalty=0.5");
                                 },
                                 "stages.select.gate_penalty: 0.1 -> 0.5"},
+                    BadInputRow{"HoldsTheSameBytesAsAnotherKindOfCorpus",
+                                [](Scratch& scratch) {
+                                  scratch.use_json_lines();
+                                  scratch.start();
+                                  scratch.set = {"data={text: " + scratch.path("lines.jsonl").string() + "}"};
+                                },
+                                "holds a run of another configuration; this one changes data.text: "},
                     BadInputRow{"IsOfAnotherTeacher",
                                 [](Scratch& scratch) {
                                   scratch.start();
