@@ -56,7 +56,7 @@ def tokens_per_second(arguments, stage, prefix):
     run = {"model": {"path": arguments.model}, "mixer": {"kind": arguments.mixer},
            "budget": {"full_layers": arguments.full_layers}, "data": {"tokens": str(prefix)},
            "stages": {"align": trained if stage == "align" else trained | {"tokens": step_tokens},
-                      "select": {"method": "uniform"}, "distill": trained if stage == "distill" else {"tokens": 0},
+                      "select": {"method": "uniform", "tokens": step_tokens}, "distill": trained if stage == "distill" else {"tokens": 0},
                       "finetune": {"tokens": 0}, "export": {"enabled": False},
                       "evaluate": {"compare": [], "lengths": [512], "samples": 1, "greedy_samples": 0,
                                    "perplexity_tokens": 512}}}
