@@ -38,21 +38,28 @@ void Journal::resumed(int64_t steps, int64_t tokens) {
 }
 
 void Journal::stepped(const StepReport& report) {
-  nlohmann::ordered_json line = {
-      {"time", unix_time()}, {"stage", stage_.stage}, {"what", stage_.what}, {"step", report.step}};
-  if (report.tokens > 0) {
-    line["tokens"] = report.tokens;
-    line["loss"] = report.loss;
-    line["learning_rate"] = report.learning_rate;
-  } else {
-    line["recall"] = report.loss;
-  }
+  nlohmann::ordered_json line = {{"time", unix_time()},
+                                 {"stage", stage_.stage},
+                                 {"what", stage_.what},
+                                 {"step", report.step},
+                                 {"tokens", report.tokens},
+                                 {"loss", report.loss},
+                                 {"learning_rate", report.learning_rate}};
   if (!report.gates.empty()) {
     line["regularizer"] = report.regularizer;
     line["gates"] = report.gates;
     line["top_layers"] = report.top_layers;
   }
   append(metrics_, line);
+}
+
+void Journal::recalled(const RecallReport& report) {
+  append(metrics_, {{"time", unix_time()},
+                    {"stage", stage_.stage},
+                    {"what", stage_.what},
+                    {"step", report.step},
+                    {"length", report.length},
+                    {"recall", report.recall}});
 }
 
 void Journal::saved(int64_t step, double seconds) {

@@ -20,6 +20,7 @@ class Journal : public StageObserver {
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
+  void recalled(const RecallReport& report) override;
   void saved(int64_t step, double seconds) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void finished(const std::string& stage, double seconds) override;
@@ -45,6 +46,9 @@ class Observers : public StageObserver {
   }
   void stepped(const StepReport& report) override {
     for (StageObserver* one : all_) one->stepped(report);
+  }
+  void recalled(const RecallReport& report) override {
+    for (StageObserver* one : all_) one->recalled(report);
   }
   void saved(int64_t step, double seconds) override {
     for (StageObserver* one : all_) one->saved(step, seconds);

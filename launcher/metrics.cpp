@@ -87,22 +87,28 @@ void Metrics::started(const StageStart& start) {
 
 void Metrics::resumed(int64_t, int64_t tokens) { counted_tokens_ = tokens; }
 
-void Metrics::stepped(const StepReport& report) {
+// The seconds that it took.
+double Metrics::step_done(int64_t step) {
   const double seconds = since_step_.seconds();
   since_step_ = Stopwatch();
-  const Labels stage = {{"stage", stage_.stage}};
-  gauge("flashmorph_step", "Steps done, by stage.", stage).Set(static_cast<double>(report.step));
+  gauge("flashmorph_step", "Steps done, by stage.", {{"stage", stage_.stage}}).Set(static_cast<double>(step));
   gauge("flashmorph_last_step_timestamp_seconds", "When the last step ended, Unix time.").Set(unix_time());
   step_seconds_->Add({{"run", run_}, {"stage", stage_.stage}}, kStepSeconds).Observe(seconds);
-  if (report.tokens > 0) {
-    const auto step_tokens = static_cast<double>(report.tokens - counted_tokens_);
-    counted_tokens_ = report.tokens;
-    tokens_->Add({{"run", run_}, {"stage", stage_.stage}}).Increment(step_tokens);
-    gauge("flashmorph_tokens_per_second", "Pace of the last step, by stage.", stage)
-        .Set(step_tokens / std::max(seconds, 1e-9));
-    gauge("flashmorph_loss", "What the stage minimises, at the last step.", stage).Set(report.loss);
-    gauge("flashmorph_learning_rate", "Of the last step, by stage.", stage).Set(report.learning_rate);
-  }
+  return seconds;
+}
+
+void Metrics::recalled(const RecallReport& report) { step_done(report.step); }
+
+void Metrics::stepped(const StepReport& report) {
+  const double seconds = step_done(report.step);
+  const Labels stage = {{"stage", stage_.stage}};
+  const auto step_tokens = static_cast<double>(report.tokens - counted_tokens_);
+  counted_tokens_ = report.tokens;
+  tokens_->Add({{"run", run_}, {"stage", stage_.stage}}).Increment(step_tokens);
+  gauge("flashmorph_tokens_per_second", "Pace of the last step, by stage.", stage)
+      .Set(step_tokens / std::max(seconds, 1e-9));
+  gauge("flashmorph_loss", "What the stage minimises, at the last step.", stage).Set(report.loss);
+  gauge("flashmorph_learning_rate", "Of the last step, by stage.", stage).Set(report.learning_rate);
   if (!report.gates.empty()) {
     gauge("flashmorph_alignment_loss", "Select's error against the teacher on the answers, at the last step.")
         .Set(report.loss - report.regularizer);

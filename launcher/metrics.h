@@ -35,6 +35,7 @@ class Metrics : public StageObserver {
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
+  void recalled(const RecallReport& report) override;
   void saved(int64_t step, double seconds) override;
   void ranks(const std::vector<RankVitals>& vitals) override;
   void measured(const proto::Measurement& measurement) override;
@@ -43,6 +44,7 @@ class Metrics : public StageObserver {
  private:
   using Labels = std::map<std::string, std::string>;
   prometheus::Gauge& gauge(const std::string& name, const std::string& help, const Labels& labels = {});
+  double step_done(int64_t step);
   void set_gates(const StepReport& report);
 
   std::string run_, address_;

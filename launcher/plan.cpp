@@ -9,9 +9,9 @@
 #include "core/base/bad_input.h"
 #include "core/base/endings.h"
 #include "distributed/coordinator/checks.h"
+#include "distributed/forecast/cards.h"
+#include "distributed/forecast/run_forecast.h"
 #include "distributed/parallel/stage_layouts.h"
-#include "distributed/plan/cards.h"
-#include "distributed/plan/run_plan.h"
 #include "launcher/commands.h"
 #include "launcher/terminal.h"
 
@@ -30,28 +30,28 @@ struct Options {
   bool json = false;
 };
 
-struct Plan {
+struct Forecast {
   RunConfig config;
   ModelSpec spec;
   int64_t ranks;
   std::optional<Card> card;
-  std::vector<StagePlan> stages;
+  std::vector<StageForecast> stages;
 };
 
-double seconds_in_all(const StagePlan& stage, const Plan& plan) {
-  return static_cast<double>(stage.steps) * seconds_of_step(stage, *plan.card, dtype_of(plan.config.device));
+double seconds_in_all(const StageForecast& stage, const Forecast& forecast) {
+  return static_cast<double>(stage.steps) * seconds_of_step(stage, *forecast.card, dtype_of(forecast.config.device));
 }
 
-int64_t largest_peak(const StagePlan& stage) {
+int64_t largest_peak(const StageForecast& stage) {
   int64_t most = 0;
   for (const RankUse& use : stage.ranks) most = std::max(most, use.peak.total());
   return most;
 }
 
 // Stages whose tensors have no room on the card, as faults.
-std::vector<Fault> without_room(const std::vector<StagePlan>& stages, const Card& card) {
+std::vector<Fault> without_room(const std::vector<StageForecast>& stages, const Card& card) {
   std::vector<Fault> faults;
-  for (const StagePlan& stage : stages)
+  for (const StageForecast& stage : stages)
     if (!fits(stage, card))
       faults.push_back({"stages." + stage.stage,
                         "takes " + short_bytes(largest_peak(stage)) + " of tensors on a rank; a " + card.name +
@@ -63,13 +63,13 @@ std::vector<Fault> without_room(const std::vector<StagePlan>& stages, const Card
 
 // Of the meshes on which the run is sound, the first few on which every stage at fault has room.
 std::vector<MeshChoice> with_room(const std::vector<MeshChoice>& meshes, const std::vector<Fault>& faults,
-                                  const Plan& plan) {
+                                  const Forecast& forecast) {
   std::vector<MeshChoice> found;
   for (const MeshChoice& mesh : meshes) {
     if (found.size() == kMeshesTried) break;
     const bool all = std::ranges::all_of(faults, [&](const Fault& fault) {
       const std::string stage = fault.where.substr(fault.where.find('.') + 1);
-      return fits(plan_stage(stage, on_mesh(plan.config, mesh), plan.spec, plan.ranks), *plan.card);
+      return fits(forecast_stage(stage, on_mesh(forecast.config, mesh), forecast.spec, forecast.ranks), *forecast.card);
     });
     if (all) found.push_back(mesh);
   }
@@ -103,7 +103,7 @@ void add_to(ordered_json& answer, const Refusal& refusal) {
 }
 
 // Groups of more than one rank, in the order that a reader expects.
-std::vector<std::string> groups_of(const StagePlan& stage) {
+std::vector<std::string> groups_of(const StageForecast& stage) {
   const MeshShape& mesh = stage.layout.shape;
   std::vector<std::string> groups;
   if (mesh.tensor > 1) groups.push_back("tensor");
@@ -125,7 +125,7 @@ std::string short_flop(double flop) {
   return fmt::format("{:.0f} M", flop / 1e6);
 }
 
-TextTable table_of(const StagePlan& stage) {
+TextTable table_of(const StageForecast& stage) {
   TextTable table(1);
   table[0] = {"  layers", "parameters"};
   for (size_t kind = 0; kind < kMemoryKinds; ++kind) table[0].push_back(name_of(static_cast<MemoryKind>(kind)));
@@ -146,13 +146,13 @@ TextTable table_of(const StagePlan& stage) {
   return table;
 }
 
-void print(const Plan& plan) {
+void print(const Forecast& forecast) {
   fmt::print(
       "{} on {} ranks, {}. What a rank of each range of layers would hold when it is fullest, compute and move,\n"
       "a step; estimated by going through a step without values. Nothing was run.\n",
-      plan.config.model.path, plan.ranks, plan.config.device.dtype);
+      forecast.config.model.path, forecast.ranks, forecast.config.device.dtype);
   double all = 0.0;
-  for (const StagePlan& stage : plan.stages) {
+  for (const StageForecast& stage : forecast.stages) {
     fmt::print("\n{:<10}{}\n", stage.stage, mesh_text(stage.layout));
     if (stage.steps > 0)
       fmt::print("          {} steps; of a step, {} micro-batches of {} x {} tokens for each data rank\n", stage.steps,
@@ -160,15 +160,15 @@ void print(const Plan& plan) {
     else
       fmt::print("          a batch of {} samples of {} tokens\n", stage.shape.sequences, stage.shape.length);
     fmt::print("{}", aligned(table_of(stage)));
-    if (!plan.card) continue;
+    if (!forecast.card) continue;
     if (stage.steps > 0)
-      fmt::print("  {}: about {:.2f} s a step, {} in all\n", plan.card->name,
-                 seconds_of_step(stage, *plan.card, dtype_of(plan.config.device)),
-                 short_time(seconds_in_all(stage, plan)));
-    all += seconds_in_all(stage, plan);
+      fmt::print("  {}: about {:.2f} s a step, {} in all\n", forecast.card->name,
+                 seconds_of_step(stage, *forecast.card, dtype_of(forecast.config.device)),
+                 short_time(seconds_in_all(stage, forecast)));
+    all += seconds_in_all(stage, forecast);
   }
-  if (plan.card)
-    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", plan.card->name, short_time(all),
+  if (forecast.card)
+    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", forecast.card->name, short_time(all),
                100.0 * kReachedShare);
 }
 
@@ -188,12 +188,12 @@ ordered_json json_of(const RankUse& use) {
   return rank;
 }
 
-ordered_json json_of(const Plan& plan) {
-  ordered_json answer = {{"model", plan.config.model.path},
-                         {"ranks", plan.ranks},
-                         {"dtype", plan.config.device.dtype},
+ordered_json json_of(const Forecast& forecast) {
+  ordered_json answer = {{"model", forecast.config.model.path},
+                         {"ranks", forecast.ranks},
+                         {"dtype", forecast.config.device.dtype},
                          {"stages", ordered_json::array()}};
-  for (const StagePlan& stage : plan.stages) {
+  for (const StageForecast& stage : forecast.stages) {
     const MeshShape& mesh = stage.layout.shape;
     ordered_json told = {{"stage", stage.stage},
                          {"data", mesh.data},
@@ -205,44 +205,44 @@ ordered_json json_of(const Plan& plan) {
                          {"length", stage.shape.length},
                          {"by_pipeline_rank", ordered_json::array()}};
     for (const RankUse& use : stage.ranks) told["by_pipeline_rank"].push_back(json_of(use));
-    if (plan.card && stage.steps > 0)
-      told["seconds_a_step"] = seconds_of_step(stage, *plan.card, dtype_of(plan.config.device));
+    if (forecast.card && stage.steps > 0)
+      told["seconds_a_step"] = seconds_of_step(stage, *forecast.card, dtype_of(forecast.config.device));
     answer["stages"].push_back(told);
   }
-  if (plan.card) answer["card"] = plan.card->name;
+  if (forecast.card) answer["card"] = forecast.card->name;
   return answer;
 }
 
 // Nothing to refuse: no faults. Fills in the stages when the settings are sound.
-Refusal examine(Plan& plan) {
+Refusal examine(Forecast& forecast) {
   try {
-    check_settings(plan.config, plan.spec, plan.ranks);
+    check_settings(forecast.config, forecast.spec, forecast.ranks);
   } catch (const BadInput& unsound) {
-    return {unsound.faults(), meshes_that_would_do(plan.config, plan.spec, plan.ranks)};
+    return {unsound.faults(), meshes_that_would_do(forecast.config, forecast.spec, forecast.ranks)};
   }
-  plan.stages = plan_run(plan.config, plan.spec, plan.ranks);
-  if (!plan.card) return {};
-  const std::vector<Fault> faults = without_room(plan.stages, *plan.card);
+  forecast.stages = forecast_run(forecast.config, forecast.spec, forecast.ranks);
+  if (!forecast.card) return {};
+  const std::vector<Fault> faults = without_room(forecast.stages, *forecast.card);
   if (faults.empty()) return {};
-  return {faults, with_room(meshes_that_would_do(plan.config, plan.spec, plan.ranks), faults, plan)};
+  return {faults, with_room(meshes_that_would_do(forecast.config, forecast.spec, forecast.ranks), faults, forecast)};
 }
 
-int make_plan(const Options& options) {
-  Plan plan{.config = RunConfig::from_file(options.config_file, options.set),
-            .spec = {},
-            .ranks = options.ranks,
-            .card = {},
-            .stages = {}};
-  plan.spec = ModelSpec::open(plan.config.model.path);
-  if (!options.card.empty()) plan.card = card_named(options.card);
-  const Refusal refusal = examine(plan);
+int make_forecast(const Options& options) {
+  Forecast forecast{.config = RunConfig::from_file(options.config_file, options.set),
+                    .spec = {},
+                    .ranks = options.ranks,
+                    .card = {},
+                    .stages = {}};
+  forecast.spec = ModelSpec::open(forecast.config.model.path);
+  if (!options.card.empty()) forecast.card = card_named(options.card);
+  const Refusal refusal = examine(forecast);
   if (options.json) {
-    ordered_json answer = json_of(plan);
+    ordered_json answer = json_of(forecast);
     if (!refusal.faults.empty()) add_to(answer, refusal);
     fmt::print("{}\n", answer.dump(1));
   } else {
-    if (!plan.stages.empty()) print(plan);
-    if (!refusal.faults.empty()) print(refusal, plan.ranks);
+    if (!forecast.stages.empty()) print(forecast);
+    if (!refusal.faults.empty()) print(refusal, forecast.ranks);
   }
   return refusal.faults.empty() ? 0 : kBadInput;
 }
@@ -263,7 +263,7 @@ CommandWork plan_command(CLI::App& app) {
                  "estimate times on such cards, one a rank, and whether it has room: " + cards);
   add_set_option(app, options->set);
   app.add_flag("--json", options->json, "for programs");
-  return [options] { return make_plan(*options); };
+  return [options] { return make_forecast(*options); };
 }
 
 }  // namespace flashmorph

@@ -11,7 +11,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
-#include "distributed/plan/run_plan.h"
+#include "distributed/forecast/run_forecast.h"
 #include "launcher/commands.h"
 #include "launcher/report_template.h"
 

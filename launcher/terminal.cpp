@@ -132,34 +132,31 @@ void Terminal::resumed(int64_t steps, int64_t tokens) {
 }
 
 void Terminal::stepped(const StepReport& report) {
-  const bool last = report.step == stage_.steps;
-  const double now = watch_.seconds();
-  if (last || now - shown_at_ >= (live_ ? kRedrawEvery : kPlainLineEvery)) {
-    shown_at_ = now;
-    show(report, last);
-  }
-  if (last && !report.gates.empty()) fmt::print(out_, "\n{}\n", gate_bars(report.gates, report.top_layers));
+  const double seconds = std::max(watch_.seconds(), 1e-9);
+  show(report.step,
+       fmt::format("{:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens - tokens_before_) / seconds,
+                   report.loss),
+       report.top_layers.empty() ? "" : "  top: " + joined(report.top_layers));
+  if (report.step == stage_.steps && !report.gates.empty())
+    fmt::print(out_, "\n{}\n", gate_bars(report.gates, report.top_layers));
   std::fflush(out_);
 }
 
-void Terminal::show(const StepReport& report, bool last) {
+void Terminal::recalled(const RecallReport& report) {
+  show(report.step, fmt::format("recall {:.1f} %", 100.0 * report.recall));
+  std::fflush(out_);
+}
+
+// A line of the stage's progress: the last one, and those in between now and then.
+void Terminal::show(int64_t step, const std::string& what, const std::string& tail) {
+  const bool last = step == stage_.steps;
   const double seconds = std::max(watch_.seconds(), 1e-9);
-  std::string line = fmt::format("{:<9} {:<24} {:>4}/{:<4}", stage_.stage, stage_.what, report.step, stage_.steps);
-  if (report.tokens > 0) {
-    line += fmt::format("  {:>6.0f} tokens/s  loss {:.5f}",
-                        static_cast<double>(report.tokens - tokens_before_) / seconds, report.loss);
-  } else {
-    line += fmt::format("  recall {:.1f} %", 100.0 * report.loss);
-  }
-  if (last) {
-    line += "  took " + short_time(seconds);
-  } else {
-    const double left =
-        seconds / static_cast<double>(report.step - steps_before_) * static_cast<double>(stage_.steps - report.step);
-    line += "  left " + short_time(left);
-  }
-  if (!report.top_layers.empty()) line += "  top: " + joined(report.top_layers);
-  fmt::print(out_, "{}{}{}", live_ ? "\r\x1b[2K" : "", line, live_ && !last ? "" : "\n");
+  if (!last && seconds - shown_at_ < (live_ ? kRedrawEvery : kPlainLineEvery)) return;
+  shown_at_ = seconds;
+  const double left = seconds / static_cast<double>(step - steps_before_) * static_cast<double>(stage_.steps - step);
+  fmt::print(out_, "{}{:<9} {:<24} {:>4}/{:<4}  {}  {} {}{}{}", live_ ? "\r\x1b[2K" : "", stage_.stage, stage_.what,
+             step, stage_.steps, what, last ? "took" : "left", short_time(last ? seconds : left), tail,
+             live_ && !last ? "" : "\n");
 }
 
 void Terminal::exported(const std::string& format, int64_t tokens, double largest_difference) {

@@ -26,13 +26,14 @@ class Terminal : public StageObserver {
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
+  void recalled(const RecallReport& report) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void skipped(const std::string& stage, const std::string& where) override;
   void note(const std::string& note) override;
   void warn(const std::string& warning) override;
 
  private:
-  void show(const StepReport& report, bool last);
+  void show(int64_t step, const std::string& what, const std::string& tail = "");
 
   std::FILE* out_;
   bool live_;  // the line can be redrawn

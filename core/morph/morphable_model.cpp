@@ -4,6 +4,7 @@
 
 #include "core/model/attention.h"
 #include "core/model/blocks.h"
+#include "core/morph/state_watch.h"
 #include "core/ops/gate_mix.h"
 #include "core/ops/norm.h"
 #include "core/train/recompute.h"
@@ -106,22 +107,35 @@ MorphableModel MorphableModel::hybrid(const Routes& routes) const {
 }
 
 at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
-  return flashmorph::embed(tokens_BT, embedding_, *shard_);
+  return StateWatch::seen(*this, -1, "the embedding", flashmorph::embed(tokens_BT, embedding_, *shard_));
 }
 
 at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
-  return into_shards(rms_norm(x, this->layer(layer).block.input_norm, spec_.norm_epsilon), *shard_);
+  return StateWatch::seen(*this, layer, "the normed input",
+                          into_shards(rms_norm(x, this->layer(layer).block.input_norm, spec_.norm_epsilon), *shard_));
+}
+
+at::Tensor MorphableModel::full_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
+                                          LayerCache* cache) const {
+  const MorphableLayer& here = this->layer(layer);
+  TORCH_CHECK(here.attention, "layer ", layer, " has no full attention");
+  return StateWatch::seen(*this, layer, "full attention",
+                          flashmorph::full_attention(normed, *here.attention, spec_, positions, cache));
+}
+
+at::Tensor MorphableModel::linear_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
+                                            LayerCache* cache) const {
+  const MorphableLayer& here = this->layer(layer);
+  TORCH_CHECK(here.branch, "layer ", layer, " has no linear branch");
+  return StateWatch::seen(*this, layer, "the linear branch", here.branch->forward(normed, positions, cache));
 }
 
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                                   LayerCache* cache) const {
-  const MorphableLayer& here = this->layer(layer);
-  TORCH_CHECK(route.kind == Route::Kind::linear || here.attention, "layer ", layer, " has no full attention");
   TORCH_CHECK(cache == nullptr || !positions.documents, "packed documents do not continue a cache");
-  TORCH_CHECK(route.kind == Route::Kind::full || here.branch, "layer ", layer, " has no linear branch");
   const at::Tensor normed = normed_input(layer, x);
-  const auto full = [&] { return full_attention(normed, *here.attention, spec_, positions, cache); };
-  const auto linear = [&] { return here.branch->forward(normed, positions, cache); };
+  const auto full = [&] { return full_attention(layer, normed, positions, cache); };
+  const auto linear = [&] { return linear_attention(layer, normed, positions, cache); };
   at::Tensor partial;
   switch (route.kind) {
     case Route::Kind::full:
@@ -134,17 +148,19 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
       partial = gate_mix(full(), linear(), route.alpha, route.value);
       break;
   }
-  return x + out_of_shards(partial, *shard_);
+  return StateWatch::seen(*this, layer, "the states behind its attention", x + out_of_shards(partial, *shard_));
 }
 
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
   const BlockWeights& block = this->layer(layer).block;
   const at::Tensor normed = into_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
-  return h + out_of_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
+  return StateWatch::seen(*this, layer, "the feed-forward's output",
+                          h + out_of_shards(flashmorph::feed_forward(normed, block, spec_), *shard_));
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
-  return all_tokens(rms_norm(x, head_.norm, spec_.norm_epsilon), *shard_);
+  return StateWatch::seen(*this, -1, "the final norm",
+                          all_tokens(rms_norm(x, head_.norm, spec_.norm_epsilon), *shard_));
 }
 
 at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, const Positions& positions,

@@ -44,8 +44,8 @@ struct MorphableLayer {
 // One rank's piece of a model whose layers are morphable: the teacher (every route full), the mixture, and a hybrid are
 // the same object under different routes. The piece is a slice (its shard) of some consecutive layers; the piece with
 // layer 0 also has the embedding, the one with the last layer the head. Layers go by their number in the whole model
-// everywhere. Where the shard's pieces share the tokens, X and H are this rank's partition of them. Letters: B batch, T
-// tokens, D hidden.
+// everywhere. Where the shard's pieces share the tokens, X and H are this rank's partition of them. A StateWatch sees
+// what each piece of a forward pass makes. Letters: B batch, T tokens, D hidden.
 class MorphableModel {
  public:
   // Reads this rank's slices of the checkpoint; layers have full attention and no branch yet. `shard` and
@@ -66,6 +66,11 @@ class MorphableModel {
 
   at::Tensor embed(const at::Tensor& tokens_BT) const;                // X of layer 0; the first piece
   at::Tensor normed_input(int64_t layer, const at::Tensor& x) const;  // LN(X), all tokens on every rank
+  // A_full(LN X) and A_lin(LN X): this rank's part of the sum over its shard.
+  at::Tensor full_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
+                            LayerCache* cache = nullptr) const;
+  at::Tensor linear_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
+                              LayerCache* cache = nullptr) const;
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                     LayerCache* cache = nullptr) const;               // H: one reduction
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction

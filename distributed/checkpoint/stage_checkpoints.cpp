@@ -36,12 +36,13 @@ int64_t next_due(int64_t step, int64_t every) {
 }  // namespace
 
 StageCheckpoints::StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
-                                   CheckpointListener listener)
+                                   CheckpointListener listener, google::protobuf::Message* own)
     : place_(std::move(place)),
       section_(section),
       mesh_(mesh),
       regions_(std::move(regions)),
       listener_(std::move(listener)),
+      own_(own),
       folders_{place_.folder, place_.stage},
       next_step_(next_due(0, section.every)) {}
 
@@ -58,6 +59,7 @@ proto::StageProgress StageCheckpoints::resume() {
     on_all_ranks(mesh_.world(), [&] {
       const c10::NoGradGuard no_gradient;
       for (const Region& region : regions_) region.values.copy_(saved->read(region));
+      if (own_ != nullptr) saved->index().own().UnpackTo(own_);
     });
     saved_step_ = step;
     next_step_ = next_due(step, section_.every);
@@ -101,6 +103,8 @@ std::unique_ptr<SavedCheckpoint> StageCheckpoints::opened(int64_t step) {
       for (const auto& [what, hash] : place_.frozen)
         if (const auto found = index.frozen().find(what); found == index.frozen().end() || found->second != hash)
           throw BadInput(folders_.whole(step).string(), "was trained from another " + what);
+      if (own_ != nullptr && !index.own().UnpackTo(std::unique_ptr<google::protobuf::Message>(own_->New()).get()))
+        throw BadInput(folders_.whole(step).string(), "has no " + own_->GetTypeName() + " of the stage");
       for (const Region& region : regions_) saved->require(region);
       for (int i = mesh_.world().rank(); i < index.shards_size(); i += mesh_.world().size())
         saved->verify(index.shards(i));
@@ -150,7 +154,11 @@ ShardCopy StageCheckpoints::copies() const {
 
 void StageCheckpoints::start(const proto::StageProgress& progress) {
   since_start_ = Stopwatch();
-  saving_ = progress;
+  saving_ = proto::CheckpointIndex();
+  saving_.set_stage(place_.stage);
+  *saving_.mutable_progress() = progress;
+  saving_.mutable_frozen()->insert(place_.frozen.begin(), place_.frozen.end());
+  if (own_ != nullptr) saving_.mutable_own()->PackFrom(*own_);
   next_step_ = next_due(progress.step(), section_.every);
   in_background_ = in_background([files = place_.files, hidden = folders_.hidden(progress.step()),
                                   rank = mesh_.world().rank(), shard = copies()](proto::SaveReport& report) {
@@ -179,7 +187,7 @@ bool StageCheckpoints::any_rank_busy() {
 // All ranks have done their part of the phase: the next one, unless somebody failed.
 void StageCheckpoints::conclude_phase() {
   const proto::SaveReport mine = in_background_.valid() ? in_background_.get() : proto::SaveReport();
-  proto::CheckpointIndex index;
+  proto::CheckpointIndex index = saving_;
   std::string error;
   for (const std::string& text : gather_text(mine.SerializeAsString(), mesh_.world())) {
     proto::SaveReport report;
@@ -190,23 +198,20 @@ void StageCheckpoints::conclude_phase() {
   if (!error.empty()) {
     phase_ = Phase::idle;
     if (leads()) folders_.remove_hidden();
-    listener_.warn(place_.stage + ": the checkpoint after step " + std::to_string(saving_.step()) +
+    listener_.warn(place_.stage + ": the checkpoint after step " + std::to_string(saving_.progress().step()) +
                    " could not be written: " + error +
                    (saved_step_ == 0 ? "" : "; the one after step " + std::to_string(saved_step_) + " stays"));
     return;
   }
   if (phase_ == Phase::publishing) {
     phase_ = Phase::idle;
-    saved_step_ = saving_.step();
+    saved_step_ = saving_.progress().step();
     seconds_ = since_start_.seconds();
     listener_.saved(saved_step_, seconds_);
     return;
   }
   phase_ = Phase::publishing;
   if (!leads()) return;
-  index.set_stage(place_.stage);
-  *index.mutable_progress() = saving_;
-  index.mutable_frozen()->insert(place_.frozen.begin(), place_.frozen.end());
   in_background_ = in_background([files = place_.files, folders = folders_, index = std::move(index),
                                   keep = section_.keep](proto::SaveReport&) { publish(*files, folders, index, keep); });
 }

@@ -33,9 +33,10 @@ struct CheckpointListener {
 // checkpoint visible. A save that fails is told as a warning; the last good checkpoint stays. All calls are collective.
 class StageCheckpoints {
  public:
-  // `regions` share storage with what is trained; they and `mesh` outlive this.
+  // `regions` share storage with what is trained; they, `mesh` and `own` outlive this. own: what the stage keeps beside
+  // its tensors, saved and read back with them; null: nothing.
   StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
-                   CheckpointListener listener);
+                   CheckpointListener listener, google::protobuf::Message* own = nullptr);
   ~StageCheckpoints();  // waits for the writing thread, not for the other ranks
   StageCheckpoints(const StageCheckpoints&) = delete;
   StageCheckpoints& operator=(const StageCheckpoints&) = delete;
@@ -70,10 +71,11 @@ class StageCheckpoints {
   Mesh& mesh_;
   Regions regions_;
   CheckpointListener listener_;
+  google::protobuf::Message* own_;
   StageFolders folders_;
 
   Phase phase_ = Phase::idle;
-  proto::StageProgress saving_;                   // what the save under way is of
+  proto::CheckpointIndex saving_;                 // of the save under way, without its shards
   std::future<proto::SaveReport> in_background_;  // this rank's part; none for ranks other than 0 while publishing
   Stopwatch since_start_;                         // of the save under way
   int64_t saved_step_ = 0;                        // of the newest checkpoint on disk

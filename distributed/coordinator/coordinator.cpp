@@ -24,19 +24,6 @@
 namespace flashmorph {
 namespace {
 
-proto::GateSnapshot snapshot_of(const GateTrajectory& trajectory, const std::string& method) {
-  proto::GateSnapshot snapshot;
-  snapshot.set_method(method);
-  for (size_t step = 0; step < trajectory.alpha.size(); ++step) {
-    proto::GateStep& moved = *snapshot.add_history();
-    moved.set_step(static_cast<int64_t>(step) + 1);
-    moved.set_loss(trajectory.loss[step]);
-    moved.mutable_alpha()->Add(trajectory.alpha[step].begin(), trajectory.alpha[step].end());
-  }
-  *snapshot.mutable_alpha() = snapshot.history().rbegin()->alpha();
-  return snapshot;
-}
-
 LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
   const auto element = static_cast<int64_t>(c10::elementSize(placed.model().placement().dtype));
   return layer_budget(
@@ -257,15 +244,16 @@ StageCost Coordinator::align_branches(const proto::StageCommand&) {
   const StageCost cost = align(placed_.model(), here);
   const Phase saving(inputs_.watchdog, Work::save, "align");
   save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
-              {{"mixer", inputs_.config.mixer.kind}, {"decay", inputs_.config.mixer.decay}});
+              {{"mixer", inputs_.config.mixer.kind}});
   placed_.keep_branches();
   return cost;
 }
 
 StageCost Coordinator::select_layers(const proto::StageCommand&) {
   StageContext here = context("select");
-  const auto [trajectory, cost] = select_gates(placed_.model(), budget(), here);
-  gates_ = snapshot_of(trajectory, inputs_.config.stages.select.method);
+  const auto [gates, cost] = select_gates(placed_.model(), budget(), here);
+  gates_ = gates;
+  gates_.set_method(inputs_.config.stages.select.method);
   *gates_.mutable_provenance() = provenance("select", cost);
   write(folder_.gates_file(), gates_);
   return cost;

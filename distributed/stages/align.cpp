@@ -5,9 +5,33 @@
 
 #include "core/model/attention.h"
 #include "core/ops/squared_distance.h"
-#include "distributed/stages/trainer.h"
+#include "distributed/stages/weights.h"
 
 namespace flashmorph {
+
+StageCost align(MorphableModel& model, StageContext& context) {
+  const AlignSection& section = context.config.stages.align;
+  Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}}, context);
+  if (context.config.mixer.init == "data") {
+    const MicroBatches first = training.first_micro_batch();
+    Pipeline(context.mesh).stream(first.mine, state_shape(model, first.shape), [&](int64_t index, const at::Tensor& x) {
+      return start_decays(model, first.batch(index), x);
+    });
+  }
+  return train_weights(model.branch_parameters(), training, [&](const MicroBatches& batches) {
+    return align_step(model, batches, section, context.mesh);  // the branches on the teacher's states
+  });
+}
+
+StepResult align_step(const MorphableModel& model, const MicroBatches& batches, const AlignSection& section,
+                      Mesh& mesh) {
+  at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
+  Pipeline(mesh).stream(batches.mine, state_shape(model, batches.shape), [&](int64_t index, const at::Tensor& x) {
+    return align_micro_batch(model, batches.batch(index), x, batches.count, loss);
+  });
+  if (model.shard().sequence_parallel()) model.shard().all_reduce_sum(loss);  // each rank's is of its own tokens
+  return over_mesh(loss.item<double>(), model.branch_parameters(), section, mesh);
+}
 
 namespace {
 
@@ -28,13 +52,12 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
       static_cast<double>(model.layer_count() * micro_batches * batch.tokens_BT.numel() * model.spec().hidden);
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
-    const MorphableLayer& layer = model.layer(l);
     const at::Tensor normed = model.normed_input(l, x_BTD);
-    const at::Tensor full = full_attention(normed, *layer.attention, model.spec(), positions);
+    const at::Tensor full = model.full_attention(l, normed, positions);
     at::Tensor attended;
     {
       const c10::AutoGradMode gradient(true);
-      const at::Tensor linear = layer.branch->forward(normed, positions);
+      const at::Tensor linear = model.linear_attention(l, normed, positions);
       const auto [whole_full, whole_linear] = summed_together(full, linear, model.shard());
       attended = whole_full.detach();
       const at::Tensor error = squared_distance(whole_linear, attended) / shares;
@@ -57,29 +80,6 @@ at::Tensor start_decays(const MorphableModel& model, const Batch& batch, at::Ten
     if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, model.attend(l, x_BTD, Route::full(), positions));
   }
   return x_BTD;
-}
-
-StageCost align(MorphableModel& model, StageContext& context) {
-  const AlignSection& section = context.config.stages.align;
-  const SampleStream data =
-      start_stage("align", std::to_string(model.layer_count()) + " linear branches", section, context);
-  SamplesAhead samples = samples_ahead(data, model, context.mesh);
-  Pipeline pipeline(context.mesh);
-  if (context.config.mixer.init == "data")
-    pipeline.stream({0, 1}, state_shape(model, data.micro_batch_shape(0)), [&](int64_t index, const at::Tensor& x) {
-      return start_decays(model, data.micro_batch(0, index), x);
-    });
-  const ForwardPass pass{model, Routes(model.layer_count(), Route::full()), "", /*beside_branches=*/true};
-  return train(
-      "align", model.branch_parameters(), {pass}, section, data, context, [&](int64_t step, MicroBatchRange mine) {
-        at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(model.placement().device));
-        pipeline.stream(
-            mine, state_shape(model, data.micro_batch_shape(step)), [&](int64_t index, const at::Tensor& x) {
-              return align_micro_batch(model, samples.micro_batch(step, index), x, data.micro_batches(step), loss);
-            });
-        if (model.shard().sequence_parallel()) model.shard().all_reduce_sum(loss);  // each rank's is of its own tokens
-        return loss.item<double>();
-      });
 }
 
 }  // namespace flashmorph

@@ -2,7 +2,6 @@
 
 #include <string>
 
-#include "core/base/clock.h"
 #include "core/config/run_config.h"
 #include "core/data/corpus.h"
 #include "core/data/passkeys.h"
@@ -33,27 +32,7 @@ struct StageCost {
   double seconds = 0.0;
 };
 
-// The stage's checkpoints of what it trains.
-StageCheckpoints checkpoints_of(StageContext& context, Regions regions);
-
-// Takes the stage and its optimizer to the newest checkpoint, if there is one, and says how far it is.
-template <class Optimizer>
-proto::StageProgress resumed(StageCheckpoints& checkpoints, Optimizer& optimizer, int64_t batch_tokens,
-                             StageContext& context) {
-  proto::StageProgress progress = checkpoints.resume();
-  if (progress.step() > 0) {
-    optimizer.resume_at(progress.step());
-    context.observer.resumed(progress.step(), progress.step() * batch_tokens);
-  }
-  return progress;
-}
-
-// One more step is done.
-void advance(proto::StageProgress& progress, const Stopwatch& watch, double loss);
-
-// Throws Stopped on every rank when any rank was asked to stop; the second form writes a checkpoint first. Collective.
+// Throws Stopped on every rank when any rank was asked to stop before this step, from 0. Collective.
 void stop_if_asked(StageContext& context, const std::string& stage, int64_t step);
-void stop_if_asked(StageContext& context, const std::string& stage, StageCheckpoints& checkpoints,
-                   const proto::StageProgress& progress);
 
 }  // namespace flashmorph

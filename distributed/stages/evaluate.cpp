@@ -144,12 +144,7 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
     fill(*recall.mutable_teacher_forced(), total(forced));
     fill(*recall.mutable_greedy(), total(greedy));
     for (const RecallCount& count : forced) fill(*recall.add_teacher_forced_by_depth(), count);
-    context.observer.stepped({.step = ++step,
-                              .tokens = 0,
-                              .loss = total(forced).word_recall(),
-                              .learning_rate = 0.0,
-                              .gates = {},
-                              .top_layers = {}});
+    context.observer.recalled({.step = ++step, .length = length, .recall = total(forced).word_recall()});
   }
   result.set_perplexity(perplexity(model, routes, step, context));
   return result;

@@ -2,10 +2,9 @@
 
 #include <string>
 
-#include "core/data/sample_stream.h"
 #include "core/morph/morphable_model.h"
-#include "distributed/parallel/pipeline.h"
 #include "distributed/stages/context.h"
+#include "distributed/stages/step.h"
 
 namespace flashmorph {
 
@@ -18,12 +17,10 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
 // mean over tokens of -log p(next token).
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context);
 
-// One micro-batch of each through this rank's layers; the last rank makes the loss, this micro-batch's share of the
-// step's.
-StageOutput distill_micro_batch(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
-                                const Batch& batch, const States& input, int64_t micro_batches,
-                                const ParallelSection& parallel);
-StageOutput finetune_micro_batch(const MorphableModel& hybrid, const Routes& routes, const Batch& batch,
-                                 const States& input, int64_t micro_batches, const ParallelSection& parallel);
+// A step of each.
+StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
+                        const MicroBatches& batches, const DistillSection& section, Mesh& mesh);
+StepResult finetune_step(const MorphableModel& hybrid, const Routes& routes, const MicroBatches& batches,
+                         const FinetuneSection& section, Mesh& mesh);
 
 }  // namespace flashmorph

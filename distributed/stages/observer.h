@@ -24,9 +24,16 @@ struct StepReport {
   int64_t tokens = 0;
   double loss = 0.0;
   double learning_rate = 0.0;
-  double regularizer = 0.0;         // select only: the part of the loss that pulls the gates down
-  std::vector<double> gates;        // select only
-  std::vector<int64_t> top_layers;  // select only: what a budget of K would keep now
+  double regularizer = 0.0;              // select only: the part of the loss that pulls the gates down
+  std::vector<double> gates = {};        // select only
+  std::vector<int64_t> top_layers = {};  // select only: what a budget of K would keep now
+};
+
+// How much of what it was asked a model recalled at one length; a step of evaluate.
+struct RecallReport {
+  int64_t step = 0;     // finished lengths
+  int64_t length = 0;   // tokens
+  double recall = 0.0;  // right words / words, teacher-forced
 };
 
 // What a stage tells of itself while it runs; called on rank 0 only. The launcher shows and records it.
@@ -37,6 +44,7 @@ class StageObserver {
   // The stage goes on from a checkpoint: so many steps and tokens are done already.
   virtual void resumed(int64_t steps, int64_t tokens) {}
   virtual void stepped(const StepReport& report) {}
+  virtual void recalled(const RecallReport& report) {}
   // A checkpoint after so many steps is whole on disk; it took so long since it was copied.
   virtual void saved(int64_t step, double seconds) {}
   // How every rank did over the last steps; now and then while a stage trains.

@@ -18,7 +18,6 @@
 #include "distributed/parallel/layer_cuts.h"
 #include "distributed/parallel/pipeline.h"
 #include "distributed/stages/select.h"
-#include "distributed/stages/trainer.h"
 
 namespace {
 

@@ -1,10 +1,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <tuple>
 
+#include "core/mixer/lightning.h"
 #include "core/model/attention.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
@@ -50,10 +52,12 @@ RunConfig small_run(const std::string& select_steps = "20") {
 // The gates of every step, then the losses of every step.
 at::Tensor gates_of(const MorphableModel& model, Mesh& mesh, const RunConfig& config) {
   StageContext here = context(mesh, config);
-  const GateTrajectory trajectory = select_gates(model, LayerBudget::of_layers(model.layer_count(), 3), here).first;
+  const proto::GateSnapshot gates = select_gates(model, LayerBudget::of_layers(model.layer_count(), 3), here).first;
+  EXPECT_TRUE(std::ranges::equal(gates.alpha(), gates.history().rbegin()->alpha()));
   std::vector<double> numbers;
-  for (const std::vector<double>& alpha : trajectory.alpha) numbers.insert(numbers.end(), alpha.begin(), alpha.end());
-  numbers.insert(numbers.end(), trajectory.loss.begin(), trajectory.loss.end());
+  for (const proto::GateStep& moved : gates.history())
+    numbers.insert(numbers.end(), moved.alpha().begin(), moved.alpha().end());
+  for (const proto::GateStep& moved : gates.history()) numbers.push_back(moved.loss());
   return at::tensor(numbers, at::kDouble);
 }
 
@@ -135,7 +139,7 @@ TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
                                          {"gla", "head", "data"},
                                          {"gated_delta_net", "head", "data"}}) {
     config.mixer.kind = kind;
-    config.mixer.output_norm = norm;
+    config.mixer.own.of<LightningSettings>().output_norm = norm;
     config.mixer.init = init;
     const auto branches = [&](Mesh& mesh) {
       MorphableModel model = load(small.path(), mesh, config, at::kDouble);

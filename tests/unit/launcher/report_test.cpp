@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "distributed/plan/run_plan.h"
+#include "distributed/forecast/run_forecast.h"
 
 namespace flashmorph {
 namespace {
@@ -45,7 +45,7 @@ TEST(Report, AStagesOperationsAreThoseOfThePlan) {
   ASSERT_EQ(stages.size(), 6U);
   const auto planned = [&](const std::string& stage) {
     const ModelSpec spec = ModelSpec::open(record.config.model.path);
-    const StagePlan plan = plan_stage(stage, on_mesh(record.config, {1, 1}), spec, 1);
+    const StageForecast plan = forecast_stage(stage, on_mesh(record.config, {1, 1}), spec, 1);
     return static_cast<double>(plan.steps) * plan.ranks[0].flop;
   };
   EXPECT_DOUBLE_EQ(stages[0]["flop"].get<double>(), planned("align"));

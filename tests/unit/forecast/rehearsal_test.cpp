@@ -1,4 +1,4 @@
-#include "distributed/plan/rehearsal.h"
+#include "distributed/forecast/rehearsal.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -1,11 +1,11 @@
-#include "distributed/plan/run_plan.h"
+#include "distributed/forecast/run_forecast.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "core/base/bad_input.h"
 #include "distributed/coordinator/checks.h"
-#include "distributed/plan/cards.h"
+#include "distributed/forecast/cards.h"
 
 namespace flashmorph {
 namespace {
@@ -22,19 +22,19 @@ RunConfig quickstart(const std::vector<std::string>& set = {}) {
   return RunConfig::from_file("configs/quickstart.yaml", set);
 }
 
-TEST(RunPlan, GoesThroughTheStagesOfTheRun) {
+TEST(RunForecast, GoesThroughTheStagesOfTheRun) {
   std::vector<std::string> stages;
-  for (const StagePlan& stage : plan_run(quickstart(), teacher(), 4)) stages.push_back(stage.stage);
+  for (const StageForecast& stage : forecast_run(quickstart(), teacher(), 4)) stages.push_back(stage.stage);
   EXPECT_THAT(stages, ElementsAre("align", "select", "distill", "evaluate"));
   stages.clear();
-  for (const StagePlan& stage :
-       plan_run(quickstart({"stages.select.method=uniform", "stages.distill.tokens=0"}), teacher(), 4))
+  for (const StageForecast& stage :
+       forecast_run(quickstart({"stages.select.method=uniform", "stages.distill.tokens=0"}), teacher(), 4))
     stages.push_back(stage.stage);
   EXPECT_THAT(stages, ElementsAre("align", "evaluate"));
 }
 
-TEST(RunPlan, AStepIsCutAsTheRunCutsIt) {
-  const StagePlan align = plan_stage("align", quickstart(), teacher(), 4);
+TEST(RunForecast, AStepIsCutAsTheRunCutsIt) {
+  const StageForecast align = forecast_stage("align", quickstart(), teacher(), 4);
   EXPECT_EQ(align.layout.shape, (MeshShape{2, 1, 2}));
   EXPECT_EQ(align.shape.sequences, 2);
   EXPECT_EQ(align.shape.length, 1024);
@@ -42,7 +42,7 @@ TEST(RunPlan, AStepIsCutAsTheRunCutsIt) {
   EXPECT_EQ(align.steps, 147);
 }
 
-TEST(RunPlan, AnotherMeshIsOfferedWhereOneDoesNotFit) {
+TEST(RunForecast, AnotherMeshIsOfferedWhereOneDoesNotFit) {
   const RunConfig config = quickstart({"parallel.tensor=8", "stages.distill.parallel.pipeline=3"});
   EXPECT_THROW(check_settings(config, teacher(), 8), BadInput);
   const std::vector<MeshChoice> meshes = meshes_that_would_do(config, teacher(), 8);
@@ -56,7 +56,7 @@ TEST(RunPlan, AnotherMeshIsOfferedWhereOneDoesNotFit) {
 }
 
 TEST(Cards, TheTimeIsFlopAndMessages) {
-  StagePlan stage = plan_stage("align", quickstart(), teacher(), 4);
+  StageForecast stage = forecast_stage("align", quickstart(), teacher(), 4);
   const Card& card = card_named("h100");
   stage.ranks[0].traffic.clear();
   stage.ranks[0].flop = 1e15;

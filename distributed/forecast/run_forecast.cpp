@@ -1,4 +1,4 @@
-#include "distributed/plan/run_plan.h"
+#include "distributed/forecast/run_forecast.h"
 
 #include "core/base/bad_input.h"
 #include "distributed/coordinator/checks.h"
@@ -19,31 +19,31 @@ bool would_do(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
 
 }  // namespace
 
-StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks,
-                     const FullLayers& full_layers) {
-  StagePlan plan{.stage = stage, .layout = layout_of(stage, config, spec, ranks), .shape = {}, .ranks = {}};
+StageForecast forecast_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks,
+                             const FullLayers& full_layers) {
+  StageForecast forecast{.stage = stage, .layout = layout_of(stage, config, spec, ranks), .shape = {}, .ranks = {}};
   if (const TrainingSection* section = config.stages.training(stage)) {
-    plan.shape = StepShape::of(*section, plan.layout.shape.data);
-    plan.steps = section->steps();
+    forecast.shape = StepShape::of(*section, forecast.layout.shape.data);
+    forecast.steps = section->steps();
   } else {
-    plan.shape = StepShape::of(config.stages.evaluate, plan.layout.shape.data);
+    forecast.shape = StepShape::of(config.stages.evaluate, forecast.layout.shape.data);
   }
-  for (int64_t pipeline = 0; pipeline < plan.layout.shape.pipeline; ++pipeline)
-    plan.ranks.push_back(rehearse(stage, config, spec, plan.layout, pipeline, full_layers));
-  return plan;
+  for (int64_t pipeline = 0; pipeline < forecast.layout.shape.pipeline; ++pipeline)
+    forecast.ranks.push_back(rehearse(stage, config, spec, forecast.layout, pipeline, full_layers));
+  return forecast;
 }
 
-std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
-  std::vector<StagePlan> plans;
+std::vector<StageForecast> forecast_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
+  std::vector<StageForecast> stages;
   for (const char* stage : kStagesOnMeshes)
-    if (Coordinator::stage(stage).is_in(config)) plans.push_back(plan_stage(stage, config, spec, ranks));
-  return plans;
+    if (Coordinator::stage(stage).is_in(config)) stages.push_back(forecast_stage(stage, config, spec, ranks));
+  return stages;
 }
 
 double flop_of_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec,
                      const FullLayers& full_layers) {
-  const StagePlan plan = plan_stage(stage, on_mesh(config, {1, 1}), spec, 1, full_layers);
-  return static_cast<double>(plan.steps) * plan.ranks.front().flop;
+  const StageForecast forecast = forecast_stage(stage, on_mesh(config, {1, 1}), spec, 1, full_layers);
+  return static_cast<double>(forecast.steps) * forecast.ranks.front().flop;
 }
 
 RunConfig on_mesh(RunConfig config, const MeshChoice& mesh) {

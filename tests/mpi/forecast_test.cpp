@@ -6,14 +6,14 @@
 
 #include "core/rehearsal/tensor_memory.h"
 #include "core/select/uniform.h"
+#include "distributed/forecast/rehearsal.h"
 #include "distributed/parallel/stage_layouts.h"
-#include "distributed/plan/rehearsal.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
 
-// What a plan foresees, beside real steps: the most bytes of tensors on each rank, and what each group sends.
+// What a forecast foresees, beside real steps: the most bytes of tensors on each rank, and what each group sends.
 
 namespace flashmorph {
 namespace {
@@ -52,10 +52,9 @@ std::vector<MeshShape> meshes() {
 
 TrafficByGroup sent_by(Mesh& mesh) {
   TrafficByGroup traffic;
-  for (const Communicator* group : {&mesh.data(), &mesh.pipeline(), &mesh.tensor(), &mesh.replica()})
-    if (group->size() > 1)
-      for (const auto& [operation, entry] : group->traffic().by_operation)
-        traffic[{group->name(), operation}] = {static_cast<double>(entry.calls), static_cast<double>(entry.bytes)};
+  for (const Communicator* group : mesh.groups())
+    for (const auto& [operation, entry] : group->traffic().by_operation)
+      traffic[{group->name(), operation}] = {static_cast<double>(entry.calls), static_cast<double>(entry.bytes)};
   return traffic;
 }
 
@@ -87,7 +86,7 @@ void compare(const std::string& stage, const MeshShape& shape, const std::string
   const ModelSpec spec = ModelSpec::open(kTeacher);
   const Layout layout = layout_of(stage, config, spec, world().size());
   Mesh mesh(world(), layout.shape);
-  const RankUse plan = rehearse(stage, config, spec, layout, mesh.pipeline_rank());
+  const RankUse forecast = rehearse(stage, config, spec, layout, mesh.pipeline_rank());
 
   StageContext here = context(mesh, config);
   const int64_t before = memory.alive().total();
@@ -100,33 +99,33 @@ void compare(const std::string& stage, const MeshShape& shape, const std::string
   const int64_t measured = memory.peak().total() - before;
 
   const std::string what = stage + ", " + text_of(layout.shape) + more;
-  EXPECT_NEAR(static_cast<double>(plan.peak.total()) / static_cast<double>(measured), 1.0, 0.1) << what;
+  EXPECT_NEAR(static_cast<double>(forecast.peak.total()) / static_cast<double>(measured), 1.0, 0.1) << what;
   const TrafficByGroup sent = sent_by(mesh);
   for (const auto& [operation, entry] : sent) {
-    const auto found = plan.traffic.find(operation);
-    const Sent planned = found == plan.traffic.end() ? Sent{} : found->second;
-    EXPECT_EQ(static_cast<double>(kSteps) * planned.calls, entry.calls)
+    const auto found = forecast.traffic.find(operation);
+    const Sent foreseen = found == forecast.traffic.end() ? Sent{} : found->second;
+    EXPECT_EQ(static_cast<double>(kSteps) * foreseen.calls, entry.calls)
         << what << ": " << operation.first << " " << operation.second;
-    EXPECT_EQ(static_cast<double>(kSteps) * planned.bytes, entry.bytes)
+    EXPECT_EQ(static_cast<double>(kSteps) * foreseen.bytes, entry.bytes)
         << what << ": " << operation.first << " " << operation.second;
   }
-  EXPECT_EQ(sent.size(), plan.traffic.size()) << what;
+  EXPECT_EQ(sent.size(), forecast.traffic.size()) << what;
   if (world().rank() == 0)
     std::printf("| %s | %ld x %ld x %ld%s | %.1f | %.1f | %+.1f %% | %.0f |\n", stage.c_str(), shape.data,
-                shape.pipeline, shape.tensor, more.c_str(), mebibytes(plan.peak.total()), mebibytes(measured),
-                100.0 * (static_cast<double>(plan.peak.total()) / static_cast<double>(measured) - 1.0),
+                shape.pipeline, shape.tensor, more.c_str(), mebibytes(forecast.peak.total()), mebibytes(measured),
+                100.0 * (static_cast<double>(forecast.peak.total()) / static_cast<double>(measured) - 1.0),
                 mebibytes_resident());
 }
 
-class PlanBesideARun : public testing::TestWithParam<const char*> {};
+class ForecastBesideARun : public testing::TestWithParam<const char*> {};
 
-TEST_P(PlanBesideARun, MemoryWithinATenthAndTrafficToTheByte) {
+TEST_P(ForecastBesideARun, MemoryWithinATenthAndTrafficToTheByte) {
   for (const MeshShape& shape : meshes()) compare(GetParam(), shape, "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Stages, PlanBesideARun, testing::Values("align", "select", "distill", "finetune"));
+INSTANTIATE_TEST_SUITE_P(Stages, ForecastBesideARun, testing::Values("align", "select", "distill", "finetune"));
 
-TEST(PlanBesideARunThat, RecomputesAndSharesMomentsAndTokens) {
+TEST(ForecastBesideARunThat, RecomputesAndSharesMomentsAndTokens) {
   for (const MeshShape& shape : meshes()) {
     compare("align", shape, ", sequence: true");
     compare("select", shape, ", recompute: full");

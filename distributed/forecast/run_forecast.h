@@ -6,12 +6,12 @@
 
 #include "core/config/run_config.h"
 #include "core/model/model_spec.h"
-#include "distributed/plan/rehearsal.h"
+#include "distributed/forecast/rehearsal.h"
 
 namespace flashmorph {
 
 // What a stage of a run would take, rehearsed for each pipeline rank; all ranks of a pipeline rank are alike.
-struct StagePlan {
+struct StageForecast {
   std::string stage;
   Layout layout;
   StepShape shape;    // of a training step; of evaluate: a batch of samples
@@ -20,11 +20,11 @@ struct StagePlan {
 };
 
 // One stage, or every stage that the run goes through, in order. The config has passed check_settings.
-StagePlan plan_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks,
-                     const FullLayers& full_layers = std::nullopt);
-std::vector<StagePlan> plan_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks);
+StageForecast forecast_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec, int64_t ranks,
+                             const FullLayers& full_layers = std::nullopt);
+std::vector<StageForecast> forecast_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks);
 
-// The floating-point operations of all steps of a training stage, planned on one rank: however many ranks share them,
+// The floating-point operations of all steps of a training stage, rehearsed on one rank: however many ranks share them,
 // what several tensor ranks do alike counts once.
 double flop_of_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec,
                      const FullLayers& full_layers);

@@ -1,7 +1,6 @@
-#include "distributed/plan/rehearsal.h"
+#include "distributed/forecast/rehearsal.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <functional>
@@ -11,15 +10,12 @@
 #include "core/rehearsal/without_values.h"
 #include "core/rehearsal/work_counter.h"
 #include "core/select/uniform.h"
-#include "distributed/parallel/gradients.h"
-#include "distributed/parallel/pipeline.h"
+#include "distributed/forecast/rehearsal_world.h"
 #include "distributed/parallel/stage_layouts.h"
-#include "distributed/parallel/zero.h"
-#include "distributed/plan/rehearsal_world.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
-#include "distributed/stages/trainer.h"
+#include "distributed/stages/weights.h"
 
 namespace flashmorph {
 namespace {
@@ -50,6 +46,28 @@ int64_t least_answer_tokens(const SequenceSection& data, int64_t length) {
   return std::min(length, data.passkeys.max * (data.words.max + 1));
 }
 
+// Of one answer, at the end of the sample.
+Sample sample_with(int64_t answer_tokens, int64_t length) {
+  const int64_t count = std::min(length - 1, answer_tokens);
+  return {.tokens = std::vector<int32_t>(static_cast<size_t>(length), 0),
+          .answers = {{.first = length - count, .count = count, .ordinal = 0, .depth = 0.0}}};
+}
+
+// What a rank computes and sends.
+struct Spent {
+  double flop = 0.0;
+  TrafficByGroup traffic;
+
+  Spent& add(const Spent& other, double times) {
+    flop += times * other.flop;
+    for (const auto& [operation, sent] : other.traffic) {
+      traffic[operation].calls += times * sent.calls;
+      traffic[operation].bytes += times * sent.bytes;
+    }
+    return *this;
+  }
+};
+
 // One rank of the run, which rehearses.
 class Rehearsal {
  public:
@@ -67,78 +85,46 @@ class Rehearsal {
 
   RankUse align() {
     const AlignSection& section = config_.stages.align;
-    const StepShape shape = shape_of(section);
-    const Batch batch = batch_on_host(shape, 0);
-    at::Tensor loss = at::zeros({}, at::TensorOptions(at::kDouble).device(at::kMeta));
-    const auto micro_batches = [&](MicroBatchRange some) {
-      pipeline_.stream(some, states(shape), [&](int64_t, const at::Tensor& x) {
-        return align_micro_batch(model_, batch, x, shape.micro_batches, loss);
-      });
-    };
-    return train(section, model_.branch_parameters(), micro_batches, [&] {
-      if (model_.shard().sequence_parallel()) model_.shard().all_reduce_sum(loss);
-    });
+    return train(section, model_.branch_parameters(),
+                 [&](const MicroBatches& some) { return align_step(model_, some, section, mesh_); });
   }
 
   RankUse select() {
     const SelectSection& section = config_.stages.select;
     const StepShape shape = shape_of(section);
-    const Batch batch = batch_on_host(shape, least_answer_tokens(section.data, shape.length));
-    const int64_t own = model_.own_layers().count();
-    const at::Tensor alpha = at::full({own}, 0.5, at::kDouble);  // both branches count
-    const auto micro_batches = [&](MicroBatchRange some) {
-      pipeline_.forward_backward(some, states(shape), /*with_teacher=*/true, [&](int64_t, const States& x) {
-        const at::Tensor leaf = alpha.to(at::kMeta).set_requires_grad(true);
-        return mix_beside_teacher(model_, batch, mixing_routes(leaf, alpha), x, section.parallel.recompute == "full");
-      });
-    };
-    return step(shape, micro_batches, [&] {
-      const at::Tensor rows = at::zeros({shape.micro_batches, own + 2}, at::kDouble);
-      gates_over_mesh(rows, shape.micro_batches * layout_.shape.data, alpha, section.gate_penalty, mesh_);
-      of_all_layers(alpha, model_, mesh_);
+    const Gates gates(model_, mesh_, 0.5);  // both branches count
+    return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
+      select_step(model_, gates, some, section, mesh_);
+      gates.of_all_layers();
     });
   }
 
   RankUse distill() {
     const DistillSection& section = config_.stages.distill;
-    return train_hybrid(section, /*with_teacher=*/true,
-                        [&](const MorphableModel& hybrid, const Batch& batch, const States& input, int64_t count) {
-                          return distill_micro_batch(model_, hybrid, routes_, batch, input, count, section.parallel);
-                        });
+    return train_hybrid(section, [&](const MorphableModel& hybrid, const MicroBatches& some) {
+      return distill_step(model_, hybrid, routes_, some, section, mesh_);
+    });
   }
 
   RankUse finetune() {
     const FinetuneSection& section = config_.stages.finetune;
-    return train_hybrid(section, /*with_teacher=*/false,
-                        [&](const MorphableModel& hybrid, const Batch& batch, const States& input, int64_t count) {
-                          return finetune_micro_batch(hybrid, routes_, batch, input, count, section.parallel);
-                        });
+    return train_hybrid(section, [&](const MorphableModel& hybrid, const MicroBatches& some) {
+      return finetune_step(hybrid, routes_, some, section, mesh_);
+    });
   }
 
   RankUse evaluate() {
     const EvaluateSection& section = config_.stages.evaluate;
     const StepShape shape = StepShape::of(section, layout_.shape.data);
-    const Batch batch = batch_on_host(shape, std::min(shape.length, section.passkeys * (section.words + 1)));
+    const std::vector<Sample> samples(static_cast<size_t>(shape.sequences),
+                                      sample_with(section.passkeys * (section.words + 1), shape.length));
     const MorphableModel hybrid = made_hybrid();
-    RankUse use = step(
-        shape,
-        [&](MicroBatchRange) {
-          const c10::NoGradGuard no_gradient;
-          const at::Tensor hidden = hybrid.forward(batch.tokens_BT, routes_, hybrid.positions(0, shape.length));
-          if (!hybrid.has_head()) return;
-          const at::Tensor places = batch.answers_BT.flatten().nonzero().flatten().to(at::kMeta);
-          greedy_tokens(hidden.flatten(0, 1).index_select(0, places), hybrid.head(), hybrid.shard());
-        },
-        [] {});
+    RankUse use = step(shape, 0, [&](const MicroBatches&) { teacher_forced_recall(hybrid, routes_, samples, 1); });
     use.parameters[MemoryKind::hybrid] = elements_of(hybrid.all_parameters());
     return use;
   }
 
  private:
-  using MicroBatches = std::function<void(MicroBatchRange)>;
-  using HybridForward =
-      std::function<StageOutput(const MorphableModel&, const Batch&, const States&, int64_t micro_batches)>;
-
   MorphableModel load(const ModelSpec& spec) {
     allow_steps_without_values();
     const HeldFor frozen(memory_, MemoryKind::frozen);
@@ -153,70 +139,60 @@ class Rehearsal {
   }
 
   StepShape shape_of(const TrainingSection& section) const { return StepShape::of(section, layout_.shape.data); }
-  StateShape states(const StepShape& shape) const { return state_shape(model_, {shape.sequences, shape.length}); }
 
-  RankUse train_hybrid(const TrainingSection& section, bool with_teacher, const HybridForward& forward) {
-    const StepShape shape = shape_of(section);
-    const Batch batch = batch_on_host(shape, 0);
+  template <class HybridStep>
+  RankUse train_hybrid(const TrainingSection& section, const HybridStep& hybrid_step) {
     const MorphableModel hybrid = made_hybrid();
-    RankUse use = train(section, hybrid.all_parameters(), [&](MicroBatchRange some) {
-      pipeline_.forward_backward(some, states(shape), with_teacher, [&](int64_t, const States& input) {
-        return forward(hybrid, batch, input, shape.micro_batches);
-      });
-    });
+    RankUse use =
+        train(section, hybrid.all_parameters(), [&](const MicroBatches& some) { return hybrid_step(hybrid, some); });
     use.parameters[MemoryKind::hybrid] = elements_of(hybrid.all_parameters());
     return use;
   }
 
-  // As the stages' common loop does it (distributed/stages/trainer.cpp).
-  RankUse train(
-      const TrainingSection& section, const Parameters& parameters, const MicroBatches& micro_batches,
-      const std::function<void()>& then = [] {}) {
-    for (const Parameter& parameter : parameters) hold_its_gradient(parameter.value.set_requires_grad(true));
-    const auto whole = single_communicator("data");
+  RankUse train(const TrainingSection& section, const Parameters& weights, const StepFunction& stage_step) {
     const MemoryKind before = memory_.hold_for(MemoryKind::optimizer);
-    DataShardedAdamW optimizer(values_of(parameters), {}, section.parallel.zero ? mesh_.data() : *whole);
+    TrainedWeights trained(weights, section, mesh_);
     memory_.hold_for(before);
-    return step(shape_of(section), micro_batches, [&] {
-      then();
-      optimizer.step(over_mesh(0.0, parameters, section, mesh_).gradients, 0.0);
-    });
+    for (const Parameter& weight : weights) hold_its_gradient(weight.value);
+    return step(shape_of(section), 0,
+                [&](const MicroBatches& some) { trained.update(stage_step(some).gradients, /*learning_rate=*/0.0); });
   }
 
-  // The first gradient that a parameter gets becomes the one it keeps.
-  void hold_its_gradient(const at::Tensor& parameter) {
-    parameter.register_hook([&memory = memory_, leaf = parameter.unsafeGetTensorImpl()](const at::Tensor& gradient) {
+  // The first gradient that a weight gets becomes the one it keeps.
+  void hold_its_gradient(const at::Tensor& weight) {
+    weight.register_hook([&memory = memory_, leaf = weight.unsafeGetTensorImpl()](const at::Tensor& gradient) {
       if (!leaf->grad().defined()) memory.relabel(gradient, MemoryKind::gradients);
     });
   }
 
-  // Rehearses as many micro-batches as it takes until a pipeline is full and gradients add up; the others are like
-  // them.
-  RankUse step(const StepShape& shape, const MicroBatches& micro_batches, const std::function<void()>& finish) {
+  // A step of as many micro-batches as it takes until a pipeline is full and gradients add up; each of the others takes
+  // what these take more than a single one.
+  RankUse step(const StepShape& shape, int64_t answers, const std::function<void(const MicroBatches&)>& work) {
     const int64_t some = std::min(shape.micro_batches, layout_.shape.pipeline + 1);
     const ScopeWatcher logits(
         kVocabularyScope, [&] { memory_.hold_for(MemoryKind::logits); },
         [&] { memory_.hold_for(MemoryKind::activations); });
+    const auto spent_on = [&](int64_t count) {
+      const Spent before{0.0, sent()};
+      const WorkCounter counter;
+      work({.mine = {0, count},
+            .count = count * layout_.shape.data,
+            .shape = {shape.sequences, shape.length},
+            .batch = [&](int64_t) { return batch_on_host(shape, answers); }});
+      return Spent{counter.flop(), sent()}.add(before, -1.0);
+    };
+    const auto others = static_cast<double>(shape.micro_batches - some);
+    Spent all, single;
+    if (others > 0.0) single = spent_on(1);
     memory_.start_peak();
-    RankUse use{.layers = model_.own_layers(), .parameters = {}, .peak = {}, .flop = 0.0, .traffic = {}};
-    {
-      const WorkCounter work;
-      micro_batches({0, some});
-      use.flop = work.flop();
-    }
-    const auto sent_by_some = sent();
-    finish();
-    use.traffic = sent();
-    use.peak = memory_.peak();
-    const double times = static_cast<double>(shape.micro_batches) / static_cast<double>(some);
-    use.flop *= times;
-    for (const auto& [operation, part] : sent_by_some) {
-      use.traffic[operation].calls += (times - 1.0) * part.calls;
-      use.traffic[operation].bytes += (times - 1.0) * part.bytes;
-    }
-    use.parameters = {{MemoryKind::frozen, elements_of(model_.frozen_parameters())},
-                      {MemoryKind::branches, elements_of(model_.branch_parameters())}};
-    return use;
+    all = spent_on(some);
+    if (others > 0.0) all.add(Spent(all).add(single, -1.0), others / static_cast<double>(some - 1));
+    return {.layers = model_.own_layers(),
+            .parameters = {{MemoryKind::frozen, elements_of(model_.frozen_parameters())},
+                           {MemoryKind::branches, elements_of(model_.branch_parameters())}},
+            .peak = memory_.peak(),
+            .flop = all.flop,
+            .traffic = all.traffic};
   }
 
   // By this rank, so far.
@@ -235,7 +211,6 @@ class Rehearsal {
   Mesh mesh_;
   MorphableModel model_;
   Routes routes_;
-  Pipeline pipeline_{mesh_};
 };
 
 }  // namespace

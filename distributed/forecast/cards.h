@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "distributed/plan/run_plan.h"
+#include "distributed/forecast/run_forecast.h"
 
 namespace flashmorph {
 
@@ -33,9 +33,9 @@ inline constexpr double kFillable = 0.95;
 
 // An estimate of a step: the slowest pipeline rank's work and its messages inside the tensor group, times the
 // pipeline's fill and drain, and the messages of the other groups.
-double seconds_of_step(const StagePlan& stage, const Card& card, at::ScalarType dtype);
+double seconds_of_step(const StageForecast& stage, const Card& card, at::ScalarType dtype);
 
 // Whether all ranks' tensors have room on such cards.
-bool fits(const StagePlan& stage, const Card& card);
+bool fits(const StageForecast& stage, const Card& card);
 
 }  // namespace flashmorph

@@ -1,0 +1,113 @@
+#include "distributed/stages/training.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace flashmorph {
+namespace {
+
+Parameters weights_of(const std::vector<StageModel>& models) {
+  Parameters all;
+  for (const StageModel& one : models) std::ranges::copy(one.model.all_parameters(), std::back_inserter(all));
+  return all;
+}
+
+StageCheckpoints* checkpoints_of(StageContext& context, const Trained& trained) {
+  return new StageCheckpoints(
+      context.checkpoints, context.config.checkpoint, context.mesh, trained.regions,
+      {.warn = [&observer = context.observer](const std::string& warning) { observer.warn(warning); },
+       .saved = [&observer = context.observer](int64_t step, double seconds) { observer.saved(step, seconds); }},
+      trained.own);
+}
+
+}  // namespace
+
+Training::Training(std::string stage, const std::string& what, const TrainingSection& section,
+                   std::vector<StageModel> models, StageContext& context)
+    : stage_(std::move(stage)),
+      section_(section),
+      models_(std::move(models)),
+      context_(context),
+      data_(context.corpus, context.passkeys, section, context.config.run.seed, stage_),
+      rate_{section.lr.from, section.lr.to, data_.steps(), section.warmup_steps},
+      samples_(
+          data_,
+          [this](int64_t step) -> SamplesAhead::Range {
+            const MicroBatchRange mine = local_micro_batches(data_.micro_batches(step), context_.mesh);
+            return {mine.first, mine.last};
+          },
+          /*page_locked=*/!models_.front().model.placement().device.is_cpu()) {
+  context.observer.started(
+      {.stage = stage_, .what = what, .steps = data_.steps(), .tokens = data_.steps() * section.batch_tokens});
+}
+
+MicroBatches Training::first_micro_batch() const {
+  return {.mine = {0, 1}, .count = 1, .shape = data_.micro_batch_shape(0), .batch = [this](int64_t index) {
+            return data_.micro_batch(0, index);
+          }};
+}
+
+void Training::resume(Trained trained) {
+  trained_ = std::move(trained);
+  frozen_.emplace(weights_of(models_), trained_.weights, context_.config.health.weights_every);
+  checkpoints_.reset(checkpoints_of(context_, trained_));
+  progress_ = checkpoints_->resume();
+  if (steps_done() > 0) {
+    trained_.resume_at(steps_done());
+    context_.observer.resumed(steps_done(), steps_done() * section_.batch_tokens);
+  }
+  watch_ = Stopwatch(progress_.seconds());
+  ranks_.emplace(stage_, steps_done(), data_.steps(), context_);
+}
+
+bool Training::next() {
+  phase_.reset();
+  if (steps_done() == data_.steps()) return false;
+  phase_.emplace(context_.watchdog, Work::step, stage_, steps_done() + 1);
+  checkpoints_->save_when_due(progress_);
+  stop_if_asked();
+  return true;
+}
+
+StepResult Training::run(const StepFunction& step) {
+  const MicroBatches batches = micro_batches();
+  const StepResult found = step(batches);
+  if (!found.is_finite())
+    stop_at_non_finite(found, {stage_, steps_done(), models_, trained_.named(found.gradients), step, batches},
+                       context_.mesh);
+  return found;
+}
+
+void Training::finish(StepReport report) {
+  report.step = steps_done() + 1;
+  report.tokens = report.step * section_.batch_tokens;
+  report.learning_rate = learning_rate();
+  context_.observer.stepped(report);
+  ranks_->finished(report.step);
+  frozen_->check(stage_, report.step, context_);
+  progress_.set_step(report.step);
+  progress_.set_seconds(watch_.seconds());
+  progress_.set_loss(report.loss);
+}
+
+StageCost Training::cost() const { return {data_.steps() * section_.batch_tokens, watch_.seconds()}; }
+
+MicroBatches Training::micro_batches() {
+  const int64_t step = steps_done(), count = data_.micro_batches(step);
+  return {.mine = local_micro_batches(count, context_.mesh),
+          .count = count,
+          .shape = data_.micro_batch_shape(step),
+          .batch = [this, step](int64_t index) { return samples_.micro_batch(step, index); }};
+}
+
+// With a checkpoint of this moment.
+void Training::stop_if_asked() {
+  const StopReason reason = context_.stop.agreed(context_.mesh.world(), checkpoints_->seconds_of_last_save());
+  if (reason == StopReason::none) return;
+  const Phase saving(context_.watchdog, Work::save, stage_, steps_done());
+  const std::string saved = checkpoints_->save(progress_);
+  throw Stopped("stopped in " + stage_ + " after step " + std::to_string(steps_done()) + ": " + text_of(reason) + "; " +
+                saved);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,68 @@
+#include "distributed/stages/weights.h"
+
+#include <ATen/ATen.h>
+
+#include "distributed/parallel/gradients.h"
+
+namespace flashmorph {
+namespace {
+
+Parameters with_gradients(Parameters weights) {
+  for (const Parameter& weight : weights) weight.value.set_requires_grad(true);
+  return weights;
+}
+
+}  // namespace
+
+StageCost train_weights(const Parameters& weights, Training& training, const StepFunction& step) {
+  TrainedWeights trained(weights, training.section(), training.mesh());
+  training.resume(trained.as_trained());
+  while (training.next()) {
+    const StepResult found = training.run(step);
+    trained.update(found.gradients, training.learning_rate());
+    training.finish({.loss = found.loss});
+  }
+  return training.cost();
+}
+
+StepResult over_mesh(double part_of_loss, const Parameters& weights, const TrainingSection& section, Mesh& mesh) {
+  at::Tensor loss = at::full({1}, part_of_loss, at::kDouble);
+  mesh.pipeline().all_reduce(loss, Reduction::sum);  // of the layers
+  mesh.data().all_reduce(loss, Reduction::sum);      // of the samples; tensor ranks have the same numbers
+  const DataSum over_data = section.parallel.zero ? DataSum::own_partition : DataSum::whole;
+  std::vector<at::Tensor> gradients = reduced_gradients(weights, mesh, over_data);
+  const double norm = clip_gradients(weights, gradients, section.clip, mesh, over_data);
+  return {loss.item<double>(), std::move(gradients), norm};
+}
+
+TrainedWeights::TrainedWeights(Parameters weights, const TrainingSection& section, Mesh& mesh)
+    : weights_(with_gradients(std::move(weights))),
+      section_(section),
+      mesh_(mesh),
+      alone_(single_communicator("data")),
+      optimizer_(values_of(weights_),
+                 {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
+                 section.parallel.zero ? mesh.data() : *alone_) {}
+
+TrainedWeights::~TrainedWeights() {
+  for (const Parameter& weight : weights_) weight.value.set_requires_grad(false);
+}
+
+void TrainedWeights::update(const std::vector<at::Tensor>& gradients, double learning_rate) {
+  optimizer_.step(gradients, learning_rate);
+  for (const Parameter& weight : weights_) weight.value.mutable_grad().reset();
+}
+
+Trained TrainedWeights::as_trained() {
+  return {.weights = weights_,
+          .regions = regions_of(weights_, optimizer_, mesh_, section_.parallel.zero),
+          .resume_at = [this](int64_t steps) { optimizer_.resume_at(steps); },
+          .named =
+              [this](const std::vector<at::Tensor>& gradients) {
+                NamedGradients all;
+                for (size_t i = 0; i < gradients.size(); ++i) all.emplace_back(weights_[i].name, gradients[i]);
+                return all;
+              }};
+}
+
+}  // namespace flashmorph
