@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly kVenv=build/venv
 apt_packages=(
   g++ cmake ninja-build pkg-config python3-venv
-  protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
+  protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libfmt-dev
   prometheus-cpp-dev
   libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )

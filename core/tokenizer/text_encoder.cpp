@@ -73,8 +73,11 @@ void TextEncoder::encode_held(bool ends, std::vector<int32_t>& tokens) {
     std::vector<std::string_view> pre_tokens;
     done = file_.pre_tokenizer.cut(text, ends, pre_tokens);
     for (const std::string_view pre_token : pre_tokens) append_pre_token(pre_token, tokens);
-  } else {
+  } else if (!file_.subwords.ignores_merges()) {
     done = append_parts(text, ends, tokens);
+  } else if (ends) {
+    append_word(text, tokens);
+    done = text.size();
   }
   state_.held.erase(0, done);
 }
