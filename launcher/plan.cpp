@@ -8,6 +8,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/base/endings.h"
+#include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/forecast/cards.h"
 #include "distributed/forecast/run_forecast.h"
@@ -233,7 +234,7 @@ int make_forecast(const Options& options) {
                     .ranks = options.ranks,
                     .card = {},
                     .stages = {}};
-  forecast.spec = ModelSpec::open(forecast.config.model.path);
+  forecast.spec = StoredModel::spec_of(forecast.config.model.path);
   if (!options.card.empty()) forecast.card = card_named(options.card);
   const Refusal refusal = examine(forecast);
   if (options.json) {
@@ -252,7 +253,7 @@ int make_forecast(const Options& options) {
 CommandWork plan_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("config", options->config_file,
-                 "the run, as YAML; of its model only config.json is read, of its data nothing")
+                 "the run, as YAML; of its model only config.json and the tensors' names are read, of its data nothing")
       ->required();
   app.add_option("--np", options->ranks, "ranks, as mpirun -np")
       ->required()

@@ -16,6 +16,7 @@
 #include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
 #include "core/io/checksums.h"
+#include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/on_all_ranks.h"
@@ -70,6 +71,7 @@ int64_t longest_sequence(const StagesSection& stages) {
 struct Inputs {
   ModelSpec spec;
   std::optional<ModelFiles> files;
+  std::vector<std::string> notes;  // on what is stored
   std::optional<Tokenizer> tokenizer;
   std::optional<Corpus> corpus;
   std::optional<PasskeyTask> passkeys;
@@ -77,9 +79,11 @@ struct Inputs {
 
 Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<void()>& between_reads) {
   Inputs inputs;
-  inputs.spec = ModelSpec::open(config.model.path);
+  StoredModel model = StoredModel::open(config.model.path);
+  inputs.spec = model.spec;
   check_settings(config, inputs.spec, ranks);
-  inputs.files = ModelFiles::open(config.model.path);
+  inputs.files = std::move(model.weights);
+  inputs.notes = std::move(model.notes);
   inputs.files->before_each_read(between_reads);
   inputs.tokenizer = Tokenizer::of_model(config.model.path, inputs.spec.vocabulary);
   inputs.passkeys.emplace(*inputs.tokenizer);
@@ -169,6 +173,7 @@ int run(const CommandLine& line, Communicator& host_world) {
                     line.config_file, folder.path().string());
     if (!aside.empty()) observers->warn("the old run was moved to " + aside.string());
     if (!lock->taken_over().empty()) observers->warn(lock->taken_over());
+    for (const std::string& note : inputs.notes) observers->warn(note);
     if (!changes.empty()) observers->note("other than at the last start: " + text_of(changes));
     journal->event("device", device.description());
     journal->event("started", rank_map(layout.shape, layout.layers));

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/base/clock.h"
+#include "core/data/input_files.h"
 #include "core/model/model_spec.h"
 #include "launcher/commands.h"
 #include "launcher/terminal.h"
@@ -16,6 +17,7 @@ namespace {
 
 struct Options {
   TokenizeJob job;
+  std::vector<std::string> inputs;
   std::string model;
 };
 
@@ -62,7 +64,9 @@ class ProgressLine {
   bool drawn_ = false;
 };
 
-int work(const Options& options) {
+int work(Options& options) {
+  for (const std::string& input : options.inputs)
+    for (const std::filesystem::path& file : input_files(input)) options.job.inputs.push_back(file);
   const Tokenizer tokenizer = Tokenizer::of_model(options.model, ModelSpec::open(options.model).vocabulary);
   ProgressLine line;
   const TokenizeProgress progress =
@@ -78,6 +82,8 @@ int work(const Options& options) {
              progress.bytes_before > 0
                  ? fmt::format(" (the first {} MB were done before)", megabytes(progress.bytes_before))
                  : "");
+  if (progress.bad_lines > 0)
+    fmt::print("{} lines without text at \"{}\" were passed over\n", progress.bad_lines, options.job.field);
   return 0;
 }
 
@@ -85,7 +91,9 @@ int work(const Options& options) {
 
 CommandWork tokenize_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("input", options->job.inputs, "text files, a document each; with --jsonl files of JSON lines")
+  app.add_option("input", options->inputs,
+                 "text files, a document each; with --jsonl files of JSON lines; folders of them, patterns; plain, "
+                 "gzip or zstd")
       ->required();
   app.add_option("--model", options->model, "the Hugging Face folder whose tokenizer.json is used")->required();
   app.add_option("--output", options->job.prefix, "prefix of the .bin, .idx (Megatron's format) and .json to write")
@@ -94,6 +102,9 @@ CommandWork tokenize_command(CLI::App& app) {
   app.add_option("--jsonl", options->job.field, "each line is a JSON object with a document at this key")
       ->type_name("FIELD");
   app.add_flag("--append-eod", options->job.append_end, "put the tokenizer's end of text behind each document");
+  app.add_flag("--skip-bad-lines", options->job.skip_bad_lines,
+               "pass over lines that are no JSON or have no text at the field, and count them")
+      ->needs("--jsonl");
   app.add_flag("--fresh", options->job.fresh, "start anew, whatever lies there (otherwise an unfinished job goes on)");
   return [options] { return work(*options); };
 }

@@ -48,7 +48,7 @@ MappedTokens::MappedTokens(const std::string& prefix, const Tokenizer& tokenizer
       idx_(TokenFiles::of(prefix).idx),
       index_(idx_.content(), bin_.content().size(), TokenFiles::of(prefix).idx.string()) {
   TokenOrigin::check(TokenFiles::of(prefix).json, tokenizer);
-  source_ = {bin_.content().data(), index_.token_bytes(), tokenizer.vocab_size(), TokenFiles::of(prefix).bin.string(),
+  source_ = {bin_.content().data(), index_.token_bytes(), tokenizer.id_limit(), TokenFiles::of(prefix).bin.string(),
              this};
   size_ = index_.tokens();
 }

@@ -20,7 +20,9 @@ using json = nlohmann::ordered_json;
 // How far the job is: all that a new process needs.
 struct State {
   size_t input = 0;
-  uint64_t position = 0, line = 0;  // in it
+  uint64_t position = 0, line = 0;  // in its content
+  uint64_t bytes_read = 0;          // of its file
+  uint64_t bad_lines = 0;           // in all inputs
   TextEncoder::State encoder;
   TokenWriter::Written written;
   bool all_written = false;  // only the move is left
@@ -53,6 +55,8 @@ void save(const State& state, const json& job, const std::string& prefix) {
       {"input", state.input},
       {"position", state.position},
       {"line", state.line},
+      {"bytes_read", state.bytes_read},
+      {"bad_lines", state.bad_lines},
       {"first", state.encoder.first},
       {"normalizes_anew", state.encoder.normalizes_anew},
       {"begins", state.encoder.begins},
@@ -83,6 +87,8 @@ State saved(const json& job, const std::string& prefix) {
   return {.input = number("input"),
           .position = number("position"),
           .line = number("line"),
+          .bytes_read = number("bytes_read"),
+          .bad_lines = number("bad_lines"),
           .encoder = {truth("first"), truth("normalizes_anew"), truth("begins"), held},
           .written = {number("tokens"), number("documents"), number("tokens_of_document")},
           .all_written = truth("all_written")};
@@ -147,19 +153,14 @@ class Job {
                  progress_.bytes_in_all,
                  content.value("tokens", uint64_t{0}),
                  content.value("documents", uint64_t{0}),
+                 content.value("bad_lines", uint64_t{0}),
                  true};
     return true;
   }
 
   void finish() {
     state_ = saved(description_, job_.prefix);
-    try {
-      if (!state_.all_written) write_all();
-    } catch (const BadInput&) {  // the inputs must change, and that will be another job
-      TokenWriter::discard(job_.prefix);
-      std::filesystem::remove(state_file(job_.prefix));
-      throw;
-    }
+    if (!state_.all_written) write_all();
     TokenWriter::move_into_place(job_.prefix);
     std::filesystem::remove(state_file(job_.prefix));
   }
@@ -168,17 +169,17 @@ class Job {
     TokenWriter writer(job_.prefix, tokenizer_.vocab_size(), state_.written);
     writer_ = &writer;
     for (size_t i = 0; i < state_.input; ++i) bytes_before_input_ += description_["inputs"][i]["bytes"].get<uint64_t>();
-    progress_.bytes_before = bytes_before_input_ + state_.position;
-    committed_ = progress_.bytes_before;
+    progress_.bytes_before = bytes_before_input_ + state_.bytes_read;
     for (; state_.input < job_.inputs.size(); ++state_.input) {
       read_input();
       bytes_before_input_ += description_["inputs"][state_.input]["bytes"].get<uint64_t>();
-      state_.position = state_.line = 0;
+      state_.position = state_.line = state_.bytes_read = 0;
     }
     const TokenWriter::Written written = writer.sync();
     json origin = json::parse(TokenOrigin{tokenizer_.sha256(), tokenizer_.vocab_size(), end_}.to_json());
     origin["tokens"] = written.tokens;
     origin["documents"] = written.documents;
+    if (job_.skip_bad_lines) origin["bad_lines"] = state_.bad_lines;
     origin["job"] = description_;
     writer.write_rest(origin.dump(1) + "\n");
     state_.written = written;
@@ -189,20 +190,48 @@ class Job {
 
   void read_input() {
     const std::filesystem::path& input = job_.inputs[state_.input];
-    DocumentReader reader(input, job_.field);
+    DocumentReader reader(input, job_.field, job_.skip_bad_lines);
     reader.go_on_from(state_.position, state_.line);
-    encoder_.go_on_from(state_.encoder, state_.position);
-    for (DocumentReader::Part part{}; reader.next(part);) {
+    encoder_.go_on_from(state_.encoder, reader.position());
+    const uint64_t bad_lines_before = state_.bad_lines;
+    for (DocumentReader::Part part{}; next(reader, part);) {
       std::vector<int32_t> tokens;
       encoder_.write(part.text, tokens);
       if (part.ends) encoder_.finish(tokens);
       writer_->append(tokens);
       if (part.ends) end_document(input);
       // Inside a plain text it goes on behind what the encoder took, elsewhere behind the line.
-      state_.position = part.ends ? reader.position() : encoder_.taken();
+      const uint64_t position = part.ends ? reader.position() : encoder_.taken();
+      uncommitted_ += position - state_.position;
+      state_.position = position;
       state_.line = reader.line();
+      state_.bytes_read = reader.bytes_read();
+      state_.bad_lines = bad_lines_before + reader.bad_lines();
       state_.encoder = encoder_.state();
       tell();
+    }
+    state_.bad_lines = progress_.bad_lines = bad_lines_before + reader.bad_lines();
+  }
+
+  // What was done before a fault of the input is kept, when there is any.
+  bool next(DocumentReader& reader, DocumentReader::Part& part) {
+    try {
+      return reader.next(part);
+    } catch (const BadInput& bad) {
+      if (writer_->so_far().tokens == 0) {
+        TokenWriter::discard(job_.prefix);
+        std::filesystem::remove(state_file(job_.prefix));
+        throw;
+      }
+      commit();
+      std::vector<Fault> faults = bad.faults();
+      faults.front().what +=
+          "; what was read before it is kept: " +
+          std::string(job_.field.empty()
+                          ? ""
+                          : "the same command goes on from there, past such lines with --skip-bad-lines; ") +
+          "--fresh starts anew";
+      throw BadInput(faults);
     }
   }
 
@@ -212,15 +241,18 @@ class Job {
   }
 
   void tell() {
-    progress_.bytes = bytes_before_input_ + state_.position;
+    progress_.bytes = bytes_before_input_ + state_.bytes_read;
     progress_.tokens = writer_->so_far().tokens;
     progress_.documents = writer_->so_far().documents;
-    if (progress_.bytes - committed_ >= job_.commit_bytes) {
-      state_.written = writer_->sync();
-      save(state_, description_, job_.prefix);
-      committed_ = progress_.bytes;
-    }
+    progress_.bad_lines = state_.bad_lines;
+    if (uncommitted_ >= job_.commit_bytes) commit();
     report_(progress_);
+  }
+
+  void commit() {
+    state_.written = writer_->sync();
+    save(state_, description_, job_.prefix);
+    uncommitted_ = 0;
   }
 
   const TokenizeJob& job_;
@@ -233,7 +265,7 @@ class Job {
   State state_;
   TokenizeProgress progress_;
   uint64_t bytes_before_input_ = 0;
-  uint64_t committed_ = 0;
+  uint64_t uncommitted_ = 0;  // bytes of content
 };
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <numeric>
 
 #include "core/io/model_files.h"
+#include "core/mixer/linear_branch.h"
+#include "core/model/stored_model.h"
 
 namespace flashmorph {
 namespace {
@@ -23,21 +25,25 @@ void count_weights(const ModelFiles& files, ModelDescription& description) {
 
 // A state a head in float32, and what the short convolution remembers of queries, keys and values.
 int64_t layer_state_bytes(const HybridSpec& hybrid, int64_t element) {
-  constexpr int64_t kFloat = 4, kRemembered = 3;
+  constexpr int64_t kFloat = 4;
   const int64_t width = hybrid.model.heads * hybrid.model.head_dim;
-  const int64_t recent = hybrid.mixer.kind == "gated_delta_net" ? kRemembered * 3 * width * element : 0;
+  const int64_t recent = mixer_kind(hybrid.mixer).remembered * 3 * width * element;
   return width * hybrid.model.head_dim * kFloat + recent;
 }
 
-HybridSpec hybrid_of(const ConfigJson& config, std::string& format_name) {
-  if (const ExportFormat* format = format_of(config)) {
-    format_name = format->name();
-    return format->hybrid_of(config);
-  }
-  format_name = "checkpoint";
-  HybridSpec teacher{.model = ModelSpec::of(config), .mixer = {}, .full = {}};
-  teacher.full.assign(static_cast<size_t>(teacher.model.layers), true);
-  return teacher;
+void read_hybrid(const std::filesystem::path& folder, const ExportFormat& format, ModelDescription& description) {
+  description.format = format.name();
+  description.hybrid = format.hybrid_of(ConfigJson::open(folder));
+  description.embedding_dtype = ModelFiles::open(folder).entry("model.embed_tokens.weight").dtype;
+}
+
+void read_teacher(const std::filesystem::path& folder, ModelDescription& description) {
+  StoredModel model = StoredModel::open(folder);
+  description.format = "checkpoint";
+  description.hybrid.model = model.spec;
+  description.hybrid.full.assign(static_cast<size_t>(model.spec.layers), true);
+  description.embedding_dtype = model.weights.entry("model.embed_tokens.weight").dtype;
+  description.notes = std::move(model.notes);
 }
 
 }  // namespace
@@ -46,11 +52,13 @@ int64_t ModelDescription::full_layer_count() const { return std::ranges::count(h
 
 ModelDescription describe(const std::filesystem::path& folder) {
   ModelDescription description;
-  description.hybrid = hybrid_of(ConfigJson::open(folder), description.format);
-  const ModelFiles files = ModelFiles::open(folder);
-  count_weights(files, description);
+  if (const ExportFormat* format = format_of(ConfigJson::open(folder)))
+    read_hybrid(folder, *format, description);
+  else
+    read_teacher(folder, description);
+  count_weights(ModelFiles::open(folder), description);
   const ModelSpec& model = description.hybrid.model;
-  const auto element = static_cast<int64_t>(c10::elementSize(files.entry("model.embed_tokens.weight").dtype));
+  const auto element = static_cast<int64_t>(c10::elementSize(description.embedding_dtype));
   const int64_t layer = model.kv_bytes(element);
   description.kv_bytes_per_token = description.full_layer_count() * layer;
   description.full_kv_bytes_per_token = model.layers * layer;

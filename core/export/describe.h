@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "core/export/export_format.h"
 
@@ -11,8 +12,10 @@ namespace flashmorph {
 
 // What a model folder holds, read from config.json and the headers of its weights alone.
 struct ModelDescription {
-  std::string format;  // "checkpoint", or the export format's name
-  HybridSpec hybrid;   // of a checkpoint every layer is full
+  std::string format;      // "checkpoint", or the export format's name
+  HybridSpec hybrid = {};  // of a checkpoint every layer is full
+  at::ScalarType embedding_dtype = at::kFloat;
+  std::vector<std::string> notes = {};  // of a checkpoint, as StoredModel has them
   int64_t tensors = 0;
   int64_t parameters = 0;
   int64_t bytes = 0;                             // of the weights on disk

@@ -29,6 +29,17 @@ const ExportFormat& export_format(const std::string& name, const ModelSpec& mode
   throw BadInput("stages.export.format", reasons.empty() ? "'" + name + "' is no export format" : reasons);
 }
 
+std::string beyond_llama(const ModelSpec& model) {
+  if (!model.no_rope.empty()) return "layers without rotation";
+  if (model.norm_after) return "norms behind attention and feed-forward";
+  if (model.norm_over_heads) return "norm over all heads";
+  if (model.output_bias) return "bias of attention's output";
+  if (model.mlp_bias) return "bias of the feed-forward";
+  const bool scaled = model.embedding_multiplier != 1.0 || model.residual_multiplier != 1.0 ||
+                      model.attention_multiplier != 0.0 || model.logit_divisor != 1.0;
+  return scaled ? "multipliers of embeddings, scores, residuals and logits" : "";
+}
+
 std::vector<std::string> layer_types(const std::vector<bool>& full) {
   std::vector<std::string> types;
   for (const bool layer : full) types.emplace_back(layer ? "full_attention" : "linear_attention");

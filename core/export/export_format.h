@@ -62,6 +62,9 @@ const ExportFormat* format_of(const ConfigJson& config);
 const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer);
 
 // Written as layer_types in config.json.
+// What of a teacher's decoder Llama's has not, in words: "" when there is nothing.
+std::string beyond_llama(const ModelSpec& model);
+
 std::vector<std::string> layer_types(const std::vector<bool>& full);
 std::vector<bool> full_layers(const ConfigJson& config, int64_t layers);
 

@@ -1,4 +1,4 @@
-"""A hybrid-attention decoder made by FlashMorph (arXiv 2606.30562) from a Llama, Mistral or Qwen model.
+"""A hybrid-attention decoder made by FlashMorph (arXiv 2606.30562) from a Transformer.
 
 Each layer has full attention, or a linear-attention branch whose memory, a state S a head, does not grow with the tokens.
 `config.flashmorph` says in numbers what families and mixers do differently.
@@ -165,32 +165,56 @@ class FlashmorphCache:
         self.layers = [tuple(part.index_select(0, beam_idx) for part in layer) for layer in self.layers]
 
 
+def head_norm(config, heads):
+    """RMSNorm of queries or keys [.., heads * K]: of each head, or of all at once."""
+    if not config.flashmorph["query_key_norm"]:
+        return nn.Identity()
+    size = heads * config.head_dim if config.flashmorph["norm_over_heads"] else config.head_dim
+    return HeadNorm(size, config.rms_norm_eps)
+
+
+class HeadNorm(RMSNorm):
+    def forward(self, x):
+        groups = x.unflatten(-1, (-1, self.weight.shape[0]))
+        return super().forward(groups).flatten(-2)
+
+
+def rotates(config, layer):
+    return not config.flashmorph["no_rope"] or not config.flashmorph["no_rope"][layer]
+
+
 class FullAttention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, layer):
         super().__init__()
         self.config = config
+        self.rotates = rotates(config, layer)
         settings = config.flashmorph
         heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         bias = settings["attention_bias"]
         self.q_proj = nn.Linear(config.hidden_size, heads * size, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_heads * size, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_heads * size, bias=bias)
-        self.o_proj = nn.Linear(heads * size, config.hidden_size, bias=False)
-        normed = settings["query_key_norm"]
-        self.q_norm = RMSNorm(size, config.rms_norm_eps) if normed else nn.Identity()
-        self.k_norm = RMSNorm(size, config.rms_norm_eps) if normed else nn.Identity()
+        self.o_proj = nn.Linear(heads * size, config.hidden_size, bias=settings["output_bias"])
+        self.q_norm = head_norm(config, heads)
+        self.k_norm = head_norm(config, kv_heads)
 
     def forward(self, x, rotary, valid, remembered):
         heads = (*x.shape[:2], -1, self.config.head_dim)
-        q = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), rotary)
-        k = rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2), rotary)
+        q = self.q_norm(self.q_proj(x)).view(heads).transpose(1, 2)
+        k = self.k_norm(self.k_proj(x)).view(heads).transpose(1, 2)
+        if self.rotates:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         v = self.v_proj(x).view(heads).transpose(1, 2)
         if remembered is not None:
             k, v = torch.cat([remembered[0], k], dim=2), torch.cat([remembered[1], v], dim=2)
         visible = visible_keys(x.shape[1], k.shape[2], valid, x.device)
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
         o = F.scaled_dot_product_attention(
-            q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), attn_mask=visible
+            q,
+            k.repeat_interleave(groups, 1),
+            v.repeat_interleave(groups, 1),
+            attn_mask=visible,
+            scale=self.config.flashmorph["attention_scale"],
         )
         return self.o_proj(o.transpose(1, 2).reshape(*x.shape[:2], -1)), (k, v)
 
@@ -208,24 +232,25 @@ def visible_keys(tokens, keys, valid, device):
 class LinearAttention(nn.Module):
     """A branch as the teacher's attention has it, but with keys and values of its own for every head."""
 
-    def __init__(self, config, normed):
+    def __init__(self, config, layer):
         super().__init__()
         self.config = config
         self.settings = config.flashmorph
+        self.rotates = self.settings["rope"] and rotates(config, layer)
         self.width = config.num_attention_heads * config.head_dim
         for name in ("q_proj", "k_proj", "v_proj"):
             setattr(self, name, nn.Linear(config.hidden_size, self.width, bias=self.settings["attention_bias"]))
         self.o_proj = nn.Linear(self.width, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if normed else nn.Identity()
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if normed else nn.Identity()
+        self.q_norm = head_norm(config, config.num_attention_heads)
+        self.k_norm = head_norm(config, config.num_attention_heads)
 
     def queries_keys_values(self, x, rotary, valid):
         """[B, H, T, K] each; the values of padding are zero, so that it leaves no trace in the state."""
         heads = (*x.shape[:2], -1, self.config.head_dim)
-        q = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
+        q = self.q_norm(self.q_proj(x)).view(heads).transpose(1, 2)
+        k = self.k_norm(self.k_proj(x)).view(heads).transpose(1, 2)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        if self.settings["rope"]:
+        if self.rotates:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if valid is not None:
             v = v * valid[:, None, -x.shape[1] :, None]
@@ -240,7 +265,10 @@ class Lightning(LinearAttention):
     """A constant decay per head."""
 
     def __init__(self, config, layer):
-        super().__init__(config, normed=True)
+        super().__init__(config, layer)
+        if not self.settings["query_key_norm"]:  # this mixer always has one
+            self.q_norm = HeadNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = HeadNorm(config.head_dim, config.rms_norm_eps)
         self.log_decay = self.settings["log_decay"][layer]  # by head; not a buffer: it is no weight
         self.z_proj = nn.Linear(config.hidden_size, self.width, bias=False)
         self.o_norm = RMSNorm(self.width, config.rms_norm_eps)
@@ -264,7 +292,7 @@ class GatedLinear(LinearAttention):
     """A decay per channel that the input sets."""
 
     def __init__(self, config, layer):
-        super().__init__(config, normed=config.flashmorph["query_key_norm"])
+        super().__init__(config, layer)
         rank = self.settings["decay_rank"]
         self.g_proj = nn.Linear(config.hidden_size, self.width, bias=False)
         self.gk_proj = nn.Sequential(nn.Linear(config.hidden_size, rank, bias=False), nn.Linear(rank, self.width))
@@ -338,11 +366,11 @@ MIXERS = {"lightning": Lightning, "gla": GatedLinear, "gated_delta_net": GatedDe
 
 
 class FeedForward(nn.Module):
-    def __init__(self, hidden, intermediate):
+    def __init__(self, hidden, intermediate, bias=False):
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -372,9 +400,10 @@ class MixtureOfExperts(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
+        self.settings = config.flashmorph
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if config.layer_types[layer] == "full_attention":
-            self.self_attn = FullAttention(config)
+            self.self_attn = FullAttention(config, layer)
         else:
             self.linear_attn = MIXERS[config.flashmorph["mixer"]](config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -382,13 +411,23 @@ class Layer(nn.Module):
         if experts is not None and experts["in_layer"][layer]:
             self.mlp = MixtureOfExperts(config.hidden_size, experts)
         else:
-            self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+            self.mlp = FeedForward(config.hidden_size, config.intermediate_size, self.settings["mlp_bias"])
 
     def forward(self, x, rotary, valid, remembered):
         attention = self.self_attn if hasattr(self, "self_attn") else self.linear_attn
-        mixed, remembered = attention(self.input_layernorm(x), rotary, valid, remembered)
-        h = x + mixed
-        return h + self.mlp(self.post_attention_layernorm(h)), remembered
+        mixed, remembered = attention(self.read(x, self.input_layernorm), rotary, valid, remembered)
+        h = self.added(x, mixed, self.input_layernorm)
+        fed = self.mlp(self.read(h, self.post_attention_layernorm))
+        return self.added(h, fed, self.post_attention_layernorm), remembered
+
+    # A norm is of what attention or feed-forward reads, or of what it gives.
+
+    def read(self, x, norm):
+        return x if self.settings["norm_after"] else norm(x)
+
+    def added(self, x, y, norm):
+        y = norm(y) if self.settings["norm_after"] else y
+        return x + y * self.settings["residual_multiplier"]
 
 
 class Decoder(nn.Module):
@@ -444,13 +483,14 @@ class FlashmorphForCausalLM(PreTrainedModel, GenerationMixin):
         **kwargs,
     ):
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = x * self.config.flashmorph["embedding_multiplier"]
         cache = FlashmorphCache(len(self.model.layers)) if past_key_values is None else past_key_values
         if position_ids is None:
             position_ids = torch.arange(cache.tokens, cache.tokens + x.shape[1], device=x.device)[None]
         valid = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
         hidden = self.model(x, rotary_table(position_ids, self.config.flashmorph["rotary"], x.dtype), valid, cache)
         cache.tokens += x.shape[1]
-        logits = self.lm_head(hidden[:, -logits_to_keep:])
+        logits = self.lm_head(hidden[:, -logits_to_keep:] / self.config.flashmorph["logit_divisor"])
         loss = None
         if labels is not None:
             loss = F.cross_entropy(wide(logits[:, :-1]).flatten(0, 1), labels[:, 1:].flatten())

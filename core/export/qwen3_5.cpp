@@ -74,6 +74,8 @@ class Qwen3_5 : public ExportFormat {
     if (!model.query_key_norm)
       return "its full attention normalises queries and keys, that of " + model.model_type + " does not";
     if (model.attention_bias) return "its projections have no bias, those of " + model.model_type + " do";
+    if (const std::string difference = beyond_llama(model); !difference.empty())
+      return "it has no " + difference + ", " + model.model_type + " does";
     if (model.experts.count > 0)
       return "its feed-forward is dense, that of " + model.model_type + " is a mixture of experts";
     return "";
@@ -100,7 +102,7 @@ class Qwen3_5 : public ExportFormat {
                    {"attention_dropout", 0.0},
                    {"tie_word_embeddings", model.tied_embeddings},
                    {"max_position_embeddings", model.max_positions},
-                   {"rope_parameters", rope_parameters(model, teacher)},
+                   {"rope_parameters", rope_parameters(model.rope)},
                    {"layer_types", layer_types(hybrid.full)},
                    {"linear_conv_kernel_dim", kConvolution},
                    {"linear_key_head_dim", model.head_dim},
@@ -193,16 +195,28 @@ class Qwen3_5 : public ExportFormat {
   }
 
  private:
-  // The teacher's own rotary embedding; the share of rotated channels must be written, a quarter is the default there.
-  static Json rope_parameters(const ModelSpec& model, const Json& teacher) {
-    Json rope = teacher.value("rope_scaling", Json());
-    if (!rope.is_object() || rope.empty()) rope = teacher.value("rope_parameters", Json());
-    if (!rope.is_object()) rope = Json::object();
-    rope["rope_type"] = rope.value("rope_type", rope.value("type", "default"));
-    rope.erase("type");
-    rope["rope_theta"] = model.rope.theta;
-    rope["partial_rotary_factor"] = 1.0;
-    return rope;
+  // The share of rotated channels must be written, a quarter is the default there.
+  static Json rope_parameters(const Rope& rope) {
+    Json json = {{"rope_type", "default"}, {"rope_theta", rope.theta}, {"partial_rotary_factor", 1.0}};
+    if (rope.kind == Rope::Kind::plain) return json;
+    json["factor"] = rope.factor;
+    if (rope.kind == Rope::Kind::linear) {
+      json["rope_type"] = "linear";
+      return json;
+    }
+    json["original_max_position_embeddings"] = static_cast<int64_t>(rope.original_positions);
+    if (rope.kind == Rope::Kind::llama3) {
+      json["rope_type"] = "llama3";
+      json["low_freq_factor"] = rope.low_frequency_factor;
+      json["high_freq_factor"] = rope.high_frequency_factor;
+    } else {
+      json["rope_type"] = "yarn";
+      json["beta_fast"] = rope.beta_fast;
+      json["beta_slow"] = rope.beta_slow;
+      json["truncate"] = rope.whole_pairs;
+      json["attention_factor"] = rope.scale;
+    }
+    return json;
   }
 
   static void add_linear_layer(NamedTensors& written, const std::map<std::string, at::Tensor>& own,

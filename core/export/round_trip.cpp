@@ -6,14 +6,13 @@
 #include "core/mixer/linear_branch.h"
 #include "core/model/attention.h"
 #include "core/model/blocks.h"
-#include "core/ops/norm.h"
 #include "core/ops/projection.h"
 
 namespace flashmorph {
 namespace {
 
 // What a branch is started from when its own weights are read right after.
-AttentionWeights blank_attention(const ModelSpec& spec, at::ScalarType dtype) {
+AttentionWeights blank_attention(const ModelSpec& spec, int64_t layer, at::ScalarType dtype) {
   const auto zeros = [&](std::vector<int64_t> shape) { return at::zeros(shape, dtype); };
   const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
   AttentionWeights blank;
@@ -22,14 +21,15 @@ AttentionWeights blank_attention(const ModelSpec& spec, at::ScalarType dtype) {
   blank.v = zeros({keys, spec.hidden});
   blank.o = zeros({spec.hidden, queries});
   if (spec.query_key_norm) {
-    blank.q_norm = zeros({spec.head_dim});
-    blank.k_norm = zeros({spec.head_dim});
+    blank.q_norm = zeros({spec.norm_over_heads ? queries : spec.head_dim});
+    blank.k_norm = zeros({spec.norm_over_heads ? keys : spec.head_dim});
   }
   if (spec.attention_bias) {
     blank.q_bias = zeros({queries});
     blank.k_bias = zeros({keys});
     blank.v_bias = zeros({keys});
   }
+  blank.rotates = spec.rotates(layer);
   return blank;
 }
 
@@ -47,19 +47,22 @@ at::Tensor hybrid_logits(const HybridSpec& hybrid, const ModelFiles& own, const 
   at::Tensor x = embed(tokens_T.unsqueeze(0), embedding, alone);
   for (int64_t layer = 0; layer < spec.layers; ++layer) {
     const BlockWeights block = load_block(own, spec, layer, whole);
-    const at::Tensor normed = rms_norm(x, block.input_norm, spec.norm_epsilon);
+    const at::Tensor normed = read_by_sublayer(x, block.input_norm, spec);
+    at::Tensor attended;
     if (hybrid.full[static_cast<size_t>(layer)]) {
-      x = x + full_attention(normed, load_attention(own, spec, layer, whole), spec, positions);
+      attended = full_attention(normed, load_attention(own, spec, layer, whole), spec, positions);
     } else {
       const auto branch =
-          make_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone}, blank_attention(spec, dtype));
+          make_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone}, blank_attention(spec, layer, dtype));
       read_into(branch->parameters(), own, whole);
-      x = x + branch->forward(normed, positions);
+      attended = branch->forward(normed, positions);
     }
-    x = x + feed_forward(rms_norm(x, block.post_norm, spec.norm_epsilon), block, spec);
+    x = with_sublayer(x, attended, block.input_norm, spec);
+    const at::Tensor fed = feed_forward(read_by_sublayer(x, block.post_norm, spec), block, spec);
+    x = with_sublayer(x, fed, block.post_norm, spec);
   }
   const HeadWeights head = load_head(own, spec, whole, spec.tied_embeddings ? &embedding : nullptr);
-  return project(rms_norm(x, head.norm, spec.norm_epsilon), head.output).squeeze(0);
+  return project(read_by_head(x, head, spec), head.output).squeeze(0);
 }
 
 }  // namespace flashmorph

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/bad_input.h"
+#include "core/io/lfs_pointer.h"
 
 namespace flashmorph {
 namespace {
@@ -17,13 +18,15 @@ constexpr int kDeepest = 64;
 
 }  // namespace
 
-json parse_json(std::string_view text, const std::string& where) {
+json parse_json(std::string_view text, const std::string& where, RepeatedKeys repeated) {
+  refuse_lfs_pointer(text, where);
   std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
   const auto check = [&](int depth, json::parse_event_t event, const json& value) {
     if (depth > kDeepest) throw BadInput(where, "is nested deeper than " + std::to_string(kDeepest) + " levels");
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
-    if (event == json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second)
+    if (event == json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second &&
+        repeated == RepeatedKeys::refused)
       throw BadInput(where, "gives the key \"" + value.get<std::string>() + "\" twice");
     return true;
   };

@@ -7,9 +7,12 @@
 
 namespace flashmorph {
 
-// JSON that somebody else wrote. BadInput names `where` when the text is malformed, gives a key twice in one object, or
-// nests so deep that walking it could exhaust the stack.
-nlohmann::json parse_json(std::string_view text, const std::string& where);
+enum class RepeatedKeys { refused, last_counts };
+
+// JSON that somebody else wrote. BadInput names `where` when the text is malformed, gives a key twice in one object
+// (unless the last shall count), nests so deep that walking it could exhaust the stack, or is a Git LFS pointer.
+nlohmann::json parse_json(std::string_view text, const std::string& where,
+                          RepeatedKeys repeated = RepeatedKeys::refused);
 nlohmann::json read_json_file(const std::filesystem::path& file);
 
 // The value at `key`, or null when `object` is no object or has none.

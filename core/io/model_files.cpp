@@ -27,6 +27,19 @@ std::string file_name(const json& value, const std::string& where) {
   return name;
 }
 
+// Names what is there instead, when it is weights of another kind.
+[[noreturn]] void refuse_without_weights(const std::filesystem::path& folder) {
+  std::string instead;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".gguf"))
+      instead = "; " + name + " can be made one by deploy/gguf_to_hf.py";
+    else if (instead.empty() && (name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".safetensors")))
+      instead = "; there is " + name + ": load it in transformers and write it by save_pretrained";
+  }
+  throw BadInput(folder.string(), "has neither model.safetensors nor model.safetensors.index.json" + instead);
+}
+
 at::Tensor checked_copy(const at::Tensor& part, at::ScalarType dtype, const std::string& where) {
   if (!part.is_floating_point())
     throw BadInput(where, std::string("is ") + c10::toString(part.scalar_type()) + ", expected a floating-point type");
@@ -42,7 +55,8 @@ ModelFiles ModelFiles::open(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) throw BadInput(folder.string(), "is not a folder");
   const std::filesystem::path single = folder / "model.safetensors", index = folder / "model.safetensors.index.json";
   ModelFiles files;
-  if (std::filesystem::exists(single) || !std::filesystem::exists(index)) {
+  if (!std::filesystem::exists(single) && !std::filesystem::exists(index)) refuse_without_weights(folder);
+  if (std::filesystem::exists(single)) {
     files = open_file(single);
     files.path_ = folder;
     return files;
@@ -51,21 +65,17 @@ ModelFiles ModelFiles::open(const std::filesystem::path& folder) {
   const json root = read_json_file(index);
   if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object())
     throw BadInput(index.string(), "has no weight_map of tensor names to files");
-  std::map<std::string, std::shared_ptr<const SafetensorsFile>> opened;
-  for (const auto& [name, value] : root["weight_map"].items()) {
-    const std::string where = index.string() + ": " + name, file = file_name(value, where);
-    if (!opened.contains(file)) opened[file] = SafetensorsFile::open(folder / file);
-    if (!opened[file]->entries().contains(name)) throw BadInput(where, "is not in " + file);
-    files.add(name, opened[file]);
-  }
+  std::set<std::string> names;
+  for (const auto& [tensor, value] : root["weight_map"].items())
+    names.insert(file_name(value, index.string() + ": " + tensor));
+  for (const std::string& name : names) files.add_all_of(SafetensorsFile::open(folder / name));
   return files;
 }
 
 ModelFiles ModelFiles::open_file(const std::filesystem::path& safetensors) {
   ModelFiles files;
   files.path_ = safetensors;
-  const auto file = SafetensorsFile::open(safetensors);
-  for (const auto& [name, entry] : file->entries()) files.add(name, file);
+  files.add_all_of(SafetensorsFile::open(safetensors));
   return files;
 }
 
@@ -87,8 +97,26 @@ ModelFiles ModelFiles::of(const std::filesystem::path& origin,
   return of(origin, made);
 }
 
-void ModelFiles::add(const std::string& name, std::shared_ptr<const SafetensorsFile> file) {
-  tensors_[name] = {file->entries().at(name), file, nullptr};
+void ModelFiles::add_all_of(const std::shared_ptr<const SafetensorsFile>& file) {
+  for (const auto& [name, entry] : file->entries())
+    if (!tensors_.emplace(name, Stored{entry, file, [file, name = name] { return file->tensor(name); }}).second)
+      throw BadInput(where(name), "is in two files, the second is " + file->path().filename().string());
+}
+
+ModelFiles ModelFiles::under(const std::map<std::string, TensorPart>& names) const {
+  ModelFiles files;
+  files.path_ = path_;
+  files.before_each_read_ = before_each_read_;
+  for (const auto& [name, source] : names) {
+    require_shape(source.of, source.whole);
+    const Stored& whole = tensors_.at(source.of);
+    const auto shape = source.part(at::empty(source.whole, at::TensorOptions(at::kMeta))).sizes();
+    const uint64_t bytes = static_cast<uint64_t>(c10::multiply_integers(shape)) * c10::elementSize(whole.entry.dtype);
+    files.tensors_[name] = {{whole.entry.dtype, shape.vec(), whole.entry.offset, bytes},
+                            whole.file,
+                            [make = whole.make, part = source.part] { return part(make()); }};
+  }
+  return files;
 }
 
 std::vector<std::string> ModelFiles::names() const {
@@ -105,12 +133,15 @@ const TensorEntry& ModelFiles::entry(const std::string& name) const {
 
 const std::vector<int64_t>& ModelFiles::shape(const std::string& name) const { return entry(name).shape; }
 
-at::Tensor ModelFiles::stored(const std::string& name, at::IntArrayRef expected) const {
+void ModelFiles::require_shape(const std::string& name, at::IntArrayRef expected) const {
   if (at::IntArrayRef(shape(name)) != expected)
     throw BadInput(where(name), "has shape " + text_of(shape(name)) + ", expected " + text_of(expected));
+}
+
+at::Tensor ModelFiles::stored(const std::string& name, at::IntArrayRef expected) const {
+  require_shape(name, expected);
   before_each_read_();
-  const Stored& stored = tensors_.at(name);
-  return stored.file ? stored.file->tensor(name) : stored.make();
+  return tensors_.at(name).make();
 }
 
 std::string ModelFiles::where(const std::string& name) const { return path_.string() + ": tensor " + name; }

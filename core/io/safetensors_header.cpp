@@ -7,6 +7,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/json_input.h"
+#include "core/io/lfs_pointer.h"
 
 namespace flashmorph {
 namespace {
@@ -109,6 +110,7 @@ uint64_t SafetensorsHeader::element_bytes(const std::string& dtype) {
 }
 
 SafetensorsHeader SafetensorsHeader::of(std::string_view content, const std::string& file) {
+  refuse_lfs_pointer(content, file);
   if (content.size() < 8)
     throw BadInput(file, "is " + std::to_string(content.size()) + " bytes long, too short for a safetensors header");
   uint64_t header_bytes = 0;
@@ -119,7 +121,9 @@ SafetensorsHeader SafetensorsHeader::of(std::string_view content, const std::str
                              std::to_string(most));
   SafetensorsHeader read;
   read.data_start = 8 + header_bytes;
-  const json header = parse_json(content.substr(8, header_bytes), file + ": header");
+  // A tensor that is described twice is the last description's, as for the safetensors package; were the two different,
+  // the first one's bytes would be a gap.
+  const json header = parse_json(content.substr(8, header_bytes), file + ": header", RepeatedKeys::last_counts);
   if (!header.is_object()) throw BadInput(file + ": header", "is not a JSON object");
 
   const HeaderCheck check(file, content.size() - read.data_start);

@@ -38,10 +38,11 @@ AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec
           .v = repeated(teacher.v),
           .o = copied(teacher.o),
           .q_norm = copied(teacher.q_norm),
-          .k_norm = copied(teacher.k_norm),
+          .k_norm = spec.norm_over_heads ? repeated(teacher.k_norm) : copied(teacher.k_norm),
           .q_bias = copied(teacher.q_bias),
           .k_bias = repeated(teacher.k_bias),
-          .v_bias = repeated(teacher.v_bias)};
+          .v_bias = repeated(teacher.v_bias),
+          .rotates = teacher.rotates};
 }
 
 at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns) {

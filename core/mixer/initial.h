@@ -21,7 +21,7 @@ struct OwnHeads {
 };
 
 // A copy of the teacher's attention in which each kv head's rows are repeated, one head after the other, once for each
-// of its query heads on this rank.
+// of its query heads on this rank; without a bias of the output.
 AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec);
 
 // Uniform in +-1/sqrt(columns): rows [first, first + rows) of the global [.., columns].

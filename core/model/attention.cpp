@@ -4,6 +4,8 @@
 #include <ATen/OpMathType.h>
 #include <c10/core/GradMode.h>
 
+#include <cmath>
+
 #include "core/ops/norm.h"
 #include "core/ops/projection.h"
 #include "core/ops/rotation.h"
@@ -17,10 +19,24 @@ at::Tensor appended(at::Tensor& cached, const at::Tensor& now) {
   return cached;
 }
 
-at::Tensor attended(const QueriesKeysValues& x, const Positions& positions) {
+// softmax_attention divides the scores by sqrt(K); what a family wants of them otherwise the queries bring.
+at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec) {
+  return spec.attention_multiplier == 0.0
+             ? q_BTHK
+             : q_BTHK * (spec.attention_multiplier * std::sqrt(static_cast<double>(spec.head_dim)));
+}
+
+at::Tensor attended(const QueriesKeysValues& x, const ModelSpec& spec, const Positions& positions) {
+  const at::Tensor q_BTHK = with_scale(x.q_BTHK, spec);
   return positions.documents
-             ? softmax_attention(x.q_BTHK, x.k_BTGK, x.v_BTGK, *positions.documents, positions.documents_on_device)
-             : softmax_attention(x.q_BTHK, x.k_BTGK, x.v_BTGK);
+             ? softmax_attention(q_BTHK, x.k_BTGK, x.v_BTGK, *positions.documents, positions.documents_on_device)
+             : softmax_attention(q_BTHK, x.k_BTGK, x.v_BTGK);
+}
+
+// Of each head, or of all at once, as the weight's size says.
+at::Tensor norm_heads(const at::Tensor& x_BTHK, const at::Tensor& weight, double epsilon) {
+  if (weight.size(0) == x_BTHK.size(3)) return rms_norm(x_BTHK, weight, epsilon);
+  return rms_norm(x_BTHK.flatten(2, 3), weight, epsilon).view(x_BTHK.sizes());
 }
 
 }  // namespace
@@ -35,10 +51,10 @@ QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWe
   at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
   at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
   if (weights.q_norm.defined()) {
-    q = rms_norm(q, weights.q_norm, spec.norm_epsilon);
-    k = rms_norm(k, weights.k_norm, spec.norm_epsilon);
+    q = norm_heads(q, weights.q_norm, spec.norm_epsilon);
+    k = norm_heads(k, weights.k_norm, spec.norm_epsilon);
   }
-  if (rotated) {
+  if (rotated && weights.rotates) {
     q = rotate(q, positions.cos_TK, positions.sin_TK);
     k = rotate(k, positions.cos_TK, positions.sin_TK);
   }
@@ -52,8 +68,7 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     k = appended(cache->keys_BTGK, k);
     v = appended(cache->values_BTGK, v);
   }
-
-  return project(attended({q, k, v}, positions).flatten(2, 3), weights.o);
+  return project(attended({q, k, v}, spec, positions).flatten(2, 3), weights.o, weights.o_bias.here());
 }
 
 // With each token's place as its value, attention returns the place that is looked at.
@@ -63,7 +78,7 @@ at::Tensor attention_distance(const at::Tensor& x_BTD, const AttentionWeights& w
   const auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
   const at::ScalarType type = at::toOpMathType(q.scalar_type());  // short dtypes cannot count that far
   const at::Tensor place_T11 = at::arange(q.size(1), q.options().dtype(type)).view({-1, 1, 1});
-  const at::Tensor looked_at = attended({q.to(type), k.to(type), place_T11.expand_as(v).contiguous()}, positions);
+  const at::Tensor looked_at = attended({q.to(type), k.to(type), place_T11.expand_as(v).contiguous()}, spec, positions);
   return (place_T11 - looked_at).to(at::kDouble).mean(at::IntArrayRef{0, 1, 3});
 }
 

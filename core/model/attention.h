@@ -9,7 +9,7 @@
 namespace flashmorph {
 
 // Grouped-query causal softmax attention of the checkpoint, without the residual:
-//   o_proj( softmax(q k^T / sqrt(K)) v ), q and k normalised per head (when the spec says so) and rotated.
+//   o_proj( softmax(s q k^T) v ), q and k normalised and rotated where the spec says so, s = attention_scale().
 // x_BTD: the layer's input after its norm, whole on every rank. Returns this rank's partial output_BTD; the sum over
 // the tensor group is A_full(x). With a cache, x continues the cached tokens and is appended to it. Packed documents
 // (in one row) attend apart.

@@ -4,12 +4,29 @@
 
 #include "core/model/experts.h"
 #include "core/ops/activation.h"
+#include "core/ops/norm.h"
 #include "core/ops/projection.h"
 
 namespace flashmorph {
 
+namespace {
+
+at::Tensor times(const at::Tensor& x, double factor) { return factor == 1.0 ? x : x * factor; }
+
+}  // namespace
+
+at::Tensor read_by_sublayer(const at::Tensor& x, const at::Tensor& norm, const ModelSpec& spec) {
+  return spec.norm_after ? x : rms_norm(x, norm, spec.norm_epsilon);
+}
+
+at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Tensor& norm, const ModelSpec& spec) {
+  return x + times(spec.norm_after ? rms_norm(y, norm, spec.norm_epsilon) : y, spec.residual_multiplier);
+}
+
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
-  return project(swiglu(project(x_BTD, weights.gate), project(x_BTD, weights.up)), weights.down);
+  const at::Tensor gate = project(x_BTD, weights.gate, weights.gate_bias),
+                   up = project(x_BTD, weights.up, weights.up_bias);
+  return project(swiglu(gate, up), weights.down, weights.down_bias.here());
 }
 
 at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {
@@ -18,11 +35,15 @@ at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, co
 
 at::Tensor embed(const at::Tensor& tokens_on_host_BT, const EmbeddingWeights& weights, Shard& shard) {
   const at::Tensor tokens_BT = tokens_on_host_BT.to(weights.tokens.device(), /*non_blocking=*/true);
-  if (shard.size() == 1) return at::embedding(weights.tokens, tokens_BT);
+  if (shard.size() == 1) return times(at::embedding(weights.tokens, tokens_BT), weights.multiplier);
   const int64_t rows = weights.tokens.size(0), first = shard.rank() * rows;
   const at::Tensor here = tokens_BT.ge(first).logical_and(tokens_BT.lt(first + rows));
   const at::Tensor found = at::embedding(weights.tokens, (tokens_BT - first).clamp(0, rows - 1));
-  return out_of_shards(found * here.unsqueeze(-1).to(found.scalar_type()), shard);
+  return times(out_of_shards(found * here.unsqueeze(-1).to(found.scalar_type()), shard), weights.multiplier);
+}
+
+at::Tensor read_by_head(const at::Tensor& x, const HeadWeights& head, const ModelSpec& spec) {
+  return times(rms_norm(x, head.norm, spec.norm_epsilon), 1.0 / spec.logit_divisor);
 }
 
 }  // namespace flashmorph

@@ -33,8 +33,16 @@ const json& ConfigJson::required(const std::string& key) const {
 }
 
 int64_t ConfigJson::size(const std::string& key) const {
-  const json& value = required(key);
-  if (!value.is_number_integer() || value.get<int64_t>() < 1 || value.get<int64_t>() > (int64_t{1} << 31))
+  required(key);
+  const int64_t value = size_from_0(key, 0);
+  if (value < 1) expected(key, "a positive integer");
+  return value;
+}
+
+int64_t ConfigJson::size_from_0(const std::string& key, int64_t otherwise) const {
+  if (!has(key)) return otherwise;
+  const json& value = values_[key];
+  if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > (int64_t{1} << 31))
     expected(key, "a positive integer");
   return value.get<int64_t>();
 }

@@ -19,7 +19,8 @@ class ConfigJson {
 
   int64_t size(const std::string& key) const;  // a positive integer, at most 2^31
   int64_t size(const std::string& key, int64_t otherwise) const { return has(key) ? size(key) : otherwise; }
-  double number(const std::string& key) const;  // a positive number
+  int64_t size_from_0(const std::string& key, int64_t otherwise) const;  // an integer from 0 on, at most 2^31
+  double number(const std::string& key) const;                           // a positive number
   double number(const std::string& key, double otherwise) const { return has(key) ? number(key) : otherwise; }
   bool flag(const std::string& key, bool otherwise) const;
   std::string text(const std::string& key, const std::string& otherwise) const;

@@ -64,7 +64,7 @@ ExpertWeights load_experts(const ModelFiles& files, const std::string& prefix, c
   weights.router = read_split(files, prefix + "gate.weight", {spec.experts.count, spec.hidden}, Split::none, placement);
   for (int64_t expert = 0; expert < spec.experts.count; ++expert)
     weights.experts.push_back(
-        load_mlp(files, expert_prefix(prefix, expert), spec.hidden, spec.experts.intermediate, placement));
+        load_mlp(files, expert_prefix(prefix, expert), spec, spec.experts.intermediate, placement));
   return weights;
 }
 

@@ -40,46 +40,75 @@ double pair_that_turns(double turns, const Rope& rope, int64_t head_dim) {
 
 // YaRN (arXiv 2309.00071), "NTK by parts": a linear ramp over the channel pairs between the two rotation counts.
 double yarn(double frequency, int64_t pair, const Rope& rope, int64_t head_dim) {
-  const double low = std::max(std::floor(pair_that_turns(rope.beta_fast, rope, head_dim)), 0.0);
-  double high = std::min(std::ceil(pair_that_turns(rope.beta_slow, rope, head_dim)), static_cast<double>(head_dim - 1));
+  double low = pair_that_turns(rope.beta_fast, rope, head_dim), high = pair_that_turns(rope.beta_slow, rope, head_dim);
+  if (rope.whole_pairs) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(head_dim - 1));
   if (high == low) high += 0.001;  // a step instead of a ramp
   const double stretched = std::clamp((static_cast<double>(pair) - low) / (high - low), 0.0, 1.0);
   return frequency * (1.0 - stretched + stretched / rope.factor);
 }
 
+// The longest position before the context became longer: beside the settings (Phi-3), among them, or the longest now.
+double positions_before(const ConfigJson& settings, const ConfigJson& config) {
+  constexpr const char* kKey = "original_max_position_embeddings";
+  if (config.has(kKey)) return config.number(kKey);
+  return settings.has(kKey) ? settings.number(kKey) : config.number("max_position_embeddings");
+}
+
 void read_llama3(Rope& rope, const ConfigJson& settings) {
-  rope.original_positions = settings.number("original_max_position_embeddings");
+  rope.factor = settings.number("factor");
   rope.low_frequency_factor = settings.number("low_freq_factor");
   rope.high_frequency_factor = settings.number("high_freq_factor");
   if (!(rope.high_frequency_factor > rope.low_frequency_factor))
     settings.fail("high_freq_factor", "must be greater than low_freq_factor");
 }
 
-void read_yarn(Rope& rope, const ConfigJson& settings) {
-  for (const char* key : {"mscale", "mscale_all_dim", "truncate"})
-    if (settings.has(key)) settings.fail(key, "is not supported");
-  rope.original_positions = settings.number("original_max_position_embeddings");
+// How much larger scores are made in a context that became `factor` times longer.
+double yarn_scale(double factor, double strength) {
+  return factor <= 1.0 ? 1.0 : 0.1 * strength * std::log(factor) + 1.0;
+}
+
+void read_yarn(Rope& rope, const ConfigJson& settings, const ConfigJson& config) {
+  const bool is_null = settings.values().contains("factor") && !settings.has("factor");
+  rope.factor =
+      is_null ? config.number("max_position_embeddings") / rope.original_positions : settings.number("factor");
   rope.beta_fast = settings.number("beta_fast", 32.0);
   rope.beta_slow = settings.number("beta_slow", 1.0);
-  const double usual = rope.factor <= 1.0 ? 1.0 : 0.1 * std::log(rope.factor) + 1.0;
+  rope.whole_pairs = settings.flag("truncate", true);
+  const bool both = settings.has("mscale") && settings.has("mscale_all_dim");
+  const double usual = both ? yarn_scale(rope.factor, settings.number("mscale")) /
+                                  yarn_scale(rope.factor, settings.number("mscale_all_dim"))
+                            : yarn_scale(rope.factor, 1.0);
   rope.scale = settings.number("attention_factor", usual);
+}
+
+// Under `key`, or under its full_attention where the settings are given by layer type.
+ConfigJson settings_of(const ConfigJson& config, const std::string& key) {
+  ConfigJson settings = config.inside(key);
+  const bool by_type = std::ranges::any_of(settings.values(), [](const auto& value) { return value.is_object(); });
+  if (by_type && !settings.has("full_attention"))
+    settings.fail("full_attention", "is missing, though the settings are given by layer type");
+  return by_type ? settings.inside("full_attention") : settings;
 }
 
 }  // namespace
 
-Rope Rope::of(const ConfigJson& config) {
+Rope Rope::of(const ConfigJson& config, double usual_theta) {
   const std::string key = config.inside("rope_scaling").values().empty() ? "rope_parameters" : "rope_scaling";
-  const ConfigJson settings = config.inside(key);
+  const ConfigJson settings = settings_of(config, key);
   Rope rope;
   rope.kind = kind_of(settings.text("rope_type", settings.text("type", "default")), config, key);
-  rope.theta = settings.number("rope_theta", config.number("rope_theta", 10000.0));
+  rope.theta = settings.number("rope_theta", config.number("rope_theta", usual_theta));
   if (rope.theta <= 1.0) config.fail("rope_theta", "must be greater than 1");
   for (const ConfigJson& place : {settings, config})
     if (place.number("partial_rotary_factor", 1.0) != 1.0)
       place.fail("partial_rotary_factor", "is not 1, rotating a part of the channels is not supported");
-  if (rope.kind != Kind::plain) rope.factor = settings.number("factor");
+  if (rope.kind == Kind::llama3 || rope.kind == Kind::yarn)
+    rope.original_positions = positions_before(settings, config);
+  if (rope.kind == Kind::linear) rope.factor = settings.number("factor");
   if (rope.kind == Kind::llama3) read_llama3(rope, settings);
-  if (rope.kind == Kind::yarn) read_yarn(rope, settings);
+  if (rope.kind == Kind::yarn) read_yarn(rope, settings, config);
   return rope;
 }
 

@@ -50,6 +50,11 @@ Placement shared_by(int64_t replicas, Placement placement) {
   return placement;
 }
 
+WholeBias load_whole_bias(const ModelFiles& files, const std::string& name, const ModelSpec& spec,
+                          const Placement& placement) {
+  return {read_split(files, name, {spec.hidden}, Split::none, placement), placement.shard_rank == 0};
+}
+
 }  // namespace
 
 std::string layer_prefix(int64_t layer) { return "model.layers." + std::to_string(layer) + "."; }
@@ -68,14 +73,16 @@ AttentionWeights load_attention(const ModelFiles& files, const ModelSpec& spec, 
   weights.v = read("v_proj.weight", {keys, spec.hidden}, Split::rows, weights.kv_replicas);
   weights.o = read("o_proj.weight", {spec.hidden, queries}, Split::columns);
   if (spec.query_key_norm) {
-    weights.q_norm = read("q_norm.weight", {spec.head_dim}, Split::none);
-    weights.k_norm = read("k_norm.weight", {spec.head_dim}, Split::none);
+    weights.q_norm = read("q_norm.weight", {spec.norm_over_heads ? queries : spec.head_dim}, Split::none);
+    weights.k_norm = read("k_norm.weight", {spec.norm_over_heads ? keys : spec.head_dim}, Split::none);
   }
   if (spec.attention_bias) {
     weights.q_bias = read("q_proj.bias", {queries}, Split::rows);
     weights.k_bias = read("k_proj.bias", {keys}, Split::rows, weights.kv_replicas);
     weights.v_bias = read("v_proj.bias", {keys}, Split::rows, weights.kv_replicas);
   }
+  if (spec.output_bias) weights.o_bias = load_whole_bias(files, prefix + "o_proj.bias", spec, placement);
+  weights.rotates = spec.rotates(layer);
   return weights;
 }
 
@@ -90,20 +97,32 @@ BlockWeights load_block(const ModelFiles& files, const ModelSpec& spec, int64_t 
   if (spec.is_sparse(layer)) {
     block.experts = load_experts(files, mlp, spec, placement);
   } else {
-    block.mlp = load_mlp(files, mlp, spec.hidden, spec.intermediate, placement);
+    block.mlp = load_mlp(files, mlp, spec, spec.intermediate, placement);
   }
   return block;
 }
 
-MlpWeights load_mlp(const ModelFiles& files, const std::string& prefix, int64_t hidden, int64_t intermediate,
+MlpWeights load_mlp(const ModelFiles& files, const std::string& prefix, const ModelSpec& spec, int64_t intermediate,
                     const Placement& placement) {
-  return {.gate = read_split(files, prefix + "gate_proj.weight", {intermediate, hidden}, Split::rows, placement),
-          .up = read_split(files, prefix + "up_proj.weight", {intermediate, hidden}, Split::rows, placement),
-          .down = read_split(files, prefix + "down_proj.weight", {hidden, intermediate}, Split::columns, placement)};
+  const auto read = [&](const char* name, const Shape& shape, Split split) {
+    return read_split(files, prefix + name, shape, split, placement);
+  };
+  MlpWeights weights;
+  weights.gate = read("gate_proj.weight", {intermediate, spec.hidden}, Split::rows);
+  weights.up = read("up_proj.weight", {intermediate, spec.hidden}, Split::rows);
+  weights.down = read("down_proj.weight", {spec.hidden, intermediate}, Split::columns);
+  if (spec.mlp_bias) {
+    weights.gate_bias = read("gate_proj.bias", {intermediate}, Split::rows);
+    weights.up_bias = read("up_proj.bias", {intermediate}, Split::rows);
+    weights.down_bias = load_whole_bias(files, prefix + "down_proj.bias", spec, placement);
+  }
+  return weights;
 }
 
 EmbeddingWeights load_embedding(const ModelFiles& files, const ModelSpec& spec, const Placement& placement) {
-  return {read_split(files, "model.embed_tokens.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement)};
+  return {
+      .tokens = read_split(files, "model.embed_tokens.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement),
+      .multiplier = spec.embedding_multiplier};
 }
 
 HeadWeights load_head(const ModelFiles& files, const ModelSpec& spec, const Placement& placement,
@@ -113,6 +132,14 @@ HeadWeights load_head(const ModelFiles& files, const ModelSpec& spec, const Plac
                         ? tied->tokens
                         : read_split(files, "lm_head.weight", {spec.vocabulary, spec.hidden}, Split::rows, placement)};
 }
+
+namespace {
+
+void add(Parameters& parameters, const std::string& name, const WholeBias& bias) {
+  if (bias.value.defined()) parameters.push_back({name, bias.value, Split::none, /*partial_gradient=*/true});
+}
+
+}  // namespace
 
 Parameters parameters_of(const AttentionWeights& weights, int64_t layer) {
   const std::string prefix = layer_prefix(layer) + "self_attn.";
@@ -129,13 +156,20 @@ Parameters parameters_of(const AttentionWeights& weights, int64_t layer) {
     parameters.push_back({prefix + "k_proj.bias", weights.k_bias, Split::rows, false, weights.kv_replicas});
     parameters.push_back({prefix + "v_proj.bias", weights.v_bias, Split::rows, false, weights.kv_replicas});
   }
+  add(parameters, prefix + "o_proj.bias", weights.o_bias);
   return parameters;
 }
 
 Parameters parameters_of(const MlpWeights& weights, const std::string& prefix) {
-  return {{prefix + "gate_proj.weight", weights.gate, Split::rows},
-          {prefix + "up_proj.weight", weights.up, Split::rows},
-          {prefix + "down_proj.weight", weights.down, Split::columns}};
+  Parameters parameters = {{prefix + "gate_proj.weight", weights.gate, Split::rows},
+                           {prefix + "up_proj.weight", weights.up, Split::rows},
+                           {prefix + "down_proj.weight", weights.down, Split::columns}};
+  if (weights.gate_bias.defined()) {
+    parameters.push_back({prefix + "gate_proj.bias", weights.gate_bias, Split::rows});
+    parameters.push_back({prefix + "up_proj.bias", weights.up_bias, Split::rows});
+  }
+  add(parameters, prefix + "down_proj.bias", weights.down_bias);
+  return parameters;
 }
 
 Parameters parameters_of(const BlockWeights& weights, int64_t layer) {

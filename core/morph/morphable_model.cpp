@@ -16,12 +16,18 @@ at::Tensor trainable(const at::Tensor& weight) {
   return weight.defined() ? weight.detach().clone().set_requires_grad(true) : weight;
 }
 
+WholeBias trainable(const WholeBias& bias) { return {trainable(bias.value), bias.is_added}; }
+
 AttentionWeights trainable(const AttentionWeights& w) {
-  return {trainable(w.q),      trainable(w.k),      trainable(w.v),      trainable(w.o),      trainable(w.q_norm),
-          trainable(w.k_norm), trainable(w.q_bias), trainable(w.k_bias), trainable(w.v_bias), w.kv_replicas};
+  return {trainable(w.q),      trainable(w.k),      trainable(w.v),      trainable(w.o),
+          trainable(w.q_norm), trainable(w.k_norm), trainable(w.q_bias), trainable(w.k_bias),
+          trainable(w.v_bias), w.kv_replicas,       trainable(w.o_bias), w.rotates};
 }
 
-MlpWeights trainable(const MlpWeights& w) { return {trainable(w.gate), trainable(w.up), trainable(w.down)}; }
+MlpWeights trainable(const MlpWeights& w) {
+  return {trainable(w.gate),      trainable(w.up),      trainable(w.down),
+          trainable(w.gate_bias), trainable(w.up_bias), trainable(w.down_bias)};
+}
 
 BlockWeights trainable(const BlockWeights& w) {
   BlockWeights copy{trainable(w.input_norm), trainable(w.post_norm), trainable(w.mlp), std::nullopt};
@@ -87,7 +93,7 @@ void MorphableModel::check_routes(const Routes& routes) const {
 MorphableModel MorphableModel::hybrid(const Routes& routes) const {
   check_routes(routes);
   MorphableModel copy(spec_, placement_, *shard_, own_, *pipeline_peers_);
-  copy.embedding_.tokens = trainable(embedding_.tokens);
+  copy.embedding_ = {trainable(embedding_.tokens), embedding_.multiplier};
   for (int64_t l = own_.first; l < own_.last; ++l) {
     const MorphableLayer& source = layer(l);
     MorphableLayer kept{trainable(source.block), std::nullopt, nullptr};
@@ -112,7 +118,7 @@ at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
 
 at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
   return StateWatch::seen(*this, layer, "the normed input",
-                          into_shards(rms_norm(x, this->layer(layer).block.input_norm, spec_.norm_epsilon), *shard_));
+                          into_shards(read_by_sublayer(x, this->layer(layer).block.input_norm, spec_), *shard_));
 }
 
 at::Tensor MorphableModel::full_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
@@ -148,19 +154,23 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
       partial = gate_mix(full(), linear(), route.alpha, route.value);
       break;
   }
-  return StateWatch::seen(*this, layer, "the states behind its attention", x + out_of_shards(partial, *shard_));
+  return after_attention(layer, x, out_of_shards(partial, *shard_));
+}
+
+at::Tensor MorphableModel::after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const {
+  return StateWatch::seen(*this, layer, "the states behind its attention",
+                          with_sublayer(x, attended, this->layer(layer).block.input_norm, spec_));
 }
 
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
   const BlockWeights& block = this->layer(layer).block;
-  const at::Tensor normed = into_shards(rms_norm(h, block.post_norm, spec_.norm_epsilon), *shard_);
-  return StateWatch::seen(*this, layer, "the feed-forward's output",
-                          h + out_of_shards(flashmorph::feed_forward(normed, block, spec_), *shard_));
+  const at::Tensor normed = into_shards(read_by_sublayer(h, block.post_norm, spec_), *shard_);
+  const at::Tensor fed = out_of_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
+  return StateWatch::seen(*this, layer, "the feed-forward's output", with_sublayer(h, fed, block.post_norm, spec_));
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
-  return StateWatch::seen(*this, -1, "the final norm",
-                          all_tokens(rms_norm(x, head_.norm, spec_.norm_epsilon), *shard_));
+  return StateWatch::seen(*this, -1, "the final norm", all_tokens(read_by_head(x, head_, spec_), *shard_));
 }
 
 at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, const Positions& positions,

@@ -35,6 +35,7 @@ using Routes = std::vector<Route>;  // one per layer
 // A decoder layer with full attention, a linear branch, or both.
 //   H  = X + A(LN(X)),  A = A_full, A_lin, or alpha*A_full + (1-alpha)*A_lin
 //   X' = H + FFN(LN(H))
+// or as core/model/blocks.h has it for families that put the norm or a multiplier elsewhere.
 struct MorphableLayer {
   BlockWeights block;
   std::optional<AttentionWeights> attention;
@@ -72,7 +73,8 @@ class MorphableModel {
   at::Tensor linear_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
                               LayerCache* cache = nullptr) const;
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
-                    LayerCache* cache = nullptr) const;               // H: one reduction
+                    LayerCache* cache = nullptr) const;                                              // H: one reduction
+  at::Tensor after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;  // H of whole A
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction
   at::Tensor final_hidden(const at::Tensor& x) const;  // ready for the head, all tokens on every rank; the last piece
 

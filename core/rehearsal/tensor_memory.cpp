@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <numeric>
 #include <utility>
 
@@ -24,8 +25,9 @@ class TensorMemory::Allocator : public c10::Allocator {
   explicit Allocator(c10::DeviceType device) : device_(device) {}
 
   c10::DataPtr allocate(size_t bytes) override {
-    void* data = device_ == c10::kCPU ? c10::alloc_cpu(bytes) : nullptr;
-    auto* block = new Block{this, data, static_cast<int64_t>(bytes), MemoryKind::activations};
+    const bool has_values = device_ == c10::kCPU;
+    auto* start = static_cast<char*>(c10::alloc_cpu(kBlockBytes + (has_values ? bytes : 0)));
+    auto* block = new (start) Block{this, static_cast<int64_t>(bytes), MemoryKind::activations};
     {
       const std::lock_guard lock(mutex_);
       block->kind = kind_;
@@ -33,8 +35,11 @@ class TensorMemory::Allocator : public c10::Allocator {
       total_ += block->bytes;
       if (total_ > peak_total_) set_peak();
     }
-    return {data, block, &release, c10::Device(device_)};
+    char* const context = start + kBlockBytes;  // is the data, as oneDNN wants it, which allocates without a DataPtr
+    return {has_values ? context : nullptr, context, &release, c10::Device(device_)};
   }
+
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
 
   void copy_data(void* to, const void* from, std::size_t count) const override {
     if (device_ == c10::kCPU) std::memcpy(to, from, count);
@@ -59,7 +64,7 @@ class TensorMemory::Allocator : public c10::Allocator {
   void relabel(const at::Tensor& tensor, MemoryKind kind) {
     const c10::DataPtr& data = tensor.storage().data_ptr();
     if (data.get_deleter() != &release) return;
-    auto* block = static_cast<Block*>(data.get_context());
+    Block* block = block_of(data.get_context());
     const std::lock_guard lock(mutex_);
     alive_[block->kind] -= block->bytes;
     alive_[kind] += block->bytes;
@@ -67,23 +72,25 @@ class TensorMemory::Allocator : public c10::Allocator {
   }
 
  private:
-  struct Block {
+  struct Block {  // in front of the data
     Allocator* owner;
-    void* data;
     int64_t bytes;
     MemoryKind kind;
   };
+  static constexpr size_t kBlockBytes = c10::gAlignment;
+  static_assert(sizeof(Block) <= kBlockBytes);
+
+  static Block* block_of(void* context) { return reinterpret_cast<Block*>(static_cast<char*>(context) - kBlockBytes); }
 
   static void release(void* context) {
-    auto* block = static_cast<Block*>(context);
+    Block* block = block_of(context);
     Allocator& owner = *block->owner;
     {
       const std::lock_guard lock(owner.mutex_);
       owner.alive_[block->kind] -= block->bytes;
       owner.total_ -= block->bytes;
     }
-    if (block->data != nullptr) c10::free_cpu(block->data);
-    delete block;
+    c10::free_cpu(block);
   }
 
   void set_peak() {

@@ -1,4 +1,5 @@
 #include "core/base/bad_input.h"
+#include "core/select/by_gates.h"
 #include "core/select/selector.h"
 
 // FlashMorph's own: the layers with the largest gates.
@@ -11,7 +12,8 @@ class ByGates : public Selector {
   bool needs_gates() const override { return true; }
 
   void check(const SelectSection& settings, const LayerBudget&) const override {
-    if (settings.objective != "paper" && settings.gate_penalty != SelectSection().gate_penalty)
+    const auto& gates = settings.own.of<GateSettings>();
+    if (gates.objective != "paper" && gates.gate_penalty != GateSettings().gate_penalty)
       throw BadInput("stages.select.gate_penalty",
                      "is set, but a falling budget moves the gates: leave it out, or ask for stages.select.objective: "
                      "paper");
@@ -25,7 +27,7 @@ class ByGates : public Selector {
   }
 };
 
-[[maybe_unused]] const bool registered = register_selector("flashmorph", std::make_unique<ByGates>());
+[[maybe_unused]] const bool registered = register_selector<GateSettings>("flashmorph", std::make_unique<ByGates>());
 
 }  // namespace
 }  // namespace flashmorph

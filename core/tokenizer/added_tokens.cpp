@@ -38,21 +38,4 @@ size_t SafeCuts::last(std::string_view text) const {
   return 0;
 }
 
-size_t leading_space(std::string_view text) {
-  size_t at = 0;
-  while (at < text.size() && is_white_space(text.substr(at, utf8_length(text[at])))) at += utf8_length(text[at]);
-  return at;
-}
-
-size_t trailing_space(std::string_view text) {
-  size_t end = text.size();
-  while (end > 0) {
-    size_t start = end - 1;
-    while (start > 0 && (text[start] & 0xC0) == 0x80) --start;
-    if (!is_white_space(text.substr(start, end - start))) break;
-    end = start;
-  }
-  return text.size() - end;
-}
-
 }  // namespace flashmorph

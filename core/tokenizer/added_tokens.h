@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/tokenizer/normalizer.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 
@@ -43,6 +44,7 @@ class AddedTokens {
 class SafeCuts {
  public:
   void keep_whole(const AddedToken& token, const Normalizer& normalizer);
+  void keep_all() { spaces_.clear(); }  // nowhere
 
   // The last such place of valid UTF-8 (or of bytes whose end is broken off), or 0.
   size_t last(std::string_view text) const;
@@ -53,9 +55,6 @@ class SafeCuts {
   std::string spaces_ = " \n";
   std::string strippers_;  // first bytes of tokens with lstrip
 };
-
-size_t leading_space(std::string_view text);   // bytes of Unicode White_Space in front of valid UTF-8
-size_t trailing_space(std::string_view text);  // the same at its end
 
 template <class Plain, class Token>
 void AddedTokens::cut(std::string_view text, Plain plain, Token token) const {

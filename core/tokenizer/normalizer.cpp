@@ -1,9 +1,13 @@
 #include "core/tokenizer/normalizer.h"
 
+#include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
 #include "core/io/json_input.h"
+#include "core/tokenizer/oniguruma.h"
+#include "core/tokenizer/split_pattern.h"
 #include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
@@ -24,29 +28,58 @@ Normalizer::Normalizer(const json& description, const std::string& where) {
 }
 
 void Normalizer::add(const json& description, const std::string& where) {
+  static const std::map<std::string, NormalForm> forms = {{"NFC", NormalForm::kC},
+                                                          {"NFD", NormalForm::kD},
+                                                          {"NFKC", NormalForm::kCompatibleC},
+                                                          {"NFKD", NormalForm::kCompatibleD}};
   const json& type = part_of(description, "type");
+  const auto form = type.is_string() ? forms.find(type.get<std::string>()) : forms.end();
   if (type == "Sequence" && part_of(description, "normalizers").is_array()) {
     for (const json& step : part_of(description, "normalizers")) add(step, where);
-  } else if (type == "NFC") {
-    if (!steps_.empty() && steps_.back().kind != Kind::kNfc)  // what they put in may compose with what follows
-      throw BadInput(where, "has NFC after Prepend or Replace, which is not supported");
-    steps_.push_back({Kind::kNfc, "", ""});
+  } else if (form != forms.end()) {
+    if (changes_text_) in_parts_ = false;
+    if (form->first.starts_with("NFK")) makes_spaces_ = true;
+    steps_.push_back([to = form->second](std::string text, bool) { return normal_form(text, to); });
+  } else if (type == "Lowercase") {
+    steps_.push_back([](std::string text, bool) { return lower_case(text); });
+  } else if (type == "Strip") {
+    in_parts_ = false;
+    const bool left = part_of(description, "strip_left") == true, right = part_of(description, "strip_right") == true;
+    steps_.push_back([left, right](std::string text, bool) {
+      if (right) text.resize(text.size() - trailing_space(text));
+      return left ? text.substr(leading_space(text)) : text;
+    });
   } else if (const json& front = part_of(description, "prepend"); type == "Prepend" && front.is_string()) {
-    steps_.push_back({Kind::kPrepend, "", front.get<std::string>()});
-  } else if (const json& from = part_of(part_of(description, "pattern"), "String");
-             type == "Replace" && is_one_character(from) && part_of(description, "content").is_string()) {
-    steps_.push_back({Kind::kReplace, from.get<std::string>(), part_of(description, "content").get<std::string>()});
+    changes_text_ = true;
+    steps_.push_back([front = front.get<std::string>()](std::string text, bool begins) {
+      return begins && !text.empty() ? front + text : text;
+    });
+  } else if (type == "Replace" && part_of(description, "content").is_string()) {
+    add_replacement(description, where);
+  } else {
+    unsupported(where, description);
+  }
+}
+
+void Normalizer::add_replacement(const json& description, const std::string& where) {
+  const json& pattern = part_of(description, "pattern");
+  const json &from = part_of(pattern, "String"), &regex = part_of(pattern, "Regex");
+  const auto to = part_of(description, "content").get<std::string>();
+  changes_text_ = true;
+  if (!is_one_character(from)) in_parts_ = false;
+  if (from.is_string() && from != "") {
+    steps_.push_back([from = from.get<std::string>(), to](std::string text, bool) { return replaced(text, from, to); });
+  } else if (regex.is_string()) {
+    const auto compiled = std::make_shared<const SplitPattern>(pcre2_of(regex.get<std::string>(), where),
+                                                               MatchBehavior::kIsolated, false, where);
+    steps_.push_back([compiled, to](std::string text, bool) { return compiled->replaced(text, to); });
   } else {
     unsupported(where, description);
   }
 }
 
 std::string Normalizer::normalized(std::string text, bool begins) const {
-  for (const Step& step : steps_) {
-    if (step.kind == Kind::kNfc) text = nfc(text);
-    if (step.kind == Kind::kPrepend && begins && !text.empty()) text.insert(0, step.to);
-    if (step.kind == Kind::kReplace) text = replaced(text, step.from, step.to);
-  }
+  for (const Step& step : steps_) text = step(std::move(text), begins);
   return text;
 }
 

@@ -1,10 +1,14 @@
 #include "core/tokenizer/pre_tokenizer.h"
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
 #include "core/io/json_input.h"
+#include "core/tokenizer/byte_alphabet.h"
 #include "core/tokenizer/normalizer.h"
+#include "core/tokenizer/oniguruma.h"
+#include "core/tokenizer/unicode_classes.h"
 #include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
@@ -14,31 +18,94 @@ using nlohmann::json;
 
 constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+MatchBehavior behavior_of(const json& step, const std::string& where) {
+  static const std::map<std::string, MatchBehavior> names = {
+      {"Isolated", MatchBehavior::kIsolated},
+      {"Removed", MatchBehavior::kRemoved},
+      {"MergedWithPrevious", MatchBehavior::kMergedWithPrevious},
+      {"MergedWithNext", MatchBehavior::kMergedWithNext},
+      {"Contiguous", MatchBehavior::kContiguous},
+  };
+  const json& name = part_of(step, "behavior");
+  const auto found = name.is_string() ? names.find(name.get<std::string>()) : names.end();
+  if (found == names.end()) unsupported(where, step);
+  return found->second;
+}
+
+// The pieces of `bytes` that the pattern makes of their characters in GPT-2's alphabet.
+void split_in_alphabet(const SplitPattern& pattern, std::string_view bytes, std::vector<std::string_view>& pieces) {
+  std::string written;
+  std::vector<size_t> starts;  // of each byte's character, and the end
+  for (const char byte : bytes) {
+    starts.push_back(written.size());
+    written += character_of_byte()[static_cast<unsigned char>(byte)];
+  }
+  starts.push_back(written.size());
+  std::vector<std::string_view> found;
+  pattern.split(written, true, found);
+  size_t first = 0;
+  const auto byte_at = [&](const char* place) {
+    const auto offset = static_cast<size_t>(place - written.data());
+    while (starts[first] < offset) ++first;
+    return first;
+  };
+  for (const std::string_view piece : found) {
+    const size_t begin = byte_at(piece.data());
+    pieces.push_back(bytes.substr(begin, byte_at(piece.data() + piece.size()) - begin));
+  }
+}
+
 }  // namespace
 
 PreTokenizer::PreTokenizer(const json& description, const std::string& where) {
-  if (description.is_null()) return;
-  const json one_step = json::array({description});
-  const json& steps = part_of(description, "type") == "Sequence" ? part_of(description, "pretokenizers") : one_step;
-  if (!steps.is_array() || steps.empty()) unsupported(where, description);
-  for (size_t i = 0; i < steps.size(); ++i) read_step(steps[i], i + 1 == steps.size(), where);
+  if (!description.is_null()) read_step(description, where);
 }
 
-void PreTokenizer::read_step(const json& step, bool last, const std::string& where) {
-  const json &type = part_of(step, "type"), &regex = part_of(part_of(step, "pattern"), "Regex");
-  const bool splits = type == "Split" && part_of(step, "behavior") == "Isolated" && part_of(step, "invert") != true;
-  const bool adds_prefix = part_of(step, "add_prefix_space") != false;
-  if (!last && splits && regex.is_string()) {
-    patterns_.emplace_back(regex.get<std::string>(), where);
-  } else if (last && type == "ByteLevel" && !(adds_prefix && cuts())) {
-    byte_level_ = true;
-    prefix_ = adds_prefix ? Prefix::kEach : Prefix::kNone;
-    if (part_of(step, "use_regex") != false) patterns_.emplace_back(kGpt2Pattern, where);
-  } else if (last && type == "Metaspace" && !cuts()) {
+void PreTokenizer::read_step(const json& step, const std::string& where) {
+  const json& type = part_of(step, "type");
+  const auto add = [&](const std::string& pcre2, MatchBehavior behavior, bool inverts = false) {
+    patterns_.emplace_back(pcre2, behavior, inverts, where);
+  };
+  if (type == "Sequence" && part_of(step, "pretokenizers").is_array()) {
+    for (const json& inner : part_of(step, "pretokenizers")) read_step(inner, where);
+  } else if (type == "Split") {
+    read_split(step, where);
+  } else if (type == "Digits") {
+    const bool one_by_one = part_of(step, "individual_digits") == true;
+    add(numeric_class(), one_by_one ? MatchBehavior::kIsolated : MatchBehavior::kContiguous);
+  } else if (type == "Punctuation") {
+    add(punctuation_class(), part_of(step, "behavior").is_null() ? MatchBehavior::kIsolated : behavior_of(step, where));
+  } else if (type == "Whitespace") {
+    const std::string word = word_class_content();
+    add("[" + word + "]+|[^" + kWhiteSpace + word + "]+", MatchBehavior::kRemoved, true);
+  } else if (type == "WhitespaceSplit") {
+    add(kWhiteSpace, MatchBehavior::kRemoved);
+  } else if (type == "ByteLevel" && !byte_level_ && space_ == " ") {
+    read_byte_level(step, where);
+  } else if (type == "Metaspace" && !cuts() && !byte_level_ && space_ == " ") {
     read_metaspace(step, where);
   } else {
     unsupported(where, step);
   }
+}
+
+void PreTokenizer::read_split(const json& step, const std::string& where) {
+  const json& pattern = part_of(step, "pattern");
+  const json &regex = part_of(pattern, "Regex"), &text = part_of(pattern, "String");
+  if (!regex.is_string() && (!text.is_string() || text == "")) unsupported(where, step);
+  patterns_.emplace_back(
+      regex.is_string() ? pcre2_of(regex.get<std::string>(), where) : literal_pattern(text.get<std::string>()),
+      behavior_of(step, where), part_of(step, "invert") == true, where);
+}
+
+void PreTokenizer::read_byte_level(const json& step, const std::string& where) {
+  const bool adds_prefix = part_of(step, "add_prefix_space") != false;
+  if (adds_prefix && cuts()) unsupported(where, step);  // it would put one in front of every piece
+  byte_level_ = true;
+  prefix_ = adds_prefix ? Prefix::kEach : Prefix::kNone;
+  if (part_of(step, "use_regex") != false)
+    patterns_.emplace_back(pcre2_of(kGpt2Pattern, where), MatchBehavior::kIsolated, false, where);
+  of_bytes_ = patterns_.size();
 }
 
 void PreTokenizer::read_metaspace(const json& step, const std::string& where) {
@@ -46,16 +113,15 @@ void PreTokenizer::read_metaspace(const json& step, const std::string& where) {
              &adds_prefix = part_of(step, "add_prefix_space");  // older than the scheme
   if (!replacement.is_string() || replacement == "") unsupported(where, step);
   space_ = replacement.get<std::string>();
-  if (utf8_length(space_[0]) != space_.size() || std::string("\\[]^").find(space_) != std::string::npos ||
-      (adds_prefix == false && scheme != "never"))
-    unsupported(where, step);
+  if (utf8_length(space_[0]) != space_.size() || (adds_prefix == false && scheme != "never")) unsupported(where, step);
   if (scheme.is_null() || scheme == "always")
     prefix_ = Prefix::kEach;
   else if (scheme == "first")
     prefix_ = Prefix::kFirst;
   else if (scheme != "never")
     unsupported(where, step);
-  if (part_of(step, "split") != false) patterns_.emplace_back("[" + space_ + "][^" + space_ + "]*", where);
+  if (part_of(step, "split") != false)
+    patterns_.emplace_back(literal_pattern(space_), MatchBehavior::kMergedWithNext, false, where);
 }
 
 std::string PreTokenizer::prepared(std::string text, bool begins, bool first) const {
@@ -66,11 +132,19 @@ std::string PreTokenizer::prepared(std::string text, bool begins, bool first) co
 }
 
 size_t PreTokenizer::cut(std::string_view text, bool ends, std::vector<std::string_view>& pre_tokens) const {
-  std::vector<std::string_view> pieces;
-  const size_t done = patterns_.at(0).split(text, ends, pieces);
-  for (size_t next = 1; next < patterns_.size(); ++next) {
+  if (of_bytes_ == 0 && !ends) return 0;
+  std::vector<std::string_view> pieces = {text};
+  size_t done = text.size();
+  for (size_t i = 0; i < patterns_.size(); ++i) {
     std::vector<std::string_view> finer;
-    for (const std::string_view piece : pieces) patterns_[next].split(piece, true, finer);
+    for (const std::string_view piece : pieces) {
+      if (i >= of_bytes_)
+        split_in_alphabet(patterns_[i], piece, finer);
+      else if (i == 0)
+        done = patterns_[0].split(piece, ends, finer);
+      else
+        patterns_[i].split(piece, true, finer);
+    }
     pieces = std::move(finer);
   }
   pre_tokens.insert(pre_tokens.end(), pieces.begin(), pieces.end());

@@ -54,6 +54,7 @@ void TextEncoder::encode_part(std::string_view text, bool last, std::vector<int3
 
 void TextEncoder::append_added(int32_t id, std::vector<int32_t>& tokens) {
   encode_held(true, tokens);
+  tokenizer_.require_below_limit(id);
   tokens.push_back(id);
   state_.first = false;
   state_.begins = true;
@@ -72,8 +73,11 @@ void TextEncoder::encode_held(bool ends, std::vector<int32_t>& tokens) {
     std::vector<std::string_view> pre_tokens;
     done = file_.pre_tokenizer.cut(text, ends, pre_tokens);
     for (const std::string_view pre_token : pre_tokens) append_pre_token(pre_token, tokens);
-  } else {
+  } else if (!file_.subwords.ignores_merges()) {
     done = append_parts(text, ends, tokens);
+  } else if (ends) {
+    append_word(text, tokens);
+    done = text.size();
   }
   state_.held.erase(0, done);
 }
@@ -103,6 +107,7 @@ void TextEncoder::append_word(std::string_view word, std::vector<int32_t>& token
     return;
   }
   std::vector<int32_t> ids = file_.subwords.encode(word);
+  for (const int32_t id : ids) tokenizer_.require_below_limit(id);
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   if (word.size() > kLongestWord) return;
   if (known_words_.size() == kMostWords) known_words_.clear();

@@ -25,6 +25,7 @@ class Reader {
     file_.normalizer = Normalizer(part_of(root_, "normalizer"), name_ + ": normalizer");
     file_.pre_tokenizer = PreTokenizer(part_of(root_, "pre_tokenizer"), name_ + ": pre_tokenizer");
     file_.decoder = TokenDecoder(part_of(root_, "decoder"), name_ + ": decoder");
+    if (!file_.normalizer.in_parts()) file_.cuts.keep_all();
     read_vocabulary();
     read_merges();
     read_added_tokens();
@@ -34,12 +35,15 @@ class Reader {
  private:
   void check_model() {
     const json& model = part_of(root_, "model");
-    if (part_of(model, "type") != "BPE") unsupported(name_ + ": model.type", part_of(model, "type"));
+    const bool older = part_of(model, "type").is_null() && part_of(model, "merges").is_array();  // it is BPE
+    if (!older && part_of(model, "type") != "BPE") unsupported(name_ + ": model.type", part_of(model, "type"));
     if (!part_of(model, "vocab").is_object() || !part_of(model, "merges").is_array())
       throw BadInput(name_ + ": model", "lacks a vocab object or a merges array");
-    for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
+    for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (const json& value = part_of(model, key); !value.is_null() && value != "")
         unsupported(name_ + ": model." + key, value);
+    if (const json& dropout = part_of(model, "dropout"); !dropout.is_null() && dropout != 0.0)
+      unsupported(name_ + ": model.dropout", dropout);
   }
 
   // The ids are those of no gap: an added token outside of them would get another id from the `tokenizers` package.
@@ -60,14 +64,13 @@ class Reader {
       file_.tokens[id] = token;
       ids_[token] = static_cast<int32_t>(id);
     }
-    const bool ignore_merges = part_of(model, "ignore_merges") == true, bytes = file_.pre_tokenizer.byte_level();
-    if (!bytes && part_of(model, "byte_fallback") != true)
-      throw BadInput(name_ + ": model.byte_fallback",
-                     "is not true and the pre_tokenizer is not ByteLevel, which is not supported");
-    if (ignore_merges && !file_.pre_tokenizer.cuts())
-      throw BadInput(name_ + ": model.ignore_merges",
-                     "is true without a pre_tokenizer that splits, which is not supported");
-    file_.subwords = Subwords(ids_, bytes, ignore_merges, name_ + ": model.vocab");
+    SubwordRules rules{.byte_level = file_.pre_tokenizer.byte_level(),
+                       .byte_fallback = part_of(model, "byte_fallback") == true,
+                       .ignore_merges = part_of(model, "ignore_merges") == true,
+                       .unknown = "",
+                       .fuse_unknown = part_of(model, "fuse_unk") == true};
+    if (const json& unknown = part_of(model, "unk_token"); unknown.is_string()) rules.unknown = unknown;
+    file_.subwords = Subwords(ids_, rules, name_ + ": model.vocab");
   }
 
   void read_merges() {
@@ -125,6 +128,8 @@ class Reader {
     if (searched.content.empty())
       throw BadInput(name_ + ": added token \"" + token.content + "\"", "is empty when normalized");
     file_.tokens[static_cast<size_t>(token.id)] = searched.content;
+    const bool strips = token.lstrip || token.rstrip;
+    if (token.normalized && strips && file_.normalizer.makes_spaces()) file_.cuts.keep_all();
     file_.cuts.keep_whole(searched, file_.normalizer);
     (token.normalized ? file_.in_normalized_text : file_.in_given_text).add(searched);
   }

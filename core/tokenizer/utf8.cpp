@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <iterator>
 #include <memory>
+#include <span>
 #include <stdexcept>
 
 namespace flashmorph {
@@ -29,10 +30,31 @@ constexpr Range kPlain[] = {
     {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
     {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}};
 
-bool is_plain(char32_t code) {
-  const auto* range = std::lower_bound(std::begin(kPlain), std::end(kPlain), code,
-                                       [](const Range& at, char32_t value) { return at.last < value; });
-  return range != std::end(kPlain) && range->first <= code;
+// Characters that Unicode gained after version 9 as compatible with others: to the package they are not.
+constexpr Range kIncompatible[] = {{0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xAB69, 0xAB69},
+                                   {0x10781, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA},
+                                   {0x1E030, 0x1E06D}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+
+bool is_in(std::span<const Range> ranges, char32_t code) {
+  const auto range = std::lower_bound(ranges.begin(), ranges.end(), code,
+                                      [](const Range& at, char32_t value) { return at.last < value; });
+  return range != ranges.end() && range->first <= code;
+}
+
+// Letters that Unicode gained, or gained small ones for, after version 15, with the distance to these.
+constexpr struct {
+  char32_t first, last;
+  int32_t distance;
+} kNewerSmall[] = {{0x1C89, 0x1C89, 1},      {0xA7CB, 0xA7CB, 0x264 - 0xA7CB},
+                   {0xA7CC, 0xA7CC, 1},      {0xA7CE, 0xA7CE, 1},
+                   {0xA7D2, 0xA7D2, 1},      {0xA7D4, 0xA7D4, 1},
+                   {0xA7DA, 0xA7DA, 1},      {0xA7DC, 0xA7DC, 0x19B - 0xA7DC},
+                   {0x10D50, 0x10D65, 0x20}, {0x16EA0, 0x16EB8, 0x1B}};
+
+char32_t small(char32_t code) {
+  for (const auto& [first, last, distance] : kNewerSmall)
+    if (first <= code && code <= last) return code + static_cast<char32_t>(distance);
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code)));
 }
 
 struct Sequence {
@@ -57,14 +79,24 @@ Sequence front(std::string_view text) {
   return {size, true};
 }
 
-void append_nfc(std::string_view text, std::string& out) {
-  utf8proc_uint8_t* composed = nullptr;
+int options_of(NormalForm form) {
+  const bool composes = form == NormalForm::kC || form == NormalForm::kCompatibleC;
+  const bool compatible = form == NormalForm::kCompatibleC || form == NormalForm::kCompatibleD;
+  return UTF8PROC_STABLE | (composes ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatible ? UTF8PROC_COMPAT : 0);
+}
+
+void append_normal(std::string_view text, int options, std::string& out) {
+  utf8proc_uint8_t* normal = nullptr;
   const auto size =
       utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                   &composed, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+                   &normal, static_cast<utf8proc_option_t>(options));
   if (size < 0) throw std::runtime_error(std::string("utf8proc_map: ") + utf8proc_errmsg(size));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-  out.append(reinterpret_cast<const char*>(composed), static_cast<size_t>(size));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(normal, &std::free);
+  out.append(reinterpret_cast<const char*>(normal), static_cast<size_t>(size));
+}
+
+bool is_ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; });
 }
 
 }  // namespace
@@ -118,21 +150,51 @@ size_t invalid_utf8_at(std::string_view text) {
   return std::string_view::npos;
 }
 
-std::string nfc(std::string_view text) {
-  if (std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; }))
-    return std::string(text);
+size_t leading_space(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size() && is_white_space(text.substr(at, utf8_length(text[at])))) at += utf8_length(text[at]);
+  return at;
+}
+
+size_t trailing_space(std::string_view text) {
+  size_t end = text.size();
+  while (end > 0) {
+    size_t start = end - 1;
+    while (start > 0 && (text[start] & 0xC0) == 0x80) --start;
+    if (!is_white_space(text.substr(start, end - start))) break;
+    end = start;
+  }
+  return text.size() - end;
+}
+
+std::string normal_form(std::string_view text, NormalForm form) {
+  if (is_ascii(text)) return std::string(text);
+  const int options = options_of(form);
+  const auto is_plain = [&](char32_t code) {
+    return is_in(kPlain, code) || ((options & UTF8PROC_COMPAT) != 0 && is_in(kIncompatible, code));
+  };
   std::string normal;
   size_t start = 0;  // of the stretch to normalize
   for (size_t at = 0; at < text.size();) {
     const std::string_view character = text.substr(at, utf8_length(text[at]));
     at += character.size();
     if (character.size() == 1 || !is_plain(code_point(character))) continue;
-    append_nfc(text.substr(start, at - character.size() - start), normal);
+    append_normal(text.substr(start, at - character.size() - start), options, normal);
     normal += character;
     start = at;
   }
-  append_nfc(text.substr(start), normal);
+  append_normal(text.substr(start), options, normal);
   return normal;
+}
+
+std::string lower_case(std::string_view text) {
+  std::string result;
+  for (size_t at = 0; at < text.size(); at += utf8_length(text[at])) {
+    const char32_t code = code_point(text.substr(at, utf8_length(text[at])));
+    result += utf8_of(small(code));
+    if (code == 0x130) result += "\xCC\x87";  // capital I with a dot keeps it
+  }
+  return result;
 }
 
 }  // namespace flashmorph

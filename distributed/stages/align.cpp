@@ -64,7 +64,7 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
       error.backward();
       loss += error.detach();
     }
-    if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, x_BTD + attended);
+    if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, model.after_attention(l, x_BTD, attended));
   }
   return x_BTD;
 }

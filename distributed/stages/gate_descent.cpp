@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
 
 namespace flashmorph {
@@ -13,7 +14,7 @@ class Penalized : public GateDescent {
  public:
   Penalized(Gates& gates, const SelectSection& section)
       : gates_(gates),
-        lambda_(section.gate_penalty),
+        lambda_(section.own.of<GateSettings>().gate_penalty),
         optimizer_({gates.alpha()}, {.beta1 = section.beta1, .beta2 = section.beta2}) {}
 
   MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t) override {
@@ -71,10 +72,10 @@ class UnderBudget : public GateDescent {
 }  // namespace
 
 std::unique_ptr<GateDescent> gate_descent(Gates& gates, const LayerBudget& budget, const SelectSection& section) {
-  if (section.objective == "paper") return std::make_unique<Penalized>(gates, section);
+  if (section.own.of<GateSettings>().objective == "paper") return std::make_unique<Penalized>(gates, section);
   return std::make_unique<UnderBudget>(gates, budget, section);
 }
 
-int gathers_a_step(const SelectSection& section) { return section.objective == "paper" ? 1 : 2; }
+int gathers_a_step(const SelectSection& section) { return section.own.of<GateSettings>().objective == "paper" ? 1 : 2; }
 
 }  // namespace flashmorph

@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/ops/squared_distance.h"
+#include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
 #include "core/train/recompute.h"
 #include "distributed/parallel/gradients.h"
@@ -78,9 +79,10 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   }
   const at::Tensor sums = gather_in_sample_order(rows, batches.count, mesh).sum(0);
 
+  const double lambda = section.own.of<GateSettings>().lambda();
   const at::Tensor error = sums[own] / sums[own + 1];
-  const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.lambda();
-  at::Tensor totals = at::stack({error, section.lambda() * gates.alpha().sum(), gradient.sum()});
+  const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + lambda;
+  at::Tensor totals = at::stack({error, lambda * gates.alpha().sum(), gradient.sum()});
   mesh.pipeline().all_reduce(totals, Reduction::sum);
   const double regularizer = totals[1].item<double>();
   return {totals[0].item<double>() + regularizer, {gradient}, totals[2].item<double>(), regularizer};

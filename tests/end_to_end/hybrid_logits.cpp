@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/export/export_format.h"
+#include "core/model/stored_model.h"
 #include "core/morph/morphable_model.h"
 #include "core/ops/vocabulary_loss.h"
 
@@ -24,7 +25,8 @@ int main(int argc, char** argv) {
   for (const bool full : spec.full) routes.push_back(full ? Route::full() : Route::linear());
 
   Shard whole;
-  MorphableModel model = MorphableModel::load(ModelFiles::open(teacher), ModelSpec::open(teacher), placement, whole);
+  const StoredModel stored = StoredModel::open(teacher);
+  MorphableModel model = MorphableModel::load(stored.weights, stored.spec, placement, whole);
   model.add_branches(spec.mixer, 1);
   const MorphableModel hybrid = model.hybrid(routes);
   read_into(hybrid.all_parameters(), format->own_tensors(ModelFiles::open(exported), spec), placement);

@@ -7,6 +7,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/export/hugging_face.h"
+#include "core/model/stored_model.h"
 #include "core/morph/morphable_model.h"
 
 using namespace flashmorph;
@@ -15,12 +16,13 @@ int main(int argc, char** argv) try {
   TORCH_CHECK(argc == 5, "usage: random_hybrid TEACHER MIXER FORMAT OUTPUT");
   const c10::NoGradGuard no_gradient;
   const std::filesystem::path teacher = argv[1];
-  HybridSpec hybrid{.model = ModelSpec::open(teacher), .mixer = {}, .full = {}};
+  const StoredModel stored = StoredModel::open(teacher);
+  HybridSpec hybrid{.model = stored.spec, .mixer = {}, .full = {}};
   hybrid.mixer.kind = argv[2];
   const ExportFormat& format = export_format(argv[3], hybrid.model, hybrid.mixer);
 
   Shard whole;
-  MorphableModel model = MorphableModel::load(ModelFiles::open(teacher), hybrid.model, {}, whole);
+  MorphableModel model = MorphableModel::load(stored.weights, stored.spec, {}, whole);
   model.add_branches(hybrid.mixer, 1);
   at::Generator generator = at::detail::createCPUGenerator(5);
   for (const Parameter& parameter : model.branch_parameters()) {

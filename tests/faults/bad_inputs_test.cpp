@@ -76,6 +76,17 @@ TEST(Loading, IsBrokenOffWhenAskedTo) {
   EXPECT_EQ(scratch.disk(), before);
 }
 
+TEST(RunFolder, GoesOnWhenTheSameBytesLieElsewhere) {
+  Scratch scratch;
+  EXPECT_EQ(scratch.start(), 0);
+  fs::rename(scratch.path("teacher"), scratch.path("moved"));
+  fs::rename(scratch.path("text.txt"), scratch.path("moved.txt"));
+  scratch.set = {"model.path=" + scratch.path("moved").string(), "data.text=" + scratch.path("moved.txt").string()};
+  EXPECT_EQ(scratch.start(), 0);
+  EXPECT_THAT(read(scratch.run("events.jsonl")), HasSubstr("other than at the last start: model.path: "));
+  EXPECT_THAT(read(scratch.run("run.yaml")), HasSubstr("moved.txt"));
+}
+
 std::string name_of(const testing::TestParamInfo<BadInputRow>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -96,11 +107,14 @@ INSTANTIATE_TEST_SUITE_P(
         setting("AllLayersFull", "budget.full_layers=2",
                 "budget.full_layers: keeps full attention in 2 layers, expected 1 to 1 for a model of 2 layers"),
         setting("TooFewBytes", "budget={kv_bytes_per_token: 1}", "budget.kv_bytes_per_token"),
-        setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind: is 'mamba', expected one of: "),
-        setting("UnknownSelector", "stages.select.method=best",
-                "stages.select.method: is 'best', expected one of: all_linear, flashmorph, given, random, uniform"),
+        setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind (--set): is 'mamba', expected one of: "),
+        setting(
+            "UnknownSelector", "stages.select.method=best",
+            "stages.select.method (--set): is 'best', expected one of: all_linear, flashmorph, given, random, uniform"),
         setting("ComparedWithAnUnknownSelector", "stages.evaluate.compare=[best]",
-                "stages.evaluate.compare: is 'best', expected one of: "),
+                "stages.evaluate.compare (--set): is 'best', expected one of: "),
+        setting("LayersWithoutGiven", "stages.select.layers=[0]",
+                "stages.select.layers: is [0], but flashmorph has no such setting, it is given's: leave it out"),
         setting("GivenWithoutLayers", "stages.select.method=given",
                 "stages.select.layers: the method given needs exactly one of"),
         setting("ExportCannotHoldIt", "stages.export.format=qwen3_5_text", "cannot hold this hybrid"),
@@ -130,7 +144,8 @@ INSTANTIATE_TEST_SUITE_P(
               "quantization_config: quantized weights are not supported"),
         model("MoreLayersThanWeights", "num_hidden_layers", 3, "has no tensor model.layers.2."),
         model("OtherShape", "intermediate_size", 49, "has shape [48, 32], expected [49, 32]"),
-        model("VocabularyBelowTheTokenizers", "vocab_size", 512, "tokenizer.json: has ids up to 1023"),
+        model("VocabularyBelowTheTokenizers", "vocab_size", 512,
+              "model.embed_tokens.weight: has shape [1024, 128], expected [512, 128]"),
         missing("NoWeights", "teacher/model.safetensors", "model.safetensors"),
         file("EmptyWeights", "teacher/model.safetensors", "", "model.safetensors"),
         file("HugeHeader", "teacher/model.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10),
@@ -192,9 +207,16 @@ INSTANTIATE_TEST_SUITE_P(
                     BadInputRow{"HoldsAnotherConfig",
                                 [](Scratch& scratch) {
                                   scratch.start();
-                                  scratch.set.push_back("stages.select.beta1=0.5");
+                                  scratch.set.push_back("stages.select.gate_penalty=0.5");
                                 },
-                                "stages.select.beta1: 0.9 -> 0.5"},
+                                "stages.select.gate_penalty: 0.1 -> 0.5"},
+                    BadInputRow{"HoldsTheSameBytesAsAnotherKindOfCorpus",
+                                [](Scratch& scratch) {
+                                  scratch.use_json_lines();
+                                  scratch.start();
+                                  scratch.set = {"data={text: " + scratch.path("lines.jsonl").string() + "}"};
+                                },
+                                "holds a run of another configuration; this one changes data.text: "},
                     BadInputRow{"IsOfAnotherTeacher",
                                 [](Scratch& scratch) {
                                   scratch.start();

@@ -23,13 +23,15 @@ says() { grep -qE -- "$1" "$work/log" || fail "no '$1'"; }
 once() { (($(grep -cE -- "$1" "$work/log") == 1)) || fail "'$1' is not there exactly once"; }
 
 its_card=${cards:+, its card,}
+second=2 third=3  # by number: a group on cards has had one for its id
+if [[ $cards ]]; then second=3 third=4; fi
 ends 0 nothing
 [[ ! -e "$work/health/roll-call" ]] || fail "a good run called the roll"
 
 ends 4 late
 once "^flashmorph-dist: rank [012] on .*: align, step 3: not done after [0-9.]+ s, of 5 s that health.step allows"
-once "missing: rank 2 on $(hostname) is in no collective; it has been in align, step 3 for .* its last was all_reduce of Float \[3, 5\] \(60 bytes\), number 2 of group data \(ranks 0, 1, 2\)"
-once "waiting: rank 0 on .*$its_card in all_reduce of Float \[3, 5\] \(60 bytes\), number 3 of group data"
+once "missing: rank 2 on $(hostname) is in no collective; it has been in align, step 3 for .* its last was all_reduce of Float \[3, 5\] \(60 bytes\), number $second of group data \(ranks 0, 1, 2\)"
+once "waiting: rank 0 on .*$its_card in all_reduce of Float \[3, 5\] \(60 bytes\), number $third of group data"
 once "the job ends with exit code 4"
 for rank in 0 1 2; do [[ -s "$work/health/rank-$rank.json" ]] || fail "no calls of rank $rank"; done
 
@@ -39,7 +41,7 @@ once "missing: rank 2 on $(hostname) gives no answer: it is dead or stopped"
 [[ ! -e "$work/health/rank-9.json" ]] || fail "an answer of an earlier start was left"
 
 ends 4 diverges
-once "first divergence: rank 2 called barrier as number 3 of group data \(ranks 0, 1, 2\); ranks 0, 1 called all_reduce of Float \[3, 5\] \(60 bytes\)"
+once "first divergence: rank 2 called barrier as number $third of group data \(ranks 0, 1, 2\); ranks 0, 1 called all_reduce of Float \[3, 5\] \(60 bytes\)"
 
 ends 3 throws
 once "^flashmorph-dist: rank 2 on .*: align, step 3: a card fell off"

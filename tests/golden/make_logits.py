@@ -2,8 +2,9 @@
 
     python tests/golden/make_logits.py
 
-Writes logits_teacher.safetensors and logits_stories260k.safetensors (logits of the models in tests/data), and families/: a
-small random model of each supported family and kind of rotary embedding, in bfloat16, with its float32 logits.
+Writes logits_teacher.safetensors and logits_stories260k.safetensors (logits of the models in tests/data), families/: a
+small random model of each supported family and kind of rotary embedding, in bfloat16, with its float32 logits, and
+rope.json: frequencies of more ways to write a rotary embedding.
 """
 
 import json
@@ -16,12 +17,18 @@ from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GraniteForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
+    MixtralForCausalLM,
+    Olmo2ForCausalLM,
+    Phi3ForCausalLM,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
     Qwen3MoeForCausalLM,
+    SmolLM3ForCausalLM,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 HERE = Path(__file__).parent
 TEACHER = HERE.parent / "data" / "passkey-teacher"
@@ -68,6 +75,13 @@ FAMILIES = {
     "qwen3": (Qwen3ForCausalLM, {"num_attention_heads": 6, "hidden_size": 40}, None),
     "qwen3-moe": (Qwen3MoeForCausalLM, {"num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True,
                                         "moe_intermediate_size": 16, "mlp_only_layers": [1]}, None),
+    "llama-bias": (LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}, None),
+    "smollm3": (SmolLM3ForCausalLM, {"num_hidden_layers": 3, "no_rope_layer_interval": 2, "tie_word_embeddings": True, "pad_token_id": None}, None),
+    "granite": (GraniteForCausalLM, {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.015625,
+                                     "logits_scaling": 0.5, "tie_word_embeddings": True}, None),
+    "phi3": (Phi3ForCausalLM, {"sliding_window": None, "pad_token_id": None}, None),
+    "mixtral": (MixtralForCausalLM, {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}, None),
+    "olmo2": (Olmo2ForCausalLM, {"num_attention_heads": 6, "hidden_size": 40, "pad_token_id": None}, None),
     "qwen3-moe-plain": (Qwen3MoeForCausalLM, {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False,
                                               "decoder_sparse_step": 2, "moe_intermediate_size": 24}, None),
 }
@@ -77,7 +91,7 @@ def family(name: str) -> None:
     architecture, more, scaling = FAMILIES[name]
     torch.manual_seed(11)
     sizes = SIZES | more
-    if architecture is Qwen2ForCausalLM:
+    if architecture in (Qwen2ForCausalLM, Phi3ForCausalLM):
         sizes = {key: value for key, value in sizes.items() if key != "head_dim"} | {"hidden_size": 64}
     rope = {"rope_type": "default", "rope_theta": 500.0}
     config = architecture.config_class(**sizes, rope_parameters=rope)
@@ -100,6 +114,37 @@ def family(name: str) -> None:
     save_file(golden(loaded, tokens, torch.arange(0, 320, 11)), folder / "logits.safetensors")
 
 
+def rope_frequencies() -> None:
+    """rope.json: what transformers makes of each way to write a rotary embedding."""
+    theta, yarn = {"rope_theta": 1e6}, {"type": "yarn", "factor": 4.0}
+    original = {"original_max_position_embeddings": 512}
+    ways = [
+        {"rope_theta": 5e5},
+        theta | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": theta | {"rope_type": "default"}},
+        theta | {"rope_scaling": yarn},
+        theta | {"rope_scaling": yarn | original | {"truncate": True}},
+        theta | {"rope_scaling": yarn | original | {"truncate": False}},
+        theta | {"rope_scaling": yarn | original | {"mscale": 0.7, "mscale_all_dim": 1.1}},
+        theta | {"rope_scaling": yarn | original | {"mscale": 0.7}},
+        theta | {"rope_scaling": yarn | original | {"attention_factor": 0.9}},
+        theta | {"rope_scaling": yarn | original | {"factor": None}},
+        theta | original | {"rope_scaling": yarn},
+        theta | {"rope_scaling": yarn | original | {"beta_fast": 16.0, "beta_slow": 2.0, "finetuned": True}},
+        theta | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+    ]
+    made = []
+    for way in ways:
+        config = LlamaForCausalLM.config_class(**SIZES | {"max_position_embeddings": 2048, "head_dim": 32}, **json.loads(json.dumps(way)))
+        kind = config.rope_parameters["rope_type"]
+        if kind == "default":
+            frequencies, scale = config.rope_parameters["rope_theta"] ** (-torch.arange(0, 32, 2) / 32), 1.0
+        else:
+            frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
+        made.append({"config": way, "frequencies": frequencies.tolist(), "scale": scale})
+    (HERE / "rope.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
 def stories() -> None:
     folder = HERE.parent / "data" / "stories260k"
     text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. " * 8
@@ -112,5 +157,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     teacher()
     stories()
+    rope_frequencies()
     for name in FAMILIES:
         family(name)

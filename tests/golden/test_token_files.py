@@ -131,7 +131,8 @@ def main():
             check_json_lines(program, folder, tokenizer, code)
             if model.endswith("teacher"):
                 check_resumption(program, folder, tokenizer)
-            program.refused("is not a regular file", [folder], str(folder / "none"))
+            (folder / "empty").mkdir()
+            program.refused("is a folder without files", [folder / "empty"], str(folder / "none"))
     print("token files: all checks passed")
 
 

@@ -19,6 +19,12 @@ QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{
          r"|\s+(?!\S)|\s+")
 QWEN3_5 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+          r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*"
+          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT4O = TEKKEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|").replace("]+|", "]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|", 1)
+DEEPSEEK = ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
+BEHAVIORS = ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 SCRIPTS = [(0x20, 0x7e), (0xa0, 0x17f), (0x300, 0x36f), (0x370, 0x3ff), (0x400, 0x4ff), (0x590, 0x5ff), (0x600, 0x6ff),
            (0x900, 0x97f), (0xe00, 0xe7f), (0x1100, 0x11ff), (0x1e00, 0x1eff), (0x2000, 0x206f), (0x2581, 0x2581),
@@ -131,8 +137,81 @@ def tokenizer_kinds(text):
             decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=scheme)])
             variant = copy_of(piece, normalizer=None, pre_tokenizer=space, decoder=decoder)
             yield f"metaspace {scheme} {splits}", with_added(variant)
+    yield from pre_tokenizer_kinds(gpt2, piece)
+    for name, tokenizer in normalizer_kinds(gpt2, piece):
+        yield name, with_added(tokenizer, ("foo",))
+    yield from gap_kinds(gpt2, piece)
     yield "stories260k", Tokenizer.from_file("tests/data/stories260k/tokenizer.json")
     yield "passkey-teacher", Tokenizer.from_file("tests/data/passkey-teacher/tokenizer.json")
+
+
+def pre_tokenizer_kinds(gpt2, piece):
+    """Each kind of step before a byte-level encoding, in every behaviour."""
+    bytes_as_they_are = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    gpt2_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits, one_digit = pre_tokenizers.Digits(False), pre_tokenizers.Digits(True)
+    punctuation = pre_tokenizers.Punctuation("contiguous")
+    steps = {
+        "smollm": [one_digit, gpt2_bytes],
+        "falcon": [punctuation, gpt2_bytes, digits, pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")],
+        "falcon3": [punctuation, gpt2_bytes, one_digit],
+        "bytes first": [bytes_as_they_are, digits],
+        "deepseek": [*[pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in DEEPSEEK], one_digit, bytes_as_they_are],
+        "tekken": [pre_tokenizers.Split(Regex(TEKKEN), "isolated"), bytes_as_they_are],
+        "gpt4o": [pre_tokenizers.Split(Regex(GPT4O), "removed", invert=True), bytes_as_they_are],
+        "nested": [pre_tokenizers.Sequence([digits, pre_tokenizers.Sequence([punctuation])]), gpt2_bytes],
+        "whitespace": [pre_tokenizers.Whitespace(), bytes_as_they_are],
+        "whitespace split": [pre_tokenizers.WhitespaceSplit(), bytes_as_they_are],
+    }
+    for behavior in BEHAVIORS:
+        steps[f"punctuation {behavior}"] = [pre_tokenizers.Punctuation(behavior), bytes_as_they_are]
+        for invert in (False, True):
+            split_words = pre_tokenizers.Split(Regex(r"\p{L}+|\p{Po}|\s"), behavior, invert)
+            steps[f"split {behavior} {invert}"] = [split_words, bytes_as_they_are]
+    for name, sequence in steps.items():
+        yield name, copy_of(gpt2, pre_tokenizer=pre_tokenizers.Sequence(sequence))
+    gemma = copy_of(piece, normalizer=normalizers.Replace(" ", "\u2581"))
+    gemma.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    yield "gemma", gemma
+    spaces = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="first"), one_digit])
+    yield "metaspace digits", copy_of(piece, normalizer=None, pre_tokenizer=spaces)
+
+
+def normalizer_kinds(gpt2, piece):
+    for name in ("NFD", "NFKC", "NFKD", "Lowercase"):
+        yield name, copy_of(gpt2, normalizer=getattr(normalizers, name)())
+    yield "nfkc then spaces", copy_of(piece, normalizer=normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]))
+    yield "strip", copy_of(gpt2, normalizer=normalizers.Strip())
+    yield "replace", copy_of(gpt2, normalizer=normalizers.Sequence(
+        [normalizers.Replace("th", "e\u0301 "), normalizers.Replace(Regex(r" {2,}|\p{Lu}"), "a"), normalizers.NFC()]))
+
+
+def changed(tokenizer, edit):
+    content = json.loads(tokenizer.to_str())
+    edit(content["model"])
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def without_tokens(model, gone):
+    """Ids stay without gaps; merges that need the tokens go with them."""
+    kept = [token for token in sorted(model["vocab"], key=model["vocab"].get) if token not in gone]
+    model["vocab"] = {token: i for i, token in enumerate(kept)}
+    model["merges"] = [pair for pair in model["merges"] if {*pair, "".join(pair)} <= set(kept)]
+
+
+def gap_kinds(gpt2, piece):
+    """Vocabularies that lack symbols, with and without a token for the unknown."""
+    yield "no bytes", changed(gpt2, lambda model: without_tokens(model, {"\u0120", "a", "\u00e9", "\u00c3"}))
+    yield "no type", changed(gpt2, lambda model: (model.pop("type"), model.update(dropout=0.0)))
+    for fuses in (False, True):
+        unknown = {"unk_token": "<unk>", "fuse_unk": fuses}
+        yield f"unknown {fuses}", changed(piece, lambda model: model.update(unknown, byte_fallback=False))
+        some = {f"<0x{byte:02X}>" for byte in range(0x80, 0x9f)}
+        yield f"some bytes {fuses}", changed(piece, lambda model: (without_tokens(model, some), model.update(unknown)))
+    yield "nothing unknown", changed(piece, lambda model: model.update(unk_token=None, byte_fallback=False))
+    whole = changed(piece, lambda model: model.update(ignore_merges=True))
+    yield "ignore merges, no pattern", copy_of(whole, pre_tokenizer=None)
 
 
 def first_difference(ours, theirs):

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/base/bad_input.h"
+#include "distributed/parallel/stage_layouts.h"
 #include "tests/mpi/run_on_meshes.h"
 
 namespace flashmorph {

@@ -6,7 +6,9 @@
 #include <fstream>
 #include <tuple>
 
+#include "core/mixer/lightning.h"
 #include "core/model/attention.h"
+#include "core/select/by_gates.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/gate_descent.h"
@@ -115,7 +117,7 @@ TEST(Stages, ASmallModelsGatesAreTheSameOnEveryMesh) {
 }
 
 RunConfig falling_budget(RunConfig config) {
-  config.stages.select.objective = "budget";
+  config.stages.select.own.of<GateSettings>().objective = "budget";
   return config;
 }
 
@@ -187,7 +189,7 @@ TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
                                          {"gla", "head", "data"},
                                          {"gated_delta_net", "head", "data"}}) {
     config.mixer.kind = kind;
-    config.mixer.output_norm = norm;
+    config.mixer.own.of<LightningSettings>().output_norm = norm;
     config.mixer.init = init;
     const auto branches = [&](Mesh& mesh) {
       MorphableModel model = load(small.path(), mesh, config, at::kDouble);

@@ -124,8 +124,8 @@ TEST_F(CorpusFile, JsonLinesAreReadAtTheirField) {
 
 TEST_F(CorpusFile, ALineThatIsNotJsonIsNamed) {
   EXPECT_THAT(fault_of(lines("{\"text\": \"a\"}\n\n{\"text\": \"a\"\n")), HasSubstr("line 3: is not valid JSON"));
-  EXPECT_THAT(fault_of(lines("[]\n")), HasSubstr("line 1: has no text at"));
-  EXPECT_THAT(fault_of(lines("{\"text\": \"\xff\"}\n")), HasSubstr("line 1: is not valid JSON"));
+  EXPECT_THAT(fault_of(lines("[]\n")), HasSubstr("line 1: is not a JSON object"));
+  EXPECT_THAT(fault_of(lines("{\"text\": \"\xff\"}\n")), HasSubstr("line 1: is not UTF-8 text at"));
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
+#include <zstd.h>
 
 #include <fstream>
 #include <iterator>
@@ -183,6 +185,75 @@ TEST_F(Tokenize, BadInputsAreNamedAndLeaveNoCorpus) {
   EXPECT_THAT(fault_of(job({holding("bad", "ab\xff")}, "corpus")), HasSubstr("bad: is not UTF-8 text: see byte 2"));
   EXPECT_THAT(fault_of(job({holding("text", "a")}, "none/corpus")), HasSubstr("none: is not a folder"));
   EXPECT_EQ(files_in_folder(), 2u) << "the inputs";
+}
+
+std::string packed_gzip(const std::string& content) {
+  std::string packed(compressBound(content.size()) + 64, '\0');
+  z_stream stream{};
+  deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(content.data()));
+  stream.avail_in = static_cast<uInt>(content.size());
+  stream.next_out = reinterpret_cast<Bytef*>(packed.data());
+  stream.avail_out = static_cast<uInt>(packed.size());
+  deflate(&stream, Z_FINISH);
+  packed.resize(stream.total_out);
+  deflateEnd(&stream);
+  return packed;
+}
+
+std::string packed_zstd(const std::string& content) {
+  std::string packed(ZSTD_compressBound(content.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), content.data(), content.size(), 3));
+  return packed;
+}
+
+TEST_F(Tokenize, PackedFilesGiveTheTokensOfTheirContent) {
+  const std::string plays = content_of(test::kPlays);
+  const std::string half = plays.substr(0, 300'000), rest = plays.substr(300'000);
+  const MappedTokens* expected = nullptr;
+  const TokenizeJob plain = job({test::kPlays}, "plain");
+  run(plain);
+  const MappedTokens tokens(plain.prefix, test::tokenizer());
+  expected = &tokens;
+  for (const auto& [name, content] : {std::pair("gzip", packed_gzip(plays)),
+                                      {"members", packed_gzip(half) + packed_gzip(rest)},
+                                      {"zstd", packed_zstd(plays)},
+                                      {"frames", packed_zstd(half) + packed_zstd(rest)}}) {
+    TokenizeJob packed = job({holding(std::string(name) + ".packed", content)}, name);
+    EXPECT_GE(starts_until_done(packed, 1, 1), 2) << name;
+    EXPECT_EQ(MappedTokens(packed.prefix, test::tokenizer()).all().tokens(), expected->all().tokens()) << name;
+    EXPECT_THAT(fault_of(job({holding("short", content.substr(0, content.size() / 2))}, "none")),
+                HasSubstr("cut short"));
+  }
+  EXPECT_THAT(fault_of(job({holding("x",
+                                    "\xFD"
+                                    "7zXZ")},
+                           "none")),
+              HasSubstr("is xz"));
+  EXPECT_THAT(fault_of(job({holding("lfs", "version https://git-lfs.github.com/spec/v1\noid")}, "none")),
+              HasSubstr("git lfs pull"));
+}
+
+TEST_F(Tokenize, AByteOrderMarkIsNoToken) {
+  const std::string plays = content_of(test::kPlays) + content_of(test::kPlays);
+  const TokenizeJob plain = job({holding("plain", plays)}, "plain"),
+                    marked = job({holding("marked", "\xEF\xBB\xBF" + plays)}, "marked");
+  run(plain);
+  EXPECT_GE(starts_until_done(marked, 1, 1), 2);
+  EXPECT_EQ(MappedTokens(marked.prefix, test::tokenizer()).all().tokens(),
+            MappedTokens(plain.prefix, test::tokenizer()).all().tokens());
+}
+
+TEST_F(Tokenize, BadLinesArePassedOverWhenAskedAndWhatWasDoneIsKept) {
+  const auto lines = holding(
+      "lines.jsonl", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n{\"text\":\"cut of\n[3]\n{\"text\": \"three\"}\n");
+  TokenizeJob bad = job({lines}, "bad", "text");
+  EXPECT_THAT(fault_of(bad), testing::AllOf(HasSubstr("line 3"), HasSubstr("--skip-bad-lines")));
+  bad.skip_bad_lines = true;
+  const TokenizeProgress progress = run(bad);
+  EXPECT_GT(progress.bytes_before, 0u) << "it went on";
+  EXPECT_EQ(progress.bad_lines, 2u);
+  EXPECT_EQ(test::tokenizer().decode(MappedTokens(bad.prefix, test::tokenizer()).all().tokens()), "onetwothree");
 }
 
 }  // namespace

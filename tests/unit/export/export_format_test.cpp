@@ -41,6 +41,9 @@ TEST(ExportFormat, ImpossiblePairsHaveAReason) {
   EXPECT_THAT(refusal("qwen3_5_text", family("llama3"), "gated_delta_net"), HasSubstr("that of llama does not"));
   EXPECT_THAT(refusal("qwen3_5_text", family("qwen2"), "gated_delta_net"), HasSubstr("that of qwen2 does not"));
   EXPECT_THAT(refusal("qwen3_5_text", family("qwen3-moe"), "gated_delta_net"), HasSubstr("mixture of experts"));
+  ModelSpec scaled = family("qwen3");
+  scaled.residual_multiplier = 0.22;
+  EXPECT_THAT(refusal("qwen3_5_text", scaled, "gated_delta_net"), HasSubstr("has no multipliers"));
   EXPECT_THAT(refusal("auto", family("qwen3"), "of_my_own"),
               HasSubstr("modeling_flashmorph.py has no mixer of_my_own"));
   EXPECT_THAT(refusal("onnx", family("qwen3"), "lightning"), HasSubstr("'onnx' is no export format"));

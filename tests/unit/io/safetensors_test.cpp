@@ -80,13 +80,20 @@ INSTANTIATE_TEST_SUITE_P(
             4, "tensor b: leaves a gap"},
         BadHeader{
             R"({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}})",
-            2, "\"a\" twice"},
+            2, "leaves a gap before it"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1], "data_offsets": [18446744073709551612, 0]}})", 4,
                   "lies at bytes 18446744073709551612"},
         BadHeader{
             R"({"a": {"dtype": "F32", "shape": [0, 4611686018427387904, 4611686018427387904], "data_offsets": [0, 0]}})",
             0, "too large"},
         BadHeader{R"({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}})", 4, "no shape"}));
+
+// Some tools write an alias's description twice; for the safetensors package the last one counts.
+TEST(Safetensors, ATensorMayBeDescribedTwiceAlike) {
+  const char* one = R"("a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]})";
+  const std::string header = std::string("{") + one + ", " + one + "}";
+  EXPECT_EQ(fault_of(file_with_header(header, 1, header.size())), "no fault");
+}
 
 TEST(Safetensors, LengthsBeyondTheFile) {
   EXPECT_THAT(fault_of(""), HasSubstr("too short"));
@@ -256,7 +263,7 @@ TEST(ModelFiles, IndexesThatCannotBeFollowed) {
   EXPECT_THAT(fault(R"({"weight_map": {"a": 3}})"), HasSubstr("index.json: a: is not mapped"));
   EXPECT_THAT(fault(R"({"weight_map": {"a": "../one.safetensors"}})"),
               HasSubstr("is not mapped to a file of this folder"));
-  EXPECT_THAT(fault(R"({"weight_map": {"b": "one.safetensors"}})"), HasSubstr("b: is not in one.safetensors"));
+  EXPECT_EQ(fault(R"({"weight_map": {"b": "one.safetensors"}})"), "no fault") << "which tensors count the files say";
   EXPECT_THAT(fault(R"({"weight_map": {"a": "none"}})"), HasSubstr("none: cannot be opened"));
   EXPECT_THROW(ModelFiles::open(folder.path() / "none"), BadInput);
 }

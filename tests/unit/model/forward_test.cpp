@@ -10,7 +10,7 @@
 #include "core/base/bad_input.h"
 #include "core/model/attention.h"
 #include "core/model/blocks.h"
-#include "core/ops/norm.h"
+#include "core/model/stored_model.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tensors.h"
@@ -31,9 +31,9 @@ struct Decoder {
   HeadWeights head;
 
   static Decoder open(const std::filesystem::path& folder, const Placement& placement = {}) {
-    const ModelFiles files = ModelFiles::open(folder);
+    const auto [spec, files, notes] = StoredModel::open(folder);
     Decoder decoder;
-    decoder.spec = ModelSpec::open(folder);
+    decoder.spec = spec;
     decoder.placement = placement;
     for (int64_t layer = 0; layer < decoder.spec.layers; ++layer) {
       decoder.attention.push_back(load_attention(files, decoder.spec, layer, placement));
@@ -50,11 +50,14 @@ struct Decoder {
     const Positions positions = positions_of(spec, start, tokens_BT.size(1), placement);
     at::Tensor x = embed(tokens_BT, embedding, alone);
     for (int64_t l = 0; l < spec.layers; ++l) {
-      const at::Tensor input = rms_norm(x, blocks[l].input_norm, spec.norm_epsilon);
-      x = x + full_attention(input, attention[l], spec, positions, caches == nullptr ? nullptr : &(*caches)[l]);
-      x = x + feed_forward(rms_norm(x, blocks[l].post_norm, spec.norm_epsilon), blocks[l], spec);
+      const at::Tensor input = read_by_sublayer(x, blocks[l].input_norm, spec);
+      const at::Tensor attended =
+          full_attention(input, attention[l], spec, positions, caches == nullptr ? nullptr : &(*caches)[l]);
+      x = with_sublayer(x, attended, blocks[l].input_norm, spec);
+      const at::Tensor fed = feed_forward(read_by_sublayer(x, blocks[l].post_norm, spec), blocks[l], spec);
+      x = with_sublayer(x, fed, blocks[l].post_norm, spec);
     }
-    return at::linear(rms_norm(x, head.norm, spec.norm_epsilon), head.output);
+    return at::linear(read_by_head(x, head, spec), head.output);
   }
 };
 
@@ -85,8 +88,9 @@ TEST_P(Family, MatchesTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forward, Family,
-                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3",
-                                         "qwen3-moe", "qwen3-moe-plain"));
+                         testing::Values("llama3", "llama-linear", "llama-bias", "mistral", "mixtral", "qwen2",
+                                         "qwen2-yarn", "qwen3", "qwen3-moe", "qwen3-moe-plain", "smollm3", "olmo2",
+                                         "granite", "phi3"));
 
 class Cached : public testing::TestWithParam<std::vector<int64_t>> {};
 

@@ -95,6 +95,66 @@ TEST(ModelSpec, AWindowNoShorterThanThePositionsHidesNothing) {
   }
 }
 
+TEST(ModelSpec, AWindowCountsWhereItLimitsALayer) {
+  json config = test::config_of({.layers = 3, .max_positions = 512});
+  config.update({{"use_sliding_window", true}, {"sliding_window", 128}, {"max_window_layers", 3}});
+  EXPECT_EQ(complaint_about(config.dump()), "") << "the layers from max_window_layers on: none";
+  config["max_window_layers"] = 2;
+  EXPECT_THAT(complaint_about(config.dump()), HasSubstr("limits layer 2"));
+  config["layer_types"] = {"full_attention", "full_attention", "full_attention"};
+  EXPECT_EQ(complaint_about(config.dump()), "");
+  config["layer_types"] = {"full_attention", "sliding_attention", "full_attention"};
+  EXPECT_THAT(complaint_about(config.dump()), HasSubstr("limits layer 1"));
+  config["sliding_window"] = 512;
+  EXPECT_EQ(complaint_about(config.dump()), "") << "as long as the longest position";
+
+  config = test::config_of({.max_positions = 8192});
+  config["model_type"] = "mistral";
+  EXPECT_THAT(complaint_about(config.dump()), HasSubstr("sliding_window: is missing, which means 4096"));
+}
+
+TEST(ModelSpec, KvHeadsThatAreNullAreAsManyAsHeads) {
+  json config = test::config_of({.heads = 4});
+  config["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(opened(config).kv_heads, 4);
+}
+
+TEST(ModelSpec, OnlyKeysThatTransformersReadsInTheFamilyCount) {
+  const auto with_biases = [](const char* family) {
+    json config = test::config_of({});
+    config.update({{"model_type", family}, {"attention_bias", true}, {"mlp_bias", true}, {"sliding_window", nullptr}});
+    return opened(config);
+  };
+  const ModelSpec llama = with_biases("llama"), qwen2 = with_biases("qwen2"), qwen3 = with_biases("qwen3"),
+                  mistral = with_biases("mistral");
+  EXPECT_TRUE(llama.attention_bias && llama.output_bias && llama.mlp_bias);
+  EXPECT_TRUE(qwen2.attention_bias && !qwen2.output_bias && !qwen2.mlp_bias);
+  EXPECT_TRUE(qwen3.attention_bias && qwen3.output_bias && !qwen3.mlp_bias);
+  EXPECT_FALSE(mistral.attention_bias || mistral.output_bias || mistral.mlp_bias);
+}
+
+TEST(ModelSpec, SmolLM3SkipsTheRotationOfEveryFourthLayer) {
+  json config = test::config_of({.layers = 8});
+  config["model_type"] = "smollm3";
+  config.erase("rope_theta");
+  config.erase("tie_word_embeddings");
+  const ModelSpec spec = opened(config);
+  for (int64_t layer = 0; layer < 8; ++layer) EXPECT_EQ(spec.rotates(layer), layer != 3 && layer != 7) << layer;
+  EXPECT_EQ(spec.rope.theta, 2e6);
+  EXPECT_TRUE(spec.tied_embeddings);
+}
+
+TEST(ModelSpec, HeadsThatAreNormedTogetherAreNotSplit) {
+  const ModelSpec spec = ModelSpec::open("tests/golden/families/olmo2");
+  EXPECT_NO_THROW(spec.check_tensor_parallel(1));
+  try {
+    spec.check_tensor_parallel(2);
+    ADD_FAILURE() << "was accepted";
+  } catch (const BadInput& error) {
+    EXPECT_THAT(error.what(), HasSubstr("olmo2 normalises queries and keys"));
+  }
+}
+
 struct BadConfig {
   std::string key;
   json value;  // null: the key is removed
@@ -118,20 +178,21 @@ TEST_P(RefusedConfig, NamesFileKeyAndValue) {
 INSTANTIATE_TEST_SUITE_P(
     ModelSpec, RefusedConfig,
     testing::Values(
-        BadConfig{"model_type", "mamba", "supported: llama, mistral, qwen2, qwen3, qwen3_moe"},
+        BadConfig{"model_type", "mamba",
+                  "supported: granite, llama, mistral, mixtral, olmo2, phi3, qwen2, qwen3, qwen3_moe, smollm3"},
         BadConfig{"model_type", 3, "expected a string"}, BadConfig{"vocab_size", nullptr, "is missing"},
         BadConfig{"hidden_size", "32", "positive integer"}, BadConfig{"hidden_size", 32.5, "positive integer"},
         BadConfig{"num_hidden_layers", 0, "is 0"}, BadConfig{"intermediate_size", -4, "is -4"},
         BadConfig{"num_attention_heads", uint64_t{18446744073709551615u}, "positive integer"},
         BadConfig{"num_key_value_heads", 3, "does not divide"}, BadConfig{"head_dim", 7, "even number"},
         BadConfig{"rms_norm_eps", -1.0, "positive number"}, BadConfig{"rope_theta", "big", "positive number"},
-        BadConfig{"hidden_act", "gelu", "only silu"}, BadConfig{"attention_bias", true, "not supported"},
-        BadConfig{"mlp_bias", true, "not supported"},
+        BadConfig{"hidden_act", "gelu", "only silu"}, BadConfig{"model_type", "gemma2", "caps attention's scores"},
+        BadConfig{"quantization", {{"bits", 4}}, "not supported"},
         BadConfig{"quantization_config", {{"quant_method", "fp8"}}, "not supported"},
         BadConfig{"num_hidden_layers", 10001, "at most 10000"}, BadConfig{"rope_theta", 0.5, "greater than 1"},
         BadConfig{"partial_rotary_factor", 0.25, "not supported"}, BadConfig{"attention_bias", "no", "true or false"},
-        BadConfig{"use_sliding_window", true, "not supported"},
-        BadConfig{"layer_types", {"full_attention", "sliding_attention"}, "sliding_attention"},
+        BadConfig{"layer_types", {"full_attention", "linear_attention"}, "linear_attention"},
+        BadConfig{"layer_types", {"full_attention"}, "lists 1 layers of 2"},
         BadConfig{"rope_scaling", "yarn", "expected an object"},
         BadConfig{"rope_scaling", {{"type", "dynamic"}, {"factor", 4.0}}, "change with the sequence's length"},
         BadConfig{"rope_parameters", {{"rope_type", "longrope"}}, "change with the sequence's length"},
@@ -158,7 +219,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadRope{{{"rope_type", "linear"}}, "factor", "is missing"},
         BadRope{{{"rope_type", "linear"}, {"factor", -2.0}}, "factor", "positive number"},
         BadRope{{{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}, "partial_rotary_factor", "not supported"},
-        BadRope{{{"rope_type", "llama3"}, {"factor", 8.0}}, "original_max_position_embeddings", "is missing"},
+        BadRope{{{"rope_type", "llama3"}, {"factor", 8.0}}, "low_freq_factor", "is missing"},
+        BadRope{{{"sliding_attention", {{"rope_theta", 1e4}}}}, "full_attention", "is missing"},
         BadRope{{{"rope_type", "llama3"},
                  {"factor", 8.0},
                  {"original_max_position_embeddings", 8192},
@@ -166,9 +228,11 @@ INSTANTIATE_TEST_SUITE_P(
                  {"high_freq_factor", 4.0}},
                 "high_freq_factor",
                 "greater than low_freq_factor"},
-        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}}, "original_max_position_embeddings", "is missing"},
-        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 1.0}}, "mscale", "not supported"},
-        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"truncate", false}}, "truncate", "not supported"},
+        BadRope{{{"rope_type", "yarn"}}, "factor", "is missing"},
+        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 0.0}, {"mscale_all_dim", 1.0}},
+                "mscale",
+                "positive number"},
+        BadRope{{{"rope_type", "yarn"}, {"factor", 4.0}, {"truncate", 1}}, "truncate", "true or false"},
         BadRope{{{"rope_type", 3}}, "rope_type", "expected a string"}));
 
 struct BadFamily {
@@ -189,11 +253,13 @@ TEST_P(RefusedFamily, NamesTheKey) {
 
 INSTANTIATE_TEST_SUITE_P(
     ModelSpec, RefusedFamily,
-    testing::Values(BadFamily{"mistral", "sliding_window", 256, "shorter than max_position_embeddings"},
-                    BadFamily{"mistral", "sliding_window", nullptr, "is missing, which means 4096"},
-                    BadFamily{"llama3", "mlp_bias", true, "not supported"},
-                    BadFamily{"llama3", "attention_bias", true, "not supported"},
-                    BadFamily{"qwen2", "use_sliding_window", true, "not supported"},
+    testing::Values(BadFamily{"mistral", "sliding_window", 256, "is 256 here, shorter than max_position_embeddings"},
+                    BadFamily{"phi3", "sliding_window", 256, "limits layer 0"},
+                    BadFamily{"mistral", "layer_types", {"sliding_attention", "full_attention"}, "sliding_attention"},
+                    BadFamily{"phi3", "rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}, "asks for longrope"},
+                    BadFamily{"smollm3", "no_rope_layers", {1, 0}, "lists 2 layers of 3"},
+                    BadFamily{"granite", "residual_multiplier", 0, "positive number"},
+                    BadFamily{"mixtral", "num_experts_per_tok", 5, "more than the 4 experts"},
                     BadFamily{"qwen3-moe", "moe_intermediate_size", nullptr, "is missing"},
                     BadFamily{"qwen3-moe", "num_experts_per_tok", 9, "more than the 8 experts"},
                     BadFamily{"qwen3-moe", "num_experts", 0, "positive integer"},

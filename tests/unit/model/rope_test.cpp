@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numbers>
+
+#include "core/base/bad_input.h"
 
 namespace flashmorph {
 namespace {
@@ -59,6 +63,32 @@ TEST(Rope, YarnScalesCosAndSin) {
 TEST(Rope, AnEmptyScalingIsNone) {
   const auto scaled = frequencies({{"rope_scaling", nlohmann::json::object()}, {"rope_theta", 500.0}});
   for (size_t pair = 0; pair < scaled.size(); ++pair) EXPECT_DOUBLE_EQ(scaled[pair], plain(pair));
+}
+
+// tests/golden/rope.json: what transformers makes of each way to write it, in float32.
+TEST(Rope, EveryWayToWriteItIsReadAsTransformersReadsIt) {
+  const nlohmann::json ways = nlohmann::json::parse(std::ifstream("tests/golden/rope.json"));
+  ASSERT_GE(ways.size(), 13U);
+  for (const nlohmann::json& way : ways) {
+    nlohmann::json config = way["config"];
+    config["max_position_embeddings"] = 2048;
+    const Rope rope = Rope::of(ConfigJson(config, "config.json"));
+    EXPECT_NEAR(rope.scale, way["scale"].get<double>(), 1e-12) << config;
+    const std::vector<double> found = rope.frequencies(32), expected = way["frequencies"];
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t pair = 0; pair < found.size(); ++pair)
+      EXPECT_NEAR(found[pair], expected[pair], 2e-6 * expected[pair]) << config << ", pair " << pair;
+  }
+}
+
+TEST(Rope, SettingsByLayerTypeAreThoseOfFullAttention) {
+  const nlohmann::json plain_500 = {{"rope_type", "default"}, {"rope_theta", 500.0}},
+                       plain_10 = {{"rope_type", "default"}, {"rope_theta", 10.0}};
+  const nlohmann::json config = {{"rope_theta", 7.0},
+                                 {"rope_parameters", {{"sliding_attention", plain_10}, {"full_attention", plain_500}}}};
+  const auto found = frequencies(config);
+  for (size_t pair = 0; pair < found.size(); ++pair) EXPECT_DOUBLE_EQ(found[pair], plain(pair));
+  EXPECT_THROW(frequencies({{"rope_parameters", {{"sliding_attention", plain_10}}}}), BadInput);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "core/io/model_files.h"
+#include "core/model/stored_model.h"
 #include "core/morph/morphable_model.h"
 #include "tests/support/tensors.h"
 #include "tests/unit/mixer/shard_pair.h"
@@ -18,8 +18,8 @@ class TwoRanks : public testing::TestWithParam<const char*> {
 
   // The teacher as a trainable hybrid of full layers only, in float64.
   MorphableModel load(const Placement& placement, Shard& shard) const {
-    const ModelSpec spec = ModelSpec::open(folder());
-    const MorphableModel model = MorphableModel::load(ModelFiles::open(folder()), spec, placement, shard);
+    const auto [spec, files, notes] = StoredModel::open(folder());
+    const MorphableModel model = MorphableModel::load(files, spec, placement, shard);
     return model.hybrid(Routes(static_cast<size_t>(spec.layers), Route::full()));
   }
 
@@ -69,8 +69,9 @@ TEST_P(TwoRanks, EqualOne) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, TwoRanks,
-                         testing::Values("llama3", "llama-linear", "mistral", "qwen2", "qwen2-yarn", "qwen3",
-                                         "qwen3-moe", "qwen3-moe-plain"));
+                         testing::Values("llama3", "llama-linear", "llama-bias", "mistral", "mixtral", "qwen2",
+                                         "qwen2-yarn", "qwen3", "qwen3-moe", "qwen3-moe-plain", "smollm3", "granite",
+                                         "phi3"));
 
 }  // namespace
 }  // namespace flashmorph

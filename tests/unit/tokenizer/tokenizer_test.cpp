@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -118,26 +119,30 @@ INSTANTIATE_TEST_SUITE_P(
     Table, Refused,
     testing::Values(
         Refusal{"{}", "no fault"}, Refusal{"5", "model.type"},
-        Refusal{R"({"normalizer": {"type": "Lowercase"}})", "Lowercase"},
+        Refusal{R"({"normalizer": {"type": "Precompiled"}})", "Precompiled"},
         Refusal{R"({"decoder": {"type": "WordPiece"}})", "WordPiece"},
-        Refusal{R"({"pre_tokenizer": {"type": "Whitespace", "pretokenizers": null}})", "Whitespace"},
-        Refusal{R"({"pre_tokenizer": null})", "model.byte_fallback"},
-        Refusal{R"({"pre_tokenizer": null, "model": {"byte_fallback": true}})", "has no token for byte 0"},
+        Refusal{R"({"pre_tokenizer": {"type": "UnicodeScripts", "pretokenizers": null}})", "UnicodeScripts"},
+        Refusal{R"({"pre_tokenizer": null})", "no fault"},
+        Refusal{R"({"pre_tokenizer": null, "model": {"unk_token": "<none>"}})", "lacks the unk_token"},
         Refusal{R"({"pre_tokenizer": {"type": "Metaspace", "pretokenizers": null, "replacement": "__"}})", "Metaspace"},
         Refusal{
             R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed"}]}})",
             "Removed"},
+        Refusal{
+            R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "Metaspace"}]}})",
+            "Metaspace"},
+        Refusal{R"({"pre_tokenizer": {"type": "Punctuation", "pretokenizers": null, "behavior": "Scattered"}})",
+                "Scattered"},
         Refusal{R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated",
                     "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "add_prefix_space": true}]}})",
                 "add_prefix_space"},
-        Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"String": "ab"}, "content": ""}})", "Replace"},
-        Refusal{
-            R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "e"}, {"type": "NFC"}]}})",
-            "NFC after Prepend"},
+        Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": ""}})", "Replace"},
+        Refusal{R"({"normalizer": {"type": "Replace", "pattern": {"Regex": "^x"}, "content": ""}})", "with ^"},
         Refusal{R"({"model": {"type": "Unigram"}})", "Unigram"},
         Refusal{R"({"model": {"dropout": 0.1}})", "model.dropout"},
         Refusal{R"({"model": {"continuing_subword_prefix": "##"}})", "model.continuing_subword_prefix"},
-        Refusal{R"({"model": {"vocab": {"a": null, "\u4f60": 64}}})", "has no token for byte 97"},
+        Refusal{R"({"model": {"dropout": 0.0, "type": null}})", "no fault"},
+        Refusal{R"({"model": {"vocab": {"a": null, "\u4f60": 64}}})", "which is not in the vocab"},
         Refusal{R"({"model": {"vocab": {"a": -1}}})", "has the id -1"},
         Refusal{R"({"model": {"vocab": {"a": 99999999999}}})", "has the id 99999999999"},
         Refusal{R"({"model": {"vocab": {"a": 0}}})", "of another token"},
@@ -175,6 +180,50 @@ INSTANTIATE_TEST_SUITE_P(
                     BadPattern{"(?m:.)", "(?m:"}, BadPattern{"[a[b]]", "a class in a class"},
                     BadPattern{"[]a]", "an empty class"}, BadPattern{"[a&&b]", "&&"}, BadPattern{"a{,3}", "{,"},
                     BadPattern{"a{1,3}+", "}+"}, BadPattern{"\\bx", "with \\b"}));
+
+// Which token ends a document: what the folder says before any name.
+TEST(Tokenizer, TheFolderSaysWhatEndsADocument) {
+  const auto end_in = [](const std::vector<std::pair<std::string, std::string>>& files) {
+    const test::TemporaryFolder folder;
+    std::filesystem::copy_file(kTeacher, folder.path() / "tokenizer.json");
+    for (const auto& [name, content] : files) std::ofstream(folder.path() / name) << content;
+    return Tokenizer::of_model(folder.path(), 1024).end_of_text();
+  };
+  const std::pair<std::string, std::string> chat = {"tokenizer_config.json", R"({"eos_token": "<|im_end|>"})"},
+                                            object = {"tokenizer_config.json",
+                                                      R"({"eos_token": {"content": "<|im_start|>"}})"},
+                                            none = {"tokenizer_config.json", R"({"eos_token": null})"},
+                                            other = {"tokenizer_config.json", R"({"eos_token": "<nowhere>"})"},
+                                            generation = {"generation_config.json", R"({"eos_token_id": [7, 8]})"},
+                                            config = {"config.json", R"({"eos_token_id": 9})"},
+                                            beyond = {"config.json", R"({"eos_token_id": 1024})"};
+  EXPECT_EQ(end_in({}), 1021) << "<|endoftext|>, by its name";
+  EXPECT_EQ(end_in({chat, generation, config}), 1023);
+  EXPECT_EQ(end_in({object}), 1022);
+  EXPECT_EQ(end_in({none, generation, config}), 7);
+  EXPECT_EQ(end_in({config}), 9);
+  EXPECT_THROW(end_in({other}), BadInput);
+  EXPECT_THROW(end_in({beyond}), BadInput);
+}
+
+TEST(Tokenizer, TokensBeyondTheModelsVocabularyAreRefusedWhereATextUsesThem) {
+  const Tokenizer all = Tokenizer::open("tests/data/passkey-teacher/tokenizer.json");
+  const std::string text = "Remember this sequence of words";
+  const std::vector<int32_t> expected = all.encode(text);
+  const int32_t highest = *std::ranges::max_element(expected);
+  const auto of_model = [](int64_t vocabulary) {
+    return Tokenizer::of_model("tests/data/passkey-teacher", vocabulary);
+  };
+  EXPECT_EQ(of_model(highest + 1).encode(text), expected);
+  EXPECT_EQ(of_model(100'000).id_limit(), all.vocab_size());
+  try {
+    of_model(highest).encode(text);
+    ADD_FAILURE() << "was encoded";
+  } catch (const BadInput& bad) {
+    EXPECT_THAT(bad.what(), testing::AllOf(testing::HasSubstr("whose id is " + std::to_string(highest)),
+                                           testing::HasSubstr("ends at " + std::to_string(highest - 1))));
+  }
+}
 
 TEST(Tokenizer, FilesThatAreNotJson) {
   EXPECT_THAT(fault_of(""), testing::HasSubstr("not valid JSON"));

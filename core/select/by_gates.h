@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+
+#include "core/config/keys.h"
+
+namespace flashmorph {
+
+struct GateSettings {
+  std::string objective = "paper";  // what moves the gates
+  double gate_penalty = 0.1;        // lambda, the paper's
+
+  double lambda() const { return objective == "paper" ? gate_penalty : 0.0; }
+
+  void keys(KeyVisitor& v) {
+    v.key("objective", objective,
+          {.meaning = "flashmorph: what moves the gates: the error + lambda * the sum of gates (paper), or the error "
+                      "alone under a budget that falls from all layers to one, without lambda (budget)",
+           .choices = {"paper", "budget"}});
+    v.key("gate_penalty", gate_penalty,
+          {"flashmorph, objective paper: lambda, the pull of every gate towards linear attention", 0, kMany});
+  }
+};
+
+}  // namespace flashmorph
