@@ -119,6 +119,10 @@ struct SelectSection : TrainingSection {
   std::vector<int64_t> layers;        // given's
   std::string plan;                   // given's, instead of layers: another run's plan.json
   int64_t seed = 1;                   // random's
+  int64_t judge_samples = 64;         // held-out samples on which methods that measure judge a set of layers
+  int64_t beam_width = 4;             // beam's
+  int64_t most_sets = 1000;           // exhaustive's
+  std::string halo_scores;            // halo's, instead of measuring: a file
 };
 
 struct DistillSection : TrainingSection {  // tokens 0: the stage is left out

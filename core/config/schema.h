@@ -223,7 +223,8 @@ void visit(Visitor& v, FinetuneSection& s) {
 template <class Visitor>
 void visit(Visitor& v, SelectSection& s) {
   v.key("method", s.method,
-        {"who picks the layers: flashmorph by the gates; uniform; random; given by a list; all_linear none"});
+        {"who picks the layers: flashmorph by the gates; ablate, greedy, beam, exhaustive, halo by measuring hard "
+         "mixtures; uniform; random; given by a list; all_linear none"});
   v.key("gate_penalty", s.gate_penalty, {"lambda, the pull of every gate towards linear attention", 0, kMany});
   v.key("layers", s.layers,
         {.meaning = "given: the layers that keep full attention, from 0 on",
@@ -232,6 +233,13 @@ void visit(Visitor& v, SelectSection& s) {
          .may_be_empty = true});
   v.key("plan", s.plan, {"given, instead of layers: plan.json of another run, whose own pick is taken"});
   v.key("seed", s.seed, {"random: the pick follows from it", 0, kMany});
+  v.key("judge_samples", s.judge_samples,
+        {"ablate, greedy, beam, exhaustive, halo: held-out samples that judge a set of layers", 1, kMany});
+  v.key("beam_width", s.beam_width, {"beam: sets that are kept from one size to the next", 1, 1000});
+  v.key("most_sets", s.most_sets, {"exhaustive: refused when more sets fill the budget", 1, 1e6});
+  v.key("halo_scores", s.halo_scores,
+        {"halo: JSON with lists commonsense and recall, a number for the model without each layer's full attention; "
+         "empty: measured"});
   visit_steps(v, s, true);
   AnswerSequences sequences{s.data};
   v.section("data", sequences);

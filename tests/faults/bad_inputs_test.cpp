@@ -98,7 +98,9 @@ INSTANTIATE_TEST_SUITE_P(
         setting("TooFewBytes", "budget={kv_bytes_per_token: 1}", "budget.kv_bytes_per_token"),
         setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind: is 'mamba', expected one of: "),
         setting("UnknownSelector", "stages.select.method=best",
-                "stages.select.method: is 'best', expected one of: all_linear, flashmorph, given, random, uniform"),
+                "stages.select.method: is 'best', expected one of: ablate, all_linear, beam, exhaustive, flashmorph, "
+                "given, greedy, "
+                "halo, random, uniform"),
         setting("ComparedWithAnUnknownSelector", "stages.evaluate.compare=[best]",
                 "stages.evaluate.compare: is 'best', expected one of: "),
         setting("GivenWithoutLayers", "stages.select.method=given",
