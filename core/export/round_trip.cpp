@@ -7,6 +7,7 @@
 #include "core/model/attention.h"
 #include "core/model/blocks.h"
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 
 namespace flashmorph {
 namespace {
@@ -58,7 +59,7 @@ at::Tensor hybrid_logits(const HybridSpec& hybrid, const ModelFiles& own, const 
     x = x + feed_forward(rms_norm(x, block.post_norm, spec.norm_epsilon), block, spec);
   }
   const HeadWeights head = load_head(own, spec, whole, spec.tied_embeddings ? &embedding : nullptr);
-  return at::linear(rms_norm(x, head.norm, spec.norm_epsilon), head.output).squeeze(0);
+  return project(rms_norm(x, head.norm, spec.norm_epsilon), head.output).squeeze(0);
 }
 
 }  // namespace flashmorph

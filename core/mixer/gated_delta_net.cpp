@@ -12,6 +12,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 #include "core/ops/short_convolution.h"
 
 // Gated DeltaNet's branch (arXiv 2412.06464) in exactly the shape of the qwen3_5_text layer it is exported as:
@@ -86,15 +87,15 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
     const auto [q, k, v] = convolved(x_BTD, positions, cache);
     const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
-    const at::Tensor beta_BTH = at::sigmoid(exact(at::linear(x_BTD, weights_.b)));
-    const at::Tensor step_BTH = at::softplus(exact(at::linear(x_BTD, weights_.a)) + weights_.dt_bias);
+    const at::Tensor beta_BTH = at::sigmoid(exact(project(x_BTD, weights_.b)));
+    const at::Tensor step_BTH = at::softplus(exact(project(x_BTD, weights_.a)) + weights_.dt_bias);
     const at::Tensor g_BTH = -exact(weights_.A_log).exp() * step_BTH;
     const auto [o_BTHK, state] =
         gated_delta_rule(l2_norm(q, kLengthEpsilon), l2_norm(k, kLengthEpsilon), v, g_BTH, beta_BTH, state_of(cache),
                          positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     const at::Tensor normed = rms_norm(o_BTHK, weights_.norm, spec_.norm_epsilon);
-    return at::linear(swiglu(project_heads(x_BTD, weights_.z, spec_.head_dim), normed).flatten(2, 3), weights_.out);
+    return project(swiglu(project_heads(x_BTD, weights_.z, spec_.head_dim), normed).flatten(2, 3), weights_.out);
   }
 
   // One decay per head whatever a x adds: exp(A_log) = 1, softplus(dt_bias) = |log_decay|.
@@ -106,8 +107,8 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
  private:
   // silu of the convolved projections, [B, T, H, K] each. The cache keeps the last projections of all three.
   std::array<at::Tensor, 3> convolved(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const {
-    std::array<at::Tensor, 3> projected = {at::linear(x_BTD, weights_.q), at::linear(x_BTD, weights_.k),
-                                           at::linear(x_BTD, weights_.v)};
+    std::array<at::Tensor, 3> projected = {project(x_BTD, weights_.q), project(x_BTD, weights_.k),
+                                           project(x_BTD, weights_.v)};
     const std::array<at::Tensor, 3> taps = {weights_.q_conv, weights_.k_conv, weights_.v_conv};
     const bool continues = cache != nullptr && cache->recent_BPC.defined();
     const std::vector<at::Tensor> past = continues ? cache->recent_BPC.chunk(3, -1) : std::vector<at::Tensor>();

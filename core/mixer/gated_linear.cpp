@@ -9,6 +9,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 
 // Gated linear attention's branch (GLA, arXiv 2312.06635): projections, RMSNorm of queries and keys where the teacher
 // has it, RoPE, the recurrence with a decay per channel read from the input through a low rank, RMSNorm of each head's
@@ -59,7 +60,7 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
         gated_linear_attention(q, k, v, log_decay(x_BTD), state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     const at::Tensor normed = rms_norm(o_BTHK, weights_.o_norm, spec_.norm_epsilon);
-    return at::linear(swiglu(project_heads(x_BTD, weights_.g, spec_.head_dim), normed).flatten(2, 3), weights_.heads.o);
+    return project(swiglu(project_heads(x_BTD, weights_.g, spec_.head_dim), normed).flatten(2, 3), weights_.heads.o);
   }
 
   // The b with logsigmoid(b) / 16 = log_decay, for all channels of a head.
@@ -71,7 +72,7 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
  private:
   at::Tensor log_decay(const at::Tensor& x_BTD) const {
     const at::Tensor logit =
-        project_heads(at::linear(x_BTD, weights_.decay_in), weights_.decay_out, spec_.head_dim, weights_.decay_bias);
+        project_heads(project(x_BTD, weights_.decay_in), weights_.decay_out, spec_.head_dim, weights_.decay_bias);
     return at::log_sigmoid(logit.to(at::toOpMathType(logit.scalar_type()))) / kGateDivisor;
   }
 };

@@ -10,6 +10,7 @@
 #include "core/ops/gated_norm.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 
 // Lightning attention's branch: projections, RMSNorm of queries and keys per head, RoPE, the recurrence with a constant
 // decay per head, RMSNorm of the output, a sigmoid gate, the output projection.
@@ -52,11 +53,11 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
     const auto [o_BTHK, state] =
         lightning_attention(q, k, v, log_decay_H_, state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    const at::Tensor z = at::linear(x_BTD, weights_.z);
+    const at::Tensor z = project(x_BTD, weights_.z);
     const at::Tensor gated = mixer_.output_norm == "head"
                                  ? gated_rms_norm(o_BTHK, weights_.o_norm, z, spec_.norm_epsilon, /*swish=*/false)
                                  : normed_over_all(o_BTHK) * at::sigmoid(z);
-    return at::linear(gated, weights_.heads.o);
+    return project(gated, weights_.heads.o);
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/ops/norm.h"
+#include "core/ops/projection.h"
 #include "core/ops/rotation.h"
 #include "core/ops/softmax_attention.h"
 
@@ -25,8 +26,7 @@ at::Tensor attended(const QueriesKeysValues& x, const Positions& positions) {
 }  // namespace
 
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias) {
-  return at::linear(x_BTD, weight, bias.defined() ? std::optional(bias) : std::nullopt)
-      .unflatten(-1, {weight.size(0) / head_dim, head_dim});
+  return project(x_BTD, weight, bias).unflatten(-1, {weight.size(0) / head_dim, head_dim});
 }
 
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
@@ -53,7 +53,7 @@ at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weigh
     v = appended(cache->values_BTGK, v);
   }
 
-  return at::linear(attended({q, k, v}, positions).flatten(2, 3), weights.o);
+  return project(attended({q, k, v}, positions).flatten(2, 3), weights.o);
 }
 
 // With each token's place as its value, attention returns the place that is looked at.

@@ -4,11 +4,12 @@
 
 #include "core/model/experts.h"
 #include "core/ops/activation.h"
+#include "core/ops/projection.h"
 
 namespace flashmorph {
 
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
-  return at::linear(swiglu(at::linear(x_BTD, weights.gate), at::linear(x_BTD, weights.up)), weights.down);
+  return project(swiglu(project(x_BTD, weights.gate), project(x_BTD, weights.up)), weights.down);
 }
 
 at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/model/blocks.h"
+#include "core/ops/projection.h"
 
 // Letters: N tokens of the batch, E experts, P experts a token, D hidden.
 
@@ -16,7 +17,7 @@ struct Routing {
 
 Routing route(const at::Tensor& x_ND, const at::Tensor& router, const ExpertsSpec& spec) {
   const at::ScalarType exact = x_ND.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor p_NE = at::softmax(at::linear(x_ND, router), -1, exact);
+  const at::Tensor p_NE = at::softmax(project(x_ND, router), -1, exact);
   auto [weight_NP, expert_NP] = p_NE.topk(spec.per_token, -1);
   if (spec.normalized) weight_NP = weight_NP / weight_NP.sum(-1, /*keepdim=*/true);
   return {weight_NP.to(x_ND.scalar_type()), expert_NP};

@@ -116,6 +116,12 @@ struct Differentiable<Op, Results(Argument...), Gradients(Given...)>
     (kept, std::make_index_sequence<I>());
   }
 
+  template <size_t I>
+  static constexpr size_t required_before() {
+    return []<size_t... J>(std::index_sequence<J...>) { return (size_t{0} + ... + (kIsRequired<J> ? 1 : 0)); }
+    (std::make_index_sequence<I>());
+  }
+
   static constexpr size_t kArgumentsRead = sizeof...(Argument) - Op::kUnread.size();
   static constexpr size_t kTensorsKept = tensors_before<sizeof...(Argument)>(/*kept=*/true);
   static constexpr bool kAsksWhich =
@@ -139,9 +145,10 @@ struct Differentiable<Op, Results(Argument...), Gradients(Given...)>
     const variable_list saved = context->get_saved_variables();
     const variable_list gradients = [&]<size_t... O, size_t... I, size_t... E>(
         std::index_sequence<O...>, std::index_sequence<I...>, std::index_sequence<E...>) {
-      const auto given = std::tuple_cat(
-          std::tuple(gradient_of<O>(upstream, saved)...), argument<I>(context, saved)...,
-          std::tuple(as<GivenAt<Op::kOutputs + kArgumentsRead + E>>(saved[kTensorsKept + E])...), which(context));
+      const auto given =
+          std::tuple_cat(std::tuple(gradient_of<O>(upstream, saved)...), argument<I>(context, saved)...,
+                         std::tuple(as<GivenAt<Op::kOutputs + kArgumentsRead + E>>(saved[kTensorsKept + E])...),
+                         which(context, saved));
       return list_of(std::apply([](const auto&... x) { return backward_of<Op>().call(x...); }, given));
     }
     (std::make_index_sequence<Op::kOutputs>(), Places(), std::make_index_sequence<kExtraResults>());
@@ -219,11 +226,13 @@ struct Differentiable<Op, Results(Argument...), Gradients(Given...)>
       return saved[tensors_before<I>(/*kept=*/true)].defined();
   }
 
-  static auto which(const Context* context) {
+  // Absent tensors have no place among the graph's edges: no optional one may stand before one that is trained.
+  static auto which(const Context* context, const variable_list& saved) {
     if constexpr (kAsksWhich) {
       return [&]<size_t... N>(std::index_sequence<N...>) {
-        static_assert((kIsRequired<Op::kTrained[N]> && ...), "an absent tensor has no place among the graph's edges");
+        static_assert(((required_before<Op::kTrained[N]>() == tensors_before<Op::kTrained[N]>(/*kept=*/false)) && ...));
         return std::tuple(std::array<bool, Op::kTrained.size()>{
+            is_there<Op::kTrained[N]>(saved) &&
             context->needs_input_grad(tensors_before<Op::kTrained[N]>(/*kept=*/false))...});
       }
       (std::make_index_sequence<Op::kTrained.size()>());

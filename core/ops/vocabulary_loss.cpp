@@ -10,6 +10,8 @@
 #include <limits>
 #include <vector>
 
+#include "core/ops/projection.h"
+
 // Letters: N tokens, D hidden, W this rank's rows of the vocabulary.
 
 namespace flashmorph {
@@ -24,7 +26,7 @@ constexpr int64_t kIgnored = -100;  // the target of a token that does not count
 // a b, summed and given in float32 at least.
 at::Tensor exact_product(const at::Tensor& a, const at::Tensor& b) {
   const at::ScalarType exact = at::toOpMathType(a.scalar_type());
-  if (exact == a.scalar_type()) return at::mm(a, b);
+  if (exact == a.scalar_type()) return product(a, b);
   return a.is_cpu() ? at::mm(a.to(exact), b.to(exact)) : at::mm(a, b, exact);
 }
 
@@ -81,7 +83,7 @@ std::pair<at::Tensor, Gradients> chunked_loss(const at::Tensor& hidden_ND, const
     loss += part.loss;
     if (!wanted.any()) continue;
     const at::Tensor d_logits = part.d_logits_NW.to(hidden.scalar_type());
-    if (wanted.hidden) gradients.hidden.narrow(0, start, count).copy_(at::mm(d_logits, head_WD));
+    if (wanted.hidden) gradients.hidden.narrow(0, start, count).copy_(product(d_logits, head_WD));
     if (wanted.head) gradients.head.add_(exact_product(d_logits.t(), hidden));
   }
   shard.all_reduce_sum(loss);

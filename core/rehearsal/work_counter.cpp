@@ -36,6 +36,7 @@ const std::map<std::string_view, Rule>& rules() {
       {"aten::addmm", [](Inputs in) { return product(in, 1); }},
       {"aten::baddbmm", [](Inputs in) { return product(in, 1); }},
       {"aten::baddbmm_", [](Inputs in) { return product(in, 1); }},
+      {"mkldnn::_linear_pointwise", [](Inputs in) { return 2.0 * count(in[0]) * size(in[1], 0); }},
       {"aten::linalg_solve_triangular", [](Inputs in) { return size(in[0], -1) * count(in[1]); }},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", [](Inputs in) { return attention(in, 0, 4, 2.0); }},
       {"aten::_scaled_dot_product_flash_attention_for_cpu_backward",

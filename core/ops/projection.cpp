@@ -1,0 +1,97 @@
+#include "core/ops/projection.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+
+#include <array>
+#include <string_view>
+#include <tuple>
+
+#include "core/ops/operator.h"
+
+// Letters: N tokens, D inputs, E outputs.
+
+namespace flashmorph {
+namespace {
+
+constexpr int64_t kFewRows = 32;  // fewer are done before oneDNN has started
+
+// x W^T by oneDNN, an operator of LibTorch without a C++ function; absent where LibTorch was built without it.
+using OneDnnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, std::string_view,
+                                c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+
+const auto& onednn() {
+  static const auto op = [] {
+    const auto found = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    using Typed = decltype(found->typed<OneDnnLinear>());
+    return found && at::globalContext().hasMKLDNN() ? std::optional<Typed>(found->typed<OneDnnLinear>()) : std::nullopt;
+  }();
+  return op;
+}
+
+bool onednn_takes(const at::Tensor& x_ND, const at::Tensor& weight_ED, int64_t rows) {
+  return x_ND.is_cpu() && x_ND.scalar_type() == at::kFloat && weight_ED.scalar_type() == at::kFloat &&
+         rows >= kFewRows && weight_ED.numel() > 0 && onednn().has_value();
+}
+
+at::Tensor by_onednn(const at::Tensor& x_ND, const at::Tensor& weight_ED) {
+  return onednn()->call(x_ND, weight_ED, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
+}
+
+at::Tensor forward(const at::Tensor& x, const at::Tensor& weight_ED, const OptionalTensor& bias_E) {
+  const at::Tensor x_ND = x.flatten(0, -2);
+  if (!onednn_takes(x_ND, weight_ED, x_ND.size(0))) return at::linear(x, weight_ED, bias_E);
+  const at::Tensor y = by_onednn(x_ND, weight_ED);
+  if (bias_E) y.add_(*bias_E);
+  return y.unflatten(0, x.sizes().slice(0, x.dim() - 1));
+}
+
+// dx = dy W;  dW = dy^T x;  db = sum of dy.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& dy, const at::Tensor& x,
+                                                        const at::Tensor& weight_ED, const OptionalTensor&,
+                                                        std::array<bool, 3> wanted) {
+  const at::Tensor dy_NE = dy.flatten(0, -2);
+  at::Tensor dx, d_weight, d_bias;
+  if (wanted[0]) dx = product(dy_NE, weight_ED).view(x.sizes());
+  if (wanted[1]) d_weight = product(dy_NE.t(), x.flatten(0, -2));
+  if (wanted[2]) d_bias = dy_NE.sum(0);
+  return {dx, d_weight, d_bias};
+}
+
+struct Project : Operator {
+  static constexpr const char* kName = "project";
+  using Forward = decltype(forward);
+  using Backward = decltype(backward);
+  static constexpr std::array<size_t, 3> kTrained = {0, 1, 2};
+  static void check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
+    TORCH_CHECK(x.dim() >= 2 && weight.dim() == 2 && weight.size(1) == x.size(-1),
+                "project: x must be [.., D] and weight [E, D], got ", x.sizes(), " and ", weight.sizes());
+    TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == weight.size(0)), "project: bias must be [E]");
+    TORCH_CHECK(weight.scalar_type() == x.scalar_type() && (!bias || bias->scalar_type() == x.scalar_type()),
+                "project: x, weight and bias must have one dtype");
+  }
+};
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
+  declare<Project>(library, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+                   "(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
+  library.impl("project", forward);
+  library.impl("project_backward", backward);
+}
+
+at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E) {
+  if (!x.is_cpu()) return at::linear(x, weight_ED, present(bias_E));  // whose nodes cost the host less
+  return call<Project>(x, weight_ED, present(bias_E));
+}
+
+at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP) {
+  if (onednn_takes(a_NM, b_MP, a_NM.size(0))) return by_onednn(a_NM, b_MP.t());
+  return at::mm(a_NM, b_MP);
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace flashmorph {
+
+// y = x W^T + b: x [.., D], weight_ED, bias_E (undefined: none), one dtype; y [.., E]. Any strides; differentiable in
+// all three; saves nothing but its inputs. Also torch.ops.flashmorph.project. On the CPU in float32 the products are
+// oneDNN's: LibTorch's own, MKL's, use half of an AMD processor's vectors.
+at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E = {});
+
+// a b of matrices, by the same products; no gradient of its own.
+at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP);
+
+}  // namespace flashmorph
