@@ -27,7 +27,7 @@ constexpr int64_t kLayers = 4;
 RunConfig small_run() {
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 2}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 512}\n  select: {tokens: 512, judge_samples: 10, data: {lengths: [128, 96], passkeys: 2, "
+      "  align: {tokens: 512}\n  select: {tokens: 512, judge_samples: 10, data: {lengths: [128, 256], passkeys: 2, "
       "words: 4}}\n",
       "test");
 }
@@ -105,7 +105,7 @@ TEST(Judge, TheTeacherHasNoErrorAndTokensAndOperationsAreCounted) {
   const proto::JudgedSet whole = HardMixtureJudge(model, here).judge({0, 1, 2, 3});
   EXPECT_EQ(whole.error(), 0.0);
   EXPECT_EQ(whole.cost().sets(), 1);
-  EXPECT_EQ(whole.cost().tokens(), 6 * 128 + 4 * 96) << "four samples a forward, of one length";
+  EXPECT_EQ(whole.cost().tokens(), 6 * 128 + 4 * 256) << "four samples a forward, of one length";
   double parameters = 0.0;
   for (const Parameter& parameter : model.frozen_parameters()) parameters += parameter.value.numel();
   EXPECT_GT(whole.cost().flop(), static_cast<double>(whole.cost().tokens()) * parameters);
