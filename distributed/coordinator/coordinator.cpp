@@ -300,7 +300,7 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
   plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
   write(folder_.plan_file(), plans_);
   for (const proto::HybridPlan& plan : plans_.plans())
-    if (plan.scores_size() > 0 && plan.margin() <= plan.noise())
+    if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
       inputs_.observer.warn(plan.name() + ": the pick's margin, " + std::to_string(plan.margin()) +
                             ", is within the gates' noise, " + std::to_string(plan.noise()) +
                             "; more tokens or another stages.select.gate_penalty would separate them better");
