@@ -69,17 +69,22 @@ function(flashmorph_unit_test name)
   set_tests_properties(unit.${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1")
 endfunction()
 
-# flashmorph_mpi_test(stages FILES ... RANKS 1 2 4 DEPENDS ...): one program, one ctest entry per number of ranks.
+# flashmorph_mpi_test(stages FILES ... RANKS 1 2 4 STRICT 4 DEPENDS ...): one program, one ctest entry per number of ranks;
+# with those of STRICT the ranks may count on no more than NCCL gives (tests/mpi/strict_communicator.h).
 function(flashmorph_mpi_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT" "FILES;RANKS;DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "" "TIMEOUT" "FILES;RANKS;STRICT;DEPENDS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
   set(target mpi_test_${name})
   flashmorph_test_program(${target} FILES ${arg_FILES} DEPENDS ${arg_DEPENDS} flashmorph_mpi_main)
   foreach(ranks ${arg_RANKS})
+    set(strict)
+    if(ranks IN_LIST arg_STRICT)
+      set(strict --strict)
+    endif()
     add_test(NAME mpi.${name}.np${ranks}
-             COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -np ${ranks} $<TARGET_FILE:${target}>
+             COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -np ${ranks} $<TARGET_FILE:${target}> ${strict}
              WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
     set_tests_properties(mpi.${name}.np${ranks} PROPERTIES TIMEOUT ${arg_TIMEOUT} PROCESSORS 2 ENVIRONMENT
       "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1")

@@ -4,7 +4,9 @@
 # parts: operators   the CUDA operators against their definitions in float64
 #        sanitizer   the same on small shapes under compute-sanitizer
 #        ranks       gates on cards, several ranks sharing one, against the CPU's
-#        cards       gates over NCCL, each rank with a card of its own, against the CPU's: two cards at least
+#        cards       every stage on every kind of mesh over NCCL, each rank with a card of its own: gates, and weights after
+#                    three steps of distill, against the CPU's; on two cards, and on four where there are
+#        faults      a rank killed, stopped, out of memory, in another collective: over NCCL, on two cards at least
 #        quickstart  the whole quickstart in bfloat16
 # All that the machine has cards for when none is named. Needs python3 with torch, and compute-sanitizer for that part.
 # A log a part lies in $OUT (default: a new folder).
@@ -12,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if (($# < 1)); then
-  echo "usage: $0 BUNDLE [operators|sanitizer|ranks|cards|quickstart ...]" >&2
+  echo "usage: $0 BUNDLE [operators|sanitizer|ranks|cards|faults|quickstart ...]" >&2
   exit 2
 fi
 bundle=$(realpath "$1")
@@ -21,7 +23,7 @@ parts=("$@")
 cards=$(nvidia-smi --list-gpus | wc -l)
 if ((${#parts[@]} == 0)); then
   parts=(operators sanitizer ranks quickstart)
-  if ((cards > 1)); then parts+=(cards); fi
+  if ((cards > 1)); then parts+=(cards faults); fi
 fi
 out=${OUT:-$(mktemp -d)}
 work=$(mktemp -d)
@@ -106,18 +108,138 @@ ranks() {
   done
 }
 
-cards() {
+# spawn NAME COMMAND...: beside the others, with a log of its own; at most $1 of them are left under way by `leave`.
+declare -A spawned=()
+unwell=()
+spawn() {
+  local name=$1
+  shift
+  (set -e; "$@") >"$work/$name.out" 2>&1 &
+  spawned[$!]=$name
+}
+leave() {
+  local pid status
+  while ((${#spawned[@]} > $1)); do
+    status=0
+    wait -n -p pid "${!spawned[@]}" || status=$?
+    cat "$work/${spawned[$pid]}.out"
+    if ((status > 0)); then unwell+=("${spawned[$pid]}"); fi
+    unset "spawned[$pid]"
+  done
+}
+all_well() {
+  leave 0
+  if ((${#unwell[@]} > 0)); then echo "unwell: ${unwell[*]}"; fi
+  ((${#unwell[@]} == 0))
+}
+
+two_cards_at_least() {
   if ((cards < 2)); then
     echo "needs two cards, found $cards"
     return 1
   fi
-  on_cpu cpu
-  local mesh
-  for mesh in tensor=2 pipeline=2; do
-    on_cards "own-$mesh" "$cards" NCCL cpu "parallel.$mesh"
-  done
-  on_cards own-sequence "$cards" NCCL cpu parallel.tensor=2 parallel.sequence=true "${kTraining[@]}"
-  on_cards own-data "$cards" NCCL cpu parallel.tensor=1 "${kTraining[@]}" stages.{distill,finetune}.parallel.zero=true
+}
+
+# Three steps of each stage but finetune, one of the comparison's hybrid, whose layers no gate decides: its weights are compared.
+readonly kEveryStage=(stages.{align,select,distill}.tokens=12288 stages.finetune.tokens=4096
+  stages.{align,select,distill,finetune}.batch_tokens=4096 stages.{align,select,distill,finetune}.micro_batch_tokens=1024
+  stages.{distill,finetune}.data.lengths=1024 'stages.evaluate.compare=[uniform]' stages.evaluate.greedy_samples=0
+  stages.export.enabled=true)
+
+# The teacher with a head of its own, which has the embedding's values.
+untied_teacher() {
+  python3 - tests/data/passkey-teacher "$work/untied-teacher" <<'PYTHON'
+import json, pathlib, shutil, struct, sys
+source, target = map(pathlib.Path, sys.argv[1:])
+shutil.copytree(source, target)
+config = json.loads((source / "config.json").read_text()) | {"tie_word_embeddings": False}
+(target / "config.json").write_text(json.dumps(config))
+raw = (source / "model.safetensors").read_bytes()
+size, = struct.unpack("<Q", raw[:8])
+header, data = json.loads(raw[8:8 + size]), raw[8 + size:]
+embedding = header["model.embed_tokens.weight"]
+first, last = embedding["data_offsets"]
+header["lm_head.weight"] = embedding | {"data_offsets": [len(data), len(data) + last - first]}
+text = json.dumps(header).encode()
+(target / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data + data[first:last])
+PYTHON
+}
+
+# The trained weights of two runs agree to float32's tolerance, as a whole and by tensor; and they were trained.
+same_weights() {
+  python3 - "$work/$1" "$work/$2" tests/data/passkey-teacher/model.safetensors <<'PYTHON'
+import json, math, struct, sys
+import numpy
+
+def tensors(file):
+    raw = open(file, "rb").read()
+    size, = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + size])
+    header.pop("__metadata__", None)
+    return {name: numpy.frombuffer(raw[8 + size:][slice(*one["data_offsets"])], numpy.float32).astype(float)
+            for name, one in header.items()}
+
+a, b = (tensors(folder + "/hybrid/uniform/distill.safetensors") for folder in sys.argv[1:3])
+teacher = tensors(sys.argv[3])
+error = lambda x, y: math.sqrt(((x - y) ** 2).sum() / (y ** 2).sum())
+off = {name: error(b[name], a[name]) for name in a}
+worst = max(off, key=off.get)
+moved = error(a["model.embed_tokens.weight"], teacher["model.embed_tokens.weight"])
+print(f"weights of {sys.argv[2].rsplit('/', 1)[1]} differ by {off[worst]:.1e} at most, {worst}; the embedding moved by {moved:.1e}")
+sys.exit(a.keys() != b.keys() or not off[worst] <= 1e-4 or moved < 1e-3)
+PYTHON
+}
+
+# every_stage NAME RANKS CPU_RUN FIRST_CARD KEY=VALUE...
+every_stage() {
+  local name=$1 ranks=$2 cpu_run=$3 first=$4
+  shift 4
+  CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + ranks - 1))) on_cards "$name" "$ranks" NCCL "$cpu_run" "${kEveryStage[@]}" "$@"
+  same_weights "$cpu_run" "$name"
+  test -s "$work/$name/export/config.json"
+}
+
+cards() {
+  two_cards_at_least
+  untied_teacher
+  local mixer first=0
+  spawn cpu on_cpu cpu "${kEveryStage[@]}"
+  spawn cpu-untied on_cpu cpu-untied "${kEveryStage[@]}" model.path="$work/untied-teacher"
+  for mixer in gla gated_delta_net; do spawn "cpu-$mixer" on_cpu "cpu-$mixer" "${kEveryStage[@]}" mixer.kind="$mixer"; done
+  leave 0
+
+  # on RANKS NAME CPU_RUN KEY=VALUE...: where the machine has so many cards; three at a time.
+  on() {
+    local ranks=$1 name=$2-$1 cpu_run=$3
+    shift 3
+    if ((ranks > cards)); then return; fi
+    leave 2
+    spawn "$name" every_stage "$name" "$ranks" "$cpu_run" $((ranks > 2 ? 0 : first)) "$@"
+    first=$((cards < 4 ? 0 : 2 - first))
+  }
+  on 2 tensor cpu parallel.tensor=2
+  on 2 pipeline cpu parallel.pipeline=2 stages.evaluate.greedy_samples=1
+  on 2 untied cpu-untied model.path="$work/untied-teacher" parallel.pipeline=2
+  on 2 sequence cpu parallel.tensor=2 parallel.sequence=true
+  on 2 zero cpu stages.{distill,finetune}.parallel.zero=true
+  on 2 gla cpu-gla mixer.kind=gla parallel.pipeline=2
+  on 2 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net parallel.tensor=2
+  on 4 tensor cpu parallel.tensor=4
+  on 4 pipeline cpu parallel.pipeline=4
+  on 4 untied cpu-untied model.path="$work/untied-teacher" parallel.pipeline=4
+  on 4 zero cpu stages.{distill,finetune}.parallel.zero=true
+  on 4 data-pipeline cpu parallel.pipeline=2 stages.{select,distill,finetune}.parallel.recompute=full
+  on 4 pipeline-tensor cpu parallel.pipeline=2 parallel.tensor=2 parallel.sequence=true
+  on 4 gla cpu-gla mixer.kind=gla parallel.tensor=2
+  on 4 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net parallel.pipeline=4
+  all_well
+}
+
+faults() {
+  two_cards_at_least
+  if ((cards > 2)); then spawn watchdog "$bundle/run" bash tests/faults/watchdog.sh misbehave mpirun cards; fi
+  spawn stages python3 tests/gpu/faults.py "$bundle"
+  all_well
 }
 
 quickstart() {
@@ -147,7 +269,7 @@ for part in "${parts[@]}"; do
   set -e
   if ((status == 0)); then
     echo "passed $part, $((SECONDS - started)) s"
-    grep -aE '^(gates|recall) ' "$out/$part.log" || true
+    grep -aE '^(gates|weights|recall|fault) ' "$out/$part.log" || true
   else
     echo "FAILED $part, $((SECONDS - started)) s:"
     grep -avE '^(ok|frame) ' "$out/$part.log" | tail -25

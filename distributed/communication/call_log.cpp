@@ -57,6 +57,23 @@ void CallLog::end() {
   seconds_inside_ += call.seconds;
 }
 
+int64_t CallLog::goes_on_on_card() {
+  const std::lock_guard lock(mutex_);
+  on_card_.emplace(++tickets_, ring_[(calls_ - 1) % kKept]);
+  return tickets_;
+}
+
+void CallLog::done_on_card(int64_t ticket) {
+  const std::lock_guard lock(mutex_);
+  on_card_.erase(ticket);
+}
+
+std::optional<CallRecord> CallLog::on_card() const {
+  const std::lock_guard lock(mutex_);
+  if (on_card_.empty()) return std::nullopt;
+  return on_card_.begin()->second;
+}
+
 double CallLog::seconds_inside() const {
   const std::lock_guard lock(mutex_);
   return seconds_inside_;

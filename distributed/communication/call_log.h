@@ -5,7 +5,9 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,8 +40,8 @@ struct CallRecord {
 // "all_reduce of Float [3, 4] (48 bytes)", "receive of ... from 2", "barrier".
 std::string text_of(const CallRecord& call);
 
-// The last calls of one rank in all its groups, and the time inside of them. One thread calls; another one, the
-// watchdog's, may look at any moment.
+// The last calls of one rank in all its groups, and the time inside of them. One thread calls; others, the watchdog's,
+// may look at any moment.
 class CallLog {
  public:
   static constexpr size_t kKept = 64;
@@ -51,14 +53,22 @@ class CallLog {
   void begin(size_t group, const char* operation, int peer, const at::Tensor* values);
   void end();
 
-  double seconds_inside() const;         // since the start, the current call left out
-  std::vector<CallRecord> last() const;  // oldest first
+  // A card goes on with the current call after the host has left it, until whoever watches the card says that it is
+  // done.
+  int64_t goes_on_on_card();
+  void done_on_card(int64_t ticket);
+
+  double seconds_inside() const;              // since the start, the current call left out
+  std::vector<CallRecord> last() const;       // oldest first
+  std::optional<CallRecord> on_card() const;  // the oldest call that the card is not done with
   std::vector<CallGroup> groups() const;
 
  private:
   mutable std::mutex mutex_;
   std::vector<CallGroup> groups_;
   std::array<CallRecord, kKept> ring_;
+  std::map<int64_t, CallRecord> on_card_;  // by ticket, in the order of the calls
+  int64_t tickets_ = 0;
   size_t calls_ = 0;
   int depth_ = 0;
   int64_t step_ = 0;

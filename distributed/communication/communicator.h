@@ -39,6 +39,10 @@ class Communicator {
   virtual void broadcast(at::Tensor& values, int root) = 0;              // in place
   virtual at::Tensor all_gather(const at::Tensor& values) = 0;           // [size, ...values' shape], in rank order
   virtual at::Tensor reduce_scatter(const at::Tensor& values) = 0;  // [size, ...]: the sum over ranks of values[rank]
+
+  // Opens the way for messages of device tensors between this rank and `peer`, which calls it too. It waits for the
+  // peer, so both must come to it without the other's help, and with no message under way.
+  virtual void connect(int peer) = 0;
   virtual void send(const at::Tensor& values, int to) = 0;
   virtual void receive(at::Tensor& values, int from) = 0;
 
@@ -48,9 +52,12 @@ class Communicator {
   virtual void finish_sends() = 0;
 
   virtual void barrier() = 0;
+  // A barrier that gives up: whether all ranks came within so many seconds. If not, the group is of no more use.
+  virtual bool barrier_within(double seconds) = 0;
   virtual std::string broadcast_text(const std::string& text, int root) = 0;
 
-  // The ranks of one colour become a group of their own, ordered by key.
+  // The ranks of one colour become a group of their own, ordered by key; those of kNoGroup get none.
+  static constexpr int kNoGroup = -1;
   virtual std::unique_ptr<Communicator> split(int color, int key, const std::string& name) = 0;
 
   const Traffic& traffic() const { return traffic_; }

@@ -34,6 +34,7 @@ class DeviceCommunicator : public Communicator {
     check_slots(values);
     return values.is_cpu() ? host_->reduce_scatter(values) : reduce_scatter_on_device(values);
   }
+  void connect(int peer) override { host_->connect(peer); }
   void send(const at::Tensor& values, int to) final {
     const Call call = begin("send", values, to);
     values.is_cpu() ? host_->send(values, to) : send_on_device(values, to);
@@ -48,6 +49,7 @@ class DeviceCommunicator : public Communicator {
   }
   void finish_sends() override { host_->finish_sends(); }
   void barrier() final { host_->barrier(); }
+  bool barrier_within(double seconds) final { return host_->barrier_within(seconds); }
   std::string broadcast_text(const std::string& text, int root) final { return host_->broadcast_text(text, root); }
 
  protected:

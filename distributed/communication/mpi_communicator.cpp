@@ -4,16 +4,29 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <deque>
 #include <exception>
 #include <numeric>
 #include <thread>
 
+#include "core/base/clock.h"
+
 namespace flashmorph {
 namespace {
 
 constexpr int64_t kMostElements = int64_t{1} << 28;  // a call's count is an int
+constexpr std::chrono::milliseconds kBetweenTests{1};
+
+// Of what no group can speak: `who` is the rank and the group, where there are any.
+void check_mpi(int result, const char* call, const std::string& who = "") {
+  if (result == MPI_SUCCESS) return;
+  char reason[MPI_MAX_ERROR_STRING] = "";
+  int length = 0;
+  (void)MPI_Error_string(result, reason, &length);
+  throw CommunicationError(std::string(call) + " failed" + who + ": " + std::string(reason, length));
+}
 
 MPI_Datatype mpi_type(at::ScalarType type) {
   switch (type) {
@@ -40,17 +53,17 @@ class MpiCommunicator : public Communicator {
  public:
   MpiCommunicator(MPI_Comm comm, std::string name, bool owned, std::shared_ptr<CallLog> log)
       : comm_(comm), name_(std::move(name)), owned_(owned) {
-    MPI_Comm_rank(comm_, &rank_);
-    MPI_Comm_size(comm_, &size_);
+    check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+    check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
     join(std::move(log), name_, world_ranks());
   }
 
-  ~MpiCommunicator() override {
+  ~MpiCommunicator() override {  // must not throw: what fails here is not used any more
     int finalized = 0;
-    MPI_Finalized(&finalized);
+    (void)MPI_Finalized(&finalized);
     if (finalized || std::uncaught_exceptions() > 0) return;
-    for (Sending& sending : sending_) MPI_Wait(&sending.request, MPI_STATUS_IGNORE);
-    if (owned_) MPI_Comm_free(&comm_);
+    for (Sending& sending : sending_) (void)MPI_Wait(&sending.request, MPI_STATUS_IGNORE);
+    if (owned_) (void)MPI_Comm_free(&comm_);
   }
 
   int rank() const override { return rank_; }
@@ -108,6 +121,8 @@ class MpiCommunicator : public Communicator {
     return own.to(values.scalar_type());
   }
 
+  void connect(int) override {}  // MPI does so by itself, and waits for nobody
+
   void send(const at::Tensor& values, int to) override {
     const Call call = begin("send", values, to);
     in_pieces("MPI_Send", values, [&](void* data, int elements, MPI_Datatype type) {
@@ -144,6 +159,18 @@ class MpiCommunicator : public Communicator {
     check(MPI_Barrier(comm_), "MPI_Barrier");
   }
 
+  bool barrier_within(double seconds) override {
+    const Call call = begin("barrier");
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(comm_, &request), "MPI_Ibarrier");
+    const Stopwatch waited;
+    for (int done = 0;;) {
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done != 0 || waited.seconds() > seconds) return done != 0;
+      std::this_thread::sleep_for(kBetweenTests);
+    }
+  }
+
   std::string broadcast_text(const std::string& text, int root) override {
     const Call call = begin("broadcast_text");
     auto length = static_cast<int64_t>(text.size());
@@ -160,8 +187,12 @@ class MpiCommunicator : public Communicator {
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
     const Call call = begin("split");
     MPI_Comm part = MPI_COMM_NULL;
-    check(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
-    MPI_Comm_set_errhandler(part, MPI_ERRORS_RETURN);
+    check(MPI_Comm_split(comm_, color == kNoGroup ? MPI_UNDEFINED : color, key, &part), "MPI_Comm_split");
+    if (part == MPI_COMM_NULL) {
+      shared_log()->add_group(name, {});  // the groups' numbers are the same on all ranks
+      return nullptr;
+    }
+    check(MPI_Comm_set_errhandler(part, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     return std::make_unique<MpiCommunicator>(part, name, true, shared_log());
   }
 
@@ -175,11 +206,11 @@ class MpiCommunicator : public Communicator {
     std::vector<int> here(size_), members(size_);
     std::iota(here.begin(), here.end(), 0);
     MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
-    MPI_Comm_group(comm_, &group);
-    MPI_Comm_group(MPI_COMM_WORLD, &world);
-    MPI_Group_translate_ranks(group, size_, here.data(), world, members.data());
-    MPI_Group_free(&group);
-    MPI_Group_free(&world);
+    check(MPI_Comm_group(comm_, &group), "MPI_Comm_group");
+    check(MPI_Comm_group(MPI_COMM_WORLD, &world), "MPI_Comm_group");
+    check(MPI_Group_translate_ranks(group, size_, here.data(), world, members.data()), "MPI_Group_translate_ranks");
+    check(MPI_Group_free(&group), "MPI_Group_free");
+    check(MPI_Group_free(&world), "MPI_Group_free");
     return members;
   }
 
@@ -215,11 +246,8 @@ class MpiCommunicator : public Communicator {
 
   void check(int result, const char* call) const {
     if (result == MPI_SUCCESS) return;
-    char reason[MPI_MAX_ERROR_STRING];
-    int length = 0;
-    MPI_Error_string(result, reason, &length);
-    throw CommunicationError(std::string(call) + " failed on rank " + std::to_string(rank_) + " of " +
-                             std::to_string(size_) + " in group '" + name_ + "': " + std::string(reason, length));
+    check_mpi(result, call,
+              " on rank " + std::to_string(rank_) + " of " + std::to_string(size_) + " in group '" + name_ + "'");
   }
 
   MPI_Comm comm_;
@@ -242,12 +270,14 @@ void yield_when_crowded() {
 MpiSession::MpiSession(int* argc, char*** argv) {
   yield_when_crowded();
   int provided = 0;
-  MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
-  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  if (provided < MPI_THREAD_FUNNELED)
+    throw CommunicationError("this MPI takes no process with threads: MPI_THREAD_FUNNELED is needed");
+  check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
 }
 
 MpiSession::~MpiSession() {
-  if (std::uncaught_exceptions() == 0) MPI_Finalize();
+  if (std::uncaught_exceptions() == 0) (void)MPI_Finalize();  // nothing of MPI is used after it
 }
 
 std::unique_ptr<Communicator> MpiSession::world() const {
@@ -255,7 +285,7 @@ std::unique_ptr<Communicator> MpiSession::world() const {
 }
 
 void MpiSession::abort(int code) {
-  MPI_Abort(MPI_COMM_WORLD, code);
+  (void)MPI_Abort(MPI_COMM_WORLD, code);  // it does not return; where it does, this process ends at least
   std::_Exit(code);
 }
 

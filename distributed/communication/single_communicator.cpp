@@ -33,16 +33,20 @@ class SingleCommunicator : public Communicator {
     check_slots(values);
     return values.squeeze(0).clone();
   }
+  void connect(int peer) override { no_peer("connect", peer); }
   void send(const at::Tensor&, int to) override { no_peer("send", to); }
   void receive(at::Tensor&, int from) override { no_peer("receive", from); }
   void send_later(const at::Tensor&, int to) override { no_peer("send_later", to); }
   void finish_sends() override {}
   void barrier() override {}
+  bool barrier_within(double) override { return true; }
   std::string broadcast_text(const std::string& text, int root) override {
     if (root != 0) no_peer("broadcast_text", root);
     return text;
   }
-  std::unique_ptr<Communicator> split(int, int, const std::string& name) override { return single_communicator(name); }
+  std::unique_ptr<Communicator> split(int color, int, const std::string& name) override {
+    return color == kNoGroup ? nullptr : single_communicator(name);
+  }
 
  private:
   static void check_contiguous(const at::Tensor& values, const char* call) {

@@ -16,7 +16,8 @@ class StagedCommunicator : public DeviceCommunicator {
   using DeviceCommunicator::DeviceCommunicator;
 
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
-    return staged_communicator(host().split(color, key, name));
+    std::unique_ptr<Communicator> part = host().split(color, key, name);
+    return part == nullptr ? nullptr : staged_communicator(std::move(part));
   }
 
  protected:

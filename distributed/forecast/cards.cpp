@@ -21,6 +21,7 @@ double on_the_wire(const std::string& operation, double bytes, int64_t ranks) {
 int64_t ranks_of(const std::string& group, const MeshShape& mesh) {
   if (group == "tensor") return mesh.tensor;
   if (group == "pipeline") return mesh.pipeline;
+  if (group == "pipeline_ends") return std::min<int64_t>(2, mesh.pipeline);
   return group == "data" ? mesh.data : mesh.tensor * mesh.pipeline;
 }
 
@@ -64,8 +65,10 @@ double seconds_of_step(const StageForecast& stage, const Card& card, at::ScalarT
   double slowest = 0.0, between = 0.0;
   for (const RankUse& use : stage.ranks) {
     slowest = std::max(slowest, use.flop / (peak * kReachedShare) + seconds_in("tensor", use, mesh, card));
-    between = std::max(between, seconds_in("pipeline", use, mesh, card) + seconds_in("data", use, mesh, card) +
-                                    seconds_in("replica", use, mesh, card));
+    double behind_layers = 0.0;
+    for (const char* group : {"pipeline", "pipeline_ends", "data", "replica"})
+      behind_layers += seconds_in(group, use, mesh, card);
+    between = std::max(between, behind_layers);
   }
   const auto micro_batches = static_cast<double>(stage.shape.micro_batches);
   return slowest * (micro_batches + static_cast<double>(mesh.pipeline) - 1.0) / micro_batches + between;

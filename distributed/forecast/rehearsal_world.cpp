@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <vector>
@@ -35,6 +36,7 @@ class EmptyGroup : public Communicator {
     check_slots(values);
     return values[rank_].clone();
   }
+  void connect(int) override {}
   void send(const at::Tensor& values, int) override { begin("send", values); }
   void receive(at::Tensor& values, int) override { begin("receive", values); }
   void send_later(const at::Tensor& values, int) override {
@@ -43,6 +45,7 @@ class EmptyGroup : public Communicator {
   }
   void finish_sends() override { sending_.clear(); }
   void barrier() override {}
+  bool barrier_within(double) override { return true; }
   std::string broadcast_text(const std::string& text, int) override { return text; }
   std::unique_ptr<Communicator> split(int, int, const std::string& name) override {
     TORCH_CHECK(false, "group '", name_, "' has no group '", name, "' in it");
@@ -60,11 +63,13 @@ class RehearsalWorld : public EmptyGroup {
     const auto [data, pipeline, tensor] = shape.place_of(rank);
     places_ = {{"data", {data, shape.data}},
                {"pipeline", {pipeline, shape.pipeline}},
+               {"pipeline_ends", {pipeline == 0 ? 0 : 1, std::min<int64_t>(2, shape.pipeline)}},
                {"tensor", {tensor, shape.tensor}},
                {"replica", {shape.rank_at({0, pipeline, tensor}), shape.pipeline * shape.tensor}}};
   }
 
-  std::unique_ptr<Communicator> split(int, int, const std::string& name) override {
+  std::unique_ptr<Communicator> split(int color, int, const std::string& name) override {
+    if (color == kNoGroup) return nullptr;
     const auto [rank, size] = places_.at(name);
     return std::make_unique<EmptyGroup>(rank, size, name);
   }

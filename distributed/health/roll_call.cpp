@@ -36,14 +36,19 @@ nlohmann::ordered_json json_of(const RankAnswer& answer) {
       {"rank", answer.rank}, {"host", answer.host}, {"phase", answer.phase}, {"seconds", answer.seconds}};
   json["calls"] = nlohmann::ordered_json::array();
   for (const RankAnswer::Call& call : answer.calls) json["calls"].push_back(json_of(call));
+  if (answer.on_card) json["on_card"] = json_of(*answer.on_card);
   return json;
 }
 
+RankAnswer::Call call_of(const nlohmann::json& call) {
+  return {call.at("group"),  call.at("name"), call.at("members"), call.at("call"),   call.at("message"),
+          call.at("number"), call.at("step"), call.at("started"), call.at("seconds")};
+}
+
 RankAnswer answer_of(const nlohmann::json& json) {
-  RankAnswer answer{json.at("rank"), json.at("host"), json.at("phase"), json.at("seconds"), {}};
-  for (const nlohmann::json& call : json.at("calls"))
-    answer.calls.push_back({call.at("group"), call.at("name"), call.at("members"), call.at("call"), call.at("message"),
-                            call.at("number"), call.at("step"), call.at("started"), call.at("seconds")});
+  RankAnswer answer{json.at("rank"), json.at("host"), json.at("phase"), json.at("seconds"), {}, {}};
+  for (const nlohmann::json& call : json.at("calls")) answer.calls.push_back(call_of(call));
+  if (json.contains("on_card")) answer.on_card = call_of(json.at("on_card"));
   return answer;
 }
 
@@ -55,17 +60,22 @@ std::filesystem::path call_file(const std::filesystem::path& folder) { return fo
 
 }  // namespace
 
-std::vector<RankAnswer::Call> calls_of(const CallLog& log) {
+const RankAnswer::Call* RankAnswer::waits_in() const {
+  if (on_card) return &*on_card;
+  return !calls.empty() && calls.back().seconds < 0.0 ? &calls.back() : nullptr;
+}
+
+void add_calls(const CallLog& log, RankAnswer& answer) {
   const std::vector<CallGroup> groups = log.groups();
   const double now = unix_time();
-  std::vector<RankAnswer::Call> calls;
-  for (const CallRecord& record : log.last()) {
-    const double ago = seconds_since(record.start);
+  const auto told = [&](const CallRecord& record) {
     const CallGroup& group = groups.at(record.group);
-    calls.push_back({record.group, group.name, group.members, text_of(record), record.peer != kAll, record.number,
-                     record.step, now - ago, record.seconds});
-  }
-  return calls;
+    return RankAnswer::Call{record.group,        group.name,    group.members, text_of(record),
+                            record.peer != kAll, record.number, record.step,   now - seconds_since(record.start),
+                            record.seconds};
+  };
+  for (const CallRecord& record : log.last()) answer.calls.push_back(told(record));
+  if (const std::optional<CallRecord> record = log.on_card()) answer.on_card = told(*record);
 }
 
 RollCall::RollCall(std::filesystem::path folder, std::vector<std::string> hosts)
@@ -143,7 +153,7 @@ std::string who_is_missing(const std::vector<std::optional<RankAnswer>>& answers
   std::vector<int> waiting;
   for (size_t rank = 0; rank < answers.size(); ++rank) {
     const std::optional<RankAnswer>& answer = answers[rank];
-    if (answer && answer->is_waiting()) {
+    if (answer && answer->waits_in() != nullptr) {
       waiting.push_back(static_cast<int>(rank));
       continue;
     }
@@ -158,8 +168,9 @@ std::string who_is_missing(const std::vector<std::optional<RankAnswer>>& answers
     }
   }
   for (const int rank : waiting) {
-    const RankAnswer::Call& call = answers[rank]->calls.back();
-    text += fmt::format("  waiting: rank {} on {} in {}, {}\n", rank, hosts[rank], call.call, place_of(call));
+    const RankAnswer::Call& call = *answers[rank]->waits_in();
+    text += fmt::format("  waiting: rank {} on {}{} in {}, {}\n", rank, hosts[rank],
+                        answers[rank]->on_card ? ", its card," : "", call.call, place_of(call));
   }
   return text;
 }

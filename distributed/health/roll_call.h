@@ -30,11 +30,14 @@ struct RankAnswer {
   std::string phase;     // "align, step 12"
   double seconds = 0.0;  // in that phase
   std::vector<Call> calls;
+  std::optional<Call> on_card;  // the oldest one that the card is not done with, though the host may have left it
 
-  bool is_waiting() const { return !calls.empty() && calls.back().seconds < 0.0; }
+  // The call in which this rank, or its card, waits for others.
+  const Call* waits_in() const;
 };
 
-std::vector<RankAnswer::Call> calls_of(const CallLog& log);
+// The answer's calls, from a rank's log.
+void add_calls(const CallLog& log, RankAnswer& answer);
 
 // The ranks of a job leave their answers in a folder that all of them see, without a collective: a rank that hangs or
 // is dead gives none. The first to call speaks for the job.

@@ -178,7 +178,8 @@ std::optional<std::string> Watchdog::overdue() const {
 }
 
 RankAnswer Watchdog::answer() const {
-  RankAnswer answer{world_.rank(), hosts_.at(world_.rank()), "start", 0.0, calls_of(world_.log())};
+  RankAnswer answer{world_.rank(), hosts_.at(world_.rank()), "start", 0.0, {}, {}};
+  add_calls(world_.log(), answer);
   if (doing_.empty() && !failed_in_) return answer;
   const Doing& doing = failed_in_ ? *failed_in_ : doing_.back();
   answer.phase = doing.stage;

@@ -71,18 +71,10 @@ void add_over_tensor_ranks(const Parameters& parameters, std::vector<at::Tensor>
   for (const auto& [sum, gradient] : places) gradient.copy_(sum);
 }
 
-// A tied weight's two gradients: both ends add first + last, so that they stay the same bits.
+// A tied weight's gradients on the two ends that hold it, added up in place.
 void add_over_pipeline_ends(const Parameters& parameters, std::vector<at::Tensor>& gradients, Mesh& mesh) {
-  Communicator& pipeline = mesh.pipeline();
-  const int last = pipeline.size() - 1, other = pipeline.rank() == 0 ? last : 0;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    if (!parameters[i].tied_over_pipeline) continue;
-    at::Tensor theirs = at::empty_like(gradients[i]);
-    pipeline.send_later(gradients[i].clone(), other);
-    pipeline.receive(theirs, other);
-    pipeline.finish_sends();
-    gradients[i] = pipeline.rank() == 0 ? gradients[i] + theirs : theirs + gradients[i];
-  }
+  for (size_t i = 0; i < parameters.size(); ++i)
+    if (parameters[i].tied_over_pipeline) mesh.pipeline_ends().all_reduce(gradients[i], Reduction::sum);
 }
 
 }  // namespace

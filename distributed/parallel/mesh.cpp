@@ -61,15 +61,19 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   const auto pipelines = static_cast<int>(shape.pipeline), tensors = static_cast<int>(shape.tensor);
   data_ = world.split(p * tensors + t, rank, "data");
   pipeline_ = world.split(d * tensors + t, rank, "pipeline");
+  const bool is_end = p == 0 || p == pipelines - 1;
+  ends_ = world.split(is_end ? d * tensors + t : Communicator::kNoGroup, rank, "pipeline_ends");
   tensor_ = world.split(d * pipelines + p, rank, "tensor");
   replica_ = world.split(d, rank, "replica");
+  if (p > 0) pipeline_->connect(p - 1);
+  if (p + 1 < pipelines) pipeline_->connect(p + 1);
   shard_ = std::make_unique<GroupShard>(*tensor_, shape.sequence);
   pipeline_peers_ = std::make_unique<GroupPipelinePeers>(*pipeline_);
 }
 
 std::vector<const Communicator*> Mesh::groups() const {
-  std::vector<const Communicator*> groups = {data_.get(), pipeline_.get(), tensor_.get(), replica_.get()};
-  std::erase_if(groups, [](const Communicator* group) { return group->size() == 1; });
+  std::vector<const Communicator*> groups = {data_.get(), pipeline_.get(), ends_.get(), tensor_.get(), replica_.get()};
+  std::erase_if(groups, [](const Communicator* group) { return group == nullptr || group->size() == 1; });
   return groups;
 }
 

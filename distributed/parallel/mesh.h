@@ -49,20 +49,21 @@ class Mesh {
   int64_t tensor_rank() const { return place_.tensor; }
 
   Communicator& world() { return *world_; }
-  Communicator& data() { return *data_; }                       // same layers and heads, other samples
-  Communicator& pipeline() { return *pipeline_; }               // same samples and heads, other layers
-  Communicator& tensor() { return *tensor_; }                   // same samples and layers, other heads
-  Communicator& replica() { return *replica_; }                 // same samples: one whole model, pipeline x tensor
-  Shard& shard() { return *shard_; }                            // the tensor group, as core sees it
+  Communicator& data() { return *data_; }           // same layers and heads, other samples
+  Communicator& pipeline() { return *pipeline_; }   // same samples and heads, other layers
+  Communicator& pipeline_ends() { return *ends_; }  // on its first and last rank, which hold a tied weight together
+  Communicator& tensor() { return *tensor_; }       // same samples and layers, other heads
+  Communicator& replica() { return *replica_; }     // same samples: one whole model, pipeline x tensor
+  Shard& shard() { return *shard_; }                // the tensor group, as core sees it
   PipelinePeers& pipeline_peers() { return *pipeline_peers_; }  // the pipeline group, as core sees it
-  std::vector<const Communicator*> groups() const;  // data, pipeline, tensor, replica: those of more than one rank
-  int64_t bytes_moved() const;                      // of this rank's tensors, through all of them, since the start
+  std::vector<const Communicator*> groups() const;              // all but the world: those of more than one rank
+  int64_t bytes_moved() const;  // of this rank's tensors, through all of them, since the start
 
  private:
   Communicator* world_;
   MeshShape shape_;
   MeshPlace place_;
-  std::unique_ptr<Communicator> data_, pipeline_, tensor_, replica_;
+  std::unique_ptr<Communicator> data_, pipeline_, ends_, tensor_, replica_;
   std::unique_ptr<Shard> shard_;
   std::unique_ptr<PipelinePeers> pipeline_peers_;
 };

@@ -53,13 +53,14 @@ def tokens_per_second(arguments, stage, prefix):
     step_tokens = arguments.sequences * arguments.length
     trained = {"tokens": step_tokens * arguments.steps, "batch_tokens": step_tokens, "micro_batch_tokens": step_tokens,
                "data": {"lengths": [arguments.length], "passkey_share": 0}}
+    few = {"passkeys": 1, "words": 4}  # fit any tokenizer's 512 tokens
     run = {"model": {"path": arguments.model}, "mixer": {"kind": arguments.mixer},
            "budget": {"full_layers": arguments.full_layers}, "data": {"tokens": str(prefix)},
            "stages": {"align": trained if stage == "align" else trained | {"tokens": step_tokens},
-                      "select": {"method": "uniform"}, "distill": trained if stage == "distill" else {"tokens": 0},
+                      "select": {"method": "uniform", "tokens": step_tokens, "data": few}, "distill": trained if stage == "distill" else {"tokens": 0},
                       "finetune": {"tokens": 0}, "export": {"enabled": False},
-                      "evaluate": {"compare": [], "lengths": [512], "samples": 1, "greedy_samples": 0,
-                                   "perplexity_tokens": 512}}}
+                      "evaluate": few | {"compare": [], "lengths": [512], "samples": 1, "greedy_samples": 0,
+                                          "perplexity_tokens": 512}}}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "run.yaml"
         config.write_text(json.dumps(run | {"run": {"name": "documents", "dir": folder}}))

@@ -2,8 +2,9 @@
 
     PYTHONPATH=DIR_OF_FLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--json out.json]
 
-bf16, heads of 128; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
-ms. Both sides must agree before they are timed. Without FLA on the path only ours is timed.
+bf16; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
+ms. Both sides must agree before they are timed. Without FLA on the path only ours is timed: the fused kernels, and beside
+them the form made of batched matrix products.
 """
 
 import argparse
@@ -14,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-SHAPES = [(1, 16384, 16), (4, 4096, 16), (32, 512, 16)]
-SIZE = 128
-CHUNKS = {"lightning_attention": [64, 128, 256], "gated_linear_attention": [64], "gated_delta_rule": [64]}
+SHAPES = [(1, 16384, 16, 128), (4, 4096, 16, 128), (32, 512, 16, 128), (1, 16384, 16, 64)]
+SIZE = 128  # of the heads that are not in SHAPES
+CHUNKS = {"lightning_attention": 128, "gated_linear_attention": 64, "gated_delta_rule": 64}
 
 
 def timed(function, rounds):
@@ -75,29 +76,33 @@ def fla_operators(slopes, scale):
             "gated_delta_rule": lambda q, k, v, g, beta: chunk_gated_delta_rule(q, k, v, g, beta, scale=scale)[0]}
 
 
-def linear_cases(B, T, H):
+def linear_cases(B, T, H, D):
     ops = torch.ops.flashmorph
     random = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
-    q, k, v = (random(B, T, H, SIZE) for _ in range(3))
-    scale = SIZE**-0.5
+    q, k, v = (random(B, T, H, D) for _ in range(3))
+    scale = D**-0.5
     slopes = -torch.pow(2.0, -8.0 * torch.arange(1, H + 1, device="cuda") / H)
     gates = lambda *shape: (-torch.rand(shape, device="cuda") * 0.1).requires_grad_()
     unit_k = F.normalize(k.detach(), dim=-1).requires_grad_()
-    inputs = {"lightning_attention": [q, k, v], "gated_linear_attention": [q, k, v, gates(B, T, H, SIZE)],
+    inputs = {"lightning_attention": [q, k, v], "gated_linear_attention": [q, k, v, gates(B, T, H, D)],
               "gated_delta_rule": [q, unit_k, v, gates(B, T, H), torch.rand(B, T, H, device="cuda").requires_grad_()]}
     decays = lambda name: [slopes] if name == "lightning_attention" else []
     theirs = fla_operators(slopes, scale)
-    for name, sizes in CHUNKS.items():
-        ours = {chunk: lambda *x, name=name, chunk=chunk: getattr(ops, name)(*x, *decays(name), None, None, scale, chunk)[0]
-                for chunk in sizes}
-        sides = {f"ours C{chunk}": function for chunk, function in ours.items()}
+
+    def ours(name, fused):
+        def run(*x):
+            ops.use_fused_kernels(fused)
+            return getattr(ops, name)(*x, *decays(name), None, None, scale, CHUNKS[name])[0]
+        return run
+    for name in CHUNKS:
+        sides = {"ours": ours(name, True), "products": ours(name, False)}
         if name in theirs:
             sides["fla"] = theirs[name]
         yield name, sides, inputs[name]
 
 
-def attention_case(B, T, H, groups):
-    random = lambda heads: torch.randn(B, heads, T, SIZE, device="cuda", dtype=torch.bfloat16).requires_grad_()
+def attention_case(B, T, H, D, groups):
+    random = lambda heads: torch.randn(B, heads, T, D, device="cuda", dtype=torch.bfloat16).requires_grad_()
     q, k, v = random(H), random(H // groups), random(H // groups)
 
     def backend(which):
@@ -146,13 +151,13 @@ def main():
             agree(name, next(iter(sides.values())), sides["fla"], inputs)
         for side, times in measure(sides, inputs, arguments.rounds).items():
             rows.append({"operator": name, "shape": shape, "side": side, **times})
-            print(f"{name:<24} {shape:<18} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", flush=True)
+            print(f"{name:<24} {shape:<21} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", flush=True)
 
-    for B, T, H in SHAPES:
-        for name, sides, inputs in linear_cases(B, T, H):
-            report(name, f"B{B} T{T} H{H}", sides, inputs)
-        name, sides, inputs = attention_case(B, T, H, 2)
-        report(name, f"B{B} T{T} H{H}/{H // 2}", sides, inputs)
+    for B, T, H, D in SHAPES:
+        for name, sides, inputs in linear_cases(B, T, H, D):
+            report(name, f"B{B} T{T} H{H} D{D}", sides, inputs)
+        name, sides, inputs = attention_case(B, T, H, D, 2)
+        report(name, f"B{B} T{T} H{H}/{H // 2} D{D}", sides, inputs)
     for name, sides, inputs in pointwise_cases(16384):
         report(name, "16384 tokens", sides, inputs)
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "results": rows}

@@ -37,15 +37,21 @@ grep -q "evaluate: 2 ranks = data 1 x pipeline 1 x tensor 2$" "$work/shared.log"
 grep -q "already done" "$work/again.log" || fail "another mesh did the work again"
 
 # A budget that is measured: one for every layer is refused and leaves nothing behind; from what it says, half of what
-# full attention takes is given. The pick must be the best of all sets that cost no more.
+# full attention takes is given. The pick must be the best of all sets that cost no more. Both starts measure, and on a
+# busy machine not the same: until that half keeps some layers, but not all.
 timed=("${few[@]}" --set run.name=timed --set parallel.tensor=1 --set parallel.pipeline=2 --set budget.full_layers=0 --set budget.length=4096)
-refused "budget.milliseconds: leaves" "${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds=100000
-[[ ! -e "$work/timed" ]] || fail "a budget that was refused left a folder"
-milliseconds=$(sed -nE 's/.*leaves ([0-9]+) microseconds.*all of them ([0-9]+):.*/\1 \2/p' "$work/refused.err" |
-  awk '{printf "%.3f", 100000 - $1 / 1000 + $2 / 2000}')
-"${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds="$milliseconds" --set stages.distill.tokens=0 \
-  --set stages.export.enabled=false >"$work/timed.log" 2>&1 || { tail -30 "$work/timed.log"; fail "a budget of $milliseconds ms"; }
-"$python" - "$work/timed" "$milliseconds" <<'PYTHON'
+for try in 1 2 3 4 5; do
+  rm -rf "$work/timed"
+  refused "budget.milliseconds: leaves" "${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds=100000
+  [[ ! -e "$work/timed" ]] || fail "a budget that was refused left a folder"
+  milliseconds=$(sed -nE 's/.*leaves ([0-9]+) microseconds.*all of them ([0-9]+):.*/\1 \2/p' "$work/refused.err" |
+    awk '{printf "%.3f", 100000 - $1 / 1000 + $2 / 2000}')
+  code=0
+  "${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds="$milliseconds" --set stages.distill.tokens=0 \
+    --set stages.export.enabled=false >"$work/timed.log" 2>&1 || code=$?
+  if ((code == 2)) && grep -q "budget.milliseconds: leaves" "$work/timed.log"; then continue; fi
+  ((code == 0)) || { tail -30 "$work/timed.log"; fail "a budget of $milliseconds ms"; }
+  "$python" - "$work/timed" "$milliseconds" <<'PYTHON' || code=$?
 import json, math, sys
 folder, milliseconds = sys.argv[1], float(sys.argv[2])
 latency, gates, plans = (json.load(open(f"{folder}/{name}.json")) for name in ("latency", "gates", "plan"))
@@ -60,10 +66,14 @@ worth = lambda kept: (sum(round(gates["alpha"][l] * 2**40) for l in kept), len(k
 most = max(map(worth, allowed))
 best = min(kept for kept in allowed if worth(kept) == most)
 kept = list(map(int, plans["plans"][0]["full_layers"]))
-assert kept == best and 0 < len(kept) < len(costs), (kept, best, costs, limit, gates["alpha"])
+assert kept == best, (kept, best, costs, limit, gates["alpha"])
 assert latency["length"] == "4096", latency["length"]
 print(f"{milliseconds} ms: {limit} of {sum(costs)} microseconds for full attention, kept {kept}")
+sys.exit(0 if 0 < len(kept) < len(costs) else 3)
 PYTHON
+  ((code == 3)) || break
+done
+((code == 0)) || fail "a budget of half of what full attention takes: exit code $code"
 
 other=("${few[@]}" --set run.name=other)
 refused "parallel.tensor: 4 does not divide the 2 ranks" "${ranks[@]}" 2 "$program" "${other[@]}" --set parallel.pipeline=1 --set parallel.tensor=4

@@ -14,6 +14,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ CONFIG = ["tests/data/run64.yaml", "--set", "parallel={tensor: 2}", "--set", "me
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
                "OMP_NUM_THREADS": "1"}
 JOURNALS = ("events.jsonl", "metrics.jsonl")
+MOST_TRIES = 10  # on a busy machine a short run may be over before this process gets to look
 KINDS = ("load", "step", "save", "evaluate")
 
 Moment = collections.namedtuple("Moment", "kind journal line text")  # journal None: the ranks have appeared
@@ -95,8 +97,9 @@ def wait_for(moment, run, mpirun, ranks):
     return False
 
 
-def left_behind(folder):
-    mine = str(folder).encode()
+def left_behind(folder, name):
+    """Processes of the run that are still there."""
+    mine = f"run.dir={folder}\0--set\0run.name={name}\0".encode()
     found = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -104,7 +107,7 @@ def left_behind(folder):
             state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
             continue
-        if mine in words and b"flashmorph-dist" in words and b"kills.py" not in words and state != "Z":
+        if mine in words and state != "Z":
             found.append(process.name)
     return found
 
@@ -116,14 +119,16 @@ def gates(run):
 
 
 def kill_once(arguments, folder, number, moment, rank, expected):
+    """Seconds to the end, and finished stages; None when the run was over before the moment was seen."""
     run, log_file = folder / f"run{number}", folder / f"run{number}.log"
+    shutil.rmtree(run, ignore_errors=True)
     with open(log_file, "w") as log:
         mpirun = start(arguments, folder, run.name, log)
         came = wait_for(moment, run, mpirun, arguments.ranks)
         pid = ranks_of(mpirun).get(rank) if came else None
         if pid is None:
             mpirun.wait()
-            raise AssertionError(f"the run ended before '{moment.text}': {log_file.read_text()}")
+            return None
         os.kill(pid, signal.SIGKILL)
         begun = time.monotonic()
         code = mpirun.wait(timeout=arguments.deadline)
@@ -131,7 +136,7 @@ def kill_once(arguments, folder, number, moment, rank, expected):
     said = log_file.read_text()
     assert code == 137, f"exit code {code}: {said}"
     assert re.search(rf"process rank {rank} .*exited on\s+signal 9", said, re.S), f"the message names no rank {rank}: {said}"
-    while left := left_behind(folder / run.name):  # mpirun may return before the last rank that it ends is gone
+    while left := left_behind(folder, run.name):  # mpirun may return before the last rank that it ends is gone
         assert time.monotonic() - begun < arguments.deadline, f"left behind: {left}"
         time.sleep(0.05)  # between two looks
 
@@ -141,6 +146,10 @@ def kill_once(arguments, folder, number, moment, rank, expected):
     assert code == 0, f"the second start: exit code {code}: {said}"
     assert gates(run) == expected, f"other gates after '{moment.text}'"
     return seconds, len(re.findall("already done", said))
+
+
+def missed(moment):
+    raise AssertionError(f"every one of {MOST_TRIES} runs ended before '{moment.text}' was seen")
 
 
 def main():
@@ -167,7 +176,8 @@ def main():
             kind = KINDS[number % len(KINDS)]
             moment, rank = random.choice(moments[kind]), random.randrange(arguments.ranks)
             try:
-                seconds, done = kill_once(arguments, folder, number, moment, rank, expected)
+                tries = (kill_once(arguments, folder, number, moment, rank, expected) for _ in range(MOST_TRIES))
+                seconds, done = next(filter(None, tries), None) or missed(moment)
                 outcome = f"{seconds:.1f} s | {done} | yes"
             except (AssertionError, subprocess.TimeoutExpired) as failure:
                 failures += 1

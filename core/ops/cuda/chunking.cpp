@@ -27,34 +27,41 @@ at::Tensor on_device(const std::vector<int64_t>& numbers, at::Device device) {
   return host.to(device, /*non_blocking=*/true);
 }
 
+// A table of runs of at most `size` within sequences that follow each other; `numbers` keeps what it points into.
+ChunkTable table_of(const std::vector<int64_t>& sequences, int64_t size, at::Device device, at::Tensor& numbers,
+                    std::vector<int64_t>& first_runs) {
+  std::vector<int64_t> starts, lengths;
+  for (size_t s = 0; s + 1 < sequences.size(); ++s) {
+    first_runs.push_back(static_cast<int64_t>(starts.size()));
+    for (int64_t at = sequences[s]; at < sequences[s + 1]; at += size) {
+      starts.push_back(at);
+      lengths.push_back(std::min(size, sequences[s + 1] - at));
+    }
+  }
+  const auto runs = static_cast<int64_t>(starts.size()), count = static_cast<int64_t>(first_runs.size());
+  first_runs.push_back(runs);
+  std::vector<int64_t> all = starts;
+  all.insert(all.end(), lengths.begin(), lengths.end());
+  all.insert(all.end(), first_runs.begin(), first_runs.end());
+  numbers = on_device(all, device);
+  const int64_t* const first = numbers.const_data_ptr<int64_t>();
+  return {first, first + runs, first + 2 * runs, runs, size, count};
+}
+
 }  // namespace
 
-Chunking::Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1)
+Chunking::Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1, bool fit)
     : batch_(like_BTHD.size(0)), tokens_(like_BTHD.size(1)) {
   const std::vector<int64_t> sequences = sequence_starts(batch_, tokens_, documents_S1);
   int64_t longest = 0;
   for (size_t s = 0; s + 1 < sequences.size(); ++s) longest = std::max(longest, sequences[s + 1] - sequences[s]);
-  table_.size = std::min(chunk, (longest + kTile - 1) / kTile * kTile);
+  const int64_t size = fit ? std::min(chunk, (longest + kTile - 1) / kTile * kTile) : chunk;
+  table_ = table_of(sequences, size, like_BTHD.device(), numbers_, first_chunks_);
+}
 
-  std::vector<int64_t> starts, lengths, first_chunks;
-  for (size_t s = 0; s + 1 < sequences.size(); ++s) {
-    first_chunks.push_back(static_cast<int64_t>(starts.size()));
-    for (int64_t at = sequences[s]; at < sequences[s + 1]; at += table_.size) {
-      starts.push_back(at);
-      lengths.push_back(std::min(table_.size, sequences[s + 1] - at));
-    }
-  }
-  table_.chunks = static_cast<int64_t>(starts.size());
-  table_.sequences = static_cast<int64_t>(first_chunks.size());
-  first_chunks.push_back(table_.chunks);
-
-  std::vector<int64_t> numbers = starts;
-  numbers.insert(numbers.end(), lengths.begin(), lengths.end());
-  numbers.insert(numbers.end(), first_chunks.begin(), first_chunks.end());
-  numbers_ = on_device(numbers, like_BTHD.device());
-  table_.start_N = numbers_.const_data_ptr<int64_t>();
-  table_.length_N = table_.start_N + table_.chunks;
-  table_.first_chunk_S1 = table_.length_N + table_.chunks;
+Segments::Segments(const Chunking& chunks, int64_t most, at::Device device) {
+  std::vector<int64_t> first_segments;
+  table_ = table_of(chunks.first_chunks(), most, device, numbers_, first_segments);
 }
 
 void Chunking::pack_into(const at::Tensor& x_BTHD, const double* log_decay_H, Decay decay, at::Tensor* plain,

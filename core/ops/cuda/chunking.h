@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <optional>
+#include <vector>
 
 #include "core/ops/cuda/lightning_kernels.h"
 
@@ -13,8 +14,9 @@ namespace flashmorph::cuda {
 // N chunks, C tokens a chunk, S sequences, K key dim, V value dim.
 class Chunking {
  public:
-  // documents_S1: offsets on the CPU; without them each row is a sequence. Never waits for the device.
-  Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1);
+  // documents_S1: offsets on the CPU; without them each row is a sequence. `fit`: where all sequences are shorter, so
+  // are the chunks. Never waits for the device.
+  Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1, bool fit = true);
 
   // In chunks, dense [N, H, C, D], zeros after a sequence's last token.
   at::Tensor packed(const at::Tensor& x_BTHD) const;
@@ -26,6 +28,7 @@ class Chunking {
   int64_t chunks() const { return table_.chunks; }
   int64_t size() const { return table_.size; }
   int64_t sequences() const { return table_.sequences; }
+  const std::vector<int64_t>& first_chunks() const { return first_chunks_; }  // of each sequence, and N at the end
 
  private:
   void pack_into(const at::Tensor& x_BTHD, const double* log_decay_H, Decay decay, at::Tensor* plain,
@@ -33,6 +36,18 @@ class Chunking {
 
   int64_t batch_, tokens_;
   at::Tensor numbers_;  // what table_ points into
+  ChunkTable table_{};
+  std::vector<int64_t> first_chunks_;
+};
+
+// Runs of a sequence's chunks, at most `most` each. The table counts in chunks: start_N is a segment's first.
+class Segments {
+ public:
+  Segments(const Chunking& chunks, int64_t most, at::Device device);
+  const ChunkTable& table() const { return table_; }
+
+ private:
+  at::Tensor numbers_;
   ChunkTable table_{};
 };
 

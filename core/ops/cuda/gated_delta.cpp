@@ -4,8 +4,10 @@
 #include <vector>
 
 #include "core/ops/cuda/chunking.h"
+#include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/gated_delta_kernels.h"
 #include "core/ops/cuda/products.h"
+#include "core/ops/cuda/rows.h"
 #include "core/ops/cuda/tensors.h"
 
 // gated_delta_rule of linear_attention.h on the card, in the form that gated_delta_cpu.cpp derives: batched matrix
@@ -22,6 +24,26 @@ using Optional = std::optional<at::Tensor>;
 struct Walked {
   at::Tensor entered_NHKV, written_NHCV, end_SHKV;
 };
+
+Walked walk_states(const Chunking& chunks, const at::Tensor& whole_NH, const at::Tensor& added_NHCV,
+                   const at::Tensor& reading_NHCK, const at::Tensor& writing_NHCK, const at::Tensor& more_NHKV,
+                   const Optional& start_SHKV, bool backwards) {
+  const int64_t N = added_NHCV.size(0), H = added_NHCV.size(1), K = reading_NHCK.size(3), V = added_NHCV.size(3);
+  Walked w{at::empty({N, H, K, V}, reading_NHCK.options()), at::empty(added_NHCV.sizes(), reading_NHCK.options()),
+           start_SHKV ? start_SHKV->to(whole_NH.scalar_type()).clone(at::MemoryFormat::Contiguous)
+                      : at::zeros({chunks.sequences(), H, K, V}, whole_NH.options())};
+  walk_delta_states(element_of(reading_NHCK),
+                    {.added_NHCV = added_NHCV.const_data_ptr(),
+                     .reading_NHCK = reading_NHCK.const_data_ptr(),
+                     .writing_NHCK = writing_NHCK.const_data_ptr(),
+                     .more_NHKV = data_or_null(more_NHKV),
+                     .whole_NH = whole_NH.const_data_ptr(),
+                     .state_SHKV = w.end_SHKV.data_ptr(),
+                     .entered_NHKV = w.entered_NHKV.data_ptr(),
+                     .written_NHCV = w.written_NHCV.data_ptr()},
+                    H, chunks.size(), K, V, chunks.table(), backwards, stream_of(reading_NHCK));
+  return w;
+}
 
 struct Call {
   const c10::cuda::CUDAGuard guard;
@@ -87,21 +109,7 @@ struct Call {
 
   Walked walk(const at::Tensor& added, const at::Tensor& reading, const at::Tensor& writing, const at::Tensor& more,
               const Optional& start, bool backwards) const {
-    const int64_t N = k.size(0), H = k.size(1), K = k.size(3), V = v.size(3);
-    Walked w{at::empty({N, H, K, V}, k.options()), at::empty_like(v),
-             start ? start->to(exact).clone(at::MemoryFormat::Contiguous)
-                   : at::zeros({chunks.sequences(), H, K, V}, whole.options())};
-    walk_delta_states(type(),
-                      {.added_NHCV = added.const_data_ptr(),
-                       .reading_NHCK = reading.const_data_ptr(),
-                       .writing_NHCK = writing.const_data_ptr(),
-                       .more_NHKV = data_or_null(more),
-                       .whole_NH = whole.const_data_ptr(),
-                       .state_SHKV = w.end_SHKV.data_ptr(),
-                       .entered_NHKV = w.entered_NHKV.data_ptr(),
-                       .written_NHCV = w.written_NHCV.data_ptr()},
-                      H, chunks.size(), K, V, chunks.table(), backwards, stream_of(k));
-    return w;
+    return walk_states(chunks, whole, added, reading, writing, more, start, backwards);
   }
 
   at::Tensor joined(const at::Tensor& x_NHCD, const at::Tensor& like) const {
@@ -112,9 +120,10 @@ struct Call {
   }
 };
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
-                                           const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial,
-                                           const Optional& documents, double scale, int64_t chunk) {
+std::tuple<at::Tensor, at::Tensor> forward_of_products(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK,
+                                                       const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
+                                                       const at::Tensor& beta_BTH, const Optional& initial,
+                                                       const Optional& documents, double scale, int64_t chunk) {
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
   const at::Tensor scores = call.scores(exact_product(call.q, flipped(call.k)));
   const at::Tensor o = scaled_sum(1.0, call.q_reach, call.states.entered_NHKV, scores, call.states.written_NHCV);
@@ -122,10 +131,11 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
 }
 
 // The names of gated_delta_cpu.cpp: y = (I + M)^-T d_written, and no gradient of the inverse is formed.
-std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
-                                 const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
-                                 const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents,
-                                 double scale, int64_t chunk) {
+std::vector<at::Tensor> backward_of_products(const at::Tensor& d_output_BTHV, const Optional& d_final,
+                                             const at::Tensor& q_BTHK, const at::Tensor& k_BTHK,
+                                             const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
+                                             const at::Tensor& beta_BTH, const Optional& initial,
+                                             const Optional& documents, double scale, int64_t chunk) {
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
   const at::Tensor &q = call.q, &k = call.k, &v = call.v, &b = call.b, &beta = call.beta;
   const at::Tensor &before = call.states.entered_NHKV, &written = call.states.written_NHCV;
@@ -192,6 +202,101 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
           call.joined_gate(dg, g_BTH),
           call.joined_gate(d_beta, beta_BTH),
           d_states.end_SHKV};
+}
+
+// A call in chunks of 64 tokens in bfloat16: what is done to each chunk before and after the walks is a kernel each.
+struct ChunkedCall {
+  const c10::cuda::CUDAGuard guard;
+  Chunking chunks;
+  at::Tensor q, k, v;  // [B, T, H, K or V]
+  DeltaChunkShape shape;
+  at::Tensor q_reach, k_tail, k_gone, added, inverse, scores, b, beta, whole;  // as DeltaChunks
+  Walked states;
+
+  ChunkedCall(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
+              const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents, double scale)
+      : guard(q_BTHK.device()),
+        chunks(q_BTHK, kWalkedChunk, documents, /*fit=*/false),
+        q(in_rows(q_BTHK)),
+        k(in_rows(k_BTHK)),
+        v(in_rows(v_BTHV)),
+        shape{q.size(2), q.size(3), v.size(3), chunks.table(), scale} {
+    const auto empty = [&](at::IntArrayRef of_chunk, at::ScalarType type) {
+      std::vector<int64_t> sizes = {chunks.chunks(), shape.heads};
+      sizes.insert(sizes.end(), of_chunk.begin(), of_chunk.end());
+      return at::empty(sizes, q.options().dtype(type).requires_grad(false));
+    };
+    const int64_t C = kWalkedChunk, K = shape.key_dim, V = shape.value_dim;
+    for (at::Tensor* x : {&q_reach, &k_tail, &k_gone}) *x = empty({C, K}, at::kBFloat16);
+    for (at::Tensor* x : {&inverse, &scores}) *x = empty({C, C}, at::kBFloat16);
+    added = empty({C, V}, at::kFloat), beta = empty({C}, at::kFloat), whole = empty({}, at::kFloat);
+    b = empty({C}, at::kDouble);
+    const at::Tensor g = g_BTH.to(at::kFloat).contiguous(), strength = beta_BTH.to(at::kFloat).contiguous();
+    delta_chunks(shape, rows_of(q), rows_of(k), rows_of(v), g.const_data_ptr<float>(), strength.const_data_ptr<float>(),
+                 {.q_reach_NHCK = q_reach.data_ptr(),
+                  .k_tail_NHCK = k_tail.data_ptr(),
+                  .k_gone_NHCK = k_gone.data_ptr(),
+                  .added_NHCV = added.data_ptr<float>(),
+                  .inverse_NHCC = inverse.data_ptr(),
+                  .scores_NHCC = scores.data_ptr(),
+                  .b_NHC = b.data_ptr<double>(),
+                  .beta_NHC = beta.data_ptr<float>(),
+                  .whole_NH = whole.data_ptr<float>()},
+                 stream_of(q));
+    states = walk_states(chunks, whole, added, k_gone, k_tail, {}, initial, /*backwards=*/false);
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
+                                           const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial,
+                                           const Optional& documents, double scale, int64_t chunk) {
+  if (!walked(q_BTHK, v_BTHV))
+    return forward_of_products(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
+  const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale);
+  const at::Tensor output = dense_like(v_BTHV);
+  delta_chunk_output(call.shape,
+                     {.q_reach_NHCK = call.q_reach.const_data_ptr(),
+                      .scores_NHCC = call.scores.const_data_ptr(),
+                      .written_NHCV = call.states.written_NHCV.const_data_ptr(),
+                      .before_NHKV = call.states.entered_NHKV.const_data_ptr(),
+                      .output_THV = output.data_ptr()},
+                     stream_of(output));
+  return {output, call.states.end_SHKV};
+}
+
+std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
+                                 const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
+                                 const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents,
+                                 double scale, int64_t chunk) {
+  if (!walked(q_BTHK, v_BTHV))
+    return backward_of_products(d_output_BTHV, d_final, q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents,
+                                scale, chunk);
+  const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale);
+  const at::Tensor dO = in_rows(d_output_BTHV), dO_chunks = call.chunks.packed(dO);
+  const Walked d_states =
+      walk_states(call.chunks, call.whole, exact_product(flipped(call.scores), dO_chunks), call.k_tail, call.k_gone,
+                  exact_product(flipped(call.q_reach), dO_chunks), d_final, /*backwards=*/true);
+  const at::Tensor y = product(flipped(call.inverse), d_states.written_NHCV);
+  const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
+  const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
+  delta_chunk_gradients(call.shape,
+                        {.q = rows_of(call.q),
+                         .k = rows_of(call.k),
+                         .v = rows_of(call.v),
+                         .d_output = rows_of(dO),
+                         .y_NHCV = y.const_data_ptr(),
+                         .written_NHCV = call.states.written_NHCV.const_data_ptr(),
+                         .before_NHKV = call.states.entered_NHKV.const_data_ptr(),
+                         .d_after_NHKV = d_states.entered_NHKV.const_data_ptr(),
+                         .b_NHC = call.b.const_data_ptr<double>(),
+                         .beta_NHC = call.beta.const_data_ptr<float>(),
+                         .dq_THK = dq.data_ptr(),
+                         .dk_THK = dk.data_ptr(),
+                         .dv_THV = dv.data_ptr(),
+                         .dg_TH = dg.data_ptr<float>(),
+                         .d_beta_TH = d_beta.data_ptr<float>()},
+                        stream_of(q_BTHK));
+  return {dq, dk, dv, dg.to(g_BTH.scalar_type()), d_beta.to(beta_BTH.scalar_type()), d_states.end_SHKV};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "core/ops/cuda/gated_delta_kernels.h"
 #include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/substitution.cuh"
 
 namespace flashmorph::cuda {
 namespace {
@@ -35,12 +36,11 @@ __global__ void decay_pair_values(const Acc<T>* scores, const double* b, Acc<T> 
   }
 }
 
-// Forward substitution, a thread a column of the inverse, kTile rows at a time in its registers. kk is symmetric.
+// kk is symmetric.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     invert_triangles(const Acc<T>* kk, const double* b, const Acc<T>* beta, T* inverse, int size, int padded) {
   using A = Acc<T>;
-  constexpr int kStep = kWide<A>;
   extern __shared__ __align__(16) unsigned char memory[];
   A* above = reinterpret_cast<A*>(memory);  // M^T, [padded, padded]: above[m, i] = M_im
   A* found = above + padded * padded;       // the inverse, [padded, size]
@@ -52,27 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     above[at] = m < i && i < size ? beta[i] * decay_between<A>(b, i, m) * kk[start + m * size + i] : A(0);
   }
   __syncthreads();
-  const int j = threadIdx.x;
-  for (int first = 0; j < size && first < size; first += kTile) {
-    A x[kTile];
-#pragma unroll
-    for (int r = 0; r < kTile; ++r) x[r] = first + r == j ? A(1) : A(0);
-    for (int m = 0; m < first; ++m) {
-      const A known = found[m * size + j];
-#pragma unroll
-      for (int r = 0; r < kTile; r += kStep) {
-        const auto row = load<A, kStep>(above + m * padded + first + r);
-#pragma unroll
-        for (int s = 0; s < kStep; ++s) x[r + s] -= row.value[s] * known;
-      }
-    }
-#pragma unroll
-    for (int m = 0; m < kTile; ++m)
-#pragma unroll
-      for (int r = m + 1; r < kTile; ++r) x[r] -= above[(first + m) * padded + first + r] * x[m];
-#pragma unroll
-    for (int r = 0; r < kTile; ++r) found[(first + r) * size + j] = x[r];
-  }
+  if (threadIdx.x < size) substitute(above, padded, found, size, threadIdx.x);
   __syncthreads();
   for (int at = threadIdx.x; at < size * size; at += kThreads) inverse[start + at] = to<T>(found[at]);
 }

@@ -81,6 +81,19 @@ void allow_shared_memory(Kernel* kernel, size_t bytes) {
              "cudaFuncSetAttribute");
 }
 
+// How many blocks of a kernel the current device holds at once.
+template <class Kernel>
+int64_t blocks_at_once(Kernel* kernel, int threads, size_t bytes) {
+  allow_shared_memory(kernel, bytes);
+  int device = 0, multiprocessors = 0, blocks = 0;
+  check_call(cudaGetDevice(&device), "cudaGetDevice");
+  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  check_call(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, bytes),
+             "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return int64_t{multiprocessors} * std::max(blocks, 1);
+}
+
 inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>(std::max<int64_t>(1, (items + per_block - 1) / per_block));
 }

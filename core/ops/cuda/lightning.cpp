@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "core/ops/cuda/chunking.h"
-#include "core/ops/cuda/fused.h"
 #include "core/ops/cuda/lightning_walk.h"
 #include "core/ops/cuda/products.h"
+#include "core/ops/cuda/rows.h"
 #include "core/ops/cuda/tensors.h"
 
 // lightning_attention of linear_attention.h on the card. In bfloat16, for the head dims that lightning_walk.h has
@@ -94,7 +94,7 @@ int64_t segment_tokens(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
   const c10::cuda::CUDAGuard guard(q_BTHK.device());
   const int64_t tokens = q_BTHK.size(0) * q_BTHK.size(1);
   const int64_t blocks = q_BTHK.size(2) * blocks_per_head(v_BTHV.size(3));
-  const int64_t segments = std::max<int64_t>(1, resident_blocks(q_BTHK.size(3)) / blocks);
+  const int64_t segments = std::max<int64_t>(1, lightning_blocks_at_once(q_BTHK.size(3)) / blocks);
   return ((tokens + segments - 1) / segments + kWalkedChunk - 1) / kWalkedChunk * kWalkedChunk;
 }
 
@@ -125,7 +125,7 @@ struct Walks {
 
   at::Tensor output(const LightningWalk& walk, const at::Tensor& entered, bool transposed, const at::Tensor& like_BTHV,
                     at::Tensor* left_SHKV) const {
-    at::Tensor o = at::empty(like_BTHV.sizes(), like_BTHV.options());
+    at::Tensor o = dense_like(like_BTHV);
     if (left_SHKV != nullptr)
       *left_SHKV = at::empty({call.chunks.sequences(), heads, walk.key_dim, walk.value_dim}, floats());
     lightning_walk(walk, entered.defined() ? entered.const_data_ptr<float>() : nullptr, transposed, o.data_ptr(),
@@ -136,38 +136,14 @@ struct Walks {
  private:
   at::TensorOptions floats() const { return call.log_decay_H.options().dtype(at::kFloat); }
 
-  static Rows rows(const at::Tensor& x_BTHD) { return {x_BTHD.const_data_ptr(), x_BTHD.stride(1), x_BTHD.stride(2)}; }
-
   LightningWalk walk(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool backwards, int late,
                      double read_scale, double write_scale) const {
-    return {rows(q),
-            rows(k),
-            rows(v),
-            heads,
-            k.size(3),
-            v.size(3),
-            call.chunks.table(),
-            call.log_decay_H.const_data_ptr<double>(),
-            backwards,
-            late,
-            call.scale,
-            read_scale,
+    return {rows_of(q), rows_of(k), rows_of(v),          heads,
+            k.size(3),  v.size(3),  call.chunks.table(), call.log_decay_H.const_data_ptr<double>(),
+            backwards,  late,       call.scale,          read_scale,
             write_scale};
   }
 };
-
-// As the walks read it: the rows of the batch one after the other, heads at multiples of 16 bytes.
-at::Tensor in_rows(const at::Tensor& x_BTHD) {
-  const auto fits = [&](int dim) { return x_BTHD.stride(dim) % 8 == 0; };
-  const bool one_row = x_BTHD.size(0) == 1 || x_BTHD.stride(0) == x_BTHD.size(1) * x_BTHD.stride(1);
-  const bool good = one_row && x_BTHD.stride(3) == 1 && fits(1) && fits(2) &&
-                    reinterpret_cast<uintptr_t>(x_BTHD.const_data_ptr()) % 16 == 0;
-  return good ? x_BTHD : x_BTHD.clone(at::MemoryFormat::Contiguous);
-}
-
-bool walked(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
-  return use_fused_kernels() && q_BTHK.scalar_type() == at::kBFloat16 && walks(q_BTHK.size(3), v_BTHV.size(3));
-}
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
                                            const at::Tensor& log_decay, const Optional& initial,

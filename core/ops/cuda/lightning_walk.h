@@ -4,20 +4,13 @@
 
 #include "core/ops/cuda/element.h"
 #include "core/ops/cuda/lightning_kernels.h"
+#include "core/ops/cuda/walk.h"
 
 // Lightning attention in bfloat16 in one kernel: a block walks the tokens of a segment in chunks of 64 and keeps the
 // state on chip, in float32. Letters: T tokens (of all rows of the batch), H heads, K key dim, V value dim, N segments,
 // S sequences.
 
 namespace flashmorph::cuda {
-
-inline constexpr int64_t kWalkedChunk = 64;
-
-// x_THD in bfloat16: rows of a token and head start at multiples of 16 bytes.
-struct Rows {
-  const void* data;
-  int64_t token_stride, head_stride;  // in elements
-};
 
 // For the tokens i = 1.. of a segment, in the order of the walk:
 //   o_i = scale sum_{j <= i} exp(g (i - j)) (q_i.k_j) v_j + read_scale exp(g (i - late)) S_entered^T q_i
@@ -35,14 +28,8 @@ struct LightningWalk {
   double scale, read_scale, write_scale;
 };
 
-// Head dims that there are kernels for.
-inline bool walks(int64_t key_dim, int64_t value_dim) {
-  return (key_dim == 64 || key_dim == 128) && (value_dim == 64 || value_dim == 128);
-}
-
-// How many blocks of a walk the current device holds at once, and how many a segment and head take.
-int64_t resident_blocks(int64_t key_dim);
-int64_t blocks_per_head(int64_t value_dim);
+// How many blocks of a walk the current device holds at once.
+int64_t lightning_blocks_at_once(int64_t key_dim);
 
 // What each segment adds to the state: added_NHKV = S_left, float32, with S_entered = 0. Reads no q.
 void segment_states(const LightningWalk& walk, float* added, Stream stream);

@@ -11,6 +11,17 @@
 
 namespace flashmorph::cuda {
 
+// Two numbers in a word, as the tiles have them.
+__device__ __forceinline__ uint32_t packed(float a, float b) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+__device__ __forceinline__ uint32_t scaled(uint32_t pair, float a, float b) {
+  const float2 values = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+  return packed(values.x * a, values.y * b);
+}
+
 // The left factor of a product, stored as it is or, with kTransposed, as its transpose.
 template <bool kTransposed>
 struct LeftTile {
@@ -50,6 +61,15 @@ struct SumTile {
   __device__ __forceinline__ void add(const Left& a, const Right& b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) multiply_add(sums[half], a.blocks, b.blocks[2 * half], b.blocks[2 * half + 1]);
+  }
+};
+
+// A product's sums, rounded, as the left factor of the next product.
+struct RoundedSums {
+  uint32_t blocks[4];
+  __device__ __forceinline__ explicit RoundedSums(const SumTile& tile) {
+#pragma unroll
+    for (int b = 0; b < 4; ++b) blocks[b] = packed(tile.sums[b / 2][b % 2 * 2], tile.sums[b / 2][b % 2 * 2 + 1]);
   }
 };
 

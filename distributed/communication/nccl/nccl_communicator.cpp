@@ -1,8 +1,10 @@
 #include "distributed/communication/nccl/nccl_communicator.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <cstring>
+#include <exception>
 #include <map>
 #include <vector>
 
@@ -38,15 +40,44 @@ class NcclCommunicator : public DeviceCommunicator {
       : DeviceCommunicator(std::move(host)),
         card_(card),
         deadline_(deadline),
-        group_(shared_id(), rank(), size(), name(), card, deadline) {}
+        group_(shared_id(), rank(), size(), name(), card, deadline, log()) {}
+
+  // NCCL's own closing waits for the other ranks without a deadline. So they meet here with one, when nothing is under
+  // way any more, and then each group is aborted, which waits for nobody.
+  ~NcclCommunicator() override {
+    if (std::uncaught_exceptions() > 0) return;
+    try {
+      group_.finish();
+      for (const auto& [peer, lanes] : peers_) {
+        lanes.up->finish();
+        lanes.down->finish();
+      }
+      (void)barrier_within(deadline_);
+    } catch (const std::exception&) {  // the group has failed; its last caller was told
+    }
+  }
 
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
     return nccl_communicator(host().split(color, key, name), card_, deadline_);
   }
 
+  // The first message on a lane sets it up, for which NCCL's host call waits for the other end: two ranks that send to
+  // each other first would wait for ever. Here both lanes are set up in one order.
+  void connect(int peer) override {
+    if (peers_.contains(peer)) return;
+    const bool low = rank() < peer;
+    const Lanes& lanes = peers_.emplace(peer, opened_lanes(peer)).first->second;
+    at::Tensor probe =
+        at::zeros({1}, at::TensorOptions(at::kByte).device(at::kCUDA, static_cast<c10::DeviceIndex>(card_)));
+    for (const bool upwards : {true, false}) {
+      low == upwards ? put(probe, peer, /*crosses_back=*/true) : receive_on_device(probe, peer);
+      (upwards ? lanes.up : lanes.down)->finish();
+    }
+  }
+
   void finish_sends() override {
     DeviceCommunicator::finish_sends();
-    for (auto& [peer, lanes] : peers_) sending(lanes, peer).wait();
+    for (const auto& [peer, lanes] : peers_) sending(lanes, peer).wait();
   }
 
  protected:
@@ -96,16 +127,15 @@ class NcclCommunicator : public DeviceCommunicator {
   }
 
  private:
-  // A communicator for each direction, with two ranks. On one of them alone, a send that waits for its
-  // receiver would hold back the receive behind it for which that receiver waits. Closing one waits for the other
-  // rank to close it, so both have them in one order: from the lower rank to the higher first.
+  // A communicator for each direction, with two ranks: from the lower rank to the higher, and back. On one of them
+  // alone, a send that waits for its receiver would hold back the receive behind it for which that receiver waits.
   struct Lanes {
     std::unique_ptr<NcclGroup> up, down;
   };
   static constexpr int kSender = 0, kReceiver = 1;
 
-  NcclGroup& sending(Lanes& lanes, int peer) { return rank() < peer ? *lanes.up : *lanes.down; }
-  NcclGroup& receiving(Lanes& lanes, int peer) { return rank() < peer ? *lanes.down : *lanes.up; }
+  NcclGroup& sending(const Lanes& lanes, int peer) const { return rank() < peer ? *lanes.up : *lanes.down; }
+  NcclGroup& receiving(const Lanes& lanes, int peer) const { return rank() < peer ? *lanes.down : *lanes.up; }
 
   void put(const at::Tensor& values, int to, bool crosses_back) {
     sending(lanes_with(to), to).call("ncclSend", values, crosses_back, [&](ncclComm_t comm, cudaStream_t stream) {
@@ -113,10 +143,15 @@ class NcclCommunicator : public DeviceCommunicator {
     });
   }
 
-  // Made when two ranks first exchange something, by both.
-  Lanes& lanes_with(int peer) {
+  const Lanes& lanes_with(int peer) const {
     const auto found = peers_.find(peer);
     if (found != peers_.end()) return found->second;
+    throw CommunicationError(
+        fmt::format("ranks {} and {} of {} in group '{}' exchange device tensors and did not connect", rank(), peer,
+                    size(), name()));
+  }
+
+  Lanes opened_lanes(int peer) {
     const bool low = rank() < peer;
     at::Tensor bytes = at::empty({2, static_cast<int64_t>(sizeof(ncclUniqueId))}, at::kByte);
     ncclUniqueId upwards{}, downwards{};
@@ -132,10 +167,11 @@ class NcclCommunicator : public DeviceCommunicator {
       std::memcpy(&downwards, bytes[1].data_ptr(), sizeof downwards);
     }
     Lanes lanes;
-    lanes.up = std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_);
-    lanes.down =
-        std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_, deadline_);
-    return peers_.emplace(peer, std::move(lanes)).first->second;
+    lanes.up =
+        std::make_unique<NcclGroup>(upwards, low ? kSender : kReceiver, 2, name() + ", up", card_, deadline_, log());
+    lanes.down = std::make_unique<NcclGroup>(downwards, low ? kReceiver : kSender, 2, name() + ", down", card_,
+                                             deadline_, log());
+    return lanes;
   }
 
   ncclUniqueId shared_id() {
@@ -159,6 +195,8 @@ class NcclCommunicator : public DeviceCommunicator {
 }  // namespace
 
 std::unique_ptr<Communicator> nccl_communicator(std::unique_ptr<Communicator> host, int card, double deadline) {
+  if (host == nullptr) return nullptr;
+  if (host->size() == 1) return single_communicator(host->name());
   return std::make_unique<NcclCommunicator>(std::move(host), card, deadline);
 }
 

@@ -12,7 +12,7 @@
 namespace flashmorph {
 namespace {
 
-constexpr std::chrono::milliseconds kBetweenLooks{50};
+constexpr std::chrono::milliseconds kBetweenLooks{50}, kBetweenQueries{1};
 
 // A marker on one stream that another stream, or the host, waits for.
 cudaEvent_t mark(cudaStream_t stream) {
@@ -31,14 +31,17 @@ ncclUniqueId NcclGroup::new_id() {
   return id;
 }
 
-NcclGroup::NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline)
+NcclGroup::NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline,
+                     CallLog& log)
     : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(card))),
       rank_(rank),
       size_(size),
       name_(std::move(name)),
       card_(card),
-      deadline_(deadline) {
+      deadline_(deadline),
+      log_(log) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
+  C10_CUDA_CHECK(cudaDeviceSynchronize());  // NCCL may wait for the device now, and no peer may be needed for that
   const ncclResult_t result = ncclCommInitRank(&comm_, size_, id, rank_);
   if (result != ncclSuccess)
     throw CommunicationError(described("ncclCommInitRank", ncclGetErrorString(result), nullptr));
@@ -49,12 +52,14 @@ NcclGroup::~NcclGroup() {  // must not throw, and must not wait for peers that m
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
-    if (failure_.empty() && std::uncaught_exceptions() > 0) fail("this rank gave up");
+    if (failure_.empty()) fail("closed");
   }
   changed_.notify_all();
   watcher_.join();
-  for (const Pending& pending : pending_) (void)cudaEventDestroy(pending.done);
-  if (failure_.empty()) (void)ncclCommDestroy(comm_);  // a failed one has been aborted
+  for (const Pending& pending : pending_) {
+    (void)cudaEventDestroy(pending.done);
+    log_.done_on_card(pending.ticket);
+  }
 }
 
 void NcclGroup::call(std::string_view name, const at::Tensor& values, bool crosses_back,
@@ -77,7 +82,7 @@ void NcclGroup::call(std::string_view name, const at::Tensor& values, bool cross
   c10::cuda::CUDACachingAllocator::recordStream(values.storage().data_ptr(), stream_);
   const cudaEvent_t done = mark(stream_.stream());
   if (crosses_back) C10_CUDA_CHECK(cudaStreamWaitEvent(callers.stream(), done));
-  pending_.push_back({done, std::string(name), std::chrono::steady_clock::now()});
+  pending_.push_back({done, log_.goes_on_on_card(), std::string(name), std::chrono::steady_clock::now()});
   changed_.notify_all();
 }
 
@@ -89,14 +94,25 @@ void NcclGroup::wait() {
   C10_CUDA_CHECK(cudaEventDestroy(done));
 }
 
+void NcclGroup::finish() {
+  std::unique_lock lock(mutex_);
+  for (drop_done(); !pending_.empty() && failure_.empty(); drop_done()) changed_.wait_for(lock, kBetweenQueries);
+  if (!failure_.empty()) throw CommunicationError(failure_);
+}
+
+void NcclGroup::drop_done() {
+  while (!pending_.empty() && cudaEventQuery(pending_.front().done) == cudaSuccess) {
+    (void)cudaEventDestroy(pending_.front().done);
+    log_.done_on_card(pending_.front().ticket);
+    pending_.pop_front();
+  }
+}
+
 void NcclGroup::watch() {
   (void)cudaSetDevice(card_);
   std::unique_lock lock(mutex_);
   while (!closing_ && failure_.empty()) {
-    while (!pending_.empty() && cudaEventQuery(pending_.front().done) == cudaSuccess) {
-      (void)cudaEventDestroy(pending_.front().done);
-      pending_.pop_front();
-    }
+    drop_done();
     if (pending_.empty()) {
       changed_.wait(lock);
       continue;

@@ -15,15 +15,18 @@
 #include <string_view>
 #include <thread>
 
+#include "distributed/communication/call_log.h"
+
 namespace flashmorph {
 
 // One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events,
 // so the host never waits. A thread watches the calls under way: when one fails or outlasts the deadline it aborts the
-// communicator, which frees whoever waits for the device, and every later call throws CommunicationError.
+// communicator, which frees whoever waits for the device, and every later call throws CommunicationError. Its end is an
+// abort, too, which waits for nobody: the ranks should have met before, with nothing under way.
 class NcclGroup {
  public:
-  // Collective over the group: every rank with the same id.
-  NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline);
+  // Collective over the group: every rank with the same id. `log`, which outlives this, is told what the card is in.
+  NcclGroup(const ncclUniqueId& id, int rank, int size, std::string name, int card, double deadline, CallLog& log);
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
@@ -36,16 +39,19 @@ class NcclGroup {
             const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& enqueue,
             std::source_location at = std::source_location::current());
 
-  void wait();  // the caller's stream, for all calls so far
+  void wait();    // the caller's stream, for all calls so far
+  void finish();  // the host, for all calls so far
 
  private:
   struct Pending {
     cudaEvent_t done;
+    int64_t ticket;  // in the log
     std::string call;
     std::chrono::steady_clock::time_point start;
   };
 
   void watch();
+  void drop_done();                       // of pending_; with mutex_ held
   void fail(const std::string& failure);  // aborts; with mutex_ held
   std::string described(std::string_view call, const std::string& reason, const std::source_location* at) const;
 
@@ -55,6 +61,7 @@ class NcclGroup {
   std::string name_;
   int card_;
   std::chrono::duration<double> deadline_;
+  CallLog& log_;
 
   std::mutex mutex_;  // of what follows
   std::condition_variable changed_;

@@ -20,7 +20,7 @@ RankAnswer::Call called(const std::string& call, int64_t number, double started,
 }
 
 RankAnswer answered(int rank, std::vector<RankAnswer::Call> calls) {
-  return {rank, "host", "align, step 7", 2.5, std::move(calls)};
+  return {rank, "host", "align, step 7", 2.5, std::move(calls), {}};
 }
 
 TEST(FirstDivergence, NamesTheOddOneItsCallItsNumberAndTheOthers) {
@@ -70,6 +70,19 @@ TEST(WhoIsMissing, TellsTheDeadTheAbsentAndTheWaitingApart) {
   EXPECT_THAT(text, Not(HasSubstr("missing: rank 0")));
 }
 
+TEST(WhoIsMissing, ACardThatIsNotDoneWaitsThoughItsHostHasLeftTheCall) {
+  const TemporaryFolder folder;
+  const RollCall roll_call(folder.path() / "health", {"a", "b"});
+  roll_call.clear();
+  RankAnswer on_card = answered(0, {called("all_reduce", 9, 3.0), called("barrier", 10, 4.0)});
+  on_card.on_card = on_card.calls[0];
+  roll_call.answer(on_card);
+  roll_call.answer(answered(1, {called("barrier", 10, 4.0)}));
+  const std::string text = who_is_missing(roll_call.answers(), {"a", "b"});
+  EXPECT_THAT(text, HasSubstr("waiting: rank 0 on a, its card, in all_reduce, number 9 of group data"));
+  EXPECT_THAT(text, HasSubstr("missing: rank 1 on b is in no collective"));
+}
+
 TEST(RollCall, OnlyTheFirstCallerSpeaks) {
   const TemporaryFolder folder;
   const RollCall one(folder.path() / "health", {"a", "b"}), other(folder.path() / "health", {"a", "b"});
@@ -92,7 +105,8 @@ TEST(RollCall, AnswersComeBackAsTheyWereGiven) {
   EXPECT_FALSE(roll_call.all_answered());
   ASSERT_TRUE(answers[1].has_value());
   EXPECT_EQ(answers[1]->phase, "align, step 7");
-  EXPECT_TRUE(answers[1]->is_waiting());
+  ASSERT_NE(answers[1]->waits_in(), nullptr);
+  EXPECT_EQ(answers[1]->waits_in()->call, "barrier");
   EXPECT_EQ(answers[1]->calls.at(0).members, (std::vector<int>{0, 1, 2, 3}));
   EXPECT_EQ(answers[1]->calls.at(0).number, 8);
 }
