@@ -31,6 +31,10 @@ int main(int argc, char** argv) {
   const flashmorph::ParsedCommandLine parsed = flashmorph::parse_command_line(argc, argv);
   if (parsed.command) return work(parsed.command);
 
+  if (std::getenv("HOME") == nullptr) {  // Open MPI would end the process itself, with other words
+    std::fputs("HOME: is not set, which Open MPI needs; set it to a folder, for example HOME=/tmp\n", stderr);
+    return flashmorph::kBadInput;
+  }
   flashmorph::MpiSession mpi(&argc, &argv);
   const auto world = mpi.world();
   const bool leads = world->rank() == 0 && (world->size() > 1 || flashmorph::is_first_process(std::getenv));

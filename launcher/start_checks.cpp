@@ -43,7 +43,8 @@ StartFacts start_facts(const CommandLine& line) {
 
 void check_same_start(const StartFacts& facts, Communicator& world) {
   const nlohmann::json mine = {facts.program, facts.arguments, facts.config_hash};
-  const std::vector<std::string> all = gather_text(mine.dump(), world);
+  const auto replacing = nlohmann::json::error_handler_t::replace;  // a file's name need not be UTF-8
+  const std::vector<std::string> all = gather_text(mine.dump(-1, ' ', false, replacing), world);
   const nlohmann::json first = nlohmann::json::parse(all[0]);
   constexpr std::pair<const char*, const char*> kWhat[] = {{"flashmorph-dist", "the program"},
                                                            {"command line", "the config and overrides"},

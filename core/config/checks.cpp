@@ -1,5 +1,7 @@
 #include "core/config/checks.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
 #include <charconv>
@@ -92,8 +94,11 @@ std::optional<Ratio> ratio_of(const std::string& text) {
 }
 
 void check(const RunConfig& config, YamlInput& input) {
+  constexpr size_t kLongest = 200;  // bytes: files beside the folder have its name and an ending
   require(is_plain_file_name(config.run.name), input, {"run.name"},
           "is '" + config.run.name + "', expected a plain folder name");
+  require(config.run.name.size() <= kLongest, input, {"run.name"},
+          fmt::format("has {} bytes, expected at most {}", config.run.name.size(), kLongest));
   check_budget(config.budget, input);
   check_data(config.data, input);
   for (const auto& [stage, section] : config.stages.training()) check_training(stage, *section, input);

@@ -17,10 +17,6 @@ struct ChangedKey {
 
 std::vector<ChangedKey> changed_keys(const RunConfig& before, const RunConfig& now);
 
-// Whether results depend on the key. They do not on where the run lies, how long a start may take, who watches it, and
-// how its work is laid out: meshes, threads, chunks of tokens. So a run may go on with other values of these.
-bool changes_result(const std::string& path);
-
 // "path: value", a line a key that results depend on.
 std::string result_keys(const RunConfig& config);
 

@@ -1,8 +1,12 @@
 #include "core/config/reader.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <optional>
 #include <set>
 
@@ -11,10 +15,18 @@
 namespace flashmorph::schema {
 namespace {
 
+constexpr size_t kLongestName = 255;  // bytes, on common file systems
+
 std::string text_of(const YAML::Node& node) {
   if (node.IsScalar()) return "'" + node.Scalar() + "'";
   return node.IsSequence() ? "a list" : node.IsMap() ? "a map" : "nothing";
 }
+
+std::string name_of(const YAML::Node& key) { return key.IsScalar() ? key.Scalar() : "?"; }
+
+YAML::Node value_of(const YAML::Node& map, const std::string& name) {
+  return map[name];
+}  // [] on const inserts nothing
 
 std::string place_of(const std::string& path, const YAML::Node& node, bool from_set) {
   return path + (from_set ? " (--set)" : " (line " + std::to_string(node.Mark().line + 1) + ")");
@@ -42,36 +54,74 @@ std::optional<double> whole_number_of(std::string text) {
 
 }  // namespace
 
-Reader::Reader(YamlInput& input, const std::string& path, const YAML::Node& node, bool from_set)
-    : input_(input), path_(path), node_(YAML::NodeType::Map), from_set_(from_set) {
+void Reader::enter(const char* section) {
+  const Found found = take(section);
+  EachKey::enter(section);
+  open(found.node, found.from_set);  // also when the section is missing, so that its required keys are named
+}
+
+void Reader::leave() {
+  close();
+  EachKey::leave();
+}
+
+void Reader::open(const YAML::Node& node, bool from_set) {
+  maps_.push_back({YAML::Node(YAML::NodeType::Map), from_set});
   if (!node.IsDefined() || node.IsNull()) return;
-  if (node.IsMap()) {
-    node_.reset(node);
-  } else {
-    input_.fault(input_.where(path_), "is " + text_of(node) + ", expected a map of keys");
+  if (!node.IsMap()) {
+    std::string path = path_of("");
+    if (!path.empty()) path.pop_back();
+    return input_.fault(input_.where(path), "is " + text_of(node) + ", expected a map of keys");
   }
+  maps_.back().node.reset(node);
+  if (const YAML::Node source = value_of(node, "<<"); source.IsDefined()) merge(source, 0);
+}
+
+// YAML's merge key: what the map does not say itself is as in the maps of `<<`, one or a list, the first before others.
+void Reader::merge(const YAML::Node& source, int depth) {
+  constexpr int kDeepest = 20;  // an alias may lead back to where it stands
+  if (source.IsSequence() && depth < kDeepest) {
+    for (const YAML::Node& one : source) merge(one, depth + 1);
+    return;
+  }
+  if (!source.IsMap() || depth == kDeepest)
+    return input_.fault(place_of(path_of("<<"), source, maps_.back().from_set), "expected a map or a list of maps");
+  for (const auto& entry : source)
+    if (const std::string name = name_of(entry.first); name != "<<")
+      maps_.back().merged.emplace_back(name, entry.second);
+  if (const YAML::Node further = value_of(source, "<<"); further.IsDefined()) merge(further, depth + 1);
 }
 
 Reader::Found Reader::take(const std::string& name) {
   const std::string path = path_of(name);
-  known_.push_back(name);
+  Map& map = maps_.back();
+  map.known.push_back(name);
   input_.known.push_back(path);
   const auto override = input_.overrides.find(path);
-  const bool from_set = from_set_ || override != input_.overrides.end();
-  const YAML::Node& map = node_;  // [] on a const node does not insert
-  const YAML::Node node = override != input_.overrides.end() ? override->second : map[name];
+  const bool from_set = map.from_set || override != input_.overrides.end();
+  const YAML::Node own = value_of(map.node, name);
+  const auto merged = std::ranges::find(map.merged, name, &std::pair<std::string, YAML::Node>::first);
+  const bool is_merged = !own.IsDefined() && merged != map.merged.end();
+  const YAML::Node node = override != input_.overrides.end() ? override->second : (is_merged ? merged->second : own);
   if (node.IsDefined()) input_.places[path] = place_of(path, node, from_set);
   return {node, from_set};
 }
 
-void Reader::reject_unknown() {
+void Reader::close() {
+  const Map& map = maps_.back();
+  const auto require_known = [&](const std::string& name, const YAML::Node& at) {
+    if (std::ranges::count(map.known, name) == 0)
+      input_.fault(place_of(path_of(name), at, map.from_set), no_such_key(name, map.known));
+  };
   std::set<std::string> seen;
-  for (const auto& entry : node_) {
-    const std::string name = entry.first.IsScalar() ? entry.first.Scalar() : "?";
-    const std::string place = place_of(path_of(name), entry.first, from_set_);
-    if (!seen.insert(name).second) input_.fault(place, "stands here a second time");
-    if (std::find(known_.begin(), known_.end(), name) == known_.end()) input_.fault(place, no_such_key(name, known_));
+  for (const auto& entry : map.node) {
+    const std::string name = name_of(entry.first);
+    if (!seen.insert(name).second)
+      input_.fault(place_of(path_of(name), entry.first, map.from_set), "stands here a second time");
+    if (name != "<<") require_known(name, entry.first);
   }
+  for (const auto& [name, node] : map.merged) require_known(name, node);
+  maps_.pop_back();
 }
 
 bool Reader::is_allowed(const std::string& found, double number, const std::string& place, const Rule& rule) {
@@ -88,7 +138,36 @@ void Reader::read(const YAML::Node& node, const std::string& place, std::string&
   const std::string& text = node.Scalar();
   if (!rule.choices.empty() && std::find(rule.choices.begin(), rule.choices.end(), text) == rule.choices.end())
     return input_.fault(place, "is '" + text + "', expected " + choices_of(rule));
-  value = text;
+  value = rule.is_path ? path_meant_by(text, place) : text;
+}
+
+// As a shell would have it: a path is often copied from one. What cannot be meant is a fault.
+std::string Reader::path_meant_by(const std::string& text, const std::string& place) {
+  const auto variable = [&](const std::string& name) -> std::string {
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr) input_.fault(place, "is '" + text + "', but $" + name + " is not set");
+    return value == nullptr ? "" : value;
+  };
+  std::string path;
+  size_t at = 0;
+  if (text[0] == '~') {
+    if (text.size() > 1 && text[1] != '/')
+      input_.fault(place, "is '" + text + "', expected ~/... or a whole path: other homes are not looked up");
+    path = variable("HOME");
+    at = 1;
+  }
+  for (size_t open = text.find("${", at); open != std::string::npos; open = text.find("${", at)) {
+    const size_t close = text.find('}', open);
+    if (close == std::string::npos) break;
+    path += text.substr(at, open - at) + variable(text.substr(open + 2, close - open - 2));
+    at = close + 1;
+  }
+  path += text.substr(at);
+  for (const auto& part : std::filesystem::path(path))
+    if (part.native().size() > kLongestName)
+      input_.fault(place,
+                   fmt::format("has a part of {} bytes, expected at most {}", part.native().size(), kLongestName));
+  return path;
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, double& value, const Rule& rule) {
@@ -104,9 +183,11 @@ void Reader::read(const YAML::Node& node, const std::string& place, int64_t& val
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, bool& value, const Rule&) {
-  if (!node.IsScalar() || (node.Scalar() != "true" && node.Scalar() != "false"))
+  const std::string text = node.IsScalar() ? node.Scalar() : "";
+  const bool is_true = text == "true" || text == "True" || text == "TRUE";
+  if (!is_true && text != "false" && text != "False" && text != "FALSE")
     return input_.fault(place, "is " + text_of(node) + ", expected true or false");
-  value = node.Scalar() == "true";
+  value = is_true;
 }
 
 void Reader::read(const YAML::Node& node, const std::string& place, Range& value, const Rule& rule) {

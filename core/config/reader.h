@@ -1,53 +1,58 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "core/config/schema.h"
+#include "core/config/keys.h"
 #include "core/config/yaml_input.h"
 
 namespace flashmorph::schema {
 
-// Reads one map of the YAML tree into its struct; faults go to the input: unknown and doubled keys, types, ranges,
-// choices.
-class Reader {
+// Reads the YAML's maps into their structs; faults go to the input: unknown and doubled keys, types, ranges, choices.
+class Reader : public EachKey<Reader> {
  public:
-  explicit Reader(YamlInput& input) : Reader(input, "", input.root, false) {}
+  explicit Reader(YamlInput& input) : input_(input) {}
 
-  template <class Section>
-  void section(const char* name, Section& section) {
-    const Found found = take(name);
-    Reader inner(input_, path_of(name), found.node, found.from_set);
-    visit(inner, section);  // also when the section is missing, so that its required keys are named
-    inner.reject_unknown();
+  template <class Config>
+  void read(Config& config) {
+    open(input_.root, false);
+    config.keys(*this);
+    close();
   }
 
+  bool reads() const override { return true; }
+
   template <class Value>
-  void key(const char* name, Value& value, const Rule& rule) {
+  void each(const char* name, Value& value, const Rule& rule) {
     const Found found = take(name);
     if (found.node.IsDefined()) {
       read(found.node, input_.where(path_of(name)), value, rule);
     } else if (rule.required) {
-      input_.fault(path_of(name), std::string("is missing: ") + rule.meaning);
+      input_.fault(path_of(name), "is missing: " + rule.meaning);
     }
   }
 
-  template <class Value>
-  void inherit(const Value& from, const std::vector<Value*>& to) {
-    for (Value* one : to) *one = from;
-  }
-
-  void reject_unknown();
+ protected:
+  void enter(const char* section) override;
+  void leave() override;
 
  private:
   struct Found {
     YAML::Node node;
     bool from_set;
   };
+  struct Map {  // that is being read
+    YAML::Node node;
+    bool from_set;  // it came from --set, so its lines are not the file's
+    std::vector<std::string> known = {};
+    std::vector<std::pair<std::string, YAML::Node>> merged = {};  // by `<<`, the nearest first
+  };
 
-  Reader(YamlInput& input, const std::string& path, const YAML::Node& node, bool from_set);
+  void open(const YAML::Node& node, bool from_set);
+  void close();
+  void merge(const YAML::Node& source, int depth);
   Found take(const std::string& name);  // the key's value: of --set, else of the file; remembers that it is known
-  std::string path_of(const std::string& name) const { return path_.empty() ? name : path_ + "." + name; }
 
   void read(const YAML::Node& node, const std::string& place, std::string& value, const Rule& rule);
   void read(const YAML::Node& node, const std::string& place, int64_t& value, const Rule& rule);
@@ -56,13 +61,11 @@ class Reader {
   void read(const YAML::Node& node, const std::string& place, Range& value, const Rule& rule);
   void read(const YAML::Node& node, const std::string& place, std::vector<int64_t>& value, const Rule& rule);
   void read(const YAML::Node& node, const std::string& place, std::vector<std::string>& value, const Rule& rule);
+  std::string path_meant_by(const std::string& text, const std::string& place);
   bool is_allowed(const std::string& found, double number, const std::string& place, const Rule& rule);
 
   YamlInput& input_;
-  std::string path_;
-  YAML::Node node_;
-  bool from_set_;  // the map itself came from --set, so its lines are not the file's
-  std::vector<std::string> known_;
+  std::vector<Map> maps_;  // from the root to where we are
 };
 
 }  // namespace flashmorph::schema

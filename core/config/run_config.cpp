@@ -39,13 +39,15 @@ const TrainingSection* StagesSection::training(const std::string& stage) const {
   return nullptr;
 }
 
+std::array<ParallelSection*, 5> StagesSection::parallels() {
+  return {&align.parallel, &select.parallel, &distill.parallel, &finetune.parallel, &evaluate.parallel};
+}
+
 RunConfig RunConfig::from_yaml(const std::string& text, const std::string& file_name,
                                const std::vector<std::string>& set) {
   schema::YamlInput input(text, file_name, set);
   RunConfig config;
-  schema::Reader reader(input);
-  schema::visit(reader, config);
-  reader.reject_unknown();
+  schema::Reader(input).read(config);
   input.reject_unknown_overrides();
   schema::check(config, input);
   if (!input.faults.empty()) throw BadInput(input.faults);
@@ -62,15 +64,13 @@ RunConfig RunConfig::from_file(const std::filesystem::path& file, const std::vec
 
 std::string RunConfig::to_yaml() const {
   schema::Writer writer;
-  RunConfig copy = *this;
-  schema::visit(writer, copy);
+  RunConfig(*this).keys(writer);
   return writer.text();
 }
 
 std::string yaml_reference() {
   schema::Reference reference;
-  RunConfig defaults;
-  schema::visit(reference, defaults);
+  RunConfig().keys(reference);
   return reference.text();
 }
 

@@ -7,94 +7,198 @@
 #include <utility>
 #include <vector>
 
+#include "core/config/keys.h"
+#include "core/config/kinds.h"
+
 namespace flashmorph {
 
-// What one run does, from a YAML file: plain values with their defaults; units and meanings stand beside each field.
-// A field name is its YAML key.
-
-struct Range {  // inclusive; in YAML a number, or [min, max]
-  int64_t min;
-  int64_t max;
-};
+// What one run does, from a YAML file: plain values with their defaults, and below them, in keys(), what each is. A
+// field name is its YAML key.
 
 struct RunSection {
-  std::string name = "run";  // the run folder is dir/name
+  std::string name = "run";
   std::string dir = "runs";
   int64_t seed = 1;
-  double time_limit = 0.0;  // seconds of this start; then a checkpoint and exit code 75. 0: Slurm's end time, if any
+  double time_limit = 0.0;
+
+  void keys(KeyVisitor& v) {
+    v.key("name", name, without_effect({"name of the run; its folder is dir/name"}));
+    v.key("dir", dir, without_effect({.meaning = "folder of all runs", .is_path = true}));
+    v.key("seed", seed, {"all randomness follows from it", 0, kMany});
+    v.key("time_limit", time_limit,
+          without_effect({"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its "
+                          "Slurm job",
+                          0, kMany}));
+  }
 };
 
 struct ModelSection {
-  std::string path;  // a Hugging Face folder: config.json, *.safetensors, tokenizer.json
+  std::string path;
+
+  void keys(KeyVisitor& v) {
+    v.key("path", path,
+          {.meaning = "Hugging Face folder of the teacher: config.json, *.safetensors, tokenizer.json",
+           .required = true,
+           .is_path = true});
+  }
 };
 
 struct MixerSection {
   std::string kind = "lightning";
-  std::string decay = "alibi";  // lightning's log-decay by global head: alibi (HALO's slopes), retnet, layered (FLA's)
-  std::string output_norm = "head";  // RMSNorm of the output over each head, or lightning's over all heads ("hidden")
-  bool rope = true;                  // rotate queries and keys as the teacher does; gated_delta_net never does
-  std::string init = "default";  // decays of gla and gated_delta_net at the start: usual, or from the teacher ("data")
-  int64_t chunk = 64;            // tokens a chunk
+  KindSettings own{"mixer"};  // of each kind alone
+  bool rope = true;
+  std::string init = "default";
+  int64_t chunk = 64;
+
+  void keys(KeyVisitor& v) {
+    v.key("kind", kind, {.meaning = "linear attention of the branches", .choices = kinds_of("mixer")});
+    own.keys(v);
+    v.key("rope", rope, {"rotate queries and keys, in lightning and gla; gated_delta_net never does"});
+    v.key("init", init,
+          {.meaning = "decays of gla and gated_delta_net at the start: the usual ones, or half-lives from the mean "
+                      "distance of the teacher's attention",
+           .choices = {"default", "data"}});
+    v.key("chunk", chunk, without_effect({"tokens a chunk of linear attention; changes speed, not results", 1, 4096}));
+  }
 };
 
-struct BudgetSection {             // exactly one of these; 0 and "": not given
-  int64_t full_layers = 0;         // K, the layers that keep full attention
-  std::string ratio;               // linear to full layers, e.g. "3:1"
-  int64_t kv_bytes_per_token = 0;  // of the hybrid's KV cache, at device.dtype
-  double milliseconds = 0.0;       // of the hybrid's attention layers, forward over one sequence, measured at the start
-  int64_t length = 4096;           // tokens of that sequence
+struct BudgetSection {  // exactly one of the first four; 0 and "": not given
+  int64_t full_layers = 0;
+  std::string ratio;
+  int64_t kv_bytes_per_token = 0;
+  double milliseconds = 0.0;
+  int64_t length = 4096;
 
   bool counts_layers() const { return full_layers > 0 || !ratio.empty(); }
   // K for a model of so many layers, when the budget counts layers; BadInput when it is not in [1, layers - 1].
   int64_t full_layers_of(int64_t model_layers) const;
+
+  void keys(KeyVisitor& v) {
+    v.key("full_layers", full_layers, {"K, the layers that keep full attention; 0: another budget", 0, 10000});
+    v.key("ratio", ratio, {"linear to full layers, e.g. 3:1, instead of full_layers"});
+    v.key("kv_bytes_per_token", kv_bytes_per_token,
+          {"bytes of the hybrid's KV cache a token, at device.dtype, instead of full_layers", 0, kMany});
+    v.key("milliseconds", milliseconds,
+          {"time of the hybrid's attention layers, a forward over one sequence on these ranks, measured at the start; "
+           "instead of full_layers",
+           0, kMany});
+    v.key("length", length, {"tokens of that sequence", 1, kMany});
+  }
 };
 
 struct DeviceSection {
   std::string kind = "cpu";
-  std::string dtype = "float32";  // float32, float64, or bfloat16; with bfloat16 losses, gates and states stay wider
-  int64_t threads = 1;            // torch threads a rank
+  std::string dtype = "float32";  // with bfloat16 losses, gates and states stay wider
+  int64_t threads = 1;
+
+  void keys(KeyVisitor& v) {
+    v.key("kind", kind,
+          {.meaning = "where tensors live; cuda: each rank of a host takes a card", .choices = {"cpu", "cuda"}});
+    v.key("dtype", dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64", "bfloat16"}});
+    v.key("threads", threads, without_effect({"torch threads a rank", 1, 1024}));
+  }
 };
 
-struct ParallelSection {               // of a run, and of each stage: by default the run's
-  int64_t tensor = 1;                  // ranks a layer is split over
-  int64_t pipeline = 1;                // ranks the layers are dealt out to; data = ranks / (tensor * pipeline)
-  std::vector<int64_t> pipeline_cuts;  // the first layers of pipeline ranks 1, 2, ...; empty: balanced by cost
-  std::string recompute = "none";      // none, or full: a layer's activations are made again in the backward pass
-  bool zero = false;                   // ZeRO-1: each data rank keeps its share of AdamW's states
-  bool sequence = false;  // sequence parallel: tensor ranks share the tokens between split layers, norms too
+struct ParallelSection {  // of a run, and of each stage: by default the run's
+  int64_t tensor = 1;
+  int64_t pipeline = 1;  // data = ranks / (tensor * pipeline)
+  std::vector<int64_t> pipeline_cuts;
+  std::string recompute = "none";
+  bool zero = false;
+  bool sequence = false;
 
   bool operator==(const ParallelSection&) const = default;
+
+  // A stage has those that mean something to it.
+  void mesh_keys(KeyVisitor& v) {
+    v.key("tensor", tensor, without_effect({"ranks a layer is split over", 1, 65536}));
+    v.key("pipeline", pipeline,
+          without_effect({"ranks the layers are dealt out to; the other ranks share the data", 1, 65536}));
+    v.key("pipeline_cuts", pipeline_cuts,
+          without_effect({.meaning = "first layers of pipeline ranks 1, 2, ...; empty: balanced by cost",
+                          .least = 1,
+                          .most = 65536,
+                          .may_be_empty = true}));
+  }
+  void recompute_key(KeyVisitor& v) {
+    v.key("recompute", recompute,
+          without_effect(
+              {.meaning = "full: keep a layer's input only and make its activations again in the backward pass",
+               .choices = {"none", "full"}}));
+  }
+  void zero_key(KeyVisitor& v) {
+    v.key("zero", zero, without_effect({"ZeRO-1: each data rank keeps its share of AdamW's states"}));
+  }
+  void sequence_key(KeyVisitor& v) {
+    v.key("sequence", sequence,
+          without_effect({"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"}));
+  }
+  void keys(KeyVisitor& v) {
+    mesh_keys(v);
+    recompute_key(v);
+    zero_key(v);
+    sequence_key(v);
+  }
 };
 
-struct DataSection {       // background of the passkeys, plain sequences and perplexity; exactly one of text, jsonl and
-                           // tokens
-  std::string text = "";   // a UTF-8 text file, one document
-  std::string jsonl = "";  // a file of JSON lines, each a document
-  std::string field = "text";  // where a JSON line holds its document
-  std::string tokens = "";     // the prefix of tokenized files: PREFIX.bin, .idx and .json
-  double held_out = 0.1;       // the last share of its tokens, kept for `evaluate`
+struct DataSection {  // exactly one of text, jsonl and tokens
+  std::string text = "";
+  std::string jsonl = "";
+  std::string field = "text";
+  std::string tokens = "";
+  double held_out = 0.1;
+
+  void keys(KeyVisitor& v) {
+    v.key("text", text,
+          {.meaning = "UTF-8 text file, one document: background of the passkeys, plain sequences, perplexity",
+           .is_path = true});
+    v.key("jsonl", jsonl, {.meaning = "JSON lines, a document each, instead of text", .is_path = true});
+    v.key("field", field, {"where a line of jsonl holds its document"});
+    v.key("tokens", tokens,
+          {.meaning = "prefix of .bin, .idx and .json as `flashmorph-dist tokenize` writes them, instead of text",
+           .is_path = true});
+    v.key("held_out", held_out, {"last share of the tokens, kept for evaluate", 0.001, 0.9});
+  }
 };
 
 // What the sequences of a stage are. Sample i of a stage is a pure function of (seed, stage, i).
 struct SequenceSection {
-  std::vector<int64_t> lengths = {512};  // tokens a sequence; each batch draws one of them
-  double passkey_share = 0.5;            // share of sequences that hold passkeys and questions; the rest is plain text
-  Range passkeys = {4, 4};               // passkeys a sequence
-  Range words = {8, 8};                  // words a passkey
+  std::vector<int64_t> lengths = {512};
+  double passkey_share = 0.5;
+  Range passkeys = {4, 4};
+  Range words = {8, 8};
+
+  void length_keys(KeyVisitor& v) {
+    v.key("lengths", lengths, {"tokens a sequence; each batch draws one of them", 2, kMany});
+  }
+  void passkey_keys(KeyVisitor& v) {
+    v.key("passkeys", passkeys, {"passkeys a sequence, a number or [min, max]", 1, 10});
+    v.key("words", words, {"words a passkey, a number or [min, max]", 1, 64});
+  }
+  void keys(KeyVisitor& v) {
+    length_keys(v);
+    v.key("passkey_share", passkey_share, {"share of sequences with passkeys; the rest is plain text", 0, 1});
+    passkey_keys(v);
+  }
 };
 
-struct LearningRate {  // cosine from `from` to `to` after a linear warm-up
+struct LearningRate {
   double from;
   double to;
+
+  void keys(KeyVisitor& v) {
+    v.key("from", from, {"learning rate after the warm-up", 1e-12, 100});
+    v.key("to", to, {"learning rate at the last step (cosine)", 0, 100});
+  }
 };
 
 struct TrainingSection {
-  int64_t tokens = 0;              // in all; rounded up to whole batches
-  int64_t batch_tokens = 8192;     // a step's tokens over all ranks
-  int64_t micro_batch_tokens = 0;  // tokens a forward; 0: the longest sequence
+  int64_t tokens = 0;
+  int64_t batch_tokens = 8192;
+  int64_t micro_batch_tokens = 0;
   LearningRate lr = {1e-3, 1e-5};
   int64_t warmup_steps = 0;
-  double clip = 1.0;  // gradient norm at most; 0: off
+  double clip = 1.0;
   double weight_decay = 0.0;
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -104,9 +208,39 @@ struct TrainingSection {
   int64_t steps() const;        // to come to all tokens
   int64_t longest() const;      // tokens of the longest sequence
   int64_t micro_batch() const;  // tokens a forward
+
+ protected:
+  void step_keys(KeyVisitor& v, bool required) {
+    v.key("tokens", tokens,
+          {.meaning = required ? "tokens in all, rounded up to whole batches" : "tokens in all; 0 leaves the stage out",
+           .least = required ? 1.0 : 0.0,
+           .most = kMany,
+           .required = required});
+    v.key("batch_tokens", batch_tokens, {"tokens a step, over all ranks", 2, kMany});
+    v.key("micro_batch_tokens", micro_batch_tokens, {"tokens a forward; 0: the longest sequence", 0, kMany});
+    v.section("lr", lr);
+    v.key("warmup_steps", warmup_steps, {"steps of linear warm-up", 0, kMany});
+    v.key("beta1", beta1, {"AdamW's first moment", 0, 0.999999});
+    v.key("beta2", beta2, {"AdamW's second moment", 0, 0.999999});
+  }
+  void weight_keys(KeyVisitor& v, bool required) {
+    step_keys(v, required);
+    v.key("clip", clip, {"gradient norm at most; 0: off", 0, kMany});
+    v.key("weight_decay", weight_decay, {"AdamW's decoupled decay", 0, 1});
+    v.section("data", data);
+  }
 };
 
-struct AlignSection : TrainingSection {};
+struct AlignSection : TrainingSection {
+  void keys(KeyVisitor& v) {
+    weight_keys(v, true);
+    v.group("parallel", [&] {  // no backward crosses a layer
+      parallel.mesh_keys(v);
+      parallel.zero_key(v);
+      parallel.sequence_key(v);
+    });
+  }
+};
 
 struct SelectSection : TrainingSection {
   SelectSection() {
@@ -114,65 +248,130 @@ struct SelectSection : TrainingSection {
     clip = 0.0;
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
-  std::string method = "flashmorph";  // a selector's name (core/select)
-  double gate_penalty = 0.1;          // lambda, the pull of every gate towards linear attention
-  std::vector<int64_t> layers;        // given's
-  std::string plan;                   // given's, instead of layers: another run's plan.json
-  int64_t seed = 1;                   // random's
-  int64_t judge_samples = 64;         // held-out samples on which methods that measure judge a set of layers
-  int64_t beam_width = 4;             // beam's
-  int64_t most_sets = 1000;           // exhaustive's
-  std::string halo_scores;            // halo's, instead of measuring: a file
+  std::string method = "flashmorph";
+  int64_t judge_samples = 64;
+  KindSettings own{"selector"};  // of each method alone
+
+  void keys(KeyVisitor& v) {
+    v.key("method", method, {.meaning = "who picks the layers", .choices = kinds_of("selector")});
+    v.key("judge_samples", judge_samples,
+          {"held-out samples by which ablate, greedy, beam, exhaustive and halo judge a set of layers", 1, kMany});
+    own.keys(v);
+    step_keys(v, true);
+    v.group("data", [&] {
+      data.length_keys(v);
+      data.passkey_keys(v);
+    });
+    v.group("parallel", [&] {  // a number a layer is trained
+      parallel.mesh_keys(v);
+      parallel.recompute_key(v);
+      parallel.sequence_key(v);
+    });
+  }
 };
 
-struct DistillSection : TrainingSection {  // tokens 0: the stage is left out
+struct DistillSection : TrainingSection {
   DistillSection() { lr = {1e-4, 1e-5}; }
+
+  void keys(KeyVisitor& v) {
+    weight_keys(v, false);
+    v.section("parallel", parallel);
+  }
 };
 
-struct FinetuneSection : TrainingSection {  // tokens 0: the stage is left out
+struct FinetuneSection : TrainingSection {
   FinetuneSection() {
     lr = {1e-5, 1e-5};
     data.lengths = {1024};
   }
+
+  void keys(KeyVisitor& v) {
+    weight_keys(v, false);
+    v.section("parallel", parallel);
+  }
 };
 
 struct EvaluateSection {
-  std::vector<std::string> compare = {"uniform", "all_linear"};  // picks that get the same distillation
-  std::vector<int64_t> lengths = {512, 1024};                    // tokens a recall sample
+  std::vector<std::string> compare = {"uniform", "all_linear"};
+  std::vector<int64_t> lengths = {512, 1024};
   int64_t passkeys = 4;
   int64_t words = 8;
-  int64_t samples = 32;        // recall samples a length, teacher-forced
-  int64_t greedy_samples = 4;  // of them, also answered by greedy decoding with a cache
-  int64_t depths = 4;          // buckets of depth in the report
+  int64_t samples = 32;
+  int64_t greedy_samples = 4;
+  int64_t depths = 4;
   int64_t perplexity_tokens = 16384;
   int64_t perplexity_length = 512;
   ParallelSection parallel;
+
+  void keys(KeyVisitor& v) {
+    v.key(
+        "compare", compare,
+        {.meaning = "methods whose picks get the same training and are measured too", .choices = kinds_of("selector")});
+    v.key("lengths", lengths, {"tokens of the recall samples", 2, kMany});
+    v.key("passkeys", passkeys, {"passkeys a sample", 1, 10});
+    v.key("words", words, {"words a passkey", 1, 64});
+    v.key("samples", samples, {"samples a length, teacher-forced", 1, kMany});
+    v.key("greedy_samples", greedy_samples, {"of them, also answered by greedy decoding", 0, kMany});
+    v.key("depths", depths, {"buckets of depth in evaluation.json", 1, 100});
+    v.key("perplexity_tokens", perplexity_tokens, {"held-out tokens for perplexity", 2, kMany});
+    v.key("perplexity_length", perplexity_length, {"tokens a window", 2, kMany});
+    v.group("parallel", [&] { parallel.mesh_keys(v); });
+  }
 };
 
 struct ExportSection {
   bool enabled = true;
-  std::string format = "auto";  // auto: the first of qwen3_5_text, flashmorph that can hold the hybrid
+  std::string format = "auto";
+
+  void keys(KeyVisitor& v) {
+    v.key("enabled", enabled, {"write a Hugging Face folder at the end"});
+    v.key("format", format,
+          {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; "
+                      "auto takes the first that can",
+           .choices = {"auto", "qwen3_5_text", "flashmorph"}});
+  }
 };
 
 struct MetricsSection {
-  std::string listen =
-      "127.0.0.1:0";  // HOST:PORT of the Prometheus endpoint of rank 0; port 0: any free one; off: none
+  std::string listen = "127.0.0.1:0";
 
   bool enabled() const { return listen != "off"; }
+
+  void keys(KeyVisitor& v) {
+    v.key("listen", listen,
+          without_effect({"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in "
+                          "NAME.prometheus.json beside the run's folder; off: none"}));
+  }
 };
 
-struct CheckpointSection {  // inside a training stage
-  int64_t every = 50;       // steps; 0: only when the run is asked to stop
-  int64_t keep = 2;         // newest ones kept
+struct CheckpointSection {
+  int64_t every = 50;
+  int64_t keep = 2;
+
+  void keys(KeyVisitor& v) {
+    v.key("every", every,
+          without_effect({"steps of a training stage between two checkpoints; 0: only when asked to stop", 0, kMany}));
+    v.key("keep", keep, without_effect({"newest checkpoints kept", 1, 1000}));
+  }
 };
 
-struct HealthSection {  // deadlines in seconds; past one, the run ends and names who is missing
+struct HealthSection {  // past a deadline the run ends and names who is missing
   double load = 1800.0;
   double step = 600.0;
   double save = 600.0;
   double evaluate = 1800.0;
-  double straggler = 3.0;       // a rank so many times slower than the median is named
-  int64_t weights_every = 200;  // steps between checks of the frozen weights' checksums; 0: none
+  double straggler = 3.0;
+  int64_t weights_every = 200;
+
+  void keys(KeyVisitor& v) {
+    v.key("load", load, without_effect({"seconds that reading model and data may take", 0.1, kMany}));
+    v.key("step", step, without_effect({"seconds that a training step may take", 0.1, kMany}));
+    v.key("save", save, without_effect({"seconds that writing a result or checkpoint may take", 0.1, kMany}));
+    v.key("evaluate", evaluate, without_effect({"seconds that measuring one model may take", 0.1, kMany}));
+    v.key("straggler", straggler, without_effect({"a rank so many times slower than the median is named", 1, kMany}));
+    v.key("weights_every", weights_every,
+          without_effect({"steps between checks of the frozen weights' checksums; 0: none", 0, kMany}));
+  }
 };
 
 struct StagesSection {
@@ -186,6 +385,16 @@ struct StagesSection {
   // The training stages by name, in order.
   std::array<std::pair<const char*, const TrainingSection*>, 4> training() const;
   const TrainingSection* training(const std::string& stage) const;  // nullptr: no training stage
+  std::array<ParallelSection*, 5> parallels();                      // of each stage that has a mesh
+
+  void keys(KeyVisitor& v) {
+    v.section("align", align);
+    v.section("select", select);
+    v.section("distill", distill);
+    v.section("finetune", finetune);
+    v.section("evaluate", evaluate);
+    v.section("export", export_);
+  }
 };
 
 struct RunConfig {
@@ -210,10 +419,25 @@ struct RunConfig {
 
   // Every key with its value in a fixed order, defaults spelled out; from_yaml(to_yaml()) is the same config.
   std::string to_yaml() const;
+
+  void keys(KeyVisitor& v) {
+    v.section("run", run);
+    v.section("model", model);
+    v.section("mixer", mixer);
+    v.section("budget", budget);
+    v.section("device", device);
+    v.section("parallel", parallel);
+    if (v.reads())
+      for (ParallelSection* stage : stages.parallels()) *stage = parallel;
+    v.section("data", data);
+    v.section("stages", stages);
+    v.section("metrics", metrics);
+    v.section("checkpoint", checkpoint);
+    v.section("health", health);
+  }
 };
 
-// The YAML reference as a Markdown table: key, default, unit and meaning. Made from the same table that reads the
-// file, so it cannot drift.
+// The YAML reference as a Markdown table: key, default, meaning and range, as the sections' keys() say them.
 std::string yaml_reference();
 
 }  // namespace flashmorph

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "core/config/schema.h"
+#include "core/config/keys.h"
 
 namespace flashmorph::schema {
 
@@ -19,62 +19,63 @@ std::string range_of(const Rule& rule);    // "in [1, 10]", "at least 0"; "" whe
 std::string choices_of(const Rule& rule);  // "one of: head, hidden"
 
 // Every key with its value, as YAML.
-class Writer {
+class Writer : public EachKey<Writer> {
  public:
-  template <class Section>
-  void section(const char* name, Section& section) {
-    text_ += std::string(indent_, ' ') + name + ":\n";
-    indent_ += 2;
-    visit(*this, section);
-    indent_ -= 2;
-  }
   template <class Value>
-  void key(const char* name, const Value& value, const Rule&) {
+  void each(const char* name, const Value& value, const Rule&) {
     const std::string written = yaml_of(value);
     if (written != "\"\"") text_ += std::string(indent_, ' ') + name + ": " + written + "\n";
   }
   const std::string& text() const { return text_; }
+
+ protected:
+  void enter(const char* section) override {
+    text_ += std::string(indent_, ' ') + section + ":\n";
+    indent_ += 2;
+  }
+  void leave() override { indent_ -= 2; }
 
  private:
   std::string text_;
   size_t indent_ = 0;
 };
 
-// What visitors have that name a key in full: "stages.align.tokens".
-template <class Visitor>
-class PathVisitor {
- public:
-  template <class Section>
-  void section(const char* name, Section& section) {
-    const std::string outer = path_;
-    path_ += std::string(name) + ".";
-    visit(static_cast<Visitor&>(*this), section);
-    path_ = outer;
-  }
-
- protected:
-  std::string path_of(const char* name) const { return path_ + name; }
-
- private:
-  std::string path_;
-};
-
 // Every key with its default and meaning, as a Markdown page.
-class Reference : public PathVisitor<Reference> {
+class Reference : public EachKey<Reference> {
  public:
   template <class Value>
-  void key(const char* name, const Value& value, const Rule& rule) {
+  void each(const char* name, const Value& value, const Rule& rule) {
     row(path_of(name), rule.required ? "required" : "`" + yaml_of(value) + "`", rule);
   }
-  const std::string& text() const { return text_; }
+  std::string text() const;
 
  private:
   void row(const std::string& path, const std::string& value, const Rule& rule);
 
-  std::string text_ =
-      "# The YAML of a run\n\nWhole numbers may end in K, M or G (2M = 2000000). A key that is not listed here is "
-      "refused.\n\n"
-      "| key | default | meaning | allowed |\n|---|---|---|---|\n";
+  std::string rows_;
 };
+
+// Every key's path and value, in the order of the sections.
+struct KeyValue {
+  std::string path;
+  std::string value;  // as YAML
+  bool changes_results;
+};
+class Flat : public EachKey<Flat> {
+ public:
+  template <class Value>
+  void each(const char* name, const Value& value, const Rule& rule) {
+    values.push_back({path_of(name), yaml_of(value), rule.changes_results});
+  }
+
+  std::vector<KeyValue> values;
+};
+
+template <class Section>
+std::vector<KeyValue> values_of(const Section& section) {
+  Flat flat;
+  const_cast<Section&>(section).keys(flat);  // which changes nothing: this visitor does not read
+  return flat.values;
+}
 
 }  // namespace flashmorph::schema

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "core/base/listed.h"
+
 namespace flashmorph::schema {
 namespace {
 
@@ -40,12 +42,6 @@ std::string one_line(const std::string& text) {
     line += std::iscntrl(c) ? std::string{'\\', 'x', kDigits[c >> 4], kDigits[c & 15]}
                             : std::string(1, static_cast<char>(c));
   return line;
-}
-
-std::string listed(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
 }
 
 std::string no_such_key(const std::string& name, const std::vector<std::string>& known) {

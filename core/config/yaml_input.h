@@ -33,8 +33,6 @@ struct YamlInput {
   void add_override(const std::string& entry);
 };
 
-std::string listed(const std::vector<std::string>& words);
-
 // "no such key; did you mean tokens?", or the known ones.
 std::string no_such_key(const std::string& name, const std::vector<std::string>& known);
 

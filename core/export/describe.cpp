@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/io/model_files.h"
+#include "core/mixer/linear_branch.h"
 
 namespace flashmorph {
 namespace {
@@ -23,9 +24,9 @@ void count_weights(const ModelFiles& files, ModelDescription& description) {
 
 // A state a head in float32, and what the short convolution remembers of queries, keys and values.
 int64_t layer_state_bytes(const HybridSpec& hybrid, int64_t element) {
-  constexpr int64_t kFloat = 4, kRemembered = 3;
+  constexpr int64_t kFloat = 4;
   const int64_t width = hybrid.model.heads * hybrid.model.head_dim;
-  const int64_t recent = hybrid.mixer.kind == "gated_delta_net" ? kRemembered * 3 * width * element : 0;
+  const int64_t recent = mixer_kind(hybrid.mixer).remembered * 3 * width * element;
   return width * hybrid.model.head_dim * kFloat + recent;
 }
 

@@ -1,11 +1,12 @@
 #include <ATen/ATen.h>
 
 #include <set>
+#include <type_traits>
 
 #include "core/base/bad_input.h"
 #include "core/export/export_format.h"
 #include "core/export/modeling_code.h"
-#include "core/mixer/decay.h"
+#include "core/mixer/linear_branch.h"
 
 // The format of our own: the teacher's config.json and tensors with those of the branches beside them, and
 // modeling_flashmorph.py, which transformers runs with trust_remote_code.
@@ -19,28 +20,57 @@ using Json = nlohmann::ordered_json;
 // know here.
 constexpr const char* kRopeKeys[] = {"rope_theta", "rope_scaling", "rope_parameters"};
 
-// Loaders differ in what a rule's name means, so the numbers themselves are written.
+// A mixer's own settings as they are written, and back.
+class SettingsToJson : public EachKey<SettingsToJson> {
+ public:
+  explicit SettingsToJson(Json& json) : json_(json) {}
+  template <class Value>
+  void each(const char* name, const Value& value, const Rule&) {
+    if constexpr (std::is_same_v<Value, Range>)
+      json_[name] = {value.min, value.max};
+    else
+      json_[name] = value;
+  }
+
+ private:
+  Json& json_;
+};
+
+class SettingsFromJson : public EachKey<SettingsFromJson> {
+ public:
+  explicit SettingsFromJson(const ConfigJson& json) : json_(json) {}
+  bool reads() const override { return true; }
+  template <class Value>
+  void each(const char* name, Value& value, const Rule& rule) {
+    if (!json_.has(name)) return;  // an export of a time when there was no such setting
+    try {
+      const nlohmann::json& found = json_.values()[name];
+      if constexpr (std::is_same_v<Value, Range>)
+        value = {found.at(0).get<int64_t>(), found.at(1).get<int64_t>()};
+      else
+        value = found.get<Value>();
+    } catch (const nlohmann::json::exception&) {
+      json_.fail(name, "is " + json_.values()[name].dump() + ", expected " + rule.meaning);
+    }
+  }
+
+ private:
+  const ConfigJson& json_;
+};
+
 Json settings_of(const HybridSpec& hybrid) {
   const ModelSpec& model = hybrid.model;
-  Json log_decay = Json::array();
-  for (int64_t layer = 0; layer < model.layers; ++layer)
-    log_decay.push_back(log_decays(hybrid.mixer.decay, model.heads, layer, model.layers));
   Json settings = {{"teacher", model.model_type},
                    {"query_key_norm", model.query_key_norm},
                    {"attention_bias", model.attention_bias},
                    {"rotary", {{"frequencies", model.rope.frequencies(model.head_dim)}, {"scale", model.rope.scale}}},
                    {"mixer", hybrid.mixer.kind},
-                   {"decay", hybrid.mixer.decay},
-                   {"log_decay", log_decay},
-                   {"output_norm", hybrid.mixer.output_norm},
                    {"rope", hybrid.mixer.rope},
                    {"chunk", hybrid.mixer.chunk}};
-  // As core/mixer's gated_linear.cpp and gated_delta_net.cpp make them.
-  if (hybrid.mixer.kind == "gla") {
-    settings["decay_rank"] = 16;
-    settings["decay_divisor"] = 16;
-  }
-  if (hybrid.mixer.kind == "gated_delta_net") settings["convolution"] = 4;
+  SettingsToJson own(settings);
+  hybrid.mixer.own.keys_of(hybrid.mixer.kind, own);
+  if (const MixerKind& kind = mixer_kind(hybrid.mixer); kind.facts != nullptr)
+    settings.update(kind.facts(hybrid.mixer, model));
   if (model.experts.count > 0)
     settings["experts"] = {{"count", model.experts.count},
                            {"per_token", model.experts.per_token},
@@ -98,8 +128,8 @@ class Flashmorph : public ExportFormat {
     teacher.update(settings.inside("rotary").inside("teacher").values());
     HybridSpec hybrid{.model = ModelSpec::of(ConfigJson(teacher, config.file())), .mixer = {}, .full = {}};
     hybrid.mixer.kind = settings.text("mixer", "");
-    hybrid.mixer.decay = settings.text("decay", hybrid.mixer.decay);
-    hybrid.mixer.output_norm = settings.text("output_norm", hybrid.mixer.output_norm);
+    SettingsFromJson own(settings);
+    hybrid.mixer.own.keys_of(hybrid.mixer.kind, own);
     hybrid.mixer.rope = settings.flag("rope", hybrid.mixer.rope);
     hybrid.mixer.chunk = settings.size("chunk", hybrid.mixer.chunk);
     hybrid.full = full_layers(config, hybrid.model.layers);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/base/bad_input.h"
+#include "core/base/listed.h"
 
 namespace flashmorph {
 namespace {
@@ -36,7 +37,7 @@ std::vector<double> log_decays(const std::string& rule, int64_t heads, int64_t l
     } else if (rule == "layered") {
       decays.push_back(-8.0 / static_cast<double>(heads) * (1.0 - share) * static_cast<double>(h));
     } else {
-      throw BadInput("mixer.decay", "'" + rule + "' is not a known rule; known: alibi, retnet, layered");
+      throw BadInput("mixer.decay", "'" + rule + "' is not a known rule; known: " + listed(decay_rules()));
     }
   }
   return decays;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/mixer/branch_with.h"
@@ -128,9 +129,10 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
   }
 };
 
-void check(const MixerSection& mixer) { refuse_settings_of_lightning(mixer); }
+nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) { return {{"convolution", kTaps}}; }
 
-[[maybe_unused]] const bool registered = register_branch("gated_delta_net", make<GatedDeltaNetBranch>, check);
+[[maybe_unused]] const bool registered =
+    register_branch("gated_delta_net", {.make = make<GatedDeltaNetBranch>, .facts = facts, .remembered = kTaps - 1});
 
 }  // namespace
 }  // namespace flashmorph

@@ -2,6 +2,7 @@
 #include <ATen/OpMathType.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "core/mixer/branch_with.h"
 #include "core/mixer/initial.h"
@@ -77,9 +78,11 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
   }
 };
 
-void check(const MixerSection& mixer) { refuse_settings_of_lightning(mixer); }
+nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) {
+  return {{"decay_rank", kRank}, {"decay_divisor", kGateDivisor}};
+}
 
-[[maybe_unused]] const bool registered = register_branch("gla", make<GatedLinearBranch>, check);
+[[maybe_unused]] const bool registered = register_branch("gla", {.make = make<GatedLinearBranch>, .facts = facts});
 
 }  // namespace
 }  // namespace flashmorph

@@ -1,6 +1,9 @@
+#include "core/mixer/lightning.h"
+
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
 #include "core/mixer/branch_with.h"
@@ -35,7 +38,7 @@ struct Weights {
 class LightningBranch : public BranchWith<LightningBranch, Weights> {
  public:
   LightningBranch(const BranchContext& context, const AttentionWeights& teacher)
-      : BranchWith(context), shard_(&context.shard) {
+      : BranchWith(context), settings_(context.mixer.own.of<LightningSettings>()), shard_(&context.shard) {
     const auto options = teacher.q.options().requires_grad(false);
     const OwnHeads own(context);
     const int64_t width = own.count * spec_.head_dim;
@@ -44,7 +47,7 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
       if (!norm->defined()) *norm = at::ones({spec_.head_dim}, options);
     weights_.z = uniform_rows(context, /*stream=*/0, own.first * spec_.head_dim, width, spec_.hidden);
     weights_.o_norm = at::ones({width}, options);
-    const std::vector<double> decays = log_decays(mixer_.decay, spec_.heads, layer_, spec_.layers);
+    const std::vector<double> decays = log_decays(settings_.decay, spec_.heads, layer_, spec_.layers);
     log_decay_H_ = at::tensor(decays, at::kDouble).narrow(0, own.first, own.count).to(context.placement.device);
   }
 
@@ -54,7 +57,7 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
         lightning_attention(q, k, v, log_decay_H_, state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     const at::Tensor z = project(x_BTD, weights_.z);
-    const at::Tensor gated = mixer_.output_norm == "head"
+    const at::Tensor gated = settings_.output_norm == "head"
                                  ? gated_rms_norm(o_BTHK, weights_.o_norm, z, spec_.norm_epsilon, /*swish=*/false)
                                  : normed_over_all(o_BTHK) * at::sigmoid(z);
     return project(gated, weights_.heads.o);
@@ -71,6 +74,7 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
     return o_BTC * (squares / channels + spec_.norm_epsilon).rsqrt() * weights_.o_norm;
   }
 
+  LightningSettings settings_;
   Shard* shard_;
   at::Tensor log_decay_H_;  // this rank's heads, by their global number
 };
@@ -82,7 +86,16 @@ void check(const MixerSection& mixer) {
                                      "gated_delta_net can start from data");
 }
 
-[[maybe_unused]] const bool registered = register_branch("lightning", make<LightningBranch>, check);
+// Loaders differ in what a rule's name means, so the numbers themselves are written.
+nlohmann::ordered_json facts(const MixerSection& mixer, const ModelSpec& model) {
+  nlohmann::ordered_json by_layer = nlohmann::ordered_json::array();
+  for (int64_t layer = 0; layer < model.layers; ++layer)
+    by_layer.push_back(log_decays(mixer.own.of<LightningSettings>().decay, model.heads, layer, model.layers));
+  return {{"log_decay", by_layer}};
+}
+
+[[maybe_unused]] const bool registered =
+    register_branch<LightningSettings>("lightning", {.make = make<LightningBranch>, .check = check, .facts = facts});
 
 }  // namespace
 }  // namespace flashmorph

@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -60,19 +61,27 @@ std::vector<std::string> branch_kinds();
 // BadInput for an unknown kind (naming the known ones) and for settings that the kind cannot honour.
 void check_mixer(const MixerSection& mixer);
 
-// A kind adds itself at start-up; see lightning.cpp. `check` throws BadInput for settings it cannot honour.
-using BranchFactory = std::unique_ptr<LinearBranch> (*)(const BranchContext&, const AttentionWeights&);
-using MixerCheck = void (*)(const MixerSection&);
-bool register_branch(const std::string& kind, BranchFactory factory, MixerCheck check);
+// What is known of a kind beside its branch.
+struct MixerKind {
+  std::unique_ptr<LinearBranch> (*make)(const BranchContext&, const AttentionWeights&);
+  void (*check)(const MixerSection&) = nullptr;  // BadInput for settings of all mixers that it cannot honour
+  // What an export's code has to know of it besides its settings.
+  nlohmann::ordered_json (*facts)(const MixerSection&, const ModelSpec&) = nullptr;
+  int64_t remembered = 0;  // tokens whose queries, keys and values a cache holds beside the state
+};
+const MixerKind& mixer_kind(const MixerSection& mixer);
+
+// A kind adds itself at start-up, with the settings of its own; see lightning.cpp.
+bool add_mixer_kind(const std::string& kind, const MixerKind& facts);
+template <class Settings = NoSettings>
+bool register_branch(const std::string& kind, const MixerKind& facts) {
+  return register_kind<Settings>("mixer", kind) && add_mixer_kind(kind, facts);
+}
 
 template <class Branch>
 std::unique_ptr<LinearBranch> make(const BranchContext& context, const AttentionWeights& teacher) {
   const c10::NoGradGuard no_gradient;
   return std::make_unique<Branch>(context, teacher);
 }
-
-// For kinds that learn their decays and normalise each head: BadInput when mixer.decay or mixer.output_norm ask
-// otherwise.
-void refuse_settings_of_lightning(const MixerSection& mixer);
 
 }  // namespace flashmorph

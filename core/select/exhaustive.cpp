@@ -1,3 +1,5 @@
+#include "core/select/exhaustive.h"
+
 #include <fmt/format.h>
 
 #include <optional>
@@ -15,16 +17,19 @@ class Exhaustive : public Selector {
   bool needs_judge(const SelectSection&) const override { return true; }
 
   void check(const SelectSection& settings, const LayerBudget& budget) const override {
-    if (static_cast<int64_t>(filled_sets(budget, settings.most_sets).size()) > settings.most_sets)
-      throw BadInput("stages.select.method",
-                     fmt::format("exhaustive would judge more than {} sets of {} layers that fill {} {}; raise "
-                                 "stages.select.most_sets, or take beam",
-                                 settings.most_sets, budget.layers(), budget.limit, budget.unit));
+    if (static_cast<int64_t>(filled_sets(budget, settings.own.of<ExhaustiveSettings>().most_sets).size()) >
+        settings.own.of<ExhaustiveSettings>().most_sets)
+      throw BadInput(
+          "stages.select.method",
+          fmt::format("exhaustive would judge more than {} sets of {} layers that fill {} {}; raise "
+                      "stages.select.most_sets, or take beam",
+                      settings.own.of<ExhaustiveSettings>().most_sets, budget.layers(), budget.limit, budget.unit));
   }
 
   Pick pick(const Evidence& evidence) const override {
     std::optional<JudgedSet> best;
-    for (const std::vector<int64_t>& kept : filled_sets(evidence.budget, evidence.settings.most_sets)) {
+    for (const std::vector<int64_t>& kept :
+         filled_sets(evidence.budget, evidence.settings.own.of<ExhaustiveSettings>().most_sets)) {
       const JudgedSet judged{kept, evidence.judge(kept)};
       if (!best || judged.is_better_than(*best)) best = judged;
     }
@@ -32,7 +37,8 @@ class Exhaustive : public Selector {
   }
 };
 
-[[maybe_unused]] const bool registered = register_selector("exhaustive", std::make_unique<Exhaustive>());
+[[maybe_unused]] const bool registered =
+    register_selector<ExhaustiveSettings>("exhaustive", std::make_unique<Exhaustive>());
 
 }  // namespace
 }  // namespace flashmorph

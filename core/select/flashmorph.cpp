@@ -1,3 +1,4 @@
+#include "core/select/by_gates.h"
 #include "core/select/selector.h"
 
 // FlashMorph's own: the layers with the largest gates.
@@ -17,7 +18,7 @@ class ByGates : public Selector {
   }
 };
 
-[[maybe_unused]] const bool registered = register_selector("flashmorph", std::make_unique<ByGates>());
+[[maybe_unused]] const bool registered = register_selector<GateSettings>("flashmorph", std::make_unique<ByGates>());
 
 }  // namespace
 }  // namespace flashmorph

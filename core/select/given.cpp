@@ -1,3 +1,5 @@
+#include "core/select/given.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -40,14 +42,15 @@ std::vector<int64_t> own_pick_of(const std::string& file, int64_t model_layers) 
 
 class Given : public Selector {
  public:
-  void check(const SelectSection& settings, const LayerBudget& budget) const override { layers(settings, budget); }
+  void check(const SelectSection& section, const LayerBudget& budget) const override { layers(section, budget); }
 
   Pick pick(const Evidence& evidence) const override {
     return {.full_layers = layers(evidence.settings, evidence.budget)};
   }
 
  private:
-  static std::vector<int64_t> layers(const SelectSection& settings, const LayerBudget& budget) {
+  static std::vector<int64_t> layers(const SelectSection& section, const LayerBudget& budget) {
+    const auto& settings = section.own.of<GivenSettings>();
     if (settings.layers.empty() == settings.plan.empty())
       throw BadInput(kLayers, "the method given needs exactly one of stages.select.layers and stages.select.plan");
     const std::string key = settings.plan.empty() ? kLayers : kPlan;
@@ -64,7 +67,7 @@ class Given : public Selector {
   }
 };
 
-[[maybe_unused]] const bool registered = register_selector("given", std::make_unique<Given>());
+[[maybe_unused]] const bool registered = register_selector<GivenSettings>("given", std::make_unique<Given>());
 
 }  // namespace
 }  // namespace flashmorph

@@ -1,3 +1,5 @@
+#include "core/select/halo.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
@@ -37,14 +39,17 @@ std::vector<double> scores_in(const std::string& path, int64_t layers) {
 
 class Halo : public Selector {
  public:
-  bool needs_judge(const SelectSection& settings) const override { return settings.halo_scores.empty(); }
+  bool needs_judge(const SelectSection& settings) const override {
+    return settings.own.of<HaloSettings>().halo_scores.empty();
+  }
 
   void check(const SelectSection& settings, const LayerBudget& budget) const override {
-    if (!settings.halo_scores.empty()) scores_in(settings.halo_scores, budget.layers());
+    if (!settings.own.of<HaloSettings>().halo_scores.empty())
+      scores_in(settings.own.of<HaloSettings>().halo_scores, budget.layers());
   }
 
   Pick pick(const Evidence& evidence) const override {
-    const std::string& file = evidence.settings.halo_scores;
+    const std::string& file = evidence.settings.own.of<HaloSettings>().halo_scores;
     const std::vector<double> scores = file.empty() ? measured(evidence) : scores_in(file, evidence.budget.layers());
     return {.full_layers = best_layers(scores, evidence.budget),
             .scores = scores,
@@ -62,7 +67,7 @@ class Halo : public Selector {
   }
 };
 
-[[maybe_unused]] const bool registered = register_selector("halo", std::make_unique<Halo>());
+[[maybe_unused]] const bool registered = register_selector<HaloSettings>("halo", std::make_unique<Halo>());
 
 }  // namespace
 }  // namespace flashmorph

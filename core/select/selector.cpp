@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "core/base/bad_input.h"
+#include "core/base/listed.h"
 
 namespace flashmorph {
 namespace {
@@ -16,14 +17,12 @@ std::map<std::string, std::unique_ptr<Selector>>& selectors() {
 
 void require_known(const std::string& method, const std::string& key) {
   if (selectors().contains(method)) return;
-  std::string known;
-  for (const std::string& name : selector_names()) known += (known.empty() ? "" : ", ") + name;
-  throw BadInput(key, "is '" + method + "', expected one of: " + known);
+  throw BadInput(key, fmt::format("is '{}', expected one of: {}", method, listed(selector_names())));
 }
 
 }  // namespace
 
-bool register_selector(const std::string& method, std::unique_ptr<Selector> selector) {
+bool add_selector(const std::string& method, std::unique_ptr<Selector> selector) {
   return selectors().emplace(method, std::move(selector)).second;
 }
 
@@ -33,11 +32,7 @@ const Selector& selector_named(const std::string& method) {
   return *found->second;
 }
 
-std::vector<std::string> selector_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, selector] : selectors()) names.push_back(name);
-  return names;
-}
+std::vector<std::string> selector_names() { return kinds_of("selector"); }
 
 std::vector<std::string> methods_of(const StagesSection& stages) {
   std::vector<std::string> methods = {stages.select.method};
@@ -59,6 +54,9 @@ bool asks_a_judge(const StagesSection& stages) {
 void check_methods(const StagesSection& stages) {
   require_known(stages.select.method, "stages.select.method");
   for (const std::string& other : stages.evaluate.compare) require_known(other, "stages.evaluate.compare");
+  std::vector<std::string> used = methods_of(stages);
+  if (std::ranges::count(used, "flashmorph") == 0) used.push_back("flashmorph");
+  stages.select.own.check_only(used, "stages.select");
 }
 
 void check_methods(const StagesSection& stages, const LayerBudget& budget) {

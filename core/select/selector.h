@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/run_config.h"
@@ -63,10 +64,17 @@ std::vector<std::string> methods_of(const StagesSection& stages);
 bool trains_gates(const StagesSection& stages);  // whether any of them needs gates
 bool asks_a_judge(const StagesSection& stages);  // whether any of them needs a judge
 
-// BadInput for unknown methods, naming the known ones; the second form also for what a method says of its settings.
+// BadInput for unknown methods, naming the known ones, and for settings of methods that the run does not use (those of
+// flashmorph may stay in a YAML whose method --set has changed); the second form also for what a method says of its
+// settings.
 void check_methods(const StagesSection& stages);
 void check_methods(const StagesSection& stages, const LayerBudget& budget);
 
-bool register_selector(const std::string& method, std::unique_ptr<Selector> selector);
+// At start-up, with the settings of its own: they are evidence.settings.own.of<Settings>().
+bool add_selector(const std::string& method, std::unique_ptr<Selector> selector);
+template <class Settings = NoSettings>
+bool register_selector(const std::string& method, std::unique_ptr<Selector> selector) {
+  return register_kind<Settings>("selector", method) && add_selector(method, std::move(selector));
+}
 
 }  // namespace flashmorph

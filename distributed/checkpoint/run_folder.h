@@ -47,7 +47,8 @@ class RunFolder {
   }
 
   // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config
-  // (naming the keys that differ, old -> new), teacher or corpus. Changes nothing on disk.
+  // (naming the keys that differ, old -> new), teacher or corpus; the same bytes elsewhere are the same. Changes
+  // nothing on disk.
   void check(const RunConfig& config, const RunSources& sources) const;
 
   // What `config` asks for differently than the run that is there.

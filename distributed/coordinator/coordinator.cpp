@@ -250,7 +250,7 @@ StageCost Coordinator::align_branches(const proto::StageCommand&) {
   const StageCost cost = align(placed_.model(), here);
   const Phase saving(inputs_.watchdog, Work::save, "align");
   save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
-              {{"mixer", inputs_.config.mixer.kind}, {"decay", inputs_.config.mixer.decay}});
+              {{"mixer", inputs_.config.mixer.kind}});
   placed_.keep_branches();
   return cost;
 }

@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/ops/squared_distance.h"
+#include "core/select/by_gates.h"
 #include "core/train/adamw.h"
 #include "core/train/recompute.h"
 #include "distributed/parallel/gradients.h"
@@ -60,9 +61,10 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   }
   const at::Tensor sums = gather_in_sample_order(rows, batches.count, mesh).sum(0);
 
+  const double lambda = section.own.of<GateSettings>().gate_penalty;
   const at::Tensor error = sums[own] / sums[own + 1];
-  const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + section.gate_penalty;
-  at::Tensor totals = at::stack({error, section.gate_penalty * gates.alpha().sum(), gradient.sum()});
+  const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + lambda;
+  at::Tensor totals = at::stack({error, lambda * gates.alpha().sum(), gradient.sum()});
   mesh.pipeline().all_reduce(totals, Reduction::sum);
   const double regularizer = totals[1].item<double>();
   return {totals[0].item<double>() + regularizer, {gradient}, totals[2].item<double>(), regularizer};

@@ -76,6 +76,17 @@ TEST(Loading, IsBrokenOffWhenAskedTo) {
   EXPECT_EQ(scratch.disk(), before);
 }
 
+TEST(RunFolder, GoesOnWhenTheSameBytesLieElsewhere) {
+  Scratch scratch;
+  EXPECT_EQ(scratch.start(), 0);
+  fs::rename(scratch.path("teacher"), scratch.path("moved"));
+  fs::rename(scratch.path("text.txt"), scratch.path("moved.txt"));
+  scratch.set = {"model.path=" + scratch.path("moved").string(), "data.text=" + scratch.path("moved.txt").string()};
+  EXPECT_EQ(scratch.start(), 0);
+  EXPECT_THAT(read(scratch.run("events.jsonl")), HasSubstr("other than at the last start: model.path: "));
+  EXPECT_THAT(read(scratch.run("run.yaml")), HasSubstr("moved.txt"));
+}
+
 std::string name_of(const testing::TestParamInfo<BadInputRow>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -96,13 +107,15 @@ INSTANTIATE_TEST_SUITE_P(
         setting("AllLayersFull", "budget.full_layers=2",
                 "budget.full_layers: keeps full attention in 2 layers, expected 1 to 1 for a model of 2 layers"),
         setting("TooFewBytes", "budget={kv_bytes_per_token: 1}", "budget.kv_bytes_per_token"),
-        setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind: is 'mamba', expected one of: "),
+        setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind (--set): is 'mamba', expected one of: "),
         setting("UnknownSelector", "stages.select.method=best",
-                "stages.select.method: is 'best', expected one of: ablate, all_linear, beam, exhaustive, flashmorph, "
-                "given, greedy, "
-                "halo, random, uniform"),
+                "stages.select.method (--set): is 'best', expected one of: ablate, all_linear, beam, exhaustive, "
+                "flashmorph, "
+                "given, greedy, halo, random, uniform"),
         setting("ComparedWithAnUnknownSelector", "stages.evaluate.compare=[best]",
-                "stages.evaluate.compare: is 'best', expected one of: "),
+                "stages.evaluate.compare (--set): is 'best', expected one of: "),
+        setting("LayersWithoutGiven", "stages.select.layers=[0]",
+                "stages.select.layers: is [0], but flashmorph has no such setting, it is given's: leave it out"),
         setting("GivenWithoutLayers", "stages.select.method=given",
                 "stages.select.layers: the method given needs exactly one of"),
         setting("ExportCannotHoldIt", "stages.export.format=qwen3_5_text", "cannot hold this hybrid"),
@@ -197,6 +210,13 @@ INSTANTIATE_TEST_SUITE_P(
                                   scratch.set.push_back("stages.select.gate_penalty=0.5");
                                 },
                                 "stages.select.gate_penalty: 0.1 -> 0.5"},
+                    BadInputRow{"HoldsTheSameBytesAsAnotherKindOfCorpus",
+                                [](Scratch& scratch) {
+                                  scratch.use_json_lines();
+                                  scratch.start();
+                                  scratch.set = {"data={text: " + scratch.path("lines.jsonl").string() + "}"};
+                                },
+                                "holds a run of another configuration; this one changes data.text: "},
                     BadInputRow{"IsOfAnotherTeacher",
                                 [](Scratch& scratch) {
                                   scratch.start();

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <tuple>
 
+#include "core/mixer/lightning.h"
 #include "core/model/attention.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
@@ -138,7 +139,7 @@ TEST(Stages, AlignedBranchesAreTheSameOnEveryMesh) {
                                          {"gla", "head", "data"},
                                          {"gated_delta_net", "head", "data"}}) {
     config.mixer.kind = kind;
-    config.mixer.output_norm = norm;
+    config.mixer.own.of<LightningSettings>().output_norm = norm;
     config.mixer.init = init;
     const auto branches = [&](Mesh& mesh) {
       MorphableModel model = load(small.path(), mesh, config, at::kDouble);

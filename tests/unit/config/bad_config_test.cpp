@@ -45,6 +45,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"mixer: {init: warm}\n", "mixer.init (line 7): is 'warm', expected one of: default, data"},
         BadYaml{"mixer: {decay: slow}\n", "mixer.decay (line 7): is 'slow', expected one of: alibi, retnet, layered"},
         BadYaml{"mixer: {rope: yes}\n", "mixer.rope (line 7): is 'yes', expected true or false"},
+        BadYaml{"mixer: {rope: On}\n", "mixer.rope (line 7): is 'On', expected true or false"},
+        BadYaml{"mixer: {rope: tRUE}\n", "mixer.rope (line 7): is 'tRUE', expected true or false"},
+        BadYaml{"mixer: {<<: 5}\n", "mixer.<< (line 7): expected a map or a list of maps"},
+        BadYaml{"mixer: {<<: {ropes: true}}\n", "mixer.ropes (line 7): no such key; did you mean rope?"},
+        BadYaml{"mixer: &m {<<: *m, rope: true}\n", "mixer.<< (line 7): expected a map or a list of maps"},
+        BadYaml{"run: {dir: ~someone/runs}\n", "run.dir (line 7): is '~someone/runs', expected ~/... or a whole path"},
+        BadYaml{"run: {dir: \"${NO_SUCH_NAME}/runs\"}\n",
+                "run.dir (line 7): is '${NO_SUCH_NAME}/runs', but $NO_SUCH_NAME is not set"},
         BadYaml{"mixer: {chunk: 0}\n", "mixer.chunk (line 7): is 0, expected a number in [1, 4096]"},
         BadYaml{"run: {name: a/b}\n", "run.name (line 7): is 'a/b', expected a plain folder name"},
         BadYaml{"run: {seed: -1}\n", "run.seed (line 7): is -1, expected a number at least 0"},
@@ -67,6 +75,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"stages.align.beta1=1", "stages.align.beta1 (--set): is 1"},
         BadYaml{"stages.select.clip=1", "stages.select.clip (--set): no such key"},
         BadYaml{"stages.select.data.passkey_share=0.5", "stages.select.data.passkey_share (--set): no such key"},
+        BadYaml{"stages.select.method=best", "stages.select.method (--set): is 'best', expected one of: all_linear, "},
+        BadYaml{"mixer: {kind: mamba}\n",
+                "mixer.kind (line 7): is 'mamba', expected one of: gated_delta_net, gla, lightning"},
+        BadYaml{"  evaluate: {compare: [best]}\n",
+                "stages.evaluate.compare (line 7): is 'best', expected one of: all_linear, "},
         BadYaml{"stages.evaluate.compare=[uniform, uniform]", "names uniform twice"},
         BadYaml{"stages.evaluate.compare=uniform", "expected a list"},
         BadYaml{"stages.evaluate.greedy_samples=99", "is 99, expected at most samples, 32"},
@@ -125,6 +138,14 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(BadConfigs, AnEntryWithoutAValueIsNotAnOverride) {
   EXPECT_THAT(faults_of(kGood, {"device.threads"}), HasSubstr("--set device.threads: expected key=value"));
+}
+
+TEST(BadConfigs, NamesThatNoFileSystemTakesAreRefused) {
+  const std::string longest(200, 'n'), long_part(256, 'd');
+  EXPECT_EQ(faults_of(kGood, {"run.name=" + longest}), "no fault");
+  EXPECT_EQ(faults_of(kGood, {"run.name=" + longest + "n"}), "run.name (--set): has 201 bytes, expected at most 200");
+  EXPECT_EQ(faults_of(kGood, {"run.dir=runs/" + long_part}),
+            "run.dir (--set): has a part of 256 bytes, expected at most 255");
 }
 
 TEST(BadConfigs, WhatIsNotAMapOfKeysIsSaidSo) {

@@ -4,14 +4,14 @@
 #include <map>
 #include <sstream>
 
-#include "core/config/schema.h"
 #include "core/config/writer.h"
+#include "core/mixer/linear_branch.h"
+#include "core/select/selector.h"
 #include "tests/unit/config/sample.h"
 
 namespace flashmorph {
 namespace {
 
-using schema::Rule;
 using schema::yaml_of;
 using test::faults_of;
 using test::kGood;
@@ -33,8 +33,8 @@ std::vector<std::string> others(const Range&, const Rule&) { return {yaml_of(Ran
 std::vector<std::string> others(const std::vector<int64_t>&, const Rule&) {
   return {yaml_of(std::vector<int64_t>{256, 128})};
 }
-std::vector<std::string> others(const std::vector<std::string>&, const Rule&) {
-  return {yaml_of(std::vector<std::string>{"other"})};
+std::vector<std::string> others(const std::vector<std::string>&, const Rule& rule) {
+  return {yaml_of(std::vector<std::string>{rule.choices.back()})};
 }
 
 struct Key {
@@ -42,20 +42,19 @@ struct Key {
   std::vector<std::string> others;
 };
 
-struct Walk : schema::PathVisitor<Walk> {
-  std::vector<Key> keys;
+struct Walk : EachKey<Walk> {
+  std::vector<Key> found;
 
   template <class Value>
-  void key(const char* name, const Value& value, const Rule& rule) {
-    keys.push_back({path_of(name), others(value, rule)});
+  void each(const char* name, const Value& value, const Rule& rule) {
+    found.push_back({path_of(name), others(value, rule)});
   }
 };
 
 std::vector<Key> all_keys() {
   Walk walk;
-  RunConfig config = RunConfig::from_yaml(kGood, "run.yaml");
-  schema::visit(walk, config);
-  return walk.keys;
+  RunConfig::from_yaml(kGood, "run.yaml").keys(walk);
+  return walk.found;
 }
 
 // What to_yaml wrote: key path to value.
@@ -97,6 +96,14 @@ TEST(EveryKey, IsSetAloneAndWrittenAndReadBack) {
     EXPECT_EQ(written(config), expected) << path;
     EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml()) << path;
   }
+}
+
+TEST(EveryKey, OfAMixerOrSelectorIsThere) {  // and so these libraries are
+  EXPECT_EQ(kinds_of("mixer"), branch_kinds());
+  EXPECT_EQ(kinds_of("selector"), selector_names());
+  const auto keys = written(RunConfig::from_yaml(kGood, "run.yaml"));
+  for (const char* key : {"mixer.decay", "stages.select.gate_penalty", "stages.select.seed"})
+    EXPECT_TRUE(keys.contains(key)) << key;
 }
 
 TEST(EveryKey, WithOneChoiceTakesIt) {

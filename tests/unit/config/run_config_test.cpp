@@ -52,6 +52,47 @@ TEST(RunConfig, WhatItWritesReadsBackTheSame) {
   EXPECT_EQ(RunConfig::from_yaml(once, "run.yaml").to_yaml(), once);
 }
 
+TEST(RunConfig, MergeKeysFillInWhatAMapDoesNotSay) {
+  const RunConfig config = RunConfig::from_yaml(
+      "model: {path: teacher}\nbudget: {full_layers: 3}\ndata: {text: book.txt}\n"
+      "stages:\n"
+      "  align: &long {tokens: 1M, warmup_steps: 7, lr: &rate {from: 3e-3, to: 1e-4}, data: &d {lengths: [256], words: "
+      "4}}\n"
+      "  select: {tokens: 1K, batch_tokens: 512, data: {<<: *d}}\n"
+      "  distill: {<<: *long, tokens: 2M}\n"
+      "  finetune: {<<: [{clip: 0.5}, *long], lr: {<<: *rate, to: 0}}\n",
+      "run.yaml", {"stages.distill.warmup_steps=9"});
+  const StagesSection& stages = config.stages;
+  EXPECT_EQ(stages.select.data.lengths, std::vector<int64_t>{256});
+  EXPECT_EQ(stages.select.data.words.max, 4);
+  EXPECT_EQ(stages.distill.tokens, 2'000'000) << "its own word counts";
+  EXPECT_EQ(stages.distill.lr.from, 3e-3);
+  EXPECT_EQ(stages.distill.warmup_steps, 9) << "--set counts more than a merge";
+  EXPECT_EQ(stages.finetune.tokens, 1'000'000);
+  EXPECT_EQ(stages.finetune.clip, 0.5);
+  EXPECT_EQ(stages.finetune.lr.from, 3e-3);
+  EXPECT_EQ(stages.finetune.lr.to, 0.0);
+}
+
+TEST(RunConfig, TrueAndFalseAreThoseOfYaml12) {
+  for (const char* yes : {"true", "True", "TRUE"})
+    EXPECT_TRUE(RunConfig::from_yaml(kGood, "run.yaml", {std::string("parallel.zero=") + yes}).parallel.zero) << yes;
+  for (const char* no : {"false", "False", "FALSE"})
+    EXPECT_FALSE(RunConfig::from_yaml(kGood, "run.yaml", {std::string("mixer.rope=") + no}).mixer.rope) << no;
+}
+
+TEST(RunConfig, PathsMeanWhatTheyMeanInAShell) {
+  setenv("HOME", "/home/somebody", 1);
+  setenv("FLASHMORPH_TEST_DATA", "/data", 1);
+  const RunConfig config = RunConfig::from_yaml(
+      kGood, "run.yaml",
+      {"run.dir=~/runs", "model.path=${FLASHMORPH_TEST_DATA}/models/${FLASHMORPH_TEST_DATA}x", "data.text=a~b/$c.txt"});
+  EXPECT_EQ(config.run.dir, "/home/somebody/runs");
+  EXPECT_EQ(config.model.path, "/data/models//datax");
+  EXPECT_EQ(config.data.text, "a~b/$c.txt") << "nothing else is special";
+  EXPECT_EQ(RunConfig::from_yaml(kGood, "run.yaml", {"run.dir=\"~\""}).run.dir, "/home/somebody");
+}
+
 TEST(RunConfig, OverridesChangeTheConfig) {
   const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {"stages.distill.lr.from=5e-4", "run.name=other"});
   EXPECT_EQ(config.stages.distill.lr.from, 5e-4);

@@ -10,6 +10,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/safetensors.h"
+#include "core/mixer/lightning.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/unit/export/small_hybrid.h"
 
@@ -73,7 +74,7 @@ TEST_F(ExportHuggingFace, TensorsComeBackExactly) {
 
 TEST_F(ExportHuggingFace, ConfigIsTheTeachersPlusTheHybrids) {
   MixerSection mixer;
-  mixer.output_norm = "hidden";
+  mixer.own.of<LightningSettings>().output_norm = "hidden";
   mixer.rope = false;
   write(small_hybrid(source.path(), mixer));
   const auto config = nlohmann::json::parse(read(folder() / "config.json"));

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/base/bad_input.h"
+#include "core/mixer/lightning.h"
 #include "core/mixer/linear_branch.h"
 #include "tests/support/tensors.h"
 #include "tests/unit/mixer/shard_pair.h"
@@ -34,7 +35,7 @@ struct Setting {
 Setting of_kind(const std::string& kind, const std::string& output_norm = "head") {
   Setting setting{kind + "_" + output_norm, {}};
   setting.mixer.kind = kind;
-  setting.mixer.output_norm = output_norm;
+  setting.mixer.own.of<LightningSettings>().output_norm = output_norm;
   setting.mixer.chunk = 4;
   return setting;
 }
@@ -204,8 +205,8 @@ TEST(BranchKinds, WhatAKindCannotHonourIsRefused) {
     usual.kind = kind;
     EXPECT_EQ(fault_of(usual), "no fault");
     MixerSection decay = usual, norm = usual;
-    decay.decay = "retnet";
-    norm.output_norm = "hidden";
+    decay.own.of<LightningSettings>().decay = "retnet";
+    norm.own.of<LightningSettings>().output_norm = "hidden";
     EXPECT_THAT(fault_of(decay), testing::HasSubstr(std::string("mixer.decay: is 'retnet', but ") + kind));
     EXPECT_THAT(fault_of(norm), testing::HasSubstr("mixer.output_norm: is 'hidden'"));
   }

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "core/base/bad_input.h"
+#include "core/mixer/lightning.h"
 #include "core/mixer/linear_branch.h"
 #include "core/model/attention.h"
 #include "tests/support/tensors.h"
@@ -31,7 +32,7 @@ using test::weights_of;
 
 MixerSection mixer_of(const std::string& output_norm, bool rope = true) {
   MixerSection mixer;
-  mixer.output_norm = output_norm;
+  mixer.own.of<LightningSettings>().output_norm = output_norm;
   mixer.rope = rope;
   mixer.chunk = 4;
   return mixer;
@@ -74,7 +75,8 @@ struct Definition {
         o[h] = state[h].t().mv(q_h) / std::sqrt(static_cast<double>(head_dim));
       }
       const at::Tensor o_HK = at::stack(o);
-      const at::Tensor normed = mixer.output_norm == "head" ? unit(o_HK, 1).flatten() : unit(o_HK.flatten(), 0);
+      const at::Tensor normed =
+          mixer.own.of<LightningSettings>().output_norm == "head" ? unit(o_HK, 1).flatten() : unit(o_HK.flatten(), 0);
       const at::Tensor gate = 1.0 / (1.0 + (-w.at("z_proj").mv(x_TD[t])).exp());
       outputs.push_back(w.at("o_proj").mv(normed * w.at("o_norm") * gate));
     }

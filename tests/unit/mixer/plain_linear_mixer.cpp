@@ -35,8 +35,7 @@ class PlainLinearBranch : public BranchWith<PlainLinearBranch, Weights> {
   }
 };
 
-[[maybe_unused]] const bool registered =
-    register_branch("plain", make<PlainLinearBranch>, refuse_settings_of_lightning);
+[[maybe_unused]] const bool registered = register_branch("plain", {.make = make<PlainLinearBranch>});
 
 }  // namespace
 }  // namespace flashmorph

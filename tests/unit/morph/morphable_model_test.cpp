@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/io/model_files.h"
+#include "core/mixer/lightning.h"
 #include "core/ops/gate_mix.h"
 #include "tests/support/tensors.h"
 
@@ -27,7 +28,7 @@ MorphableModel teacher(Shard& shard, const std::string& output_norm = "head") {
   const ModelSpec spec = ModelSpec::open(kTeacher);
   MorphableModel model = MorphableModel::load(ModelFiles::open(kTeacher), spec, {0, 1, at::kDouble, at::kCPU}, shard);
   MixerSection mixer;
-  mixer.output_norm = output_norm;
+  mixer.own.of<LightningSettings>().output_norm = output_norm;
   mixer.chunk = 8;
   model.add_branches(mixer, 1);
   return model;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/io/model_files.h"
+#include "core/mixer/lightning.h"
 #include "core/morph/morphable_model.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
@@ -26,7 +27,7 @@ struct Folder {
     const Placement placement{shard.rank(), shard.size(), at::kDouble, at::kCPU};
     MorphableModel model = MorphableModel::load(ModelFiles::open(path.path()), spec, placement, shard);
     MixerSection mixer;
-    mixer.output_norm = output_norm;
+    mixer.own.of<LightningSettings>().output_norm = output_norm;
     mixer.chunk = 4;
     model.add_branches(mixer, 1);
     return model;

@@ -6,6 +6,8 @@
 #include <set>
 
 #include "core/base/bad_input.h"
+#include "core/select/beam.h"
+#include "core/select/halo.h"
 #include "core/select/measured_layers.h"
 #include "core/select/set_search.h"
 #include "tests/support/temporary_folder.h"
@@ -37,9 +39,9 @@ TEST(MeasuredSelectors, SearchAsFarAsTheySay) {
   EXPECT_THAT(pick("greedy", two).full_layers, ElementsAre(0, 3)) << "it never meets 2 and 5 together";
   EXPECT_THAT(pick("exhaustive", two).full_layers, ElementsAre(2, 5));
   SelectSection settings;
-  settings.beam_width = 1;
+  settings.own.of<BeamSettings>().beam_width = 1;
   EXPECT_THAT(pick("beam", two, settings).full_layers, ElementsAre(0, 3));
-  settings.beam_width = 3;  // 5 is the third of the single layers, by its error
+  settings.own.of<BeamSettings>().beam_width = 3;  // 5 is the third of the single layers, by its error
   EXPECT_THAT(pick("beam", two, settings).full_layers, ElementsAre(2, 5));
 }
 
@@ -93,8 +95,8 @@ constexpr const char* kQwen3 =
 TEST(Halo, PicksWhatItsAuthorsPublishedFromTheirScores) {
   const test::TemporaryFolder folder;
   SelectSection settings;
-  settings.halo_scores = (folder.path() / "scores.json").string();
-  std::ofstream(settings.halo_scores) << kQwen3;
+  settings.own.of<HaloSettings>().halo_scores = (folder.path() / "scores.json").string();
+  std::ofstream(settings.own.of<HaloSettings>().halo_scores) << kQwen3;
   EXPECT_FALSE(selector_named("halo").needs_judge(settings));
   const Pick found = pick("halo", LayerBudget::of_layers(28, 7), settings, {});
   EXPECT_THAT(found.full_layers, ElementsAre(2, 3, 6, 8, 9, 21, 25));
@@ -107,9 +109,9 @@ TEST(Halo, PicksWhatItsAuthorsPublishedFromTheirScores) {
 TEST(Halo, RefusesAFileThatDoesNotFitTheModel) {
   const test::TemporaryFolder folder;
   SelectSection settings;
-  settings.halo_scores = (folder.path() / "scores.json").string();
+  settings.own.of<HaloSettings>().halo_scores = (folder.path() / "scores.json").string();
   const auto complaint = [&](const std::string& content) -> std::string {
-    std::ofstream(settings.halo_scores) << content;
+    std::ofstream(settings.own.of<HaloSettings>().halo_scores) << content;
     try {
       selector_named("halo").check(settings, LayerBudget::of_layers(2, 1));
     } catch (const BadInput& fault) {

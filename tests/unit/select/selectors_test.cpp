@@ -5,6 +5,8 @@
 #include <set>
 
 #include "core/base/bad_input.h"
+#include "core/select/given.h"
+#include "core/select/random.h"
 #include "core/select/selector.h"
 #include "core/select/uniform.h"
 #include "tests/support/temporary_folder.h"
@@ -56,7 +58,7 @@ TEST(Selectors, PickByTheirRule) {
   EXPECT_THAT(pick("given", three,
                    [] {
                      SelectSection s;
-                     s.layers = {8, 3, 6};
+                     s.own.of<GivenSettings>().layers = {8, 3, 6};
                      return s;
                    }())
                   .full_layers,
@@ -72,7 +74,8 @@ TEST(RandomSelector, FollowsFromItsSeedAndReachesEveryLayer) {
   const LayerBudget three = LayerBudget::of_layers(12, 3);
   std::set<int64_t> seen;
   SelectSection settings;
-  for (settings.seed = 0; settings.seed < 100; ++settings.seed) {
+  for (settings.own.of<RandomSettings>().seed = 0; settings.own.of<RandomSettings>().seed < 100;
+       ++settings.own.of<RandomSettings>().seed) {
     const std::vector<int64_t> layers = pick("random", three, settings).full_layers;
     EXPECT_EQ(layers, pick("random", three, settings).full_layers);
     ASSERT_EQ(layers.size(), 3U);
@@ -105,7 +108,7 @@ std::string complaint(const SelectSection& settings) {
 
 std::string complaint_about_layers(const std::vector<int64_t>& layers) {
   SelectSection settings;
-  settings.layers = layers;
+  settings.own.of<GivenSettings>().layers = layers;
   return complaint(settings);
 }
 
@@ -121,9 +124,9 @@ TEST(GivenSelector, RefusesWhatIsNoPick) {
 TEST(GivenSelector, TakesTheOwnPickOfAnotherRun) {
   const test::TemporaryFolder folder;
   SelectSection settings;
-  settings.plan = (folder.path() / "plan.json").string();
+  settings.own.of<GivenSettings>().plan = (folder.path() / "plan.json").string();
   const auto with = [&](const std::string& content) {
-    std::ofstream(settings.plan) << content;
+    std::ofstream(settings.own.of<GivenSettings>().plan) << content;
     return complaint(settings);
   };
   EXPECT_THAT(complaint(settings), HasSubstr("plan.json"));

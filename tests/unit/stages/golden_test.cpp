@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "core/io/model_files.h"
+#include "core/mixer/lightning.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/select.h"
 #include "tests/support/tensors.h"
@@ -30,7 +31,7 @@ class StagesGolden : public testing::TestWithParam<const char*> {
  protected:
   StagesGolden() {
     MixerSection mixer;
-    mixer.output_norm = GetParam();
+    mixer.own.of<LightningSettings>().output_norm = GetParam();
     model_.add_branches(mixer, 1);
     read_into(model_.branch_parameters(), ModelFiles::open_file(Golden::kFile), model_.placement());
   }

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace flashmorph {
+
+// How a section of the YAML says its keys, once, below its fields:
+//   void keys(KeyVisitor& v) { v.key("seed", seed, {"all randomness follows from it", 0, kMany}); ... }
+// Whatever has to know all keys visits them: reading, writing, the reference page, the differences between two runs.
+
+struct Range {  // inclusive; in YAML a number, or [min, max]
+  int64_t min;
+  int64_t max;
+};
+
+constexpr double kMany = 1e15;  // "no limit" for whole numbers: a double still holds each of them exactly
+
+struct Rule {
+  std::string meaning;  // with its unit
+  double least = -std::numeric_limits<double>::infinity();
+  double most = std::numeric_limits<double>::infinity();
+  std::vector<std::string> choices = {};
+  bool required = false;
+  bool may_be_empty = false;    // a list
+  bool is_path = false;         // of a file or folder: ~ and ${VAR} stand for what they are in a shell
+  bool changes_results = true;  // otherwise a run goes on with another value
+};
+
+// For keys that say where or how the work is done, not what comes of it.
+inline Rule without_effect(Rule rule) {
+  rule.changes_results = false;
+  return rule;
+}
+
+class KeyVisitor {
+ public:
+  virtual ~KeyVisitor() = default;
+
+  virtual void key(const char* name, std::string& value, const Rule& rule) = 0;
+  virtual void key(const char* name, int64_t& value, const Rule& rule) = 0;
+  virtual void key(const char* name, double& value, const Rule& rule) = 0;
+  virtual void key(const char* name, bool& value, const Rule& rule) = 0;
+  virtual void key(const char* name, Range& value, const Rule& rule) = 0;
+  virtual void key(const char* name, std::vector<int64_t>& value, const Rule& rule) = 0;
+  virtual void key(const char* name, std::vector<std::string>& value, const Rule& rule) = 0;
+
+  template <class Section>
+  void section(const char* name, Section& section) {
+    group(name, [&] { section.keys(*this); });
+  }
+  template <class Keys>
+  void group(const char* name, Keys keys) {  // a section that has some keys of a struct
+    enter(name);
+    keys();
+    leave();
+  }
+
+  virtual bool reads() const { return false; }  // then values change: what was visited may be others' default
+
+ protected:
+  virtual void enter(const char* section) = 0;
+  virtual void leave() = 0;
+};
+
+// A visitor that calls Self::each(name, value, rule) for values of every type, and knows where it is.
+template <class Self>
+class EachKey : public KeyVisitor {
+ public:
+  void key(const char* name, std::string& value, const Rule& rule) override { self().each(name, value, rule); }
+  void key(const char* name, int64_t& value, const Rule& rule) override { self().each(name, value, rule); }
+  void key(const char* name, double& value, const Rule& rule) override { self().each(name, value, rule); }
+  void key(const char* name, bool& value, const Rule& rule) override { self().each(name, value, rule); }
+  void key(const char* name, Range& value, const Rule& rule) override { self().each(name, value, rule); }
+  void key(const char* name, std::vector<int64_t>& value, const Rule& rule) override { self().each(name, value, rule); }
+  void key(const char* name, std::vector<std::string>& value, const Rule& rule) override {
+    self().each(name, value, rule);
+  }
+
+ protected:
+  std::string path_of(const std::string& name) const { return path_ + name; }  // "stages.align.tokens"
+  void enter(const char* section) override { path_ += std::string(section) + "."; }
+  void leave() override { path_.resize(path_.rfind('.', path_.size() - 2) + 1); }
+
+ private:
+  Self& self() { return static_cast<Self&>(*this); }
+
+  std::string path_;
+};
+
+}  // namespace flashmorph
