@@ -249,10 +249,13 @@ struct SelectSection : TrainingSection {
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
   std::string method = "flashmorph";
+  int64_t judge_samples = 64;
   KindSettings own{"selector"};  // of each method alone
 
   void keys(KeyVisitor& v) {
     v.key("method", method, {.meaning = "who picks the layers", .choices = kinds_of("selector")});
+    v.key("judge_samples", judge_samples,
+          {"held-out samples by which ablate, greedy, beam, exhaustive and halo judge a set of layers", 1, kMany});
     own.keys(v);
     step_keys(v, true);
     v.group("data", [&] {

@@ -60,6 +60,19 @@ RecallCount& RecallCount::operator+=(const RecallCount& other) {
   return *this;
 }
 
+RecallByDepth recall_of(const at::Tensor& predicted, const std::vector<Sample>& samples, int64_t depths) {
+  RecallByDepth table(static_cast<size_t>(depths));
+  const auto* next = predicted.const_data_ptr<int64_t>();
+  for (const Sample& sample : samples) {
+    for (const Answer& answer : sample.answers) {
+      const int64_t* first = next + answer.first - 1;
+      count(table, answer, sample.tokens, {first, first + answer.count});
+    }
+    next += sample.tokens.size();
+  }
+  return table;
+}
+
 RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& routes,
                                     const std::vector<Sample>& samples, int64_t depths, int64_t batch) {
   const c10::NoGradGuard no_gradient;
@@ -78,12 +91,8 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
         0, places,
         greedy_tokens(hidden.flatten(0, 1).index_select(0, places.to(hidden.device())), model.head(), model.shard())
             .cpu());
-    for (size_t s = 0; s < part.size(); ++s)
-      for (const Answer& answer : part[s].answers) {
-        const int64_t* first =
-            predicted.const_data_ptr<int64_t>() + static_cast<int64_t>(s) * length + answer.first - 1;
-        count(table, answer, part[s].tokens, {first, first + answer.count});
-      }
+    const RecallByDepth counted = recall_of(predicted, part, depths);
+    for (size_t b = 0; b < table.size(); ++b) table[b] += counted[b];
   }
   return table;
 }

@@ -25,6 +25,10 @@ using RecallByDepth = std::vector<RecallCount>;  // bucket b holds depths [b, b 
 
 inline constexpr int64_t kSamplesAtATime = 4;  // in a forward, and in `evaluate` between two chances to stop
 
+// Of what was predicted for each place of the samples' flat tokens, [samples of one length x tokens] int64 on the host,
+// that says which token comes next; only places before an answer's tokens are looked at.
+RecallByDepth recall_of(const at::Tensor& predicted, const std::vector<Sample>& samples, int64_t depths);
+
 // Both take the whole pipeline group; its last rank counts, the tables of the others stay empty.
 
 // Every answer token predicted with the right answer before it. Samples of one length, `batch` at a time.

@@ -46,6 +46,11 @@ bool trains_gates(const StagesSection& stages) {
                              [](const std::string& method) { return selector_named(method).needs_gates(); });
 }
 
+bool asks_a_judge(const StagesSection& stages) {
+  return std::ranges::any_of(
+      methods_of(stages), [&](const std::string& method) { return selector_named(method).needs_judge(stages.select); });
+}
+
 void check_methods(const StagesSection& stages) {
   require_known(stages.select.method, "stages.select.method");
   for (const std::string& other : stages.evaluate.compare) require_known(other, "stages.evaluate.compare");

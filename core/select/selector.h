@@ -14,8 +14,9 @@ namespace flashmorph {
 
 // How well a hard mixture does: full attention in some layers, the aligned linear branches in all others.
 struct Judgement {
-  double error;   // of its states against the teacher's, on the answers
-  double recall;  // share of right answer words, teacher-forced
+  double error = 0.0;       // of its states against the teacher's, on the answers
+  double recall = 0.0;      // share of right answer words, teacher-forced
+  double perplexity = 0.0;  // of the text around them
 };
 
 // Judges a set of full layers, ascending. Collective: every rank asks for the same sets in the same order and gets the
@@ -46,7 +47,7 @@ class Selector {
   virtual ~Selector() = default;
 
   virtual bool needs_gates() const { return false; }  // then the run has its select stage
-  virtual bool needs_judge() const { return false; }
+  virtual bool needs_judge(const SelectSection&) const { return false; }
 
   // BadInput for settings that cannot be honoured within this budget. Called before the first step, on every rank.
   virtual void check(const SelectSection&, const LayerBudget&) const {}
@@ -61,6 +62,7 @@ std::vector<std::string> selector_names();
 std::vector<std::string> methods_of(const StagesSection& stages);
 
 bool trains_gates(const StagesSection& stages);  // whether any of them needs gates
+bool asks_a_judge(const StagesSection& stages);  // whether any of them needs a judge
 
 // BadInput for unknown methods, naming the known ones, and for settings of methods that the run does not use (those of
 // flashmorph may stay in a YAML whose method --set has changed); the second form also for what a method says of its

@@ -36,6 +36,7 @@ class RunFolder {
   std::filesystem::path latency_file() const { return path_ / "latency.json"; }
   std::filesystem::path gates_file() const { return path_ / "gates.json"; }
   std::filesystem::path plan_file() const { return path_ / "plan.json"; }
+  std::filesystem::path judgements_file() const { return path_ / "judgements.json"; }
   std::filesystem::path evaluation_file() const { return path_ / "evaluation.json"; }
   std::filesystem::path health_folder() const { return path_ / "health"; }
   std::filesystem::path checkpoints_folder() const { return path_ / "checkpoints"; }

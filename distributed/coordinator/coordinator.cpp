@@ -1,9 +1,11 @@
 #include "distributed/coordinator/coordinator.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/base/bad_input.h"
 #include "core/export/hugging_face.h"
@@ -18,6 +20,7 @@
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
 #include "distributed/stages/hybrid_training.h"
+#include "distributed/stages/judge.h"
 #include "distributed/stages/latency.h"
 #include "distributed/stages/select.h"
 
@@ -37,6 +40,8 @@ Coordinator::Stage::Files of_hybrid(const RunFolder& run, const std::string& pla
   if (!after.empty() && after != "align") files.push_back(run.hybrid_file(plan, after));
   return files;
 }
+
+constexpr double kNoteEvery = 10.0;  // seconds
 
 int64_t peak_bytes() {
   rusage used{};
@@ -162,7 +167,8 @@ const Coordinator::Stage& Coordinator::stage(const std::string& name) {
       {.name = "discretize",
        .mesh = nullptr,
        .is_in = always,
-       .reads = nothing_read,
+       .reads = [](const RunFolder& run, const RunConfig& config,
+                   const Command&) { return asks_a_judge(config.stages) ? Files{run.branches_file()} : Files(); },
        .writes = nothing,
        .run = &Coordinator::discretize_gates},
       {.name = "evaluate",
@@ -259,17 +265,42 @@ StageCost Coordinator::select_layers(const proto::StageCommand&) {
   return cost;
 }
 
+// Every rank picks, as all of them take part in judging.
+void Coordinator::pick_by_judging() {
+  place("evaluate", /*with_branches=*/true);
+  StageContext here = context();
+  std::optional<HardMixtureJudge> judge;  // made for the first set that is not known yet
+  Stopwatch since_note;
+  int64_t count = 0;
+  JudgedSets judged(folder_.judgements_file(), world_, [&](const std::vector<int64_t>& full_layers) {
+    if (!judge) judge.emplace(placed_.model(), here);
+    const proto::JudgedSet set = judge->judge(full_layers);
+    if (++count; since_note.seconds() > kNoteEvery) {
+      inputs_.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %", count,
+                                        100.0 * set.recall()));
+      since_note = Stopwatch();
+    }
+    return set;
+  });
+  plans_ = discretize(inputs_.config, budget(), gates_, &judged);
+  judged.save();
+}
+
 // Rank 0 decides and writes; every rank gets the plans.
 StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
   const Stopwatch watch;
-  on_all_ranks(world_, [&] {
-    if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
-  });
+  if (asks_a_judge(inputs_.config.stages)) {
+    pick_by_judging();
+  } else {
+    on_all_ranks(world_, [&] {
+      if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
+    });
+  }
   *plans_.mutable_provenance() = provenance("discretize", {});
   plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
   write(folder_.plan_file(), plans_);
   for (const proto::HybridPlan& plan : plans_.plans())
-    if (plan.scores_size() > 0 && plan.margin() <= plan.noise())
+    if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
       inputs_.observer.warn(plan.name() + ": the pick's margin, " + std::to_string(plan.margin()) +
                             ", is within the gates' noise, " + std::to_string(plan.noise()) +
                             "; more tokens would separate them better");

@@ -29,15 +29,20 @@ double noise_of(const proto::GateSnapshot& gates, const SelectSection& section, 
 
 }  // namespace
 
-proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates) {
+proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates,
+                          JudgedSets* judged) {
   proto::PlanSet set;
   set.set_layers(budget.layers());
   set.set_budget(std::to_string(budget.limit) + " " + budget.unit);
   const Evidence evidence{.settings = config.stages.select,
                           .budget = budget,
                           .gates = {gates.alpha().begin(), gates.alpha().end()},
-                          .gate_noise = noise_of(gates, config.stages.select, budget)};
-  for (const std::string& method : methods_of(config.stages)) *set.add_plans() = plan_by(method, evidence);
+                          .gate_noise = noise_of(gates, config.stages.select, budget),
+                          .judge = [judged](const std::vector<int64_t>& kept) { return judged->judge(kept); }};
+  for (const std::string& method : methods_of(config.stages)) {
+    proto::HybridPlan& plan = *set.add_plans() = plan_by(method, evidence);
+    if (selector_named(method).needs_judge(config.stages.select)) *plan.mutable_judging() = judged->take_cost();
+  }
   return set;
 }
 
@@ -71,6 +76,7 @@ double falling_gate_noise(const proto::GateSnapshot& gates, int decided) {
 std::string hash_of(const proto::PlanSet& plans) {
   proto::PlanSet hashed = plans;
   hashed.clear_provenance();
+  for (proto::HybridPlan& plan : *hashed.mutable_plans()) plan.clear_judging();
   const std::string bytes = hashed.SerializeAsString();  // no maps: the same bits for the same plans
   return sha256_of_bytes(bytes.data(), bytes.size());
 }

@@ -4,12 +4,14 @@
 
 #include "core/config/run_config.h"
 #include "core/select/budget.h"
+#include "distributed/coordinator/judged_sets.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
 
-// The plan of each of the run's methods, its own first.
-proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates);
+// The plan of each of the run's methods, its own first. Collective with `judged`, nullptr when no method asks for it.
+proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates,
+                          JudgedSets* judged = nullptr);
 
 // The largest standard deviation of a gate over the last 10% of the steps (at least 2); 0 with fewer steps.
 double gate_noise(const proto::GateSnapshot& gates);
@@ -18,7 +20,8 @@ double gate_noise(const proto::GateSnapshot& gates);
 // a gate's second differences (a trend has none), as a gate's own deviation.
 double falling_gate_noise(const proto::GateSnapshot& gates, int decided);
 
-// SHA-256 over what the plans are: layers, names, kept layers, scores and margins, not where they came from.
+// SHA-256 over what the plans are: layers, names, kept layers, scores and margins, not where they came from and what
+// they cost.
 std::string hash_of(const proto::PlanSet& plans);
 
 }  // namespace flashmorph

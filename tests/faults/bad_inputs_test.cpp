@@ -108,9 +108,10 @@ INSTANTIATE_TEST_SUITE_P(
                 "budget.full_layers: keeps full attention in 2 layers, expected 1 to 1 for a model of 2 layers"),
         setting("TooFewBytes", "budget={kv_bytes_per_token: 1}", "budget.kv_bytes_per_token"),
         setting("UnknownMixer", "mixer.kind=mamba", "mixer.kind (--set): is 'mamba', expected one of: "),
-        setting(
-            "UnknownSelector", "stages.select.method=best",
-            "stages.select.method (--set): is 'best', expected one of: all_linear, flashmorph, given, random, uniform"),
+        setting("UnknownSelector", "stages.select.method=best",
+                "stages.select.method (--set): is 'best', expected one of: ablate, all_linear, beam, exhaustive, "
+                "flashmorph, "
+                "given, greedy, halo, random, uniform"),
         setting("ComparedWithAnUnknownSelector", "stages.evaluate.compare=[best]",
                 "stages.evaluate.compare (--set): is 'best', expected one of: "),
         setting("LayersWithoutGiven", "stages.select.layers=[0]",

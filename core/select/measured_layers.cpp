@@ -1,0 +1,32 @@
+#include "core/select/measured_layers.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace flashmorph {
+
+std::vector<int64_t> all_layers(int64_t layers) {
+  std::vector<int64_t> all(static_cast<size_t>(layers));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+std::vector<Judgement> each_layer_linear(const Evidence& evidence) {
+  std::vector<Judgement> judgements;
+  for (int64_t layer = 0; layer < evidence.budget.layers(); ++layer) {
+    std::vector<int64_t> kept = all_layers(evidence.budget.layers());
+    kept.erase(kept.begin() + layer);
+    judgements.push_back(evidence.judge(kept));
+  }
+  return judgements;
+}
+
+std::vector<double> halo_scores(const std::vector<double>& commonsense, const std::vector<double>& recall) {
+  const double most_sense = std::ranges::max(commonsense), most_recall = std::ranges::max(recall);
+  std::vector<double> scores;
+  for (size_t layer = 0; layer < recall.size(); ++layer)
+    scores.push_back(std::min(50.0, (most_recall - recall[layer]) / (most_sense - commonsense[layer] + 1e-10)));
+  return scores;
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,59 @@
+#include "distributed/coordinator/judged_sets.h"
+
+#include "core/base/clock.h"
+#include "core/base/endings.h"
+#include "distributed/checkpoint/messages.h"
+#include "distributed/parallel/on_all_ranks.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr double kSaveEvery = 5.0;  // seconds
+
+}  // namespace
+
+JudgedSets::JudgedSets(std::filesystem::path file, Communicator& world, Work judge)
+    : file_(std::move(file)), world_(world), judge_(std::move(judge)) {
+  proto::JudgedSets known;
+  read_on_all_ranks(file_, known, world_);
+  for (const proto::JudgedSet& one : known.sets()) known_[{one.full_layers().begin(), one.full_layers().end()}] = one;
+}
+
+Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers) {
+  auto found = known_.find(full_layers);
+  if (found == known_.end()) {
+    try {
+      found = known_.emplace(full_layers, judge_(full_layers)).first;
+    } catch (const Stopped&) {
+      save();
+      throw;
+    }
+    save_after(kSaveEvery);
+  }
+  const proto::JudgedSet& known = found->second;
+  cost_.set_sets(cost_.sets() + 1);
+  cost_.set_tokens(cost_.tokens() + known.cost().tokens());
+  cost_.set_flop(cost_.flop() + known.cost().flop());
+  cost_.set_seconds(cost_.seconds() + known.cost().seconds());
+  return {.error = known.error(), .recall = known.recall(), .perplexity = known.perplexity()};
+}
+
+void JudgedSets::save() { save_after(0.0); }
+
+void JudgedSets::save_after(double seconds) {
+  on_all_ranks(world_, [&] {
+    if (world_.rank() != 0 || unix_time() - saved_at_ < seconds) return;
+    proto::JudgedSets all;
+    for (const auto& [layers, judged] : known_) *all.add_sets() = judged;
+    write_message(file_, all);
+    saved_at_ = unix_time();
+  });
+}
+
+proto::JudgeCost JudgedSets::take_cost() {
+  proto::JudgeCost taken;
+  taken.Swap(&cost_);
+  return taken;
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "core/select/selector.h"
+#include "distributed/communication/communicator.h"
+#include "proto/run.pb.h"
+
+namespace flashmorph {
+
+// A run's judgements: a set is judged once, also over several starts of the run (judgements.json). Every rank asks for
+// the same sets in the same order.
+class JudgedSets {
+ public:
+  using Work = std::function<proto::JudgedSet(const std::vector<int64_t>& full_layers)>;
+
+  // Reads what is there. Collective.
+  JudgedSets(std::filesystem::path file, Communicator& world, Work judge);
+
+  // From memory, or judged now. When the run is stopped here, what is known is on disk. Collective.
+  Judgement judge(const std::vector<int64_t>& full_layers);
+
+  void save();  // collective
+
+  // What the sets would have cost that were asked for since the last call, each of them judged anew.
+  proto::JudgeCost take_cost();
+
+ private:
+  void save_after(double seconds);  // since the last time
+
+  std::filesystem::path file_;
+  Communicator& world_;
+  Work judge_;
+  std::map<std::vector<int64_t>, proto::JudgedSet> known_;
+  double saved_at_ = 0.0;  // Unix time
+  proto::JudgeCost cost_;
+};
+
+}  // namespace flashmorph

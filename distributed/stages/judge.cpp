@@ -1,0 +1,145 @@
+#include "distributed/stages/judge.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/base/clock.h"
+#include "core/base/random.h"
+#include "core/eval/recall.h"
+#include "core/ops/squared_distance.h"
+#include "core/ops/vocabulary_loss.h"
+#include "core/rehearsal/work_counter.h"
+#include "core/shard/shard.h"
+#include "distributed/parallel/on_all_ranks.h"
+#include "distributed/parallel/pipeline.h"
+#include "distributed/stages/step.h"
+
+namespace flashmorph {
+namespace {
+
+constexpr uint64_t kJudge = 0x6a756467;  // keeps these samples apart from those of every other stage
+
+// What an item comes to.
+enum Sum { kError, kAnswers, kRight, kWords, kNegativeLog, kPlain, kSums };
+
+}  // namespace
+
+Sample judge_sample(int64_t index, const StageContext& context) {
+  const SequenceSection& data = context.config.stages.select.data;
+  const auto length = static_cast<size_t>(index / kSamplesAtATime) % data.lengths.size();  // those of a forward alike
+  KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kJudge, static_cast<uint64_t>(index)};
+  return context.passkeys.make(context.corpus.held_out(), data.lengths[length], data.passkeys.max, data.words.max,
+                               random);
+}
+
+HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context)
+    : model_(model), context_(context) {
+  const int64_t ranks = context.mesh.shape().data, rank = context.mesh.data_rank();
+  count_ = (context.config.stages.select.judge_samples + kSamplesAtATime - 1) / kSamplesAtATime;
+  first_ = count_ * rank / ranks;
+  on_all_ranks(context.mesh.world(), [&] {  // there may be no place for the passkeys
+    for (int64_t index = first_; index < count_ * (rank + 1) / ranks; ++index) mine_.push_back(item_of(index));
+  });
+  const Routes all_full(static_cast<size_t>(model.layer_count()), Route::full());
+  at::Tensor unused = at::zeros({kSums}, at::kDouble);
+  for (Item& item : mine_) through_layers(item, all_full, /*is_teacher=*/true, unused);
+}
+
+proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers) {
+  stop_if_asked(context_, "discretize", judged_++);
+  const Phase judging(context_.watchdog, Work::evaluate, "discretize", judged_);
+  const Stopwatch watch;
+  Routes routes(static_cast<size_t>(model_.layer_count()), Route::linear());
+  for (const int64_t layer : full_layers) routes.at(static_cast<size_t>(layer)) = Route::full();
+
+  at::Tensor rows = at::zeros({count_, kSums}, at::kDouble), cost = at::zeros({2}, at::kDouble);
+  {
+    const WorkCounter work;
+    for (size_t i = 0; i < mine_.size(); ++i) {
+      at::Tensor sums = rows[first_ + static_cast<int64_t>(i)];
+      through_layers(mine_[i], routes, /*is_teacher=*/false, sums);
+      if (model_.has_embedding() && model_.shard().rank() == 0)
+        cost[0] += static_cast<double>(mine_[i].batch.tokens_BT.numel());
+    }
+    cost[1] = work.flop();
+  }
+  context_.mesh.data().all_reduce(rows, Reduction::sum);  // a row is made by one data rank
+  context_.mesh.pipeline().all_reduce(rows, Reduction::sum);
+  context_.mesh.world().all_reduce(cost, Reduction::sum);
+  const at::Tensor sums = rows.sum(0);
+  const auto sum = [&](Sum of) { return sums[of].item<double>(); };
+
+  proto::JudgedSet judged;
+  judged.mutable_full_layers()->Add(full_layers.begin(), full_layers.end());
+  judged.set_error(sum(kError) / sum(kAnswers));
+  judged.set_recall(sum(kRight) / sum(kWords));
+  judged.set_perplexity(std::exp(sum(kNegativeLog) / sum(kPlain)));
+  judged.mutable_cost()->set_sets(1);
+  judged.mutable_cost()->set_tokens(static_cast<int64_t>(cost[0].item<double>()));
+  judged.mutable_cost()->set_flop(cost[1].item<double>());
+  judged.mutable_cost()->set_seconds(watch.seconds());
+  return judged;
+}
+
+HardMixtureJudge::Item HardMixtureJudge::item_of(int64_t index) const {
+  Item item;
+  const int64_t first = index * kSamplesAtATime, all = context_.config.stages.select.judge_samples;
+  for (int64_t i = first; i < std::min(all, first + kSamplesAtATime); ++i)
+    item.samples.push_back(judge_sample(i, context_));
+  item.batch = batch_of(item.samples);
+  item.answers = own_tokens(item.batch.answers_BT, model_.shard()).flatten().nonzero().flatten();
+  return item;
+}
+
+// This rank's layers, and what they come to: added to `sums`. The teacher's states are kept instead.
+void HardMixtureJudge::through_layers(Item& item, const Routes& routes, bool is_teacher, at::Tensor& sums) {
+  const c10::NoGradGuard no_gradient;
+  const auto [first, last] = model_.own_layers();
+  const at::Tensor places = item.answers.to(model_.placement().device);
+  at::Tensor error = at::zeros({}, at::TensorOptions(at::kDouble).device(model_.placement().device));
+  const auto layers = [&](int64_t, at::Tensor x) {
+    const Positions positions = model_.positions(0, item.batch.tokens_BT.size(1), item.batch.documents);
+    if (model_.has_embedding()) x = model_.embed(item.batch.tokens_BT);
+    for (int64_t l = first; l < last; ++l) {
+      const at::Tensor h = model_.attend(l, x, routes[static_cast<size_t>(l)], positions);
+      const at::Tensor at_answers = h.flatten(0, 1).index_select(0, places);
+      if (is_teacher)
+        item.teacher.push_back(at_answers);
+      else
+        error += squared_distance(at_answers, item.teacher[static_cast<size_t>(l - first)]);
+      x = model_.feed_forward(l, h);
+    }
+    if (model_.has_head() && !is_teacher) count_words(item, model_.final_hidden(x), sums);
+    return x;
+  };
+  Pipeline(context_.mesh)
+      .stream({0, 1}, state_shape(model_, {item.batch.tokens_BT.size(0), item.batch.tokens_BT.size(1)}), layers);
+  if (is_teacher) return;
+  if (model_.shard().sequence_parallel()) model_.shard().all_reduce_sum(error);
+  sums[kError] = error.cpu() / static_cast<double>(model_.layer_count());
+  if (model_.has_embedding()) sums[kAnswers] = item.batch.answers_BT.sum().item<double>();
+}
+
+// Right words of the answers, and how likely the rest of the text is.
+void HardMixtureJudge::count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const {
+  const at::Tensor tokens = item.batch.tokens_BT.flatten(), states = hidden.flatten(0, 1);
+  const at::Tensor answers = item.batch.answers_BT.flatten();
+  const at::Tensor asked = answers.nonzero().flatten(), predicting = predicting_places(item.batch);
+  const at::Tensor plain = predicting.masked_select(answers.index_select(0, predicting).logical_not());
+  at::Tensor predicted = at::full({tokens.numel()}, -1, at::kLong);
+  predicted.index_copy_(
+      0, asked, greedy_tokens(states.index_select(0, asked.to(states.device())), model_.head(), model_.shard()).cpu());
+  RecallCount count;
+  for (const RecallCount& depth : recall_of(predicted, item.samples, 1)) count += depth;
+  sums[kRight] = static_cast<double>(count.right_words);
+  sums[kWords] = static_cast<double>(count.words);
+  sums[kNegativeLog] = cross_entropy(states.index_select(0, plain.to(states.device())), model_.head(),
+                                     tokens.index_select(0, plain + 1), model_.shard())
+                           .item<double>();
+  sums[kPlain] = static_cast<double>(plain.numel());
+}
+
+}  // namespace flashmorph

@@ -1,0 +1,148 @@
+#include "distributed/stages/judge.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/base/endings.h"
+#include "core/eval/recall.h"
+#include "distributed/coordinator/judged_sets.h"
+#include "distributed/stages/select.h"
+#include "tests/mpi/run_on_meshes.h"
+
+namespace flashmorph {
+namespace {
+
+using test::every_mesh;
+using test::load;
+using test::made_by_one_rank;
+using test::SharedModel;
+using test::text_of;
+using test::world;
+
+constexpr int64_t kLayers = 4;
+
+RunConfig small_run() {
+  return RunConfig::from_yaml(
+      "model: {path: unused}\nbudget: {full_layers: 2}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
+      "  align: {tokens: 512}\n  select: {tokens: 512, judge_samples: 10, data: {lengths: [128, 256], passkeys: 2, "
+      "words: 4}}\n",
+      "test");
+}
+
+at::Tensor numbers_of(const proto::JudgedSet& judged) {
+  return at::tensor({judged.error(), judged.recall(), judged.perplexity()}, at::kDouble);
+}
+
+at::Tensor judged(const std::vector<int64_t>& full_layers, const std::string& path, Mesh& mesh,
+                  const RunConfig& config) {
+  const MorphableModel model = load(path, mesh, config, at::kDouble);
+  StageContext here = test::context(mesh, config);
+  return numbers_of(HardMixtureJudge(model, here).judge(full_layers));
+}
+
+// As select's mixture with gates of 0 and 1, evaluate's recall and torch's log-softmax have it, sample by sample.
+at::Tensor defined(const std::vector<int64_t>& full_layers, const std::string& path, Mesh& one,
+                   const RunConfig& config) {
+  const c10::NoGradGuard no_gradient;
+  const MorphableModel model = load(path, one, config, at::kDouble);
+  StageContext here = test::context(one, config);
+  at::Tensor alpha = at::zeros({kLayers}, at::kDouble);
+  Routes routes(kLayers, Route::linear());
+  for (const int64_t layer : full_layers) {
+    alpha[layer].fill_(1.0);
+    routes[static_cast<size_t>(layer)] = Route::full();
+  }
+  const MorphableModel hybrid = model.hybrid(routes);
+  double error = 0.0, answers = 0.0, negative_log = 0.0, plain = 0.0;
+  RecallCount recall;
+  for (int64_t i = 0; i < config.stages.select.judge_samples; ++i) {
+    const Sample sample = judge_sample(i, here);
+    const Batch batch = batch_of({sample});
+    error += mix_beside_teacher(model, batch, mixing_routes(alpha, alpha), {}).loss.item<double>();
+    answers += batch.answers_BT.sum().item<double>();
+    recall += teacher_forced_recall(hybrid, routes, {sample}, 1).at(0);
+    const int64_t length = batch.tokens_BT.size(1);
+    const at::Tensor hidden = hybrid.forward(batch.tokens_BT, routes, hybrid.positions(0, length));
+    const at::Tensor log_p = at::log_softmax(hidden[0].matmul(hybrid.head().t()), 1);
+    for (int64_t t = 0; t + 1 < length; ++t) {
+      if (batch.answers_BT[0][t].item<bool>()) continue;
+      negative_log -= log_p[t][batch.tokens_BT[0][t + 1].item<int64_t>()].item<double>();
+      plain += 1.0;
+    }
+  }
+  return at::tensor({error / answers, recall.word_recall(), std::exp(negative_log / plain)}, at::kDouble);
+}
+
+TEST(Judge, SaysOfAHardMixtureWhatItsDefinitionSaysOnEveryMesh) {
+  const RunConfig config = small_run();
+  const SharedModel small({.layers = kLayers});
+  for (const std::vector<int64_t>& kept : {std::vector<int64_t>{1, 3}, {}}) {
+    const at::Tensor expected = made_by_one_rank([&](Mesh& one) { return defined(kept, small.path(), one, config); });
+    const at::Tensor alone = made_by_one_rank([&](Mesh& one) { return judged(kept, small.path(), one, config); });
+    EXPECT_LT(test::relative_error(expected, alone), 1e-12);
+    for (const MeshShape& shape : every_mesh()) {
+      SCOPED_TRACE(text_of(shape));
+      Mesh mesh(world(), shape);
+      const at::Tensor numbers = judged(kept, small.path(), mesh, config);
+      if (shape.pipeline * shape.tensor == 1) {
+        EXPECT_TRUE(numbers.equal(alone)) << "the data size changed a bit";
+      } else {
+        EXPECT_LT(test::relative_error(alone, numbers), 1e-10);
+      }
+    }
+  }
+}
+
+TEST(Judge, TheTeacherHasNoErrorAndTokensAndOperationsAreCounted) {
+  const RunConfig config = small_run();
+  const SharedModel small({.layers = kLayers});
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  StageContext here = test::context(mesh, config);
+  const proto::JudgedSet whole = HardMixtureJudge(model, here).judge({0, 1, 2, 3});
+  EXPECT_EQ(whole.error(), 0.0);
+  EXPECT_EQ(whole.cost().sets(), 1);
+  EXPECT_EQ(whole.cost().tokens(), 6 * 128 + 4 * 256) << "four samples a forward, of one length";
+  double parameters = 0.0;
+  for (const Parameter& parameter : model.frozen_parameters()) parameters += parameter.value.numel();
+  EXPECT_GT(whole.cost().flop(), static_cast<double>(whole.cost().tokens()) * parameters);
+}
+
+TEST(JudgedSets, AreRememberedOverStartsAndSavedWhenTheRunStops) {
+  const test::TemporaryFolder own;
+  const std::filesystem::path file = world().broadcast_text(own.path().string(), 0) + "/judgements.json";
+  int asked = 0;
+  const auto work = [&](const std::vector<int64_t>& kept) {
+    if (kept.empty()) throw Stopped("stopped");
+    ++asked;
+    proto::JudgedSet judged;
+    judged.mutable_full_layers()->Add(kept.begin(), kept.end());
+    judged.set_error(0.1 * static_cast<double>(kept[0]));
+    judged.set_recall(1.0 / 3.0);
+    judged.mutable_cost()->set_tokens(7);
+    return judged;
+  };
+  {
+    JudgedSets first(file, world(), work);
+    first.judge({3});
+    first.judge({1, 2});
+    EXPECT_THROW(first.judge({}), Stopped);
+  }
+  world().barrier();
+  JudgedSets second(file, world(), work);
+  const Judgement again = second.judge({3});
+  EXPECT_EQ(again.error, 0.1 * 3.0);
+  EXPECT_EQ(again.recall, 1.0 / 3.0);
+  second.judge({1, 2});
+  EXPECT_EQ(asked, 2) << "nothing is judged twice";
+  second.judge({2});
+  EXPECT_EQ(asked, 3);
+  EXPECT_EQ(second.take_cost().tokens(), 21) << "as though judged anew";
+  EXPECT_EQ(second.take_cost().tokens(), 0);
+}
+
+}  // namespace
+}  // namespace flashmorph

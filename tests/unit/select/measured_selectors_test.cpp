@@ -1,0 +1,143 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+
+#include "core/base/bad_input.h"
+#include "core/select/beam.h"
+#include "core/select/halo.h"
+#include "core/select/measured_layers.h"
+#include "core/select/set_search.h"
+#include "tests/support/temporary_folder.h"
+
+namespace flashmorph {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+bool has(const std::vector<int64_t>& layers, int64_t layer) { return std::ranges::count(layers, layer) > 0; }
+
+// Layers 2 and 5 recall only together; layer 3 is the best one alone, 0 the next.
+Judgement judged(const std::vector<int64_t>& kept) {
+  double recall = 0.3 * has(kept, 3) + 0.2 * has(kept, 0);
+  if (has(kept, 2) && has(kept, 5)) recall += 0.6;
+  return {.error = 10.0 - static_cast<double>(kept.size()) - 0.5 * has(kept, 5) - 0.4 * has(kept, 2),
+          .recall = recall,
+          .perplexity = has(kept, 0) ? 1.0 : 2.0};
+}
+
+Pick pick(const std::string& method, const LayerBudget& budget, const SelectSection& settings = {},
+          Judge judge = judged) {
+  return selector_named(method).pick({.settings = settings, .budget = budget, .judge = std::move(judge)});
+}
+
+TEST(MeasuredSelectors, SearchAsFarAsTheySay) {
+  const LayerBudget two = LayerBudget::of_layers(6, 2);
+  EXPECT_THAT(pick("greedy", two).full_layers, ElementsAre(0, 3)) << "it never meets 2 and 5 together";
+  EXPECT_THAT(pick("exhaustive", two).full_layers, ElementsAre(2, 5));
+  SelectSection settings;
+  settings.own.of<BeamSettings>().beam_width = 1;
+  EXPECT_THAT(pick("beam", two, settings).full_layers, ElementsAre(0, 3));
+  settings.own.of<BeamSettings>().beam_width = 3;  // 5 is the third of the single layers, by its error
+  EXPECT_THAT(pick("beam", two, settings).full_layers, ElementsAre(2, 5));
+}
+
+TEST(MeasuredSelectors, NoSetIsJudgedTwiceByASearchAndEachWithinTheBudget) {
+  const LayerBudget budget{{3, 2, 2, 1, 4, 1}, 5, "bytes", "budget.kv_bytes_per_token"};
+  SelectSection settings;
+  for (const char* method : {"greedy", "beam", "exhaustive"}) {
+    std::set<std::vector<int64_t>> seen;
+    const Pick found = pick(method, budget, settings, [&](const std::vector<int64_t>& kept) {
+      EXPECT_TRUE(budget.allows(kept));
+      EXPECT_TRUE(std::ranges::is_sorted(kept));
+      EXPECT_TRUE(seen.insert(kept).second) << method;
+      return judged(kept);
+    });
+    EXPECT_TRUE(seen.contains(found.full_layers));
+  }
+}
+
+TEST(Exhaustive, GoesThroughEverySetThatFillsTheBudget) {
+  EXPECT_EQ(filled_sets(LayerBudget::of_layers(12, 3), 1000).size(), 220U);
+  const LayerBudget budget{{3, 2, 2}, 4, "", ""};
+  EXPECT_THAT(filled_sets(budget, 10), ElementsAre(ElementsAre(0), ElementsAre(1, 2)));
+  SelectSection settings;
+  EXPECT_NO_THROW(selector_named("exhaustive").check(settings, LayerBudget::of_layers(12, 3)));
+  try {
+    selector_named("exhaustive").check(settings, LayerBudget::of_layers(28, 7));
+    FAIL();
+  } catch (const BadInput& fault) {
+    EXPECT_THAT(fault.what(), HasSubstr("would judge more than 1000 sets of 28 layers that fill 7 layers; raise "
+                                        "stages.select.most_sets"));
+  }
+}
+
+TEST(Ablate, KeepsTheLayersWhoseLossCostsRecallAndAmongEqualOnesError) {
+  const Pick found = pick("ablate", LayerBudget::of_layers(6, 2));
+  EXPECT_THAT(found.full_layers, ElementsAre(2, 5)) << "either of them loses both";
+  EXPECT_NEAR(found.scores[3], 0.3, 1e-5);
+  EXPECT_GT(found.scores[5], found.scores[2]) << "the same recall, more error";
+  EXPECT_GT(found.scores[1], 0.0);
+  EXPECT_LT(found.scores[1], 1e-5);
+}
+
+// Scores and pick of Qwen3-1.7B as HALO's authors logged them, sums of three tasks' scores x 10^4.
+constexpr const char* kQwen3 =
+    R"({"commonsense": [9323, 16643, 17411, 17517, 17269, 17397, 17351, 17259, 17485, 17407, 17167, 17182, 17303, 17347,
+                        17352, 17381, 17374, 17175, 17272, 17329, 17123, 17305, 17128, 17325, 17329, 17308, 17337,
+                        17381],
+        "recall": [19018, 21605, 20812, 21433, 21291, 22297, 20587, 21299, 21774, 20805, 21748, 20649, 20809, 21774,
+                   21545, 21943, 21050, 21158, 21261, 20541, 21563, 19592, 21823, 21191, 20808, 20114, 21023, 21649]})";
+
+TEST(Halo, PicksWhatItsAuthorsPublishedFromTheirScores) {
+  const test::TemporaryFolder folder;
+  SelectSection settings;
+  settings.own.of<HaloSettings>().halo_scores = (folder.path() / "scores.json").string();
+  std::ofstream(settings.own.of<HaloSettings>().halo_scores) << kQwen3;
+  EXPECT_FALSE(selector_named("halo").needs_judge(settings));
+  const Pick found = pick("halo", LayerBudget::of_layers(28, 7), settings, {});
+  EXPECT_THAT(found.full_layers, ElementsAre(2, 3, 6, 8, 9, 21, 25));
+  EXPECT_EQ(found.scores[3], 50.0) << "the layer with the largest C";
+  EXPECT_NEAR(found.scores[8], 16.344, 5e-4);
+  EXPECT_NEAR(found.scores[0], 0.4, 5e-4);
+  EXPECT_EQ(found.scores[5], 0.0) << "the layer with the largest R";
+}
+
+TEST(Halo, RefusesAFileThatDoesNotFitTheModel) {
+  const test::TemporaryFolder folder;
+  SelectSection settings;
+  settings.own.of<HaloSettings>().halo_scores = (folder.path() / "scores.json").string();
+  const auto complaint = [&](const std::string& content) -> std::string {
+    std::ofstream(settings.own.of<HaloSettings>().halo_scores) << content;
+    try {
+      selector_named("halo").check(settings, LayerBudget::of_layers(2, 1));
+    } catch (const BadInput& fault) {
+      return fault.what();
+    }
+    return "none";
+  };
+  EXPECT_EQ(complaint(R"({"commonsense": [1, 2.5], "recall": [0, 3]})"), "none");
+  EXPECT_THAT(complaint(kQwen3), HasSubstr("scores.json: has no list \"commonsense\" of 2 numbers"));
+  EXPECT_THAT(complaint(R"({"commonsense": [1, 2]})"), HasSubstr("has no list \"recall\" of 2 numbers"));
+  EXPECT_THAT(complaint(R"({"commonsense": [1, 2], "recall": [0, "x"]})"), HasSubstr("\"recall\" holds \"x\""));
+  EXPECT_THAT(complaint(R"({"commonsense": [1, 1e300], "recall": [0, 1]})"),
+              HasSubstr("expected a number below 1e+09"));
+}
+
+TEST(Halo, MeasuresEachLayersLossWhenThereIsNoFile) {
+  int64_t asked = 0;
+  const Pick found = pick("halo", LayerBudget::of_layers(6, 2), {}, [&](const std::vector<int64_t>& kept) {
+    EXPECT_EQ(kept.size(), 5U);
+    ++asked;
+    return judged(kept);
+  });
+  EXPECT_EQ(asked, 6);
+  // Without 2 or 5 recall falls by 0.6 against the best, without 3 by 0.3, and likelihood by nothing.
+  EXPECT_THAT(found.full_layers, ElementsAre(2, 3)) << "scores of 50 for 2, 3 and 5: the lowest layers";
+}
+
+}  // namespace
+}  // namespace flashmorph
