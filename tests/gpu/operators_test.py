@@ -273,7 +273,7 @@ def recurrences(kinds, small):
             if fused:
                 recurrence_case(kind, dtype, 2, 130, 3, 128, 64, 64, strided=True)
                 recurrence_case(kind, dtype, 1, 200, 2, 64, 128, 64, with_state=False)
-                recurrence_case(kind, dtype, 1, 2000, 2, 128, 128, 64, documents=[0, 1500, 1501, 1700, 2000])
+                recurrence_case(kind, dtype, 1, 2000, 2, 128, 128, 64, documents=[0, 1500, 1501, 1700, 2000], with_state=False)
                 recurrence_case(kind, dtype, 2, 300, 4, 128, 128, 64, fused=False)
             recurrence_case(kind, dtype, 2, 1, 2, 16, 16, 64)
             recurrence_case(kind, dtype, 2, 63, 3, 16, 8, 64)
