@@ -72,21 +72,40 @@ struct Project : Operator {
   }
 };
 
+// The same by weights that nobody trains: x is not kept for them.
+at::Tensor backward_by_frozen(const at::Tensor& dy, const at::Tensor& weight_ED) {
+  const at::Tensor dx = product(dy.flatten(0, -2), weight_ED);
+  return dx.unflatten(0, dy.sizes().slice(0, dy.dim() - 1));
+}
+
+struct ProjectByFrozen : Project {
+  static constexpr const char* kName = "project_by_frozen";
+  using Backward = decltype(backward_by_frozen);
+  static constexpr std::array<size_t, 1> kTrained = {0};
+  static constexpr std::array<size_t, 2> kUnread = {0, 2};
+};
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
   declare<Project>(library, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
                    "(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  declare<ProjectByFrozen>(library, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+                           "(Tensor dy, Tensor weight) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
   library.impl("project", forward);
   library.impl("project_backward", backward);
+  library.impl("project_by_frozen", forward);
+  library.impl("project_by_frozen_backward", backward_by_frozen);
 }
 
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E) {
   if (!x.is_cpu()) return at::linear(x, weight_ED, present(bias_E));  // whose nodes cost the host less
-  return call<Project>(x, weight_ED, present(bias_E));
+  const bool is_trained = weight_ED.requires_grad() || (bias_E.defined() && bias_E.requires_grad());
+  return is_trained ? call<Project>(x, weight_ED, present(bias_E))
+                    : call<ProjectByFrozen>(x, weight_ED, present(bias_E));
 }
 
 at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP) {

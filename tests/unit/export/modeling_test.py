@@ -18,6 +18,7 @@ B, H, T, K, D = 2, 3, 37, 8, 24
 SETTINGS = {
     "attention_bias": True,
     "query_key_norm": True,
+    "norm_over_heads": False,
     "rope": False,
     "chunk": 16,
     "output_norm": "head",

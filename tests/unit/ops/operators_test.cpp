@@ -48,6 +48,7 @@ const std::map<std::string, Case>& cases() {
   const c10::IValue none;
   static const std::map<std::string, Case> all = {
       {"project", {{seeded({2, 3, 5}, 1), seeded({4, 5}, 2), seeded({4}, 3)}, {0, 1, 2}}},
+      {"project_by_frozen", {{seeded({2, 3, 5}, 1), seeded({4, 5}, 2), seeded({4}, 3)}, {0}}},
       {"rms_norm", {{seeded({2, 3, 5}, 1), seeded({5}, 2), 1e-2}, {0, 1}}},
       {"gated_rms_norm", {{seeded({2, 3, 2, 4}, 1), seeded({8}, 2), seeded({2, 3, 8}, 3), 1e-2, true}, {0, 1, 2}}},
       {"swiglu", {{seeded({3, 5}, 1), seeded({3, 5}, 2)}, {0, 1}}},
