@@ -75,11 +75,11 @@ const std::set<std::string>& parts_beside_weights() {
 }
 
 bool is_beside_a_weight(const std::string& name) {
-  static const std::regex separator("\\.");
-  for (std::sregex_token_iterator part(name.begin(), name.end(), separator, -1), end; part != end; ++part) {
-    const std::string text = part->str();
-    if (parts_beside_weights().contains(text) || text.starts_with("quant_state") || text.ends_with("_blocks") ||
-        text.ends_with("_scales"))
+  for (size_t begin = 0, end = 0; begin <= name.size(); begin = end + 1) {
+    end = std::min(name.find('.', begin), name.size());
+    const std::string part = name.substr(begin, end - begin);
+    if (parts_beside_weights().contains(part) || part.starts_with("quant_state") || part.ends_with("_blocks") ||
+        part.ends_with("_scales"))
       return true;
   }
   return false;
@@ -118,6 +118,13 @@ std::map<std::string, std::vector<int64_t>> tensors_of(const ModelSpec& spec) {
   return tensors;
 }
 
+// As the files call it, with or without the prefix; empty when they have no such tensor.
+std::string stored_name(const ModelFiles& files, const std::string& name) {
+  for (const std::string& candidate : {name, name.starts_with("model.") ? name.substr(6) : name, "model." + name})
+    if (files.has(candidate)) return candidate;
+  return "";
+}
+
 std::string replaced(std::string text, const std::string& old, const std::string& with) {
   const size_t at = text.find(old);
   return at == std::string::npos ? text : text.replace(at, old.size(), with);
@@ -140,19 +147,14 @@ class Sources {
   // The first that is stored; BadInput with the likeliest when none is.
   TensorPart stored_in(const ModelFiles& files) const {
     for (TensorPart part : parts_)
-      for (const std::string& name : {part.of, without_prefix(part.of), "model." + part.of})
-        if (files.has(name)) {
-          part.of = name;
-          return part;
-        }
+      if (const std::string name = stored_name(files, part.of); !name.empty()) {
+        part.of = name;
+        return part;
+      }
     throw BadInput(files.path().string(), "has no tensor " + parts_.front().of);
   }
 
  private:
-  static std::string without_prefix(const std::string& name) {
-    return name.starts_with("model.") ? name.substr(6) : name;
-  }
-
   // OLMo-2 names its two norms by where they stand, behind.
   static std::string norm_after(const std::string& name) {
     if (name.find("post_attention_layernorm") != std::string::npos)
@@ -214,11 +216,6 @@ bool follows_from_the_config(const std::string& name) {
 }
 
 // ---- The head -------------------------------------------------------------------------------------------------------
-
-std::string stored_name(const ModelFiles& files, const std::string& name) {
-  const std::string shorter = name.starts_with("model.") ? name.substr(6) : "model." + name;
-  return files.has(name) ? name : files.has(shorter) ? shorter : "";
-}
 
 bool are_equal(const ModelFiles& files, const std::string& a, const std::string& b) {
   return files.shape(a) == files.shape(b) && files.entry(a).dtype == files.entry(b).dtype &&

@@ -41,6 +41,12 @@ void append(Parameters& all, const Parameters& more) { all.insert(all.end(), mor
 
 }  // namespace
 
+Routes routes_that_keep(const std::vector<int64_t>& full_layers, int64_t layers) {
+  Routes routes(static_cast<size_t>(layers), Route::linear());
+  for (const int64_t layer : full_layers) routes.at(static_cast<size_t>(layer)) = Route::full();
+  return routes;
+}
+
 MorphableModel MorphableModel::load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement,
                                     Shard& shard) {
   return load(files, spec, placement, shard, {0, spec.layers}, PipelinePeers::none());

@@ -32,6 +32,9 @@ struct Route {
 
 using Routes = std::vector<Route>;  // one per layer
 
+// Of a hybrid: full attention in these layers, linear in all others. They must be layers of the model.
+Routes routes_that_keep(const std::vector<int64_t>& full_layers, int64_t layers);
+
 // A decoder layer with full attention, a linear branch, or both.
 //   H  = X + A(LN(X)),  A = A_full, A_lin, or alpha*A_full + (1-alpha)*A_lin
 //   X' = H + FFN(LN(H))

@@ -10,7 +10,8 @@ struct GateSettings {
   std::string objective = "paper";  // what moves the gates
   double gate_penalty = 0.1;        // lambda, the paper's
 
-  double lambda() const { return objective == "paper" ? gate_penalty : 0.0; }
+  bool has_penalty() const { return objective == "paper"; }
+  double lambda() const { return has_penalty() ? gate_penalty : 0.0; }
 
   void keys(KeyVisitor& v) {
     v.key("objective", objective,

@@ -13,7 +13,7 @@ class ByGates : public Selector {
 
   void check(const SelectSection& settings, const LayerBudget&) const override {
     const auto& gates = settings.own.of<GateSettings>();
-    if (gates.objective != "paper" && gates.gate_penalty != GateSettings().gate_penalty)
+    if (!gates.has_penalty() && gates.gate_penalty != GateSettings().gate_penalty)
       throw BadInput("stages.select.gate_penalty",
                      "is set, but a falling budget moves the gates: leave it out, or ask for stages.select.objective: "
                      "paper");

@@ -448,14 +448,11 @@ const proto::HybridPlan& Coordinator::plan_of(const std::string& name) const {
 
 Routes Coordinator::routes_of(const proto::HybridPlan& plan) const {
   const int64_t layers = placed_.spec().layers;
-  Routes routes(layers, Route::linear());
-  for (const int64_t layer : plan.full_layers()) {
+  for (const int64_t layer : plan.full_layers())
     if (layer < 0 || layer >= layers)
       throw BadInput(folder_.plan_file().string(),
                      "keeps layer " + std::to_string(layer) + " of a model of " + std::to_string(layers) + " layers");
-    routes[layer] = Route::full();
-  }
-  return routes;
+  return routes_that_keep({plan.full_layers().begin(), plan.full_layers().end()}, layers);
 }
 
 }  // namespace flashmorph

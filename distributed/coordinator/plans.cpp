@@ -23,7 +23,7 @@ proto::HybridPlan plan_by(const std::string& method, const Evidence& evidence) {
 }
 
 double noise_of(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget) {
-  if (section.own.of<GateSettings>().objective == "paper") return gate_noise(gates);
+  if (section.own.of<GateSettings>().has_penalty()) return gate_noise(gates);
   return falling_gate_noise(gates, deciding_step(gates, section, budget));
 }
 

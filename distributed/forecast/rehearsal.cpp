@@ -28,12 +28,6 @@ std::vector<int64_t> expected_layers(const RunConfig& config, const ModelSpec& s
                                           : uniform_layers(layer_budget(config.budget, spec, element));
 }
 
-Routes routes_that_keep(const std::vector<int64_t>& full_layers, const ModelSpec& spec) {
-  Routes routes(static_cast<size_t>(spec.layers), Route::linear());
-  for (const int64_t layer : full_layers) routes.at(static_cast<size_t>(layer)) = Route::full();
-  return routes;
-}
-
 // So many tokens at the end of each sequence are answers.
 Batch batch_on_host(const StepShape& shape, int64_t answers) {
   Batch batch{at::zeros({shape.sequences, shape.length}, at::kLong),
@@ -79,7 +73,7 @@ class Rehearsal {
         world_(rehearsal_world(layout.shape, layout.shape.rank_at({0, pipeline_rank, 0}))),
         mesh_(*world_, layout.shape),
         model_(load(spec)),
-        routes_(routes_that_keep(full_layers ? *full_layers : expected_layers(config, spec), spec)) {
+        routes_(routes_that_keep(full_layers ? *full_layers : expected_layers(config, spec), spec.layers)) {
     const HeldFor branches(memory_, MemoryKind::branches);
     model_.add_branches(config.mixer, config.run.seed);
   }

@@ -72,10 +72,10 @@ class UnderBudget : public GateDescent {
 }  // namespace
 
 std::unique_ptr<GateDescent> gate_descent(Gates& gates, const LayerBudget& budget, const SelectSection& section) {
-  if (section.own.of<GateSettings>().objective == "paper") return std::make_unique<Penalized>(gates, section);
+  if (section.own.of<GateSettings>().has_penalty()) return std::make_unique<Penalized>(gates, section);
   return std::make_unique<UnderBudget>(gates, budget, section);
 }
 
-int gathers_a_step(const SelectSection& section) { return section.own.of<GateSettings>().objective == "paper" ? 1 : 2; }
+int gathers_a_step(const SelectSection& section) { return section.own.of<GateSettings>().has_penalty() ? 1 : 2; }
 
 }  // namespace flashmorph

@@ -56,7 +56,7 @@ Trained Gates::trained_by(const AdamW::State& state, std::function<void(int64_t 
 
 int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget) {
   const int last = gates.history_size() - 1;
-  if (section.own.of<GateSettings>().objective == "paper") return last;
+  if (section.own.of<GateSettings>().has_penalty()) return last;
   const double rounding = 1e-9 * gates_cost(std::vector<double>(budget.costs.size(), 1.0), budget);
   for (int step = last; step > 0; --step)
     if (gates.history(step).cost() >= static_cast<double>(budget.limit) - rounding) return step;

@@ -52,8 +52,7 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
   stop_if_asked(context_, "discretize", judged_++);
   const Phase judging(context_.watchdog, Work::evaluate, "discretize", judged_);
   const Stopwatch watch;
-  Routes routes(static_cast<size_t>(model_.layer_count()), Route::linear());
-  for (const int64_t layer : full_layers) routes.at(static_cast<size_t>(layer)) = Route::full();
+  const Routes routes = routes_that_keep(full_layers, model_.layer_count());
 
   at::Tensor rows = at::zeros({count_, kSums}, at::kDouble), cost = at::zeros({2}, at::kDouble);
   {

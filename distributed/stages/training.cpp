@@ -12,11 +12,12 @@ Parameters weights_of(const std::vector<StageModel>& models) {
   return all;
 }
 
-StageCheckpoints* checkpoints_of(StageContext& context, const Trained& trained) {
-  return new StageCheckpoints(
+std::unique_ptr<StageCheckpoints> checkpoints_of(StageContext& context, const Trained& trained) {
+  return std::make_unique<StageCheckpoints>(
       context.checkpoints, context.config.checkpoint, context.mesh, trained.regions,
-      {.warn = [&observer = context.observer](const std::string& warning) { observer.warn(warning); },
-       .saved = [&observer = context.observer](int64_t step, double seconds) { observer.saved(step, seconds); }},
+      CheckpointListener{
+          .warn = [&observer = context.observer](const std::string& warning) { observer.warn(warning); },
+          .saved = [&observer = context.observer](int64_t step, double seconds) { observer.saved(step, seconds); }},
       trained.own);
 }
 
@@ -50,7 +51,7 @@ MicroBatches Training::first_micro_batch() const {
 void Training::resume(Trained trained) {
   trained_ = std::move(trained);
   frozen_.emplace(weights_of(models_), trained_.weights, context_.config.health.weights_every);
-  checkpoints_.reset(checkpoints_of(context_, trained_));
+  checkpoints_ = checkpoints_of(context_, trained_);
   progress_ = checkpoints_->resume();
   if (steps_done() > 0) {
     trained_.resume_at(steps_done());
