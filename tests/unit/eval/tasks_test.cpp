@@ -33,7 +33,7 @@ size_t times(const std::string& part, const std::string& text) {
 
 TEST(Tasks, FillTheirLengthAndDependOnSeedLengthAndNumberAlone) {
   for (const Task& task : tasks())
-    for (const int64_t length : {1024, 4096}) {
+    for (const int64_t length : {1536, 2048}) {
       const TaskSample sample = sample_of(task.name, length, 0);
       const auto tokens = static_cast<int64_t>(sample.prompt.size()) + sample.most;
       EXPECT_LE(tokens, length) << task.name;
@@ -88,7 +88,7 @@ TEST(Tasks, FollowingTheAssignmentsGivesTheVariables) {
 }
 
 TEST(Tasks, CountingGivesTheCommonAndTheFrequentWords) {
-  for (const auto& [task, length, often] : {std::tuple{"common-words", 1024, 6}, {"common-words", 4096, 30}}) {
+  for (const auto& [task, length, often] : {std::tuple{"common-words", 2048, 6}, {"common-words", 4096, 30}}) {
     const TaskSample sample = sample_of(task, length, 2);
     std::string list = prompt_of(sample);
     list = list.substr(list.rfind("Below is a numbered"));
