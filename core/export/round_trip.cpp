@@ -29,6 +29,7 @@ AttentionWeights blank_attention(const ModelSpec& spec, int64_t layer, at::Scala
     blank.k_bias = zeros({keys});
     blank.v_bias = zeros({keys});
   }
+  if (spec.output_bias) blank.o_bias = {zeros({spec.hidden}), true};
   blank.rotates = spec.rotates(layer);
   return blank;
 }

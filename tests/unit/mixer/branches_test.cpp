@@ -8,6 +8,7 @@
 #include "core/base/bad_input.h"
 #include "core/mixer/lightning.h"
 #include "core/mixer/linear_branch.h"
+#include "core/mixer/window.h"
 #include "tests/support/tensors.h"
 #include "tests/unit/mixer/shard_pair.h"
 #include "tests/unit/mixer/small_teacher.h"
@@ -36,6 +37,7 @@ Setting of_kind(const std::string& kind, const std::string& output_norm = "head"
   Setting setting{kind + "_" + output_norm, {}};
   setting.mixer.kind = kind;
   setting.mixer.own.of<LightningSettings>().output_norm = output_norm;
+  if (kind == "window") setting.mixer.own.of<WindowSettings>().window = 4;
   setting.mixer.chunk = 4;
   return setting;
 }
@@ -48,7 +50,8 @@ class Branches : public testing::TestWithParam<Setting> {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Branches,
                          testing::Values(of_kind("lightning"), of_kind("lightning", "hidden"), of_kind("gla"),
-                                         of_kind("gated_delta_net"), of_kind("plain")),
+                                         of_kind("gated_delta_net"), of_kind("mamba2"), of_kind("window"),
+                                         of_kind("plain")),
                          [](const auto& info) { return info.param.name; });
 
 // The whole tensor's gradient from the two ranks'.
@@ -111,8 +114,13 @@ TEST_P(Branches, StepByStepIsTheWholeForward) {
     start += length;
   }
   EXPECT_LT(relative_error(branch->forward(x, teacher.positions(0, 14)), at::cat(parts, 1)), 1e-13);
-  EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
-  EXPECT_FALSE(cache.keys_BTGK.defined());
+  if (mixer().kind == "window") {
+    EXPECT_EQ(cache.keys_BTGK.sizes(), (std::vector<int64_t>{2, 3, 2, 8})) << "grouped, one less than the window";
+    EXPECT_FALSE(cache.state_BHKV.defined());
+  } else {
+    EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
+    EXPECT_FALSE(cache.keys_BTGK.defined());
+  }
 }
 
 TEST_P(Branches, PackedDocumentsAreRunApart) {
@@ -176,7 +184,7 @@ TEST_P(Branches, TheStartFollowsFromSeedAndLayer) {
     return at::cat(found);
   };
   EXPECT_TRUE(values(7, 1).equal(values(7, 1)));
-  if (mixer().kind == "plain") return;  // nothing random
+  if (mixer().kind == "plain" || mixer().kind == "window") return;  // nothing random
   EXPECT_FALSE(values(7, 1).equal(values(8, 1)));
   EXPECT_FALSE(values(7, 1).equal(values(7, 0)));
 }
@@ -191,16 +199,16 @@ std::string fault_of(const MixerSection& mixer) {
 }
 
 TEST(BranchKinds, AnUnknownKindIsNamedWithTheKnownOnes) {
-  EXPECT_THAT(branch_kinds(), testing::ElementsAre("gated_delta_net", "gla", "lightning", "plain"));
+  EXPECT_THAT(branch_kinds(), testing::ElementsAre("gated_delta_net", "gla", "lightning", "mamba2", "plain", "window"));
   MixerSection mixer;
   mixer.kind = "lightening";
   EXPECT_THAT(fault_of(mixer), testing::HasSubstr("mixer.kind: is 'lightening', expected one of: gated_delta_net, gla, "
-                                                  "lightning, plain"));
+                                                  "lightning, mamba2, plain, window"));
   EXPECT_THROW(SmallTeacher().branch(mixer), BadInput);
 }
 
 TEST(BranchKinds, WhatAKindCannotHonourIsRefused) {
-  for (const char* kind : {"gla", "gated_delta_net"}) {
+  for (const char* kind : {"gla", "gated_delta_net", "mamba2"}) {
     MixerSection usual;
     usual.kind = kind;
     EXPECT_EQ(fault_of(usual), "no fault");
