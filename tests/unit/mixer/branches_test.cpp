@@ -114,12 +114,31 @@ TEST_P(Branches, StepByStepIsTheWholeForward) {
     start += length;
   }
   EXPECT_LT(relative_error(branch->forward(x, teacher.positions(0, 14)), at::cat(parts, 1)), 1e-13);
-  if (mixer().kind == "window") {
-    EXPECT_EQ(cache.keys_BTGK.sizes(), (std::vector<int64_t>{2, 3, 2, 8})) << "grouped, one less than the window";
-    EXPECT_FALSE(cache.state_BHKV.defined());
-  } else {
+  EXPECT_FALSE(cache.keys_BPGK.defined());
+  if (mixer().kind == "window")
+    EXPECT_EQ(cache.recent_BPC.sizes(), (std::vector<int64_t>{2, 4, 2 * 2 * 8})) << "grouped keys and values";
+  else
     EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
-    EXPECT_FALSE(cache.keys_BTGK.defined());
+}
+
+TEST_P(Branches, RowsOfDifferentLengthsGoOnTogether) {
+  const auto branch = teacher.branch(mixer());
+  perturb_norms(*branch);
+  const at::Tensor x = seeded({2, 16, 32}, 4), whole = branch->forward(x, teacher.positions(0, 16));
+  std::vector<int64_t> starts = {5, 11};
+  std::array<LayerCache, 2> alone;
+  for (int64_t row = 0; row < 2; ++row)
+    branch->forward(x.narrow(0, row, 1).narrow(1, 0, starts[row]), teacher.positions(0, starts[row]), &alone[row]);
+  LayerCache both;
+  for (auto state : {&LayerCache::state_BHKV, &LayerCache::recent_BPC})
+    if ((alone[0].*state).defined()) both.*state = at::cat({alone[0].*state, alone[1].*state});
+  for (int step = 0; step < 5; ++step) {
+    const at::Tensor next = at::stack({x[0][starts[0]], x[1][starts[1]]}).unsqueeze(1);
+    const at::Tensor actual =
+        branch->forward(next, positions_of_rows(teacher.spec, starts, {.dtype = at::kDouble}), &both);
+    for (int64_t row = 0; row < 2; ++row)
+      EXPECT_LT(relative_error(whole[row][starts[row]], actual[row][0]), 1e-13) << step << " " << row;
+    for (int64_t& start : starts) ++start;
   }
 }
 
