@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "core/select/budget.h"
-#include "distributed/checkpoint/run_folder.h"
 #include "distributed/coordinator/placed_model.h"
+#include "distributed/run/run_folder.h"
 #include "distributed/stages/context.h"
 #include "proto/run.pb.h"
 
