@@ -14,47 +14,51 @@ at::Tensor forward_composite(const at::Tensor& x_BTHK, const at::Tensor& cos_TK,
   return (x_BTHK * cos_TK.unsqueeze(1) + turned * sin_TK.unsqueeze(1)).to(x_BTHK.scalar_type());
 }
 
-// The heads of one token share its angles.
-template <class Number>
+// The transposed rotation turns back; each half takes the other's sine.
+at::Tensor backward_composite(const at::Tensor& dy_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
+  return forward_composite(dy_BTHK, cos_TK, -sin_TK.roll(sin_TK.size(-1) / 2, -1));
+}
+
+// y[i] = x[i] cos[i] - x[i + half] sin1[i] and y[i + half] = x[i + half] cos[i + half] + x[i] sin2[i]. The heads of one
+// token share its angles.
+template <bool kBack, class Number>
 void rotate_heads(const Number* x, const Number* __restrict cos, const Number* __restrict sin, Number* __restrict y,
                   int64_t heads, int64_t half) {
   for (int64_t head = 0; head < heads; ++head, x += 2 * half, y += 2 * half)
     for (int64_t i = 0; i < half; ++i) {
-      y[i] = x[i] * cos[i] - x[i + half] * sin[i];
-      y[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half];
+      const Number sin1 = kBack ? -sin[i + half] : sin[i], sin2 = kBack ? -sin[i] : sin[i + half];
+      y[i] = x[i] * cos[i] - x[i + half] * sin1;
+      y[i + half] = x[i + half] * cos[i + half] + x[i] * sin2;
     }
 }
 
-at::Tensor forward(const at::Tensor& x_any, const at::Tensor& cos_any, const at::Tensor& sin_any) {
+template <bool kBack>
+at::Tensor rotated(const at::Tensor& x_any, const at::Tensor& cos_any, const at::Tensor& sin_any) {
   const at::ScalarType type = x_any.scalar_type();
   const bool has_kernel =
       (type == at::kFloat || type == at::kDouble) && cos_any.scalar_type() == type && sin_any.scalar_type() == type;
-  if (!has_kernel) return forward_composite(x_any, cos_any, sin_any);
+  if (!has_kernel) return (kBack ? backward_composite : forward_composite)(x_any, cos_any, sin_any);
   const at::Tensor x = x_any.contiguous(), cos = cos_any.contiguous(), sin = sin_any.contiguous();
   const int64_t B = x.size(0), T = x.size(1), H = x.size(2), K = x.size(3);
   at::Tensor y = at::empty_like(x);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rotate", [&] {
     for (int64_t token = 0; token < B * T; ++token)
-      rotate_heads(x.const_data_ptr<scalar_t>() + token * H * K, cos.const_data_ptr<scalar_t>() + token % T * K,
-                   sin.const_data_ptr<scalar_t>() + token % T * K, y.data_ptr<scalar_t>() + token * H * K, H, K / 2);
+      rotate_heads<kBack>(x.const_data_ptr<scalar_t>() + token * H * K, cos.const_data_ptr<scalar_t>() + token % T * K,
+                          sin.const_data_ptr<scalar_t>() + token % T * K, y.data_ptr<scalar_t>() + token * H * K, H,
+                          K / 2);
   });
   return y;
 }
 
-// The transposed rotation turns back; each half takes the other's sine.
-at::Tensor backward(const at::Tensor& dy_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
-  return rotate(dy_BTHK, cos_TK, -sin_TK.roll(sin_TK.size(-1) / 2, -1));
-}
-
 // Without values: what the kernel allocates.
-at::Tensor forward_without_values(const at::Tensor& x_BTHK, const at::Tensor&, const at::Tensor&) {
+at::Tensor without_values(const at::Tensor& x_BTHK, const at::Tensor&, const at::Tensor&) {
   return at::empty(x_BTHK.sizes(), x_BTHK.options());
 }
 
 struct Rotate : Operator {
   static constexpr const char* kName = "rotate";
-  using Forward = decltype(forward);
-  using Backward = decltype(backward);
+  using Forward = decltype(rotated<false>);
+  using Backward = decltype(rotated<true>);
   static constexpr std::array<size_t, 1> kTrained = {0}, kUnread = {0};
   static void check(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
     TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0, "rotate: x must be [B, T, H, K] with an even K");
@@ -72,12 +76,18 @@ TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
 
 TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
   library.impl("rotate", forward_composite);
-  library.impl("rotate_backward", backward);
+  library.impl("rotate_backward", backward_composite);
 }
 
-TORCH_LIBRARY_IMPL(flashmorph, CPU, library) { library.impl("rotate", forward); }
+TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
+  library.impl("rotate", rotated<false>);
+  library.impl("rotate_backward", rotated<true>);
+}
 
-TORCH_LIBRARY_IMPL(flashmorph, Meta, library) { library.impl("rotate", forward_without_values); }
+TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
+  library.impl("rotate", without_values);
+  library.impl("rotate_backward", without_values);
+}
 
 at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
   return call<Rotate>(x_BTHK, cos_TK, sin_TK);

@@ -6,6 +6,7 @@
 
 // The walk of gated_delta_rule's states. Each chunk's step needs the state that the step before left, so one block
 // takes a sequence and head from end to end, with kSlice of the state's columns in shared memory: columns do not meet.
+// Where the card has room, three chunks are on their way to it while one is computed.
 
 namespace flashmorph::cuda {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kSlice = static_cast<int>(kTile);
 
-// Tensor cores are fed from shared memory, to which the next chunk's operands are copied meanwhile.
+// Tensor cores are fed from shared memory, to which the next chunks' operands are copied meanwhile.
 template <class T>
 constexpr bool kTensorCores = std::is_same_v<T, __nv_bfloat16>;
 constexpr int kPad = 8;              // between rows in shared memory: neighbouring rows lie in other banks
@@ -57,12 +58,18 @@ __device__ void copy_ahead(const Given<T>& from, const Copy<T>& to, const Shape&
     __pipeline_memcpy_async(to.reading + place, from.reading + at * kWide<T>, 16);
     __pipeline_memcpy_async(to.writing + place, from.writing + at * kWide<T>, 16);
   }
-  const int column = threadIdx.x % kSlice;
   const auto copy_slice = [&](Acc<T>* y, const Acc<T>* x, int rows) {
-    for (int row = threadIdx.x / kSlice; row < rows; row += kThreads / kSlice)
-      __pipeline_memcpy_async(y + row * kSlice + column, x + row * from.stride + column, sizeof(Acc<T>));
+    const auto copy = [&]<int kUnit>(std::integral_constant<int, kUnit>) {
+      constexpr int kUnits = kSlice / kUnit;
+      for (int at = threadIdx.x; at < rows * kUnits; at += kThreads) {
+        const int row = at / kUnits, column = at % kUnits * kUnit;
+        if (column < columns)
+          __pipeline_memcpy_async(y + row * kSlice + column, x + row * from.stride + column, kUnit * sizeof(Acc<T>));
+      }
+    };
+    constexpr int kUnit = kWide<Acc<T>>;
+    from.stride % kUnit == 0 ? copy(std::integral_constant<int, kUnit>()) : copy(std::integral_constant<int, 1>());
   };
-  if (column >= columns) return;
   copy_slice(to.added, from.added, shape.size);
   if (more) copy_slice(to.more, from.more, shape.key_size);
 }
@@ -95,8 +102,9 @@ __device__ __forceinline__ void product(const T* left, int stride, const T* righ
   }
 }
 
-// blockIdx.x: a sequence, a head and a slice of columns; neighbours share their keys in the cache.
-template <class T>
+// blockIdx.x: a sequence, a head and a slice of columns; neighbours share their keys in the cache. kStages: copies of
+// operands in shared memory.
+template <class T, int kStages>
 __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape shape, ChunkTable table, bool backwards) {
   using A = Acc<T>;
   extern __shared__ __align__(32) unsigned char memory[];
@@ -104,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape sh
   A* const state = reinterpret_cast<A*>(memory);  // [key_size, kSlice]
   T* const rounded_state = reinterpret_cast<T*>(state + key_size * kSlice);
   T* const rounded_token = rounded_state + key_size * kRow;  // [size, kSlice]: what the tokens write
-  unsigned char* const copies = reinterpret_cast<unsigned char*>(rounded_token + size * kRow);  // two, by turns
+  unsigned char* const copies = reinterpret_cast<unsigned char*>(rounded_token + size * kRow);  // by turns
   const int slices = (value_size + kSlice - 1) / kSlice, first_column = blockIdx.x % slices * kSlice;
   const int columns = min(kSlice, value_size - first_column);
   const int64_t owner = blockIdx.x / slices, sequence = owner / shape.heads, head = owner % shape.heads;
@@ -125,7 +133,9 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape sh
                     key_size,
                     value_size};
   };
-  const auto copied_at = [&](int64_t step) { return copy_in<T>(copies + step % 2 * copy_bytes<T>(shape), shape); };
+  const auto copied_at = [&](int64_t step) {
+    return copy_in<T>(copies + step % kStages * copy_bytes<T>(shape), shape);
+  };
   const auto start_copy = [&](int64_t step) {
     if constexpr (kTensorCores<T>) {
       if (step < steps) copy_ahead<T>(given_at(step), copied_at(step), shape, columns, more);
@@ -148,16 +158,21 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape sh
     const int row = at / kSlice, column = at % kSlice;
     keep(column < columns ? kept[row * value_size + column] : A(0), row, column, entered_at(0));
   }
-  start_copy(0);
+  const auto whole_at = [&](int64_t step) {
+    return step < steps ? static_cast<const A*>(walk.whole_NH)[matrix_at(step)] : A(0);
+  };
+  for (int64_t step = 0; step + 1 < kStages; ++step) start_copy(step);
+  A next_whole = whole_at(0);  // read a step before its use
   for (int64_t step = 0; step < steps; ++step) {
-    const A whole = static_cast<const A*>(walk.whole_NH)[matrix_at(step)];
+    const A whole = next_whole;
+    next_whole = whole_at(step + 1);
     const auto here = [&] {
       if constexpr (kTensorCores<T>)
         return copied_at(step);
       else
         return given_at(step);
     }();
-    if constexpr (kTensorCores<T>) __pipeline_wait_prior(0);
+    if constexpr (kTensorCores<T>) __pipeline_wait_prior(kStages - 2);
     __syncthreads();  // this step's copies are there, the step before is over
     T* const written = slice(static_cast<T*>(walk.written_NHCV), matrix_at(step), size);
     product<false>(
@@ -167,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape sh
           rounded_token[row * kRow + column] = to<T>(x);
           if (column < columns) written[row * value_size + column] = to<T>(x);
         });
-    start_copy(step + 1);  // a chunk has fewer rows of tiles than there are warps: the others come here first
+    start_copy(step + kStages - 1);  // a chunk has fewer rows of tiles than there are warps: the others come here first
     __syncthreads();
     T* const entered = entered_at(step + 1);
     product<true>(
@@ -190,11 +205,19 @@ void walk_delta_states(Element type, const DeltaWalk& walk, int64_t heads, int64
   with_type(type, [&]<class T>(T) {
     const Shape shape{static_cast<int>(heads), static_cast<int>(size), static_cast<int>(key_size),
                       static_cast<int>(value_size)};
-    const size_t bytes = key_size * kSlice * sizeof(Acc<T>) + (key_size + size) * kRow * sizeof(T) +
-                         (kTensorCores<T> ? 2 * copy_bytes<T>(shape) : 0);
-    allow_shared_memory(walk_slices<T>, bytes);
     const int64_t blocks = table.sequences * heads * blocks_for(value_size, kSlice);
-    walk_slices<T><<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(walk, shape, table, backwards);
+    const auto launch = [&]<int kStages>(std::integral_constant<int, kStages>) {
+      const size_t bytes = key_size * kSlice * sizeof(Acc<T>) + (key_size + size) * kRow * sizeof(T) +
+                           (kTensorCores<T> ? kStages * copy_bytes<T>(shape) : 0);
+      if (kStages > 2 && bytes > most_shared_memory()) return false;
+      allow_shared_memory(walk_slices<T, kStages>, bytes);
+      walk_slices<T, kStages>
+          <<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(walk, shape, table, backwards);
+      return true;
+    };
+    if constexpr (kTensorCores<T>)  // blocks that are alone on their multiprocessor
+      if (blocks <= multiprocessors() && launch(std::integral_constant<int, 4>())) return;
+    launch(std::integral_constant<int, 2>());
   });
   check_launch("walk_delta_states");
 }

@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     part.fetch<kColumns>(stage.v, walk.v, chunk * kTokens, part.column);
   };
   fetch_chunk(0);
-  for (int n = threadIdx.x; n <= kTokens; n += kWalkThreads)
-    memory.decay[n] = expf(static_cast<float>(walk.log_decay_H[part.head] * n));
+  const double log_decay = fmax(walk.log_decay_H[part.head], kForgotten);
+  for (int n = threadIdx.x; n <= kTokens; n += kWalkThreads) memory.decay[n] = expf(static_cast<float>(log_decay * n));
 
   WalkedState<K> state;
   const auto state_at = [&](int64_t index) { return (index * walk.heads + part.head) * K * walk.value_dim; };

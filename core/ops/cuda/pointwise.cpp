@@ -92,13 +92,14 @@ std::tuple<at::Tensor, at::Tensor> swiglu_gradients(const at::Tensor& dy_any, co
   return {d_gate, d_up};
 }
 
+template <bool kBack>
 at::Tensor rotated(const at::Tensor& x_any, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor x = x_any.contiguous(), cos = cos_TK.to(accumulator_of(x)).contiguous(),
                    sin = sin_TK.to(accumulator_of(x)).contiguous();
   at::Tensor y = at::empty_like(x);
   rotate(element_of(x), x.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(), y.data_ptr(),
-         x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), stream_of(x));
+         x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), kBack, stream_of(x));
   return y;
 }
 
@@ -156,7 +157,8 @@ TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
   library.impl("gated_rms_norm_backward", norm_gated_backward);
   library.impl("swiglu", swiglu_forward);
   library.impl("swiglu_backward", swiglu_gradients);
-  library.impl("rotate", rotated);
+  library.impl("rotate", rotated<false>);
+  library.impl("rotate_backward", rotated<true>);
   library.impl("gate_mix", mixed);
   library.impl("gate_mix_backward", mix_gradients);
   library.impl("squared_distance", distance);

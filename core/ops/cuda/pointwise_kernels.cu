@@ -37,10 +37,11 @@ __global__ void swiglu_gradients(const T* dy, const T* gate, const T* up, T* d_g
   store<T, W>(d_up + i, to_up);
 }
 
-// y = [x1 cos1 - x2 sin1, x2 cos2 + x1 sin2]; a thread has W places of the first half and the same of the second.
+// y = [x1 cos1 - x2 sin1, x2 cos2 + x1 sin2], back: each half takes the other's sine, negative. A thread has W places
+// of the first half and the same of the second.
 template <class T, int W>
 __global__ void rotate_heads(const T* x, const Acc<T>* cos, const Acc<T>* sin, T* y, int64_t count, int64_t period,
-                             int64_t heads, int64_t half) {
+                             int64_t heads, int64_t half, bool back) {
   using A = Acc<T>;
   const int64_t place = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W;
   if (place >= count) return;
@@ -53,8 +54,9 @@ __global__ void rotate_heads(const T* x, const Acc<T>* cos, const Acc<T>* sin, T
 #pragma unroll
   for (int w = 0; w < W; ++w) {
     const A a = to<A>(x1.value[w]), b = to<A>(x2.value[w]);
-    y1.value[w] = to<T>(a * cos1.value[w] - b * sin1.value[w]);
-    y2.value[w] = to<T>(b * cos2.value[w] + a * sin2.value[w]);
+    const A of_b = back ? -sin2.value[w] : sin1.value[w], of_a = back ? -sin1.value[w] : sin2.value[w];
+    y1.value[w] = to<T>(a * cos1.value[w] - b * of_b);
+    y2.value[w] = to<T>(b * cos2.value[w] + a * of_a);
   }
   store<T, W>(y + at, y1);
   store<T, W>(y + at + half, y2);
@@ -156,7 +158,7 @@ void swiglu_backward(Element type, const void* dy, const void* gate, const void*
 }
 
 void rotate(Element type, const void* x, const void* cos, const void* sin, void* y, int64_t tokens, int64_t period,
-            int64_t heads, int64_t size, Stream stream) {
+            int64_t heads, int64_t size, bool back, Stream stream) {
   const int64_t half = size / 2, count = tokens * heads * half;
   with_type(type, [&](auto t) {
     using T = decltype(t);
@@ -164,7 +166,7 @@ void rotate(Element type, const void* x, const void* cos, const void* sin, void*
     const auto launch = [&]<int W>(std::integral_constant<int, W>) {
       rotate_heads<T, W><<<blocks_for(count, kThreads * W), kThreads, 0, stream>>>(
           static_cast<const T*>(x), static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin),
-          static_cast<T*>(y), count, period, heads, half);
+          static_cast<T*>(y), count, period, heads, half, back);
     };
     if (half % kAngles == 0) return launch(std::integral_constant<int, kAngles>());
     launch(std::integral_constant<int, 1>());

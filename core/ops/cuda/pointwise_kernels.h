@@ -14,9 +14,9 @@ void swiglu_backward(Element type, const void* dy, const void* gate, const void*
                      int64_t count, Stream stream);
 
 // x, y [tokens, heads, size]; cos, sin [period, size] in the accumulator's type: token t has the angles of row t %
-// period.
+// period. back: by the transposed rotation.
 void rotate(Element type, const void* x, const void* cos, const void* sin, void* y, int64_t tokens, int64_t period,
-            int64_t heads, int64_t size, Stream stream);
+            int64_t heads, int64_t size, bool back, Stream stream);
 
 // mixed = alpha full + (1 - alpha) linear; difference = full - linear unless null.
 void gate_mix(Element type, const void* full, const void* linear, double alpha, void* mixed, void* difference,
