@@ -90,9 +90,6 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 }
 
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
-inline size_t most_shared_memory() {  // of a block
-  return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-}
 
 // A launch of `kernel` may have so much dynamic shared memory; more than 48 KiB must be asked for, once.
 template <class Kernel>
