@@ -3,6 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 
+#include <array>
+#include <tuple>
+
+#include "core/ops/norm.h"
 #include "core/ops/operator.h"
 
 namespace flashmorph {
@@ -67,16 +71,50 @@ struct Rotate : Operator {
   }
 };
 
+at::Tensor norm_then_rotate(const at::Tensor& x_BTHK, const at::Tensor& weight_K, const at::Tensor& cos_TK,
+                            const at::Tensor& sin_TK, double epsilon) {
+  return rotate(rms_norm(x_BTHK, weight_K, epsilon), cos_TK, sin_TK);
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_through_both(const at::Tensor& dy_BTHK, const at::Tensor& x_BTHK,
+                                                         const at::Tensor& weight_K, const at::Tensor& cos_TK,
+                                                         const at::Tensor& sin_TK, double epsilon,
+                                                         std::array<bool, 2> wanted) {
+  using NormBackward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                                          double, std::array<bool, 2>);
+  static const auto norm_backward = detail::find<NormBackward>("rms_norm_backward");
+  const at::Tensor d_normed = detail::backward_of<Rotate>().call(dy_BTHK, cos_TK, sin_TK);
+  return norm_backward.call(d_normed, x_BTHK, weight_K, epsilon, wanted);
+}
+
+struct NormAndRotate : Operator {
+  static constexpr const char* kName = "norm_and_rotate";
+  using Forward = decltype(norm_then_rotate);
+  using Backward = decltype(backward_through_both);
+  static constexpr std::array<size_t, 2> kTrained = {0, 1};
+  static void check(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cos, const at::Tensor& sin,
+                    double) {
+    Rotate::check(x, cos, sin);
+    TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(3) && weight.scalar_type() == x.scalar_type(),
+                "norm_and_rotate: the weight must have the size and dtype of x's last dim");
+  }
+};
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
   declare<Rotate>(library, "(Tensor x, Tensor cos, Tensor sin) -> Tensor",
                   "(Tensor dy, Tensor cos, Tensor sin) -> Tensor");
+  declare<NormAndRotate>(library, "(Tensor x, Tensor weight, Tensor cos, Tensor sin, float epsilon) -> Tensor",
+                         "(Tensor dy, Tensor x, Tensor weight, Tensor cos, Tensor sin, float epsilon, bool[2] wanted)"
+                         " -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
   library.impl("rotate", forward_composite);
   library.impl("rotate_backward", backward_composite);
+  library.impl("norm_and_rotate", norm_then_rotate);
+  library.impl("norm_and_rotate_backward", backward_through_both);
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CPU, library) {
@@ -91,6 +129,11 @@ TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
 
 at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
   return call<Rotate>(x_BTHK, cos_TK, sin_TK);
+}
+
+at::Tensor norm_and_rotate(const at::Tensor& x_BTHK, const at::Tensor& weight_K, const at::Tensor& cos_TK,
+                           const at::Tensor& sin_TK, double epsilon) {
+  return call<NormAndRotate>(x_BTHK, weight_K, cos_TK, sin_TK, epsilon);
 }
 
 }  // namespace flashmorph
