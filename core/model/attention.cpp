@@ -14,11 +14,6 @@
 namespace flashmorph {
 namespace {
 
-at::Tensor appended(at::Tensor& cached, const at::Tensor& now) {
-  cached = cached.defined() ? at::cat({cached, now}, 1) : now;
-  return cached;
-}
-
 // softmax_attention divides the scores by sqrt(K); what a family wants of them otherwise the queries bring.
 at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec) {
   return spec.attention_multiplier == 0.0
@@ -33,6 +28,7 @@ at::Tensor attended(const QueriesKeysValues& x, const ModelSpec& spec, const Pos
              : softmax_attention(q_BTHK, x.k_BTGK, x.v_BTGK);
 }
 
+<<<<<<< HEAD
 // With its norm, if any: of each head, or of all at once, as the weight's size says.
 at::Tensor normed_and_placed(const at::Tensor& x_BTHK, const at::Tensor& norm, double epsilon, bool rotates,
                              const Positions& positions) {
@@ -41,6 +37,29 @@ at::Tensor normed_and_placed(const at::Tensor& x_BTHK, const at::Tensor& norm, d
   if (norm.size(0) != x_BTHK.size(3)) return placed(rms_norm(x_BTHK.flatten(2, 3), norm, epsilon).view(x_BTHK.sizes()));
   return rotates ? norm_and_rotate(x_BTHK, norm, positions.cos_TK, positions.sin_TK, epsilon)
                  : rms_norm(x_BTHK, norm, epsilon);
+=======
+at::Tensor attended_after(const QueriesKeysValues& x, const ModelSpec& spec, const Positions& positions,
+                          LayerCache& cache) {
+  cache.append(x.k_BTGK, x.v_BTGK, positions);
+  if (positions.rows)
+    return next_token_attention(with_scale(x.q_BTHK, spec), cache.keys_BPGK, cache.values_BPGK,
+                                positions.rows->visible_B, positions.start + 1);
+  const int64_t tokens = positions.start + x.k_BTGK.size(1);
+  return attended({x.q_BTHK, cache.keys_BPGK.narrow(1, 0, tokens), cache.values_BPGK.narrow(1, 0, tokens)}, spec,
+                  positions);
+}
+
+// A row's only token at its own angle, or every row's tokens at the same.
+at::Tensor rotated_at(const at::Tensor& x_BTHK, const Positions& positions) {
+  return positions.rows ? rotate(x_BTHK.transpose(0, 1), positions.cos_TK, positions.sin_TK).transpose(0, 1)
+                        : rotate(x_BTHK, positions.cos_TK, positions.sin_TK);
+}
+
+// Of each head, or of all at once, as the weight's size says.
+at::Tensor norm_heads(const at::Tensor& x_BTHK, const at::Tensor& weight, double epsilon) {
+  if (weight.size(0) == x_BTHK.size(3)) return rms_norm(x_BTHK, weight, epsilon);
+  return rms_norm(x_BTHK.flatten(2, 3), weight, epsilon).view(x_BTHK.sizes());
+>>>>>>> main
 }
 
 }  // namespace
@@ -51,22 +70,35 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
 
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated) {
+<<<<<<< HEAD
   const at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
   const at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
   const at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
   const bool rotates = rotated && weights.rotates;
   return {normed_and_placed(q, weights.q_norm, spec.norm_epsilon, rotates, positions),
           normed_and_placed(k, weights.k_norm, spec.norm_epsilon, rotates, positions), v};
+=======
+  at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
+  at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
+  at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
+  if (weights.q_norm.defined()) {
+    q = norm_heads(q, weights.q_norm, spec.norm_epsilon);
+    k = norm_heads(k, weights.k_norm, spec.norm_epsilon);
+  }
+  if (rotated && weights.rotates) {
+    q = rotated_at(q, positions);
+    k = rotated_at(k, positions);
+  }
+  return {q, k, v};
+>>>>>>> main
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                           const Positions& positions, LayerCache* cache) {
-  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
-  if (cache != nullptr) {
-    k = appended(cache->keys_BTGK, k);
-    v = appended(cache->values_BTGK, v);
-  }
-  return project(attended({q, k, v}, spec, positions).flatten(2, 3), weights.o, weights.o_bias.here());
+  const QueriesKeysValues x = queries_keys_values(x_BTD, weights, spec, positions);
+  const at::Tensor o_BTHK =
+      cache != nullptr ? attended_after(x, spec, positions, *cache) : attended(x, spec, positions);
+  return project(o_BTHK.flatten(2, 3), weights.o, weights.o_bias.here());
 }
 
 // With each token's place as its value, attention returns the place that is looked at.
