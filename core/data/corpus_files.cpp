@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/sha256.h"
+#include "core/data/sources.h"
 #include "core/data/token_files.h"
 #include "core/io/mapped_file.h"
 
@@ -24,9 +25,14 @@ CorpusFile CorpusFile::of(const std::filesystem::path& path, const std::function
 
 std::vector<CorpusFile> corpus_files(const DataSection& data, const std::function<void()>& between_samples) {
   const auto of = [&](const std::filesystem::path& path) { return CorpusFile::of(path, between_samples); };
-  if (!data.text.empty()) return {of(data.text)};
-  if (!data.jsonl.empty()) return {of(data.jsonl)};
-  return {of(TokenFiles::of(data.tokens).bin), of(TokenFiles::of(data.tokens).idx)};
+  std::vector<CorpusFile> files;
+  for (const Source& source : sources_of(data)) {
+    for (const Source::File& file : source.files) files.push_back(of(file.path));
+    if (!source.is_tokenized()) continue;
+    files.push_back(of(TokenFiles::of(source.path).bin));
+    files.push_back(of(TokenFiles::of(source.path).idx));
+  }
+  return files;
 }
 
 }  // namespace flashmorph

@@ -22,8 +22,8 @@ struct CorpusFile {
   bool operator==(const CorpusFile&) const = default;
 };
 
-// The files that the section's tokens come from: the text, the JSON lines, or PREFIX.bin and PREFIX.idx. BadInput when
-// one cannot be read.
+// The files that the section's tokens come from, in its order: those of text, and of token files PREFIX.bin and
+// PREFIX.idx. BadInput when one cannot be read.
 std::vector<CorpusFile> corpus_files(
     const DataSection& data, const std::function<void()>& between_samples = [] {});
 

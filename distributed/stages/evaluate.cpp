@@ -23,8 +23,8 @@ std::vector<Sample> samples_of_this_rank(int64_t length, int64_t count, const St
   for (int64_t i = context.mesh.data_rank(); i < count; i += context.mesh.shape().data) {
     KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kEvaluate, static_cast<uint64_t>(length),
                        static_cast<uint64_t>(i)};
-    samples.push_back(
-        context.passkeys.make(context.corpus.held_out(), length, section.passkeys, section.words, random));
+    samples.push_back(context.passkeys.make(context.corpus.held_out().drawn(random), length, section.passkeys,
+                                            section.words, random));
   }
   return samples;
 }
@@ -90,15 +90,18 @@ RecallByDepth recall_at(int64_t length, int64_t count, int64_t few, int64_t step
 double perplexity(const MorphableModel& model, const Routes& routes, int64_t step, StageContext& context) {
   const EvaluateSection& section = context.config.stages.evaluate;
   const int64_t length = section.perplexity_length;
-  const auto text = context.corpus.held_out();
-  const int64_t windows = std::min<int64_t>(section.perplexity_tokens, static_cast<int64_t>(text.size())) / length;
+  const std::vector<TokenView> text = context.corpus.held_out().windows(
+      static_cast<size_t>(length), static_cast<size_t>(section.perplexity_tokens / length));
+  const auto windows = static_cast<int64_t>(text.size());
   const int64_t ranks = context.mesh.shape().data, rank = context.mesh.data_rank();
   const int64_t begin = windows * rank / ranks, end = windows * (rank + 1) / ranks;
   LikelihoodSum mine;
   const auto measure = [&](int64_t first, int64_t last) {
-    const LikelihoodSum part = text_likelihood(model, routes, text, length, begin + first, begin + last);
-    mine.negative_log += part.negative_log;
-    mine.tokens += part.tokens;
+    for (int64_t window = begin + first; window < begin + last; ++window) {
+      const LikelihoodSum part = text_likelihood(model, routes, text[static_cast<size_t>(window)], length, 0, 1);
+      mine.negative_log += part.negative_log;
+      mine.tokens += part.tokens;
+    }
   };
   in_parts(end - begin, (windows + ranks - 1) / ranks, kSamplesAtATime, measure, step, context);
   at::Tensor sums = at::zeros({2}, at::kDouble);

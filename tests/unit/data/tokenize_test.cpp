@@ -111,7 +111,7 @@ TEST_F(Tokenize, JsonLinesAreADocumentEachWithItsEnd) {
   EXPECT_EQ(test::tokenizer().decode(tokens.all().tokens()),
             "one<|endoftext|>two words<|endoftext|>three<|endoftext|>");
   EXPECT_EQ(tokens.documents(), 3u);
-  EXPECT_EQ(tokens.all()[static_cast<size_t>(tokens.all().document_starts().at(0)) - 1], 1021);
+  EXPECT_EQ(tokens.all().tokens()[static_cast<size_t>(tokens.all().document_starts().at(0)) - 1], 1021);
 }
 
 TEST_F(Tokenize, KilledAtAnyReportItGoesOnToTheSameBytes) {
