@@ -94,12 +94,12 @@ function(flashmorph_mpi_test name)
   endforeach()
 endfunction()
 
-# flashmorph_embed(target file.txt "core/x/header.h" function): the text as `std::string_view function()` inside the target.
-function(flashmorph_embed target file header function)
+# flashmorph_embed(target file.txt function): the text as `std::string_view flashmorph::function()` inside the target.
+function(flashmorph_embed target file function)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
   file(READ ${file} text)
   file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/${function}.cpp" @ONLY CONTENT [==[
-#include "@header@"
+#include <string_view>
 
 namespace flashmorph {
 

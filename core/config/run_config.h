@@ -53,10 +53,11 @@ struct MixerSection {
   void keys(KeyVisitor& v) {
     v.key("kind", kind, {.meaning = "linear attention of the branches", .choices = kinds_of("mixer")});
     own.keys(v);
-    v.key("rope", rope, {"rotate queries and keys, in lightning and gla; gated_delta_net never does"});
+    v.key("rope", rope, {"rotate queries and keys, in the mixers that do so"});
     v.key("init", init,
-          {.meaning = "decays of gla and gated_delta_net at the start: the usual ones, or half-lives from the mean "
-                      "distance of the teacher's attention",
+          {.meaning =
+               "learned decays at the start: the usual ones, or half-lives from the mean distance of the teacher's "
+               "attention",
            .choices = {"default", "data"}});
     v.key("chunk", chunk, without_effect({"tokens a chunk of linear attention; changes speed, not results", 1, 4096}));
   }

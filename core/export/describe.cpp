@@ -23,14 +23,6 @@ void count_weights(const ModelFiles& files, ModelDescription& description) {
   }
 }
 
-// A state a head in float32, and what the short convolution remembers of queries, keys and values.
-int64_t layer_state_bytes(const HybridSpec& hybrid, int64_t element) {
-  constexpr int64_t kFloat = 4;
-  const int64_t width = hybrid.model.heads * hybrid.model.head_dim;
-  const int64_t recent = mixer_kind(hybrid.mixer).remembered * 3 * width * element;
-  return width * hybrid.model.head_dim * kFloat + recent;
-}
-
 void read_hybrid(const std::filesystem::path& folder, const ExportFormat& format, ModelDescription& description) {
   description.format = format.name();
   description.hybrid = format.hybrid_of(ConfigJson::open(folder));
@@ -62,8 +54,9 @@ ModelDescription describe(const std::filesystem::path& folder) {
   const int64_t layer = model.kv_bytes(element);
   description.kv_bytes_per_token = description.full_layer_count() * layer;
   description.full_kv_bytes_per_token = model.layers * layer;
-  description.state_bytes =
-      (model.layers - description.full_layer_count()) * layer_state_bytes(description.hybrid, element);
+  if (const int64_t linear = model.layers - description.full_layer_count(); linear > 0)
+    description.state_bytes =
+        linear * mixer_kind(description.hybrid.mixer).cache_bytes(description.hybrid.mixer, model, element);
   return description;
 }
 

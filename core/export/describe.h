@@ -22,7 +22,7 @@ struct ModelDescription {
   std::map<std::string, int64_t> parameters_as;  // parameters by stored dtype
   int64_t kv_bytes_per_token = 0;                // keys and values of the full layers, in the embedding's dtype
   int64_t full_kv_bytes_per_token = 0;           // the same if every layer were full
-  int64_t state_bytes = 0;                       // states of the linear layers, float32, whatever the length
+  int64_t state_bytes = 0;                       // what the linear layers remember, whatever the length
 
   int64_t full_layer_count() const;
   int64_t cache_bytes(int64_t tokens) const { return kv_bytes_per_token * tokens + state_bytes; }

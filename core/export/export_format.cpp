@@ -1,5 +1,7 @@
 #include "core/export/export_format.h"
 
+#include <fmt/format.h>
+
 #include "core/base/bad_input.h"
 
 namespace flashmorph {
@@ -24,9 +26,9 @@ const ExportFormat& export_format(const std::string& name, const ModelSpec& mode
     if (name != "auto" && name != format->name()) continue;
     const std::string obstacle = format->obstacle(model, mixer);
     if (obstacle.empty()) return *format;
-    reasons += (reasons.empty() ? "" : "; ") + format->name() + " cannot hold this hybrid: " + obstacle;
+    reasons += fmt::format("{}{} cannot hold this hybrid: {}", reasons.empty() ? "" : "; ", format->name(), obstacle);
   }
-  throw BadInput("stages.export.format", reasons.empty() ? "'" + name + "' is no export format" : reasons);
+  throw BadInput("stages.export.format", reasons.empty() ? fmt::format("'{}' is no export format", name) : reasons);
 }
 
 std::string beyond_llama(const ModelSpec& model) {
@@ -50,11 +52,11 @@ std::vector<bool> full_layers(const ConfigJson& config, int64_t layers) {
   std::vector<bool> full;
   for (const std::string& type : config.texts("layer_types")) {
     if (type != "full_attention" && type != "linear_attention")
-      config.fail("layer_types", "holds '" + type + "', expected full_attention or linear_attention");
+      config.fail("layer_types", fmt::format("holds '{}', expected full_attention or linear_attention", type));
     full.push_back(type == "full_attention");
   }
   if (static_cast<int64_t>(full.size()) != layers)
-    config.fail("layer_types", "lists " + std::to_string(full.size()) + " layers of " + std::to_string(layers));
+    config.fail("layer_types", fmt::format("lists {} layers of {}", full.size(), layers));
   return full;
 }
 

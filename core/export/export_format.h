@@ -42,7 +42,7 @@ class ExportFormat {
   virtual NamedTensors tensors(const HybridSpec& hybrid, const NamedTensors& own) const = 0;
 
   // Files beside config.json and the weights, by name.
-  virtual std::map<std::string, std::string> more_files() const { return {}; }
+  virtual std::map<std::string, std::string> more_files(const MixerSection&) const { return {}; }
 
   // Back from the files of an export: the hybrid, and its tensors under their own names. BadInput when they are not as
   // this format has them.
@@ -61,10 +61,10 @@ const ExportFormat* format_of(const ConfigJson& config);
 // reason.
 const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer);
 
-// Written as layer_types in config.json.
 // What of a teacher's decoder Llama's has not, in words: "" when there is nothing.
 std::string beyond_llama(const ModelSpec& model);
 
+// Written as layer_types in config.json.
 std::vector<std::string> layer_types(const std::vector<bool>& full);
 std::vector<bool> full_layers(const ConfigJson& config, int64_t layers);
 

@@ -1,6 +1,6 @@
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
-#include <set>
 #include <type_traits>
 
 #include "core/base/bad_input.h"
@@ -9,7 +9,7 @@
 #include "core/mixer/linear_branch.h"
 
 // The format of our own: the teacher's config.json and tensors with those of the branches beside them, and
-// modeling_flashmorph.py, which transformers runs with trust_remote_code.
+// modeling_flashmorph.py with the mixer's Python at its end, which transformers runs with trust_remote_code.
 
 namespace flashmorph {
 namespace {
@@ -50,7 +50,7 @@ class SettingsFromJson : public EachKey<SettingsFromJson> {
       else
         value = found.get<Value>();
     } catch (const nlohmann::json::exception&) {
-      json_.fail(name, "is " + json_.values()[name].dump() + ", expected " + rule.meaning);
+      json_.fail(name, fmt::format("is {}, expected {}", json_.values()[name].dump(), rule.meaning));
     }
   }
 
@@ -94,8 +94,7 @@ class Flashmorph : public ExportFormat {
   std::string name() const override { return "flashmorph"; }
 
   std::string obstacle(const ModelSpec&, const MixerSection& mixer) const override {
-    static const std::set<std::string> known = {"lightning", "gla", "gated_delta_net"};
-    return known.contains(mixer.kind) ? "" : "modeling_flashmorph.py has no mixer " + mixer.kind;
+    return mixer_kind(mixer).python != nullptr ? "" : fmt::format("mixer {} has no Python form", mixer.kind);
   }
 
   std::string how_to_load() const override {
@@ -126,8 +125,8 @@ class Flashmorph : public ExportFormat {
 
   NamedTensors tensors(const HybridSpec&, const NamedTensors& own) const override { return own; }
 
-  std::map<std::string, std::string> more_files() const override {
-    return {{"modeling_flashmorph.py", std::string(modeling_code())}};
+  std::map<std::string, std::string> more_files(const MixerSection& mixer) const override {
+    return {{"modeling_flashmorph.py", fmt::format("{}\n\n{}", modeling_code(), mixer_kind(mixer).python())}};
   }
 
   bool reads(const ConfigJson& config) const override { return config.text("model_type", "") == "flashmorph"; }

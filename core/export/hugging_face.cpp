@@ -61,7 +61,7 @@ std::string config_text(const ExportFormat& format, const ExportContent& content
 // The card with the way to load the folder under its title.
 std::string with_loading(const std::string& card, const std::string& how_to_load) {
   const size_t title_end = std::min(card.find('\n'), card.size());
-  return card.substr(0, title_end) + "\n\n" + how_to_load + "\n" + card.substr(title_end);
+  return fmt::format("{}\n\n{}\n{}", card.substr(0, title_end), how_to_load, card.substr(title_end));
 }
 
 // The same function as before? The hybrid and the files, run side by side.
@@ -95,7 +95,8 @@ ExportReport export_hugging_face(const fs::path& folder, const ExportFormat& for
   for (const char* name : kCopiedFiles)
     if (fs::exists(content.source / name))
       write_file_atomically(staging.path() / name, read_file(content.source / name));
-  for (const auto& [name, text] : format.more_files()) write_file_atomically(staging.path() / name, text);
+  for (const auto& [name, text] : format.more_files(content.hybrid.mixer))
+    write_file_atomically(staging.path() / name, text);
   write_file_atomically(staging.path() / "config.json", config);
   write_file_atomically(staging.path() / "README.md", with_loading(content.model_card, format.how_to_load()));
   write_safetensors(staging.path() / "model.safetensors", format.tensors(content.hybrid, content.tensors),

@@ -11,16 +11,6 @@ from torch import nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-try:
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-    from fla.ops.gla import chunk_gla
-    from fla.ops.simple_gla import chunk_simple_gla
-
-    KERNELS = {"lightning": chunk_simple_gla, "gla": chunk_gla, "gated_delta_net": chunk_gated_delta_rule}
-except ImportError:
-    KERNELS = {}
-
-
 class FlashmorphConfig(PretrainedConfig):
     """The teacher's configuration, `layer_types`, and in `flashmorph` what the linear branches need."""
 
@@ -77,68 +67,14 @@ def future(tokens, device):
     return torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
 
 
-# Three recurrences, in matrix products inside a chunk and states from chunk to chunk. q, k, v are [B, H, T, K]; they return
-# o [B, H, T, K] and the last state [B, H, K, K]. Decays are exponentials of differences, never a quotient of two, so that
-# they cannot overflow. flash-linear-attention's kernels take over on a GPU where that package is installed.
+# A mixer's recurrence is in matrix products inside a chunk, with states from chunk to chunk. q, k, v are [B, H, T, K]; it
+# returns o [B, H, T, K] and the last state [B, H, K, K]. Decays are exponentials of differences, never a quotient of two, so
+# that they cannot overflow. flash-linear-attention's kernels take over on a GPU where that package is installed.
 
 
-def lightning_attention(q, k, v, log_decay, state, chunk):
-    """S_t = exp(g) S_{t-1} + k_t v_t^T, o_t = K^-1/2 S_t^T q_t; log_decay [H]."""
-    if "lightning" in fused_for(q):
-        return kernel(KERNELS["lightning"], q, k, v, state, g_gamma=log_decay.float())
-    q = q * q.shape[-1] ** -0.5
-    outputs = []
-    for q_c, k_c, v_c in chunks(chunk, q, k, v):
-        tokens = q_c.shape[2]
-        place = torch.arange(1, tokens + 1, device=q.device)
-        distance = place[:, None] - place[None, :]
-        within = torch.exp(log_decay[:, None, None] * distance.clamp(min=0)).masked_fill(distance < 0, 0.0).to(q.dtype)
-        since_start = torch.exp(log_decay[:, None, None] * place[:, None]).to(q.dtype)
-        to_end = torch.exp(log_decay[:, None, None] * (tokens - place)[:, None]).to(q.dtype)
-        outputs.append((q_c @ k_c.transpose(2, 3) * within) @ v_c + since_start * (q_c @ state))
-        state = since_start[:, -1:] * state + k_c.transpose(2, 3) @ (to_end * v_c)
-    return torch.cat(outputs, dim=2), state
-
-
-def gated_linear_attention(q, k, v, log_decay, state, chunk):
-    """S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T, o_t = K^-1/2 S_t^T q_t; log_decay [B, H, T, K]."""
-    if "gla" in fused_for(q):
-        return kernel(KERNELS["gla"], q, k, v, state, g=log_decay.transpose(1, 2))
-    q = q * q.shape[-1] ** -0.5
-    outputs = []
-    for q_c, k_c, v_c, g_c in chunks(min(chunk, 16), q, k, v, log_decay):  # pairs of tokens and channels are kept
-        b = g_c.cumsum(2)
-        between = b[:, :, :, None] - b[:, :, None]  # [B, H, C, C, K]
-        between = between.masked_fill(future(b.shape[2], b.device)[..., None], -torch.inf).exp()
-        within = (q_c[:, :, :, None] * k_c[:, :, None] * between).sum(-1)
-        outputs.append(within @ v_c + (q_c * b.exp()) @ state)
-        end = b[:, :, -1:]
-        state = end.exp().transpose(2, 3) * state + (k_c * (end - b).exp()).transpose(2, 3) @ v_c
-    return torch.cat(outputs, dim=2), state
-
-
-def gated_delta_rule(q, k, v, log_decay, beta, state, chunk):
-    """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = K^-1/2 S_t^T q_t; log_decay, beta [B, H, T]."""
-    if "gated_delta_net" in fused_for(q):
-        return kernel(KERNELS["gated_delta_net"], q, k, v, state, g=log_decay.transpose(1, 2), beta=beta.transpose(1, 2))
-    q = q * q.shape[-1] ** -0.5
-    outputs = []
-    for q_c, k_c, v_c, g_c, beta_c in chunks(chunk, q, k, v, log_decay[..., None], beta[..., None]):
-        b = g_c.cumsum(2)  # [B, H, C, 1]
-        between = (b - b.transpose(2, 3)).masked_fill(future(b.shape[2], b.device), -torch.inf).exp()
-        # What each token writes depends on what the earlier ones of the chunk wrote: a triangular system.
-        earlier = (beta_c * between * (k_c @ k_c.transpose(2, 3))).tril(-1)
-        new = beta_c * (v_c - b.exp() * (k_c @ state))
-        written = torch.linalg.solve_triangular(earlier, new, upper=False, unitriangular=True)
-        outputs.append(b.exp() * (q_c @ state) + (q_c @ k_c.transpose(2, 3) * between) @ written)
-        end = b[:, :, -1:]
-        state = end.exp() * state + (k_c * (end - b).exp()).transpose(2, 3) @ written
-    return torch.cat(outputs, dim=2), state
-
-
-def fused_for(q):
-    """What a kernel is worth starting for: many tokens on a GPU, products in tf32 for float32."""
-    return KERNELS if q.is_cuda and q.shape[2] > 1 and q.dtype != torch.float64 else {}
+def is_worth(operator, q):
+    """A kernel is worth starting for many tokens on a GPU; its products are in tf32 for float32."""
+    return operator is not None and q.is_cuda and q.shape[2] > 1 and q.dtype != torch.float64
 
 
 def kernel(operator, q, k, v, state, **more):
@@ -261,53 +197,6 @@ def no_state(q, v):
     return q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
 
 
-class Lightning(LinearAttention):
-    """A constant decay per head."""
-
-    def __init__(self, config, layer):
-        super().__init__(config, layer)
-        if not self.settings["query_key_norm"]:  # this mixer always has one
-            self.q_norm = HeadNorm(config.head_dim, config.rms_norm_eps)
-            self.k_norm = HeadNorm(config.head_dim, config.rms_norm_eps)
-        self.log_decay = self.settings["log_decay"][layer]  # by head; not a buffer: it is no weight
-        self.z_proj = nn.Linear(config.hidden_size, self.width, bias=False)
-        self.o_norm = RMSNorm(self.width, config.rms_norm_eps)
-
-    def forward(self, x, rotary, valid, remembered):
-        q, k, v = self.queries_keys_values(x, rotary, valid)
-        log_decay = torch.tensor(self.log_decay, dtype=torch.float64, device=x.device)
-        state = no_state(q, v) if remembered is None else remembered[0]
-        o, state = lightning_attention(q, k, v, log_decay, state, self.settings["chunk"])
-        return self.o_proj(self.normalize(o.to(x.dtype)) * torch.sigmoid(self.z_proj(x))), (state,)
-
-    def normalize(self, o):
-        """RMSNorm over each head's channels or over all of them; [B, T, H * K]."""
-        o = o.transpose(1, 2)
-        if self.settings["output_norm"] == "hidden":
-            return self.o_norm(o.flatten(2))
-        return rms_norm(o, self.o_norm.weight.view(o.shape[2:]), self.o_norm.epsilon).flatten(2)
-
-
-class GatedLinear(LinearAttention):
-    """A decay per channel that the input sets."""
-
-    def __init__(self, config, layer):
-        super().__init__(config, layer)
-        rank = self.settings["decay_rank"]
-        self.g_proj = nn.Linear(config.hidden_size, self.width, bias=False)
-        self.gk_proj = nn.Sequential(nn.Linear(config.hidden_size, rank, bias=False), nn.Linear(rank, self.width))
-        self.o_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-
-    def forward(self, x, rotary, valid, remembered):
-        q, k, v = self.queries_keys_values(x, rotary, valid)
-        heads = (*x.shape[:2], -1, self.config.head_dim)
-        log_decay = F.logsigmoid(wide(self.gk_proj(x))).view(heads).transpose(1, 2) / self.settings["decay_divisor"]
-        state = no_state(q, v) if remembered is None else remembered[0]
-        o, state = gated_linear_attention(q, k, v, log_decay, state, self.settings["chunk"])
-        o = self.o_norm(o.to(x.dtype).transpose(1, 2)) * F.silu(self.g_proj(x).view(heads))
-        return self.o_proj(o.flatten(2)), (state,)
-
-
 class ShortConvolution(nn.Module):
     """Each channel's own causal filter; the last tap is the token itself."""
 
@@ -318,51 +207,6 @@ class ShortConvolution(nn.Module):
     def forward(self, x):
         """[B, taps - 1 + T, C] to [B, T, C]."""
         return F.conv1d(x.transpose(1, 2), self.weight[:, None], groups=x.shape[2]).transpose(1, 2)
-
-
-class GatedDeltaNet(nn.Module):
-    """The delta rule with a decay per head that the input sets: qwen3_5's linear attention."""
-
-    def __init__(self, config, layer):
-        super().__init__()
-        self.config = config
-        self.settings = config.flashmorph
-        heads, width = config.num_attention_heads, config.num_attention_heads * config.head_dim
-        for name in ("q_proj", "k_proj", "v_proj", "z_proj"):
-            setattr(self, name, nn.Linear(config.hidden_size, width, bias=False))
-        for name in ("q_conv", "k_conv", "v_conv"):
-            setattr(self, name, ShortConvolution(width, self.settings["convolution"]))
-        self.b_proj = nn.Linear(config.hidden_size, heads, bias=False)
-        self.a_proj = nn.Linear(config.hidden_size, heads, bias=False)
-        self.A_log = nn.Parameter(torch.zeros(heads))
-        self.dt_bias = nn.Parameter(torch.zeros(heads))
-        self.norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-        self.out_proj = nn.Linear(width, config.hidden_size, bias=False)
-
-    def forward(self, x, rotary, valid, remembered):
-        heads = (*x.shape[:2], -1, self.config.head_dim)
-        projected = torch.stack([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=1)  # [B, 3, T, C]
-        if valid is not None:
-            projected = projected * valid[:, None, -x.shape[1] :, None]  # padding leaves no trace in the state
-        before = self.settings["convolution"] - 1
-        recent = F.pad(projected, (0, 0, before, 0)) if remembered is None else torch.cat([remembered[1], projected], dim=2)
-        convolved = (self.q_conv(recent[:, 0]), self.k_conv(recent[:, 1]), self.v_conv(recent[:, 2]))
-        q, k, v = (wide(F.silu(part)).view(heads).transpose(1, 2) for part in convolved)
-        beta = torch.sigmoid(wide(self.b_proj(x))).transpose(1, 2)
-        log_decay = -wide(self.A_log).exp() * F.softplus(wide(self.a_proj(x)) + wide(self.dt_bias))
-        state = no_state(q, v) if remembered is None else remembered[0]
-        o, state = gated_delta_rule(
-            unit_length(q), unit_length(k), v, log_decay.transpose(1, 2), beta, state, self.settings["chunk"]
-        )
-        o = self.norm(o.to(x.dtype).transpose(1, 2)) * F.silu(self.z_proj(x).view(heads))
-        return self.out_proj(o.flatten(2)), (state, recent[:, :, -before:])
-
-
-def unit_length(x):
-    return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
-
-
-MIXERS = {"lightning": Lightning, "gla": GatedLinear, "gated_delta_net": GatedDeltaNet}
 
 
 class FeedForward(nn.Module):
@@ -405,7 +249,7 @@ class Layer(nn.Module):
         if config.layer_types[layer] == "full_attention":
             self.self_attn = FullAttention(config, layer)
         else:
-            self.linear_attn = MIXERS[config.flashmorph["mixer"]](config, layer)
+            self.linear_attn = Branch(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         experts = config.flashmorph.get("experts")
         if experts is not None and experts["in_layer"][layer]:

@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <functional>
@@ -70,14 +71,15 @@ class Qwen3_5 : public ExportFormat {
   std::string name() const override { return "qwen3_5_text"; }
 
   std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
-    if (mixer.kind != "gated_delta_net") return "its linear attention is gated delta net, not " + mixer.kind;
+    if (mixer.kind != "gated_delta_net")
+      return fmt::format("its linear attention is gated delta net, not {}", mixer.kind);
     if (!model.query_key_norm)
-      return "its full attention normalises queries and keys, that of " + model.model_type + " does not";
-    if (model.attention_bias) return "its projections have no bias, those of " + model.model_type + " do";
+      return fmt::format("its full attention normalises queries and keys, that of {} does not", model.model_type);
+    if (model.attention_bias) return fmt::format("its projections have no bias, those of {} do", model.model_type);
     if (const std::string difference = beyond_llama(model); !difference.empty())
-      return "it has no " + difference + ", " + model.model_type + " does";
+      return fmt::format("it has no {}, {} does", difference, model.model_type);
     if (model.experts.count > 0)
-      return "its feed-forward is dense, that of " + model.model_type + " is a mixture of experts";
+      return fmt::format("its feed-forward is dense, that of {} is a mixture of experts", model.model_type);
     return "";
   }
 
@@ -145,8 +147,7 @@ class Qwen3_5 : public ExportFormat {
     hybrid.full = full_layers(config, hybrid.model.layers);
     const auto expect = [&](const char* key, int64_t expected) {
       if (config.size(key) != expected)
-        config.fail(key,
-                    "is " + std::to_string(config.size(key)) + ", only " + std::to_string(expected) + " is supported");
+        config.fail(key, fmt::format("is {}, only {} is supported", config.size(key), expected));
     };
     expect("linear_conv_kernel_dim", kConvolution);
     expect("linear_key_head_dim", hybrid.model.head_dim);
@@ -170,7 +171,8 @@ class Qwen3_5 : public ExportFormat {
         add(name, name, shape, plus_one);
       } else if (name.ends_with("self_attn.q_proj.weight")) {
         if (shape != std::vector<int64_t>{2 * width, hybrid.model.hidden})
-          throw BadInput(files.path().string() + ": tensor " + name, "does not hold queries and gates of the heads");
+          throw BadInput(fmt::format("{}: tensor {}", files.path().string(), name),
+                         "does not hold queries and gates of the heads");
         add(name, name, {width, hybrid.model.hidden},
             [head_dim, name](const at::Tensor& q) { return without_gate_rows(q, head_dim, name); });
       } else if (name.ends_with("self_attn.o_proj.weight")) {

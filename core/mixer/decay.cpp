@@ -1,5 +1,7 @@
 #include "core/mixer/decay.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "core/base/bad_input.h"
@@ -37,7 +39,7 @@ std::vector<double> log_decays(const std::string& rule, int64_t heads, int64_t l
     } else if (rule == "layered") {
       decays.push_back(-8.0 / static_cast<double>(heads) * (1.0 - share) * static_cast<double>(h));
     } else {
-      throw BadInput("mixer.decay", "'" + rule + "' is not a known rule; known: " + listed(decay_rules()));
+      throw BadInput("mixer.decay", fmt::format("'{}' is not a known rule; known: {}", rule, listed(decay_rules())));
     }
   }
   return decays;

@@ -22,6 +22,9 @@
 // Letters: B batch, T tokens, D hidden, H this rank's heads, K head dim, W taps of the convolution.
 
 namespace flashmorph {
+
+std::string_view gated_delta_net_code();
+
 namespace {
 
 constexpr int64_t kTaps = 4;             // W
@@ -131,8 +134,16 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
 
 nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) { return {{"convolution", kTaps}}; }
 
-[[maybe_unused]] const bool registered =
-    register_branch("gated_delta_net", {.make = make<GatedDeltaNetBranch>, .facts = facts, .remembered = kTaps - 1});
+// The state, and the last projections that the convolution reads.
+int64_t cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element) {
+  return state_bytes(mixer, model, element) + (kTaps - 1) * 3 * model.heads * model.head_dim * element;
+}
+
+[[maybe_unused]] const bool registered = register_branch("gated_delta_net", {.make = make<GatedDeltaNetBranch>,
+                                                                             .starts_from_data = true,
+                                                                             .python = gated_delta_net_code,
+                                                                             .facts = facts,
+                                                                             .cache_bytes = cache_bytes});
 
 }  // namespace
 }  // namespace flashmorph

@@ -18,6 +18,9 @@
 // dim, R rank of the decay.
 
 namespace flashmorph {
+
+std::string_view gated_linear_code();
+
 namespace {
 
 constexpr int64_t kRank = 16;          // R
@@ -82,7 +85,8 @@ nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) {
   return {{"decay_rank", kRank}, {"decay_divisor", kGateDivisor}};
 }
 
-[[maybe_unused]] const bool registered = register_branch("gla", {.make = make<GatedLinearBranch>, .facts = facts});
+[[maybe_unused]] const bool registered = register_branch(
+    "gla", {.make = make<GatedLinearBranch>, .starts_from_data = true, .python = gated_linear_code, .facts = facts});
 
 }  // namespace
 }  // namespace flashmorph

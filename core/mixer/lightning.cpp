@@ -5,7 +5,6 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "core/base/bad_input.h"
 #include "core/mixer/branch_with.h"
 #include "core/mixer/decay.h"
 #include "core/mixer/initial.h"
@@ -20,6 +19,9 @@
 // Letters: B batch, T tokens, D hidden, H this rank's heads, K head dim.
 
 namespace flashmorph {
+
+std::string_view lightning_code();
+
 namespace {
 
 struct Weights {
@@ -79,13 +81,6 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
   at::Tensor log_decay_H_;  // this rank's heads, by their global number
 };
 
-void check(const MixerSection& mixer) {
-  if (mixer.init != "default")
-    throw BadInput("mixer.init", "is '" + mixer.init +
-                                     "', but lightning's decays are fixed by mixer.decay: only gla and "
-                                     "gated_delta_net can start from data");
-}
-
 // Loaders differ in what a rule's name means, so the numbers themselves are written.
 nlohmann::ordered_json facts(const MixerSection& mixer, const ModelSpec& model) {
   nlohmann::ordered_json by_layer = nlohmann::ordered_json::array();
@@ -94,8 +89,8 @@ nlohmann::ordered_json facts(const MixerSection& mixer, const ModelSpec& model) 
   return {{"log_decay", by_layer}};
 }
 
-[[maybe_unused]] const bool registered =
-    register_branch<LightningSettings>("lightning", {.make = make<LightningBranch>, .check = check, .facts = facts});
+[[maybe_unused]] const bool registered = register_branch<LightningSettings>(
+    "lightning", {.make = make<LightningBranch>, .python = lightning_code, .facts = facts});
 
 }  // namespace
 }  // namespace flashmorph

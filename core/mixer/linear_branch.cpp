@@ -13,7 +13,19 @@ std::map<std::string, MixerKind>& known_kinds() {
   return known;
 }
 
+std::vector<std::string> kinds_that_start_from_data() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : known_kinds())
+    if (kind.starts_from_data) names.push_back(name);
+  return names;
+}
+
 }  // namespace
+
+int64_t state_bytes(const MixerSection&, const ModelSpec& model, int64_t) {
+  constexpr int64_t kFloat = 4;
+  return model.heads * model.head_dim * model.head_dim * kFloat;
+}
 
 bool add_mixer_kind(const std::string& kind, const MixerKind& facts) {
   return known_kinds().emplace(kind, facts).second;
@@ -31,7 +43,9 @@ std::vector<std::string> branch_kinds() { return kinds_of("mixer"); }
 void check_mixer(const MixerSection& mixer) {
   const MixerKind& kind = mixer_kind(mixer);
   mixer.own.check_only({mixer.kind}, "mixer");
-  if (kind.check != nullptr) kind.check(mixer);
+  if (mixer.init == "data" && !kind.starts_from_data)
+    throw BadInput("mixer.init", fmt::format("is 'data', but {} has no decays to start from it; these have: {}",
+                                             mixer.kind, listed(kinds_that_start_from_data())));
 }
 
 std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const AttentionWeights& teacher) {

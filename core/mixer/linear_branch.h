@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/config/run_config.h"
@@ -33,7 +34,7 @@ class LinearBranch {
   virtual Parameters parameters() const = 0;
 
   // Starts the decays from the mean distance, in tokens, of each of this rank's heads' attention, as mixer.init: data
-  // asks (check_mixer refuses it for kinds that cannot).
+  // asks; only kinds that say starts_from_data.
   virtual void start_decays(const at::Tensor& distance_H) { TORCH_CHECK(false, "this mixer has no decays to start"); }
 
   // A deep copy whose weights can be trained apart from this one's.
@@ -61,13 +62,19 @@ std::vector<std::string> branch_kinds();
 // BadInput for an unknown kind (naming the known ones) and for settings that the kind cannot honour.
 void check_mixer(const MixerSection& mixer);
 
+// A state a head in float32, as most mixers have it.
+int64_t state_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element);
+
 // What is known of a kind beside its branch.
 struct MixerKind {
   std::unique_ptr<LinearBranch> (*make)(const BranchContext&, const AttentionWeights&);
-  void (*check)(const MixerSection&) = nullptr;  // BadInput for settings of all mixers that it cannot honour
-  // What an export's code has to know of it besides its settings.
+  bool starts_from_data = false;  // has decays that mixer.init: data can start
+  // For the export that brings its own code: the mixer's Python, appended to modeling_flashmorph.py; what that has to
+  // know besides the settings. Without Python it cannot be exported so.
+  std::string_view (*python)() = nullptr;
   nlohmann::ordered_json (*facts)(const MixerSection&, const ModelSpec&) = nullptr;
-  int64_t remembered = 0;  // tokens whose queries, keys and values a cache holds beside the state
+  // What a layer remembers of one sequence, however long, in bytes; `element` is the size of an activation.
+  int64_t (*cache_bytes)(const MixerSection&, const ModelSpec&, int64_t element) = state_bytes;
 };
 const MixerKind& mixer_kind(const MixerSection& mixer);
 

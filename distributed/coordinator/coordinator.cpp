@@ -13,6 +13,7 @@
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
 #include "distributed/coordinator/commands.h"
+#include "distributed/coordinator/frontier.h"
 #include "distributed/coordinator/plans.h"
 #include "distributed/coordinator/results.h"
 #include "distributed/parallel/on_all_ranks.h"
@@ -27,11 +28,12 @@
 namespace flashmorph {
 namespace {
 
+int64_t element_bytes(PlacedModel& placed) {
+  return static_cast<int64_t>(c10::elementSize(placed.model().placement().dtype));
+}
+
 LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
-  const auto element = static_cast<int64_t>(c10::elementSize(placed.model().placement().dtype));
-  return layer_budget(
-      config.budget, placed.spec(), element,
-      {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}});
+  return layer_budget(config.budget, placed.spec(), element_bytes(placed), numbers_of(latency));
 }
 
 // What a plan's model after a training stage is read from.
@@ -296,6 +298,9 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
       if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
     });
   }
+  for (const proto::FrontierPoint& point :
+       frontier(gates_, inputs_.config.stages.select, budget(), placed_.spec().kv_bytes(element_bytes(placed_))))
+    *plans_.add_frontier() = point;
   *plans_.mutable_provenance() = provenance("discretize", {});
   plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
   write(folder_.plan_file(), plans_);

@@ -13,13 +13,6 @@ namespace flashmorph {
 proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates,
                           JudgedSets* judged = nullptr);
 
-// The largest standard deviation of a gate over the last 10% of the steps (at least 2); 0 with fewer steps.
-double gate_noise(const proto::GateSnapshot& gates);
-
-// The same for gates under a falling budget, which all move: over the steps that end with `decided`, of what is left of
-// a gate's second differences (a trend has none), as a gate's own deviation.
-double falling_gate_noise(const proto::GateSnapshot& gates, int decided);
-
 // SHA-256 over what the plans are: layers, names, kept layers, scores and margins, not where they came from and what
 // they cost.
 std::string hash_of(const proto::PlanSet& plans);

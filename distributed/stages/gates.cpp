@@ -58,8 +58,10 @@ int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section
   const int last = gates.history_size() - 1;
   if (section.own.of<GateSettings>().has_penalty()) return last;
   const double rounding = 1e-9 * gates_cost(std::vector<double>(budget.costs.size(), 1.0), budget);
-  for (int step = last; step > 0; --step)
-    if (gates.history(step).cost() >= static_cast<double>(budget.limit) - rounding) return step;
+  for (int step = last; step > 0; --step) {
+    const auto& alpha = gates.history(step).alpha();
+    if (gates_cost({alpha.begin(), alpha.end()}, budget) >= static_cast<double>(budget.limit) - rounding) return step;
+  }
   return 0;
 }
 

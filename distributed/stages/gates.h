@@ -49,8 +49,8 @@ class Gates {
   proto::GateSnapshot moved_;
 };
 
-// The step of the history whose gates count: with a falling budget the last whose gates still cost `limit` or more, and
-// else the last of all.
+// The step of the history whose gates count for a budget, the run's or another: with a falling budget the last whose
+// gates still cost its limit or more, and else the last of all.
 int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget);
 
 // A mixed route for each gate of alpha_l, a leaf where the model is, with their numbers from the host, so that nobody

@@ -14,10 +14,12 @@
 namespace flashmorph {
 namespace {
 
-proto::GateStep gate_step(int64_t step, double loss, const std::vector<double>& alpha, double price, double cost) {
+proto::GateStep gate_step(int64_t step, const StepResult& found, const std::vector<double>& alpha, double price,
+                          double cost) {
   proto::GateStep moved;
   moved.set_step(step);
-  moved.set_loss(loss);
+  moved.set_loss(found.loss);
+  moved.set_regularizer(found.regularizer);
   moved.mutable_alpha()->Add(alpha.begin(), alpha.end());
   moved.set_price(price);
   moved.set_cost(cost);
@@ -41,7 +43,7 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
     const auto [alpha, price] = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
 
     const double cost = gates_cost(alpha, budget);
-    gates.record(gate_step(training.steps_done() + 1, found.loss, alpha, price, cost));
+    gates.record(gate_step(training.steps_done() + 1, found, alpha, price, cost));
     training.finish({.loss = found.loss,
                      .regularizer = found.regularizer,
                      .gates = alpha,

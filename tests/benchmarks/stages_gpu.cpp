@@ -144,7 +144,7 @@ RunConfig config_of(const Request& request) {
                               ", data: {lengths: " + std::to_string(request.length) + ", passkeys: [2, 10], words: 8}}";
   // Random branches are useless, and gates at exactly 1 would leave their backward out: a penalty that pulls every
   // gate.
-  const std::string gated = "{gate_penalty: 1e9, lr: {from: 1e-2, to: 1e-2}, " + section.substr(1);
+  const std::string gated = "{objective: paper, gate_penalty: 1e9, lr: {from: 1e-2, to: 1e-2}, " + section.substr(1);
   return RunConfig::from_yaml("model: {path: random}\nmixer: {kind: " + request.mixer +
                                   ", chunk: " + std::to_string(request.chunk) +
                                   "}\nbudget: {ratio: '3:1'}\n"

@@ -208,9 +208,9 @@ INSTANTIATE_TEST_SUITE_P(
                     BadInputRow{"HoldsAnotherConfig",
                                 [](Scratch& scratch) {
                                   scratch.start();
-                                  scratch.set.push_back("stages.select.gate_penalty=0.5");
+                                  scratch.set.push_back("stages.select.objective=paper");
                                 },
-                                "stages.select.gate_penalty: 0.1 -> 0.5"},
+                                "stages.select.objective: budget -> paper"},
                     BadInputRow{"HoldsTheSameBytesAsAnotherKindOfCorpus",
                                 [](Scratch& scratch) {
                                   scratch.use_json_lines();

@@ -28,7 +28,7 @@ RunConfig small_run(bool zero) {
           data +
           "}\n"
           "  select: {" +
-          steps + "gate_penalty: 1, " + data +
+          steps + data +
           "}\n"
           "  distill: {" +
           steps + "lr: {from: 1e-3, to: 1e-4}, " + data + "}\n",

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A run through a real one-node Slurm: submitted with 8 ranks, signalled before its time limit, requeued, resumed, preempted
-# by a job of a higher partition, requeued, resumed, finished; its result is that of a run nobody interrupted.
+# by a job of a higher partition, requeued, resumed, finished; its result is that of a run nobody interrupted. Then one with
+# spares, whose rank is killed: it goes on inside the same job.
 #   tests/slurm/run.sh [BUILD]     from the repository's root, as root; packages: deploy/install.sh --slurm
 # A command of its own, not a part of ctest: it starts munged, slurmctld and slurmd of its own (own ports, own folder), ends
 # them at its end, and takes several minutes.
@@ -106,7 +107,8 @@ node_is_idle() { [[ $(sinfo --noheader --format=%T --partition=low) == idle ]]; 
 field() { [[ -z $job ]] || scontrol show job "$job" 2>/dev/null | sed -n "s/.*\b$1=\([^ ]*\).*/\1/p"; }
 restarted() { (($(field Restarts) >= $1)) && [[ $(field JobState) == RUNNING ]]; }
 ended() { [[ $(field JobState) == COMPLETED ]]; }
-steps_of() { grep -c "\"stage\":\"$1\"" "$work/runs/slurm/metrics.jsonl" 2>/dev/null; }
+run=slurm
+steps_of() { grep -c "\"stage\":\"$1\"" "$work/runs/$run/metrics.jsonl" 2>/dev/null; }
 has_stopped_early() { (($(grep -c "stopped early; the job" "$work/job.log") >= $1)); }
 has_steps_of() { local steps; steps=$(steps_of "$1") && ((steps >= $2)); }
 
@@ -163,5 +165,21 @@ slurm, whole = ({part: json.loads((pathlib.Path(sys.argv[1]) / run / file).read_
 sys.exit(slurm != whole)
 PYTHON
 note "branches, gates, plan, hybrid and measurements are those of the uninterrupted run, bit for bit"
+
+run=spares
+# shellcheck disable=SC2046
+job=$(sbatch --parsable --ntasks=8 --partition=low --time=60 --output="$work/spares.log" deploy/slurm/flashmorph.sbatch --spares 4 \
+  $(arguments spares --set stages.align.tokens=128K --set stages.select.tokens=32K --set stages.distill.tokens=0 --set checkpoint.every=5))
+note "job $job submitted: 8 tasks, 4 of them spare"
+wait_for "align to have a checkpoint" has_steps_of align 8
+kill -KILL "$(pgrep -f "^$FLASHMORPH_PROGRAM .*run.name=spares" | tail -n 1)"
+note "killed a rank of the 4"
+wait_for "the job to end" ended
+grep -q "goes on from its last checkpoint on 4 ranks" "$work/spares.log" || fail "the run did not start again"
+grep -q "goes on after step" "$work/spares.log" || fail "the run began anew"
+tail -n 1 "$work/runs/spares/events.jsonl" | grep -q '"event":"finished"' || fail "the run's journal does not end with its end"
+note "job $job: $(field JobState), exit code $(field ExitCode), $(field Restarts) restarts: $(grep "goes on from its last" "$work/spares.log")"
 echo "--- the job's log ---"
 sed -E '/^ *$/d; s/[[:space:]]+$//' "$work/job.log"
+echo "--- the log of the job with spares ---"
+sed -E '/^ *$/d; s/[[:space:]]+$//' "$work/spares.log"

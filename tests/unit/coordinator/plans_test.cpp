@@ -3,15 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+
+#include "distributed/coordinator/frontier.h"
 
 namespace flashmorph {
 namespace {
 
-RunConfig config() {
+RunConfig config(const std::string& objective = "paper") {
   return RunConfig::from_yaml(
       "model: {path: teacher}\nbudget: {full_layers: 2}\ndata: {text: book.txt}\n"
-      "stages: {align: {tokens: 1M}, select: {tokens: 1M}, evaluate: {compare: [all_linear, uniform]}}",
+      "stages: {align: {tokens: 1M}, select: {tokens: 1M, objective: " +
+          objective + "}, evaluate: {compare: [all_linear, uniform]}}",
       "run.yaml");
 }
 
@@ -38,14 +42,56 @@ TEST(Discretize, RecordsPickMarginNoiseAndBudget) {
   EXPECT_EQ(set.plans(2).scores_size(), 0);
 }
 
+double noise(const proto::GateSnapshot& gates, const std::string& objective = "paper") {
+  return gate_noise(gates, config(objective).stages.select, LayerBudget::of_layers(gates.alpha_size(), 1));
+}
+
 TEST(GateNoise, IsThatOfTheLastTenthOfTheSteps) {
   proto::GateSnapshot moved = gates({0.5}, 100, 0.3);
   for (int step = 90; step < 100; ++step) moved.mutable_history(step)->set_alpha(0, 0.5);
-  EXPECT_NEAR(gate_noise(moved), 0.0, 1e-15);
+  EXPECT_NEAR(noise(moved), 0.0, 1e-15);
   moved.mutable_history(95)->set_alpha(0, 0.6);
-  EXPECT_NEAR(gate_noise(moved), 0.1 / std::sqrt(10.0), 1e-12);
-  EXPECT_EQ(gate_noise(gates({0.5}, 1, 0.3)), 0.0);
-  EXPECT_GT(gate_noise(gates({0.5}, 2, 0.3)), 0.3);
+  EXPECT_NEAR(noise(moved), 0.1 / std::sqrt(10.0), 1e-12);
+  EXPECT_EQ(noise(gates({0.5}, 1, 0.3)), 0.0);
+  EXPECT_GT(noise(gates({0.5}, 2, 0.3)), 0.3);
+}
+
+// Layer l's gate falls evenly from 1 to 0 in the l-th tenth of the steps, the last one's not at all. Layer 2 is noisy.
+proto::GateSnapshot falling(double jitter = 0.0) {
+  proto::GateSnapshot snapshot;
+  for (int step = 0; step <= 40; ++step) {
+    proto::GateStep& moved = *snapshot.add_history();
+    for (int layer = 0; layer < 5; ++layer)
+      moved.add_alpha(layer == 4 ? 1.0 : std::clamp(static_cast<double>(10 * (layer + 1) - step) / 10.0, 0.0, 1.0));
+    moved.set_alpha(2, moved.alpha(2) + (step % 2 == 0 ? jitter : -jitter));
+    moved.set_loss(step);
+  }
+  *snapshot.mutable_alpha() = snapshot.history().rbegin()->alpha();
+  return snapshot;
+}
+
+TEST(GateNoise, OfFallingGatesIsWhatATrendLeavesWhereTheyMeetTheBudget) {
+  EXPECT_NEAR(noise(falling(), "budget"), 0.0, 1e-15);
+  EXPECT_NEAR(noise(falling(0.03), "budget"), 4.0 * 0.03 / std::sqrt(6.0), 1e-12);
+}
+
+TEST(Frontier, HasAPickForEveryNumberOfLayersFromTheGatesThatJustMetIt) {
+  const auto points = frontier(falling(), config("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
+  ASSERT_EQ(points.size(), 4U);
+  EXPECT_THAT(points[0].full_layers(), testing::ElementsAre(4));
+  EXPECT_THAT(points[2].full_layers(), testing::ElementsAre(2, 3, 4));
+  EXPECT_EQ(points[0].error(), 40.0);
+  EXPECT_EQ(points[2].error(), 20.0) << "at step 20 two gates are at 0";
+  EXPECT_EQ(points[2].kv_bytes_per_token(), 300);
+  EXPECT_NEAR(points[2].margin(), 1.0, 1e-9);
+  EXPECT_TRUE(frontier(falling(), config("paper").stages.select, LayerBudget::of_layers(5, 2), 100).empty());
+}
+
+TEST(Frontier, TakesABudgetInAnotherUnitThanTheRuns) {
+  const LayerBudget bytes{{10, 10, 10, 20, 60}, 65, "bytes a token", "budget.kv_bytes_per_token"};
+  const proto::FrontierPoint point = pick_for(falling(), config("budget").stages.select, bytes, 100);
+  EXPECT_EQ(point.error(), 37.0) << "60 + 20 * 0.3 is the last that costs 65";
+  EXPECT_THAT(point.full_layers(), testing::ElementsAre(4)) << "3 and 4 would cost 80";
 }
 
 TEST(PlanHash, IsOfThePlansAlone) {

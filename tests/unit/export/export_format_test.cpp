@@ -4,11 +4,14 @@
 #include <gtest/gtest.h>
 
 #include "core/base/bad_input.h"
+#include "core/mixer/linear_branch.h"
 
 namespace flashmorph {
 namespace {
 
 using testing::HasSubstr;
+
+[[maybe_unused]] const bool without_python = add_mixer_kind("of_my_own", {.make = nullptr});
 
 ModelSpec family(const std::string& name) { return ModelSpec::open("tests/golden/families/" + name); }
 
@@ -44,8 +47,7 @@ TEST(ExportFormat, ImpossiblePairsHaveAReason) {
   ModelSpec scaled = family("qwen3");
   scaled.residual_multiplier = 0.22;
   EXPECT_THAT(refusal("qwen3_5_text", scaled, "gated_delta_net"), HasSubstr("has no multipliers"));
-  EXPECT_THAT(refusal("auto", family("qwen3"), "of_my_own"),
-              HasSubstr("modeling_flashmorph.py has no mixer of_my_own"));
+  EXPECT_THAT(refusal("auto", family("qwen3"), "of_my_own"), HasSubstr("mixer of_my_own has no Python form"));
   EXPECT_THAT(refusal("onnx", family("qwen3"), "lightning"), HasSubstr("'onnx' is no export format"));
 }
 

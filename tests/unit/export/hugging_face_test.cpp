@@ -54,7 +54,8 @@ TEST_F(ExportHuggingFace, WritesEveryFile) {
                                                        "modeling_flashmorph.py", "README.md", "SHA256SUMS",
                                                        "tokenizer.json", "tokenizer_config.json"));
   EXPECT_THAT(names_in(target.path()), UnorderedElementsAre("export"));
-  EXPECT_EQ(read(folder() / "modeling_flashmorph.py"), read("core/export/modeling_flashmorph.py"));
+  EXPECT_EQ(read(folder() / "modeling_flashmorph.py"),
+            read("core/export/modeling_flashmorph.py") + "\n\n" + read("core/mixer/lightning.py"));
   EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));
   EXPECT_THAT(read(folder() / "README.md"), StartsWith("# A hybrid\n\nIt loads with `AutoModelForCausalLM"));
   EXPECT_THAT(read(folder() / "README.md"), HasSubstr("Its story.\n"));

@@ -1,18 +1,25 @@
-"""modeling_flashmorph.py against the recurrences it computes, one token at a time in float64, whatever cuts the sequence.
+"""The mixers' Python against the recurrences it computes, one token at a time in float64, whatever cuts the sequence.
 
     python tests/unit/export/modeling_test.py      from the repository's root
 """
 
-import importlib.util
 import types
 import unittest
+from pathlib import Path
 
 import torch
 from torch.nn.functional import logsigmoid
 
-SPEC = importlib.util.spec_from_file_location("modeling_flashmorph", "core/export/modeling_flashmorph.py")
-modeling = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(modeling)
+
+def exported(mixer):
+    """The module that an export of this mixer brings."""
+    module = types.ModuleType("modeling_flashmorph")
+    for file in (Path("core/export/modeling_flashmorph.py"), mixer):
+        exec(compile(file.read_text(), file, "exec"), module.__dict__)
+    return module
+
+
+MIXERS = {file.stem: exported(file) for file in sorted(Path("core/mixer").glob("*.py"))}
 
 B, H, T, K, D = 2, 3, 37, 8, 24
 SETTINGS = {
@@ -62,7 +69,7 @@ class Recurrences(unittest.TestCase):
         step = lambda t, k, v, state: decay.exp()[:, None, None] * state + outer(k, v)  # noqa: E731
         expected = token_by_token(self.q, self.k, self.v, self.state, step)
         for chunk in (1, 16, 64):
-            self.check(modeling.lightning_attention(self.q, self.k, self.v, decay, self.state, chunk), expected)
+            self.check(MIXERS["lightning"].lightning_attention(self.q, self.k, self.v, decay, self.state, chunk), expected)
 
     def test_gla(self):
         decay = logsigmoid(3 * random(B, H, T, K))
@@ -70,9 +77,10 @@ class Recurrences(unittest.TestCase):
         step = lambda t, k, v, state: decay[:, :, t].exp()[..., None] * state + outer(k, v)  # noqa: E731
         expected = token_by_token(self.q, self.k, self.v, self.state, step)
         for chunk in (1, 7, 64):
-            self.check(modeling.gated_linear_attention(self.q, self.k, self.v, decay, self.state, chunk), expected)
+            self.check(MIXERS["gated_linear"].gated_linear_attention(self.q, self.k, self.v, decay, self.state, chunk), expected)
 
     def test_gated_delta_net(self):
+        modeling = MIXERS["gated_delta_net"]
         q, k = modeling.unit_length(self.q), modeling.unit_length(self.k)
         decay, beta = logsigmoid(3 * random(B, H, T)), torch.sigmoid(random(B, H, T))
         decay[:, :, 5] = -200.0
@@ -89,8 +97,8 @@ class Recurrences(unittest.TestCase):
 class Branches(unittest.TestCase):
     def test_cuts_and_padding_change_nothing(self):
         torch.manual_seed(4)
-        for kind, mixer in modeling.MIXERS.items():
-            branch = mixer(CONFIG, 0).double()
+        for kind, modeling in MIXERS.items():
+            branch = modeling.Branch(CONFIG, 0).double()
             for parameter in branch.parameters():
                 torch.nn.init.normal_(parameter, 0.0, 0.3)
             x = random(B, 21, D)

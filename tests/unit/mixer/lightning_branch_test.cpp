@@ -198,7 +198,7 @@ TEST(LightningStart, DataHasNothingToSet) {
     teacher.branch(mixer);
     FAIL() << "accepted";
   } catch (const BadInput& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("mixer.init: is 'data', but lightning's decays are fixed"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("mixer.init: is 'data', but lightning has no decays"));
   }
 }
 
