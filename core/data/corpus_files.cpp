@@ -6,6 +6,7 @@
 #include "core/data/sources.h"
 #include "core/data/token_files.h"
 #include "core/io/mapped_file.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 
@@ -20,7 +21,8 @@ std::vector<std::string_view> samples_of(std::string_view content, size_t piece,
 CorpusFile CorpusFile::of(const std::filesystem::path& path, const std::function<void()>& between_samples) {
   const MappedFile file(path);
   const std::string_view content = file.content();
-  return {path.string(), static_cast<int64_t>(content.size()), sha256_of_pieces(samples_of(content), between_samples)};
+  return {valid_utf8(path.string()), static_cast<int64_t>(content.size()),
+          sha256_of_pieces(samples_of(content), between_samples)};
 }
 
 std::vector<CorpusFile> corpus_files(const DataSection& data, const std::function<void()>& between_samples) {

@@ -13,7 +13,7 @@ namespace flashmorph {
 
 // A file of a corpus, to be known again: its size, and the SHA-256 of its samples (below).
 struct CorpusFile {
-  std::string path;  // as the config names it
+  std::string path;  // as the config names it, in UTF-8
   int64_t bytes = 0;
   std::string sha256;
 
