@@ -14,7 +14,7 @@
 namespace flashmorph {
 namespace {
 
-struct Options {
+struct TokenizeOptions {
   TokenizeJob job;
   std::vector<std::string> inputs;
   std::string model;
@@ -36,7 +36,7 @@ std::string progress_text(const TokenizeProgress& progress, double seconds) {
                      pace > 0 ? short_time(static_cast<double>(progress.bytes_in_all - progress.bytes) / pace) : "?");
 }
 
-int work(Options& options) {
+int work(TokenizeOptions& options) {
   for (const std::string& input : options.inputs)
     for (const std::filesystem::path& file : input_files(input)) options.job.inputs.push_back(file);
   const Tokenizer tokenizer = Tokenizer::of_model(options.model, ModelSpec::open(options.model).vocabulary);
@@ -63,7 +63,7 @@ int work(Options& options) {
 }  // namespace
 
 CommandWork tokenize_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeOptions>();
   app.add_option("input", options->inputs,
                  "text files, a document each; with --jsonl files of JSON lines; folders of them, patterns; plain, "
                  "gzip or zstd")
