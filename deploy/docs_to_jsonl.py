@@ -48,7 +48,7 @@ def text_of(path):
 def main():
     for folder in sys.argv[1:]:
         for path in sorted(Path(folder).rglob("*")):
-            if not path.name.removesuffix(".gz").endswith((".html", ".htm", ".xhtml")) or path.is_symlink():
+            if not path.name.removesuffix(".gz").endswith((".html", ".htm", ".xhtml")) or path.is_symlink() or not path.is_file():
                 continue
             text = text_of(path)
             if len(text) >= SHORTEST:

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # A real model: installs, builds, brings SmolLM2-135M-Instruct and documentation of Debian packages, runs configs/smollm2.yaml
 # on one card.
-#   deploy/smollm2.sh [--cpu] [--prepare] [--no-build] [--fresh] [--set key=value ...]     the last two go to the program
+#   deploy/smollm2.sh [--cpu] [--prepare] [--no-build] [--bundle FOLDER] [--model FOLDER] [--text PREFIX]
+#                     [--fresh] [--set key=value ...]     the last two go to the program
 #     --cpu: without a card and in a short form: two steps of align and select on a text of the repository
 #     --prepare: all but the run      --no-build: the program is there
+#     --bundle FOLDER: so are the program and mpirun, in what deploy/bundle.sh made
+#     --model FOLDER, --text PREFIX: nothing is brought: that folder of the model, those token files
 # What is there already is not made again. Everything lies in build/smollm2, the run in runs/smollm2.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,24 +26,37 @@ readonly kShort=(
 )
 
 cpu=false prepare_only=false build=true
+model=$kData/model text=$kData/text
+program=(build/flashmorph-dist) mpirun=(build/venv/bin/mpirun)
 arguments=()
-for option in "$@"; do
-  case $option in
+while (($#)); do
+  case $1 in
     --cpu) cpu=true ;;
     --prepare) prepare_only=true ;;
     --no-build) build=false ;;
-    *) arguments+=("$option") ;;
+    --bundle | --model | --text)
+      (($# > 1)) || { echo "$1 needs a value: see the head of $0" >&2; exit 2; }
+      case $1 in
+        --bundle) build=false program=("$2/run" flashmorph-dist) mpirun=("$2/run" mpirun) ;;
+        --model) model=$2 ;;
+        --text) text=$2 ;;
+      esac
+      shift
+      ;;
+    *) arguments+=("$1") ;;
   esac
+  shift
 done
 
 download() { (cd "$kData/packages" && apt-get download -q "${kPackages[@]}"); }
 
 # Downloads and unpacks without installing; the pages become JSON lines, those the token file.
 text() {
-  if [[ -f $kData/text.idx ]]; then
-    echo "text: $kData/text is there"
+  if [[ -f $text.idx ]]; then
+    echo "text: $text is there"
     return
   fi
+  [[ $text == "$kData/text" ]] || { echo "text: there is no $text.idx" >&2; return 2; }
   command -v apt-get >/dev/null || { echo 'the text is documentation of Debian packages, and there is no apt-get here' >&2; return 2; }
   mkdir -p "$kData/packages" "$kData/documents"
   download || { ((EUID == 0)) && apt-get update -q && download; } ||
@@ -48,28 +64,30 @@ text() {
   local package
   for package in "$kData"/packages/*.deb; do dpkg -x "$package" "$kData/documents"; done
   build/venv/bin/python deploy/docs_to_jsonl.py "$kData/documents/usr/share/doc" >"$kData/documents.jsonl"
-  build/flashmorph-dist tokenize "$kData/documents.jsonl" --jsonl text --model "$kData/model" --output "$kData/text"
+  "${program[@]}" tokenize "$kData/documents.jsonl" --jsonl text --model "$model" --output "$text"
 }
 
 play() {
   if [[ -f $kData/play.idx ]]; then return; fi
-  build/flashmorph-dist tokenize tests/data/text/tinyshakespeare.txt --model "$kData/model" --output "$kData/play"
+  "${program[@]}" tokenize tests/data/text/tinyshakespeare.txt --model "$model" --output "$kData/play"
 }
 
 run() {
   if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-  build/venv/bin/mpirun -np 1 --bind-to none build/flashmorph-dist configs/smollm2.yaml "$@"
+  "${mpirun[@]}" -np 1 --bind-to none "${program[@]}" configs/smollm2.yaml --set "model.path=$model" "$@"
 }
 
 if $build; then
   timed install deploy/install.sh
   timed build build flashmorph-dist
 fi
-timed model deploy/smollm2_model.sh "$kData/model"
+timed model deploy/smollm2_model.sh "$model"
+mkdir -p "$kData"
 if $cpu; then
   timed text play
   for setting in "${kShort[@]}"; do arguments=(--set "$setting" "${arguments[@]}"); done
 else
   timed text text
+  arguments=(--set "data.tokens=$text" "${arguments[@]}")
 fi
 if ! $prepare_only; then timed run run "${arguments[@]}"; fi

@@ -6,6 +6,7 @@
 
 #include "core/export/describe.h"
 #include "core/io/checksums.h"
+#include "core/tokenizer/tokenizer.h"
 #include "launcher/commands.h"
 #include "launcher/terminal.h"
 
@@ -66,6 +67,13 @@ void print(const ModelDescription& model, int64_t length) {
                              short_bytes(model.full_kv_bytes_per_token * length)));
 }
 
+// Last, so that a tokenizer that cannot be read does not hide the rest.
+void print_tokenizer(const std::filesystem::path& folder, int64_t vocabulary) {
+  if (!std::filesystem::exists(folder / "tokenizer.json")) return;
+  const Tokenizer tokenizer = Tokenizer::of_model(folder, vocabulary);
+  line("tokenizer", fmt::format("{} tokens; {} ends a text", tokenizer.vocab_size(), tokenizer.end_of_text()));
+}
+
 }  // namespace
 
 CommandWork inspect_command(CLI::App& app) {
@@ -77,6 +85,7 @@ CommandWork inspect_command(CLI::App& app) {
     const ModelDescription model = describe(options->folder);
     check_checksums(options->folder);
     print(model, options->length == 0 ? model.hybrid.model.max_positions : options->length);
+    print_tokenizer(options->folder, model.hybrid.model.vocabulary);
     return 0;
   };
 }

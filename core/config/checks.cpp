@@ -63,9 +63,9 @@ void check_metrics(const MetricsSection& metrics, YamlInput& input) {
 }
 
 void check_data(const DataSection& data, YamlInput& input) {
-  const int given = !data.text.empty() + !data.jsonl.empty() + !data.tokens.empty();
-  require(given == 1, input, {"data", "data.text", "data.jsonl", "data.tokens"},
-          "needs exactly one of text, jsonl and tokens");
+  const int given = !data.text.empty() + !data.jsonl.empty() + !data.tokens.empty() + !data.sources.empty();
+  require(given == 1, input, {"data", "data.text", "data.jsonl", "data.tokens", "data.sources"},
+          "needs exactly one of text, jsonl, tokens and sources");
 }
 
 void check_evaluate(const EvaluateSection& evaluate, YamlInput& input) {

@@ -51,6 +51,18 @@ class KeyVisitor {
   void section(const char* name, Section& section) {
     group(name, [&] { section.keys(*this); });
   }
+  // A list of maps, whose keys are known by their number: data.sources.0.path.
+  template <class Section>
+  void sections(const char* name, std::vector<Section>& list) {
+    const size_t count = enter_list(name, list.size());
+    if (count != list.size()) list.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      enter_item(std::to_string(i).c_str());
+      list[i].keys(*this);
+      leave();
+    }
+    leave();
+  }
   template <class Keys>
   void group(const char* name, Keys keys) {  // a section that has some keys of a struct
     enter(name);
@@ -62,6 +74,11 @@ class KeyVisitor {
 
  protected:
   virtual void enter(const char* section) = 0;
+  virtual size_t enter_list(const char* name, size_t count) {  // how many there are, or will be
+    enter(name);
+    return count;
+  }
+  virtual void enter_item(const char* number) { enter(number); }
   virtual void leave() = 0;
 };
 

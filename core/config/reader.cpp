@@ -60,6 +60,25 @@ void Reader::enter(const char* section) {
   open(found.node, found.from_set);  // also when the section is missing, so that its required keys are named
 }
 
+// A list is read as the map of its items by their numbers.
+size_t Reader::enter_list(const char* name, size_t count) {
+  const Found found = take(name);
+  EachKey::enter(name);
+  YAML::Node items(YAML::NodeType::Map);
+  if (found.node.IsDefined() && !found.node.IsNull()) {
+    if (!found.node.IsSequence() || found.node.size() == 0) {
+      std::string path = path_of("");
+      path.pop_back();
+      input_.fault(input_.where(path), "is " + text_of(found.node) + ", expected a list of maps");
+    } else {
+      count = found.node.size();
+      for (size_t i = 0; i < count; ++i) items[std::to_string(i)] = found.node[i];
+    }
+  }
+  open(items, found.from_set);
+  return count;
+}
+
 void Reader::leave() {
   close();
   EachKey::leave();
@@ -69,6 +88,7 @@ void Reader::open(const YAML::Node& node, bool from_set) {
   maps_.push_back({YAML::Node(YAML::NodeType::Map), from_set});
   if (!node.IsDefined() || node.IsNull()) return;
   if (!node.IsMap()) {
+    maps_.back().is_map = false;
     std::string path = path_of("");
     if (!path.empty()) path.pop_back();
     return input_.fault(input_.where(path), "is " + text_of(node) + ", expected a map of keys");

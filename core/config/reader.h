@@ -28,13 +28,14 @@ class Reader : public EachKey<Reader> {
     const Found found = take(name);
     if (found.node.IsDefined()) {
       read(found.node, input_.where(path_of(name)), value, rule);
-    } else if (rule.required) {
+    } else if (rule.required && maps_.back().is_map) {
       input_.fault(path_of(name), "is missing: " + rule.meaning);
     }
   }
 
  protected:
   void enter(const char* section) override;
+  size_t enter_list(const char* name, size_t count) override;
   void leave() override;
 
  private:
@@ -44,7 +45,8 @@ class Reader : public EachKey<Reader> {
   };
   struct Map {  // that is being read
     YAML::Node node;
-    bool from_set;  // it came from --set, so its lines are not the file's
+    bool from_set;       // it came from --set, so its lines are not the file's
+    bool is_map = true;  // else that is the fault
     std::vector<std::string> known = {};
     std::vector<std::pair<std::string, YAML::Node>> merged = {};  // by `<<`, the nearest first
   };

@@ -142,23 +142,42 @@ struct ParallelSection {  // of a run, and of each stage: by default the run's
   }
 };
 
-struct DataSection {  // exactly one of text, jsonl and tokens
+struct DataSource {
+  std::string path;
+  double weight = 1.0;
+
+  void keys(KeyVisitor& v) {
+    v.key("path", path,
+          {.meaning = "one of several texts, instead of text, jsonl or tokens: the prefix of its tokens, or a file, "
+                      "folder or pattern (JSON lines where it is named .jsonl, .ndjson or .json)",
+           .required = true,
+           .is_path = true});
+    v.key("weight", weight, {"its share of the tokens, over the sum of all weights", 1e-6, 1e6});
+  }
+};
+
+struct DataSection {  // exactly one of text, jsonl, tokens and sources
   std::string text = "";
   std::string jsonl = "";
   std::string field = "text";
   std::string tokens = "";
+  std::vector<DataSource> sources = {};
+  int64_t shuffle = 1;
   double held_out = 0.1;
 
   void keys(KeyVisitor& v) {
     v.key("text", text,
-          {.meaning = "UTF-8 text file, one document: background of the passkeys, plain sequences, perplexity",
+          {.meaning = "UTF-8 text, a document a file: background of the passkeys, plain sequences, perplexity; a file, "
+                      "folder or pattern, plain, gzip or zstd, 100 MB in all",
            .is_path = true});
-    v.key("jsonl", jsonl, {.meaning = "JSON lines, a document each, instead of text", .is_path = true});
-    v.key("field", field, {"where a line of jsonl holds its document"});
+    v.key("jsonl", jsonl, {.meaning = "the same of JSON lines, a document each, instead of text", .is_path = true});
+    v.key("field", field, {"where a JSON line holds its document"});
     v.key("tokens", tokens,
           {.meaning = "prefix of .bin, .idx and .json as `flashmorph-dist tokenize` writes them, instead of text",
            .is_path = true});
-    v.key("held_out", held_out, {"last share of the tokens, kept for evaluate", 0.001, 0.9});
+    v.sections("sources", sources);
+    v.key("shuffle", shuffle, {"the order of the documents follows from it; 0: as they lie", 0, kMany});
+    v.key("held_out", held_out, {"last share of each text's tokens, kept for evaluate", 0.001, 0.9});
   }
 };
 

@@ -29,13 +29,21 @@ class Writer : public EachKey<Writer> {
   const std::string& text() const { return text_; }
 
  protected:
-  void enter(const char* section) override {
-    text_ += std::string(indent_, ' ') + section + ":\n";
-    indent_ += 2;
+  void enter(const char* section) override { indent(std::string(section) + ":"); }
+  size_t enter_list(const char* name, size_t count) override {
+    if (count == 0) indent_ += 2;  // nothing is written
+    if (count > 0) enter(name);
+    return count;
   }
+  void enter_item(const char*) override { indent("-"); }
   void leave() override { indent_ -= 2; }
 
  private:
+  void indent(const std::string& line) {
+    text_ += std::string(indent_, ' ') + line + "\n";
+    indent_ += 2;
+  }
+
   std::string text_;
   size_t indent_ = 0;
 };
@@ -48,6 +56,12 @@ class Reference : public EachKey<Reference> {
     row(path_of(name), rule.required ? "required" : "`" + yaml_of(value) + "`", rule);
   }
   std::string text() const;
+
+ protected:
+  size_t enter_list(const char* name, size_t) override {
+    enter(name);
+    return 1;  // the first stands for all
+  }
 
  private:
   void row(const std::string& path, const std::string& value, const Rule& rule);

@@ -13,7 +13,7 @@ namespace flashmorph {
 
 // A file of a corpus, to be known again: its size, and the SHA-256 of its samples (below).
 struct CorpusFile {
-  std::string path;  // as the config names it
+  std::string path;  // as the config names it, in UTF-8
   int64_t bytes = 0;
   std::string sha256;
 
@@ -22,8 +22,8 @@ struct CorpusFile {
   bool operator==(const CorpusFile&) const = default;
 };
 
-// The files that the section's tokens come from: the text, the JSON lines, or PREFIX.bin and PREFIX.idx. BadInput when
-// one cannot be read.
+// The files that the section's tokens come from, in its order: those of text, and of token files PREFIX.bin and
+// PREFIX.idx. BadInput when one cannot be read.
 std::vector<CorpusFile> corpus_files(
     const DataSection& data, const std::function<void()>& between_samples = [] {});
 

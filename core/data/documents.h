@@ -28,6 +28,7 @@ class DocumentReader {
   uint64_t line() const { return line_; }  // lines before it, counted for messages
   uint64_t bad_lines() const { return bad_lines_; }
   uint64_t bytes_read() const { return input_.packed() ? input_.bytes_read() : position_; }  // of the file
+  uint64_t file_bytes() const { return input_.file_bytes(); }
 
  private:
   bool next_of_text(Part& part);

@@ -60,7 +60,7 @@ std::vector<Passkey> draw_passkeys(int64_t count, int64_t words, const std::vect
 
 // `count` places of the window, in order: right after a newline, or anywhere when it has too few of them, but with
 // `count` tokens of the window still to come, which can give way to newlines.
-std::vector<size_t> line_places(TokenView window, size_t count, int32_t newline, KeyedRandom& random) {
+std::vector<size_t> line_places(const Tokens& window, size_t count, int32_t newline, KeyedRandom& random) {
   std::vector<size_t> places;
   for (size_t i = 0; i < window.size(); ++i)
     if (window[i] == newline) places.push_back(i + 1);
@@ -118,7 +118,7 @@ Sample PasskeyTask::make(TokenView background, int64_t length, int64_t passkeys,
   for (const Passkey& key : keys)
     used += statement_before_.size() + statement_after_.size() + question_before_.size() + question_after_.size() +
             2 * (ordinals_[key.ordinal].size() + key.words.size() + 1);
-  const auto window = random_window(background, static_cast<size_t>(length) - used, random);
+  const Tokens window = random_window(background, static_cast<size_t>(length) - used, random).tokens();
   const std::vector<size_t> places = line_places(window, keys.size(), newline_, random);
 
   size_t copied = 0, added = 0;  // tokens of the window, newlines that make way for a statement

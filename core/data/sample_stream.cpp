@@ -63,12 +63,12 @@ at::Tensor predicting_places(const Batch& batch) {
 
 SampleStream::SampleStream(const Corpus& corpus, const PasskeyTask& task, const TrainingSection& config, int64_t seed,
                            const std::string& stage)
-    : corpus_(&corpus),
+    : training_(corpus.training()),
       task_(&task),
       config_(config),
       seed_(static_cast<uint64_t>(seed)),
       stage_(name_hash(stage)),
-      packed_(config.data.passkey_share < 1.0 && corpus.training().of_several_documents()) {
+      packed_(config.data.passkey_share < 1.0 && training_.of_several_documents()) {
   const SequenceSection& data = config.data;
   const int64_t shortest = std::ranges::min(data.lengths),
                 needed = task.least_length(data.passkeys.max, data.words.max);
@@ -105,11 +105,11 @@ Batch SampleStream::micro_batch(int64_t step, int64_t index) const {
     const auto sample = static_cast<uint64_t>(step * most + index * sequences + i);
     KeyedRandom random{seed_, stage_, kSample, sample};
     if (random.unit() >= data.passkey_share) {
-      samples.push_back(plain_text(corpus_->training(), length(step), random));
+      samples.push_back(plain_text(training_.drawn(random), length(step), random));
       continue;
     }
     const int64_t words = drawn(data.words, random), passkeys = drawn(data.passkeys, random);
-    samples.push_back(task_->make(corpus_->training(), length(step), passkeys, words, random));
+    samples.push_back(task_->make(training_.drawn(random), length(step), passkeys, words, random));
   }
   return batch_of(samples, packed_);
 }

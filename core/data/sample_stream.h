@@ -44,7 +44,7 @@ class SampleStream {
   Batch micro_batch(int64_t step, int64_t index) const;
 
  private:
-  const Corpus* corpus_;
+  TextMixture training_;
   const PasskeyTask* task_;
   TrainingSection config_;
   uint64_t seed_;

@@ -1,5 +1,6 @@
 #include "core/data/token_files.h"
 
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
@@ -44,30 +45,25 @@ void TokenOrigin::check(const std::filesystem::path& path, const Tokenizer& toke
 }
 
 MappedTokens::MappedTokens(const std::string& prefix, const Tokenizer& tokenizer)
-    : bin_(TokenFiles::of(prefix).bin),
+    : bin_path_(TokenFiles::of(prefix).bin),
+      vocabulary_(tokenizer.id_limit()),
+      bin_(bin_path_),
       idx_(TokenFiles::of(prefix).idx),
       index_(idx_.content(), bin_.content().size(), TokenFiles::of(prefix).idx.string()) {
   TokenOrigin::check(TokenFiles::of(prefix).json, tokenizer);
-  source_ = {bin_.content().data(), index_.token_bytes(), tokenizer.id_limit(), TokenFiles::of(prefix).bin.string(),
-             this};
-  size_ = index_.tokens();
 }
 
-std::vector<int64_t> MappedTokens::inside(uint64_t first, uint64_t last) const {
-  uint64_t low = 0, high = index_.documents();  // the first document that starts behind `first`
-  while (low < high) {
-    const uint64_t middle = low + (high - low) / 2;
-    if (index_.document_start(middle) <= first)
-      low = middle + 1;
-    else
-      high = middle;
+void MappedTokens::copy(uint64_t first, std::span<int32_t> tokens) const {
+  const auto width = static_cast<size_t>(index_.token_bytes());
+  const char* bytes = bin_.content().data() + first * width;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = 0;
+    std::memcpy(&tokens[i], bytes + i * width, width);  // little-endian: the first bytes of an int32 are a uint16
+    if (tokens[i] < 0 || tokens[i] >= vocabulary_)
+      throw BadInput(bin_path_.string(), "holds the id " + std::to_string(tokens[i]) + " at token " +
+                                             std::to_string(first + i) + ", expected ids below " +
+                                             std::to_string(vocabulary_));
   }
-  std::vector<int64_t> distances;
-  for (; low < index_.documents() && index_.document_start(low) < last; ++low) {
-    const auto distance = static_cast<int64_t>(index_.document_start(low) - first);
-    if (distances.empty() || distances.back() != distance) distances.push_back(distance);
-  }
-  return distances;
 }
 
 }  // namespace flashmorph

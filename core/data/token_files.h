@@ -31,15 +31,18 @@ struct TokenOrigin {
 };
 
 // A tokenized corpus, mapped. BadInput when the files do not fit each other or the tokenizer.
-class MappedTokens : public TokenStore, private DocumentStarts {
+class MappedTokens : public TokenStore {
  public:
   MappedTokens(const std::string& prefix, const Tokenizer& tokenizer);
-  uint64_t documents() const { return index_.documents(); }
+
+  uint64_t size() const override { return index_.tokens(); }
+  void copy(uint64_t first, std::span<int32_t> tokens) const override;
+  uint64_t documents() const override { return index_.documents(); }
+  uint64_t document_start(uint64_t document) const override { return index_.document_start(document); }
 
  private:
-  std::vector<int64_t> inside(uint64_t first, uint64_t last) const override;
-  bool several() const override { return documents() > 1; }
-
+  std::filesystem::path bin_path_;
+  int64_t vocabulary_;
   MappedFile bin_, idx_;
   MegatronIndex index_;
 };

@@ -1,53 +1,42 @@
 #include "core/data/token_view.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "core/base/bad_input.h"
 
 namespace flashmorph {
 
-int32_t TokenView::operator[](size_t i) const {
-  const char* bytes = static_cast<const char*>(source_->bytes);
-  int32_t id = 0;
-  if (source_->token_bytes == 2) {
-    uint16_t narrow = 0;
-    std::memcpy(&narrow, bytes + 2 * (first_ + i), 2);
-    id = narrow;
-  } else {
-    std::memcpy(&id, bytes + 4 * (first_ + i), 4);
+uint64_t TokenStore::document_of(uint64_t first) const {
+  uint64_t low = 0, high = documents();  // the first document that starts behind `first`
+  while (low < high) {
+    const uint64_t middle = low + (high - low) / 2;
+    if (document_start(middle) <= first)
+      low = middle + 1;
+    else
+      high = middle;
   }
-  if (id < 0 || id >= source_->vocabulary)
-    throw BadInput(source_->name, "holds the id " + std::to_string(id) + " at token " + std::to_string(first_ + i) +
-                                      ", expected ids below " + std::to_string(source_->vocabulary));
-  return id;
+  return low - 1;
 }
+
+TokenView TokenStore::all() const { return {*this, 0, size()}; }
 
 std::vector<int32_t> TokenView::tokens() const {
   std::vector<int32_t> copy(size_);
-  for (size_t i = 0; i < size_; ++i) copy[i] = (*this)[i];
+  store_->copy(first_, copy);
   return copy;
 }
 
 std::vector<int64_t> TokenView::document_starts() const {
-  if (source_->documents == nullptr) return {};
-  return source_->documents->inside(first_, first_ + size_);
-}
-
-TokenList::TokenList(std::vector<int32_t> tokens, std::vector<uint64_t> document_starts)
-    : tokens_(std::move(tokens)), starts_(std::move(document_starts)) {
-  source_.bytes = tokens_.data();
-  source_.documents = this;
-  size_ = tokens_.size();
-}
-
-std::vector<int64_t> TokenList::inside(uint64_t first, uint64_t last) const {
   std::vector<int64_t> distances;
-  for (auto start = std::upper_bound(starts_.begin(), starts_.end(), first); start != starts_.end() && *start < last;
-       ++start)
-    if (distances.empty() || distances.back() != static_cast<int64_t>(*start - first))
-      distances.push_back(static_cast<int64_t>(*start - first));
+  for (uint64_t document = store_->document_of(first_) + 1; document < store_->documents(); ++document) {
+    const uint64_t start = store_->document_start(document);
+    if (start >= first_ + size_) break;
+    const auto distance = static_cast<int64_t>(start - first_);
+    if (distances.empty() || distances.back() != distance) distances.push_back(distance);
+  }
   return distances;
+}
+
+void TokenList::copy(uint64_t first, std::span<int32_t> tokens) const {
+  std::copy_n(tokens_.begin() + static_cast<std::ptrdiff_t>(first), tokens.size(), tokens.begin());
 }
 
 }  // namespace flashmorph

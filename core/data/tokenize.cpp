@@ -11,6 +11,7 @@
 #include "core/io/json_input.h"
 #include "core/io/output_file.h"
 #include "core/tokenizer/text_encoder.h"
+#include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
 namespace {
@@ -37,7 +38,7 @@ ordered_json description_of(const TokenizeJob& job, const Tokenizer& tokenizer) 
   ordered_json inputs = ordered_json::array();
   for (const std::filesystem::path& input : job.inputs) {
     if (!std::filesystem::is_regular_file(input)) throw BadInput(input.string(), "is not a regular file");
-    inputs.push_back({{"path", std::filesystem::absolute(input).lexically_normal().string()},
+    inputs.push_back({{"path", valid_utf8(std::filesystem::absolute(input).lexically_normal().string())},
                       {"bytes", std::filesystem::file_size(input)},
                       {"modified", modified(input)}});
   }

@@ -8,6 +8,7 @@
 #include "core/io/json_input.h"
 #include "core/tokenizer/oniguruma.h"
 #include "core/tokenizer/split_pattern.h"
+#include "core/tokenizer/unicode_classes.h"
 #include "core/tokenizer/utf8.h"
 
 namespace flashmorph {
@@ -42,6 +43,10 @@ void Normalizer::add(const json& description, const std::string& where) {
     steps_.push_back([to = form->second](std::string text, bool) { return normal_form(text, to); });
   } else if (type == "Lowercase") {
     steps_.push_back([](std::string text, bool) { return lower_case(text); });
+  } else if (type == "StripAccents") {
+    changes_text_ = true;
+    const auto accents = std::make_shared<const SplitPattern>(accent_class(), MatchBehavior::kIsolated, false, where);
+    steps_.push_back([accents](std::string text, bool) { return accents->replaced(text, ""); });
   } else if (type == "Strip") {
     in_parts_ = false;
     const bool left = part_of(description, "strip_left") == true, right = part_of(description, "strip_right") == true;

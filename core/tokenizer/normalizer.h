@@ -7,8 +7,8 @@
 
 namespace flashmorph {
 
-// What a tokenizer reads in place of the given text: the Unicode normalization forms, Lowercase, Strip, Prepend and
-// Replace (of a string or a pattern), in any order.
+// What a tokenizer reads in place of the given text: the Unicode normalization forms, Lowercase, StripAccents, Strip,
+// Prepend and Replace (of a string or a pattern), in any order.
 class Normalizer {
  public:
   Normalizer() = default;

@@ -64,6 +64,17 @@ constexpr const char* kNewerPunctuation =
     R"(\x{11F43}-\x{11F4F}\x{11FFF}\x{12FF1}-\x{12FF2}\x{16D6D}-\x{16D6F}\x{16E97}-\x{16E9A}\x{16FE2})"
     R"(\x{1E5FF}\x{1E95E}-\x{1E95F})";
 
+// Marks that Unicode gained after the version that the package's StripAccents goes by.
+constexpr const char* kNewerMarks =
+    R"(\x{7FD}\x{898}-\x{89F}\x{8CA}-\x{8D3}\x{9FE}\x{AFA}-\x{AFF}\x{B55}\x{C04}\x{C3C}\x{D00}\x{D3B}-\x{D3C})"
+    R"(\x{D81}\x{EBA}\x{1715}\x{180F}\x{1ABF}-\x{1ACE}\x{1CF7}\x{1DF6}-\x{1DFA}\x{A82C}\x{A8FF})"
+    R"(\x{10D24}-\x{10D27}\x{10EAB}-\x{10EAC}\x{10F46}-\x{10F50}\x{10F82}-\x{10F85}\x{11070}-\x{11074})"
+    R"(\x{110C2}\x{11145}-\x{11146}\x{111C9}\x{111CE}-\x{111CF}\x{1133B}\x{1145E}\x{1182C}-\x{1183A})"
+    R"(\x{11930}-\x{11943}\x{119D1}-\x{119E4}\x{11A01}-\x{11A0A}\x{11A33}-\x{11A3E}\x{11A47})"
+    R"(\x{11A51}-\x{11A5B}\x{11A8A}-\x{11A99}\x{11D31}-\x{11D47}\x{11D8A}-\x{11D97}\x{11EF3}-\x{11EF6})"
+    R"(\x{16F4F}\x{16F7F}-\x{16F87}\x{16FE4}\x{16FF0}-\x{16FF1}\x{1CF00}-\x{1CF46}\x{1E130}-\x{1E136}\x{1E2AE})"
+    R"(\x{1E2EC}-\x{1E2EF})";
+
 }  // namespace
 
 std::optional<std::string> class_of_category(std::string_view name) {
@@ -83,6 +94,10 @@ std::string numeric_class() {  // with the numbers of Unicode 17
 
 std::string punctuation_class() {
   return "(?![" + std::string(kNewerPunctuation) + "])[" + *class_of_category("P") + R"($+<=>^`|~\x{166D}\x{111C9}])";
+}
+
+std::string accent_class() {
+  return "(?![" + std::string(kNewerMarks) + additions().find("M")->second + R"(])[\p{M}\x{1CF2}-\x{1CF3}])";
 }
 
 std::string word_class_content() {  // Alphabetic, M, Nd, Pc and Join_Control

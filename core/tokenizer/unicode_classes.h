@@ -12,9 +12,11 @@ namespace flashmorph {
 // A general category (Lu, Nd, ...) or a group of them (L, M, N, P, S, Z), as \p{} names it; nothing for other names.
 std::optional<std::string> class_of_category(std::string_view name);
 
-// Those that pre-tokenizers name, as whole PCRE2 classes: Digits, Punctuation, Whitespace's words and all white space.
+// Those that steps of a tokenizer name, as whole PCRE2 classes: Digits, Punctuation, StripAccents, Whitespace's words
+// and all white space.
 std::string numeric_class();
 std::string punctuation_class();
+std::string accent_class();
 std::string word_class_content();
 inline constexpr const char* kWhiteSpace = "\\p{White_Space}";
 

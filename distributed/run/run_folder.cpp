@@ -23,7 +23,9 @@ std::string size_and_hash(int64_t bytes, const std::string& sha256) {
 
 // Where the teacher and the texts lie does not matter: what they hold is compared, by its hash.
 RunConfig wherever_its_sources_are(RunConfig config) {
-  for (std::string* path : {&config.model.path, &config.data.text, &config.data.jsonl, &config.data.tokens})
+  std::vector<std::string*> paths = {&config.model.path, &config.data.text, &config.data.jsonl, &config.data.tokens};
+  for (DataSource& source : config.data.sources) paths.push_back(&source.path);
+  for (std::string* path : paths)
     if (!path->empty()) *path = "anywhere";
   return config;
 }
@@ -84,8 +86,11 @@ void RunFolder::check(const RunConfig& config, const RunSources& sources) const 
   if (state.source_hash() != sources.teacher)
     throw BadInput(path_.string(),
                    "was made from another teacher than " + config.model.path + " holds now" + kOtherwise);
-  const int files = std::min<int>(state.corpus_size(), static_cast<int>(sources.corpus.size()));
-  for (int i = 0; i < files; ++i) {  // as many on both sides: the configs have the same keys
+  const auto files = static_cast<int>(sources.corpus.size());
+  if (files != state.corpus_size())
+    throw BadInput("data", "names " + std::to_string(files) + " files, " + path_.string() + " was made from " +
+                               std::to_string(state.corpus_size()) + kOtherwise);
+  for (int i = 0; i < files; ++i) {
     const CorpusFile& found = sources.corpus[static_cast<size_t>(i)];
     if (const proto::CorpusFile& known = state.corpus(i);
         found.bytes != known.bytes() || found.sha256 != known.sha256())

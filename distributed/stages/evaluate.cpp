@@ -23,8 +23,8 @@ std::vector<Sample> samples_of(int64_t length, int64_t first, int64_t last, cons
   for (int64_t i = first; i < last; ++i) {
     KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kEvaluate, static_cast<uint64_t>(length),
                        static_cast<uint64_t>(i)};
-    samples.push_back(
-        context.passkeys.make(context.corpus.held_out(), length, section.passkeys, section.words, random));
+    samples.push_back(context.passkeys.make(context.corpus.held_out().drawn(random), length, section.passkeys,
+                                            section.words, random));
   }
   return samples;
 }
@@ -77,11 +77,13 @@ RecallByDepth recall_at(int64_t length, int64_t count, int64_t step, StageContex
 double perplexity(const MorphableModel& model, const Routes& routes, int64_t step, StageContext& context) {
   const EvaluateSection& section = context.config.stages.evaluate;
   const int64_t length = section.perplexity_length;
-  const auto text = context.corpus.held_out();
-  const int64_t windows = std::min<int64_t>(section.perplexity_tokens, static_cast<int64_t>(text.size())) / length;
+  const std::vector<TokenView> text = context.corpus.held_out().windows(
+      static_cast<size_t>(length), static_cast<size_t>(section.perplexity_tokens / length));
+  const auto windows = static_cast<int64_t>(text.size());
   LikelihoodSum mine;
   const auto measure = [&](int64_t first, int64_t last) {
-    mine += text_likelihood(model, routes, text, length, first, last);
+    for (int64_t window = first; window < last; ++window)
+      mine += text_likelihood(model, routes, text[static_cast<size_t>(window)], length, 0, 1);
   };
   in_parts(windows, kSamplesAtATime, context.mesh, measure, stop_before(step, context));
   at::Tensor sums = at::zeros({2}, at::kDouble);

@@ -31,8 +31,8 @@ Sample judge_sample(int64_t index, const StageContext& context) {
   const SequenceSection& data = context.config.stages.select.data;
   const auto length = static_cast<size_t>(index / kSamplesAtATime) % data.lengths.size();  // those of a forward alike
   KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kJudge, static_cast<uint64_t>(index)};
-  return context.passkeys.make(context.corpus.held_out(), data.lengths[length], data.passkeys.max, data.words.max,
-                               random);
+  return context.passkeys.make(context.corpus.held_out().drawn(random), data.lengths[length], data.passkeys.max,
+                               data.words.max, random);
 }
 
 HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context)

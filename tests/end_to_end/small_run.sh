@@ -45,6 +45,7 @@ run --set stages.align.tokens=32K >"$work/other.log" 2>&1 || code=$?
 "$python" tests/golden/test_export.py "$work/small/export" "$work/logits.safetensors"
 grep -q '"event":"exported".*"largest_logit_difference"' "$work/small/events.jsonl" || fail "the export's difference is not in the journal"
 "$program" inspect "$work/small/export" --length 1000 >"$work/inspect.log" || fail "inspect"
+grep -q "^tokenizer  *1024 tokens; 1021 ends a text" "$work/inspect.log" || fail "inspect says nothing of the tokenizer"
 grep -q "12, 3 with full attention.*9 linear (lightning)" "$work/inspect.log" || fail "inspect: $(<"$work/inspect.log")"
 
 good=(configs/quickstart.yaml --set run.dir="$work" --set run.name=none --set parallel.tensor=1)

@@ -182,6 +182,7 @@ def normalizer_kinds(gpt2, piece):
         yield name, copy_of(gpt2, normalizer=getattr(normalizers, name)())
     yield "nfkc then spaces", copy_of(piece, normalizer=normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]))
+    yield "no accents", copy_of(gpt2, normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]))
     yield "strip", copy_of(gpt2, normalizer=normalizers.Strip())
     yield "replace", copy_of(gpt2, normalizer=normalizers.Sequence(
         [normalizers.Replace("th", "e\u0301 "), normalizers.Replace(Regex(r" {2,}|\p{Lu}"), "a"), normalizers.NFC()]))
@@ -246,7 +247,7 @@ def main():
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         for name, tokenizer in tokenizer_kinds(text):
-            more = [every_code_point()] if name in ("qwen3.5", "llama2") else []
+            more = [every_code_point()] if name in ("qwen3.5", "llama2", "no accents") else []
             wrong += compare(name, tokenizer, texts + more, sys.argv[1], pathlib.Path(folder))
     sys.exit(1 if wrong else 0)
 

@@ -57,6 +57,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"run: {name: a/b}\n", "run.name (line 7): is 'a/b', expected a plain folder name"},
         BadYaml{"run: {seed: -1}\n", "run.seed (line 7): is -1, expected a number at least 0"},
         BadYaml{"  [oops\n", "run.yaml (line 8): is not YAML"},
+        BadYaml{"data={sources: x}", "data.sources (--set): is 'x', expected a list of maps"},
+        BadYaml{"data={sources: []}", "data.sources (--set): is a list, expected a list of maps"},
+        BadYaml{"data={sources: [x]}", "data.sources.0 (--set): is 'x', expected a map of keys"},
+        BadYaml{"data={sources: [{path: a}, {path: b, paht: b}]}",
+                "data.sources.1.paht (--set): no such key; did you mean path?"},
+        BadYaml{"data={sources: [{weight: 2}]}", "data.sources.0.path: is missing: "},
+        BadYaml{"data={sources: [{path: a, weight: 0}]}", "data.sources.0.weight (--set): is 0, expected a number in"},
+        BadYaml{"data={sources: [{path: a, path: b}]}", "data.sources.0.path (--set): stands here a second time"},
+        BadYaml{"data.sources.1.weight=2", "data.sources.1.weight (--set): no such key; data.sources is a value"},
+        BadYaml{"data.shuffle=-1", "data.shuffle (--set): is -1, expected a number at least 0"},
         BadYaml{"data.held_out=1.5", "data.held_out (--set): is 1.5, expected a number in [0.001, 0.9]"},
         BadYaml{"budget.full_layers=0",
                 "budget (line 2): needs exactly one of full_layers, ratio, kv_bytes_per_token and milliseconds"},
@@ -169,9 +179,9 @@ TEST(BadConfigs, RulesBetweenKeysAreReportedWithTheOtherFaults) {
 
 TEST(BadConfigs, AllFaultsComeAtOnce) {
   const std::string faults = faults_of("budget: {full_layer: 3}\nmodel: {}\n");
-  for (const char* part :
-       {"budget.full_layer (line 1)", "model.path: is missing", "data: needs exactly one of text, jsonl and tokens",
-        "stages.align.tokens: is missing", "stages.select.tokens: is missing"})
+  for (const char* part : {"budget.full_layer (line 1)", "model.path: is missing",
+                           "data: needs exactly one of text, jsonl, tokens and sources",
+                           "stages.align.tokens: is missing", "stages.select.tokens: is missing"})
     EXPECT_THAT(faults, HasSubstr(part));
 }
 

@@ -22,6 +22,13 @@ TEST(Differences, AreShownOldToNewWithFullPaths) {
             "data.text: \"t\" -> \"other\"; stages.align.tokens: 16000 -> 32000; stages.select.lr.from: 0.02 -> 0.5");
 }
 
+TEST(Differences, OfListsOfAnotherLengthAreShownToo) {
+  const RunConfig one = with({"data={sources: [{path: a}]}"}),
+                  two = with({"data={sources: [{path: a}, {path: b, weight: 3}]}"});
+  EXPECT_EQ(text_of(changed_keys(one, two)), "data.sources.1.path: none -> \"b\"; data.sources.1.weight: none -> 3");
+  EXPECT_EQ(text_of(changed_keys(two, one)), "data.sources.1.path: \"b\" -> none; data.sources.1.weight: 3 -> none");
+}
+
 TEST(Differences, ARunMayGoOnWithOtherValuesOfWhatChangesNoResult) {
   const std::vector<std::string> harmless = {"run.name=b",
                                              "run.dir=elsewhere",

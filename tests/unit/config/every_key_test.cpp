@@ -143,8 +143,24 @@ TEST(EveryKey, JsonLinesOrTokensStandInForText) {
     EXPECT_EQ(key == "jsonl" ? config.data.jsonl : config.data.tokens, "corpus");
     EXPECT_EQ(RunConfig::from_yaml(config.to_yaml(), "run.yaml").to_yaml(), config.to_yaml());
     EXPECT_THAT(faults_of(kGood, {"data." + key + "=corpus"}),
-                testing::HasSubstr("needs exactly one of text, jsonl and tokens"));
+                testing::HasSubstr("needs exactly one of text, jsonl, tokens and sources"));
   }
+}
+
+TEST(EveryKey, SourcesStandInForTextToo) {
+  const std::string data = "data={sources: [{path: a}, {path: b, weight: 3}], held_out: 0.2}";
+  const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml", {data});
+  ASSERT_EQ(config.data.sources.size(), 2U);
+  EXPECT_EQ(config.data.sources[0].path, "a");
+  EXPECT_EQ(config.data.sources[0].weight, 1.0);
+  EXPECT_EQ(config.data.sources[1].path, "b");
+  EXPECT_EQ(config.data.sources[1].weight, 3.0);
+  EXPECT_EQ(config.data.held_out, 0.2);
+  const std::string text = config.to_yaml();
+  EXPECT_EQ(RunConfig::from_yaml(text, "run.yaml").to_yaml(), text);
+  EXPECT_EQ(RunConfig::from_yaml(text, "run.yaml", {"data.sources.1.weight=4"}).data.sources[1].weight, 4.0);
+  EXPECT_THAT(yaml_reference(), testing::HasSubstr("\n| `data.sources.0.weight` | `1` | "));
+  EXPECT_THAT(faults_of(kGood, {"data.sources=[{path: a}]"}), testing::HasSubstr("needs exactly one of"));
 }
 
 TEST(EveryKey, RefusesAMapAndNamesItself) {

@@ -39,6 +39,10 @@ TEST(CorpusFiles, AreThoseThatTheTokensComeFrom) {
   EXPECT_EQ(corpus_files({.tokens = prefix}), (std::vector{bin, idx}));
   EXPECT_EQ(corpus_files({.text = bin.path}), std::vector{bin});
   EXPECT_EQ(corpus_files({.jsonl = idx.path}), std::vector{idx});
+  EXPECT_EQ(corpus_files({.sources = {{idx.path, 1.0}, {prefix, 1.0}}}), (std::vector{idx, bin, idx}));
+  test::write_file(folder.path() / "odd\xff", "x");
+  EXPECT_EQ(corpus_files({.text = (folder.path() / "odd*").string()}).at(0).path,
+            (folder.path() / "odd\uFFFD").string());
   EXPECT_THROW(corpus_files({.text = "none"}), BadInput);
 }
 

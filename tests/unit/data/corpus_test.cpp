@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "core/base/bad_input.h"
@@ -40,15 +41,15 @@ class CorpusFile : public testing::Test {
 };
 
 TEST(Corpus, ItsTwoPartsAreTheTextOnce) {
-  std::vector<int32_t> all = test::plays().training().tokens();
-  const std::vector<int32_t> held_out = test::plays().held_out().tokens();
+  std::vector<int32_t> all = test::training(test::plays()).tokens();
+  const std::vector<int32_t> held_out = test::held_out(test::plays()).tokens();
   all.insert(all.end(), held_out.begin(), held_out.end());
   EXPECT_EQ(all.size(), 472001U);
   EXPECT_EQ(held_out.size(), 47200U);
   std::stringstream text;
   text << std::ifstream(test::kPlays).rdbuf();
   EXPECT_EQ(test::tokenizer().decode(all), text.str());
-  EXPECT_THAT(test::plays().training().document_starts(), IsEmpty());
+  EXPECT_THAT(test::training(test::plays()).document_starts(), IsEmpty());
 }
 
 TEST_F(CorpusFile, ReadingCanBeBrokenOffBeforeEachPart) {
@@ -67,15 +68,15 @@ TEST_F(CorpusFile, HoldsOutTheAskedShareOfItsEnd) {
   DataSection data = text("\n\n\n\n\n\n\n\n a");
   data.held_out = 0.25;
   const Corpus corpus = Corpus::open(data, test::tokenizer(), 2);
-  EXPECT_EQ(corpus.training().size(), 7U);
-  EXPECT_EQ(corpus.held_out().size(), 2U);
-  EXPECT_EQ(corpus.held_out()[1], test::tokenizer().encode(" a").at(0));
+  EXPECT_EQ(test::training(corpus).size(), 7U);
+  EXPECT_EQ(test::held_out(corpus).size(), 2U);
+  EXPECT_EQ(test::held_out(corpus).tokens()[1], test::tokenizer().encode(" a").at(0));
 }
 
 TEST_F(CorpusFile, OneThatCannotBeReadIsNamed) {
   EXPECT_THAT(fault_of({.text = (folder_.path() / "none.txt").string()}),
               AllOf(HasSubstr("none.txt"), HasSubstr("opened")));
-  EXPECT_THAT(fault_of({.text = folder_.path().string()}), HasSubstr("is not a regular file"));
+  EXPECT_THAT(fault_of({.text = folder_.path().string()}), HasSubstr("is a folder without files"));
 }
 
 TEST_F(CorpusFile, AnEmptyOneIsRefused) {
@@ -103,9 +104,10 @@ TEST_F(CorpusFile, JsonLinesAreDocumentsApart) {
   DataSection data =
       lines("{\"text\": \"\\n\\n\"}\r\n\n{\"id\": 3, \"text\": \"\"}\n{\"text\": \"\\n a\"}\n{\"text\": \" a\"}");
   data.held_out = 0.001;
+  data.shuffle = 0;
   const Corpus corpus = Corpus::open(data, test::tokenizer(), 0);
   const int32_t newline = test::task().newline(), a = test::tokenizer().encode(" a").at(0);
-  const TokenView training = corpus.training();
+  const TokenView training = test::training(corpus);
   EXPECT_THAT(training.tokens(), ElementsAre(newline, newline, newline, a, a));
   EXPECT_THAT(training.document_starts(), ElementsAre(2, 4));
   EXPECT_THAT(training.subspan(2, 3).document_starts(), ElementsAre(2));
@@ -126,6 +128,136 @@ TEST_F(CorpusFile, ALineThatIsNotJsonIsNamed) {
   EXPECT_THAT(fault_of(lines("{\"text\": \"a\"}\n\n{\"text\": \"a\"\n")), HasSubstr("line 3: is not valid JSON"));
   EXPECT_THAT(fault_of(lines("[]\n")), HasSubstr("line 1: is not a JSON object"));
   EXPECT_THAT(fault_of(lines("{\"text\": \"\xff\"}\n")), HasSubstr("line 1: is not UTF-8 text at"));
+}
+
+TEST_F(CorpusFile, ItsDocumentsComeInAnOrderOfTheSeed) {
+  std::string content;
+  for (int i = 0; i < 60; ++i) {
+    std::string newlines;
+    for (int n = 0; n < i % 7; ++n) newlines += "\\n";
+    content += "{\"text\": \"" + newlines + " a\"}\n";
+  }
+  DataSection data = lines(content);
+  const auto documents_of = [&](int64_t shuffle) {
+    data.shuffle = shuffle;
+    data.held_out = 0.3;
+    const Corpus corpus = Corpus::open(data, test::tokenizer(), 1);
+    std::vector<int32_t> tokens = test::training(corpus).tokens();
+    const std::vector<int32_t> rest = test::held_out(corpus).tokens();
+    tokens.insert(tokens.end(), rest.begin(), rest.end());
+    std::vector<std::vector<int32_t>> documents = {{}};
+    std::vector<int64_t> starts = test::training(corpus).first(test::training(corpus).size()).document_starts();
+    for (const int32_t token : tokens) {
+      documents.back().push_back(token);
+      if (token == tokens.back()) documents.emplace_back();  // " a" ends each
+    }
+    documents.pop_back();
+    int64_t start = 0;
+    for (size_t i = 0; i < starts.size(); ++i) EXPECT_EQ(starts[i], start += static_cast<int64_t>(documents[i].size()));
+    return documents;
+  };
+  auto in_order = documents_of(0), shuffled = documents_of(1);
+  EXPECT_EQ(in_order.size(), 60U);
+  EXPECT_EQ(documents_of(1), shuffled);
+  EXPECT_NE(in_order, shuffled);
+  EXPECT_NE(documents_of(2), shuffled);
+  std::ranges::sort(in_order);
+  std::ranges::sort(shuffled);
+  EXPECT_EQ(in_order, shuffled);
+}
+
+// Three texts, each of one token over and over.
+class Mixture : public CorpusFile {
+ protected:
+  const std::string a_ = holding("a.txt", repeated(" alpha", 300)), b_ = holding("b.md", repeated(" bravo", 200));
+  const std::string c_ = holding("c.jsonl", "{\"text\": \"" + repeated(" kilo", 400) + "\"}\n");
+
+  static std::string repeated(const std::string& word, int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += word;
+    return text;
+  }
+  Corpus open(std::vector<DataSource> sources) const {
+    return Corpus::open({.sources = std::move(sources), .held_out = 0.2}, test::tokenizer(), 16);
+  }
+  static std::string word_of(TokenView view) { return test::tokenizer().decode({view.tokens().at(0)}); }
+};
+
+TEST_F(Mixture, WindowsAreDrawnByWeight) {
+  const Corpus corpus = open({{a_, 1.0}, {b_, 2.0}, {c_, 5.0}});
+  std::map<std::string, int> drawn;
+  const TextMixture training = corpus.training();
+  for (uint64_t sample = 0; sample < 8000; ++sample) {
+    KeyedRandom random{7, sample};
+    ++drawn[word_of(training.drawn(random))];
+  }
+  EXPECT_NEAR(drawn[" alpha"], 1000, 100);  // three deviations of the binomial distribution are 89, 116 and 130
+  EXPECT_NEAR(drawn[" bravo"], 2000, 130);
+  EXPECT_NEAR(drawn[" kilo"], 5000, 145);
+}
+
+TEST_F(Mixture, EverySourceHoldsOutItsOwnShare) {
+  const Corpus corpus = open({{a_, 1.0}, {c_, 1.0}});
+  const TextMixture held_out = corpus.held_out(), training = corpus.training();
+  ASSERT_EQ(held_out.texts().size(), 2U);
+  for (const size_t i : {0, 1}) {
+    const size_t size = held_out.texts()[i].tokens.size(), rest = training.texts()[i].tokens.size();
+    EXPECT_EQ(size, (size + rest) / 5);
+  }
+}
+
+TEST_F(Mixture, HeldOutWindowsAreDealtOutByWeightFromTheStartsUntilOneTextEnds) {
+  const TokenList first(std::vector<int32_t>(100, 1)), second(std::vector<int32_t>(40, 2));
+  const TextMixture mixture({{first.all(), 3.0}, {second.all(), 1.0}});
+  std::vector<int32_t> order;
+  for (const TokenView& window : mixture.windows(10, 9)) order.push_back(window.tokens().at(9));
+  EXPECT_THAT(order, ElementsAre(1, 1, 2, 1, 1, 1, 2, 1, 1));
+  EXPECT_EQ(mixture.windows(10, 100).size(), 13U) << "the next is due to the first text, and it has no more";
+  const TextMixture alone({{second.all(), 1.0}});
+  EXPECT_EQ(alone.windows(15, 100).size(), 2U);
+}
+
+TEST_F(Mixture, ASourceThatCannotBeReadIsNamedByItsPlace) {
+  const auto fault = [&](const DataSource& source) { return fault_of({.sources = {{a_, 1.0}, source}}); };
+  EXPECT_EQ(fault({c_, 1.0}), "no fault");
+  EXPECT_THAT(fault({"none", 1.0}),
+              AllOf(StartsWith("data.sources.1.path: none: is no file or folder"), HasSubstr("none.idx")));
+  EXPECT_THAT(fault({(folder_.path() / "*.none").string(), 1.0}), HasSubstr("matches no file"));
+  EXPECT_THAT(fault({holding("bad.jsonl", "{\n"), 1.0}),
+              AllOf(StartsWith("data.sources.1.path: "), HasSubstr("line 1")));
+  EXPECT_EQ(fault({holding("bad.txt", repeated("{\n", 20)), 1.0}), "no fault") << "no JSON lines by its name";
+  holding("a.txt.idx", "");
+  EXPECT_THAT(fault({a_, 1.0}), HasSubstr("so are token files of that name"));
+}
+
+TEST_F(CorpusFile, FilesOfAFolderAreDocumentsEach) {
+  holding("a.txt", " alpha alpha");
+  holding("b.txt", "");
+  holding("c.txt", " bravo bravo");
+  DataSection data{.text = (folder_.path() / "*.txt").string(), .shuffle = 0};
+  const Corpus corpus = Corpus::open(data, test::tokenizer(), 0);
+  EXPECT_THAT(test::training(corpus).document_starts(), ElementsAre(2));
+}
+
+TEST_F(CorpusFile, TextIsReadDirectlyOnlyWhereThereIsLittleOfIt) {
+  const auto fault_below = [&](const DataSection& data, uint64_t most) {
+    try {
+      Corpus::open(
+          data, test::tokenizer(), 1, [] {}, most);
+    } catch (const BadInput& fault) {
+      return std::string(fault.what());
+    }
+    return std::string("no fault");
+  };
+  DataSection two = lines("{\"text\": \"" + std::string(50, 'a') + "\"}\n");
+  two = {.sources = {{two.jsonl, 1.0}, {text(std::string(50, 'a')).text, 1.0}}};
+  EXPECT_EQ(fault_below(two, 113), "no fault");
+  EXPECT_THAT(fault_below(two, 112),
+              AllOf(StartsWith("data.sources.1.path: "), HasSubstr("text.txt: makes it more than"),
+                    HasSubstr("flashmorph-dist tokenize")));
+  const DataSection large = text("");
+  std::filesystem::resize_file(large.text, Corpus::kMostText + 1);
+  EXPECT_THAT(fault_of(large), HasSubstr("makes it more than 100 MB of text"));
 }
 
 }  // namespace

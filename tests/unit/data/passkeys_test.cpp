@@ -66,7 +66,7 @@ Reading read(const std::string& text) {
 
 Sample sample_of(int64_t length, int64_t passkeys, int64_t words, uint64_t index) {
   KeyedRandom random{17, index};
-  return task().make(plays().training(), length, passkeys, words, random);
+  return task().make(test::training(plays()), length, passkeys, words, random);
 }
 
 std::string without_newlines(std::string text) {
@@ -74,7 +74,7 @@ std::string without_newlines(std::string text) {
   return text;
 }
 
-std::string training_text() { return tokenizer().decode(plays().training().tokens()); }
+std::string training_text() { return tokenizer().decode(test::training(plays()).tokens()); }
 
 // Length, passkeys, words; the last of each pair leaves little or no background.
 class PasskeySample : public testing::TestWithParam<std::tuple<int64_t, int64_t, int64_t>> {};
@@ -213,8 +213,8 @@ TEST(PasskeyTask, PasskeysThatDoNotFitAreRefused) {
 
 TEST(PasskeyTask, ABackgroundShorterThanTheSampleIsRefused) {
   KeyedRandom random{1};
-  EXPECT_THROW(task().make(plays().training().first(50), 512, 4, 8, random), c10::Error);
-  EXPECT_THROW(plain_text(plays().training().first(50), 51, random), c10::Error);
+  EXPECT_THROW(task().make(test::training(plays()).first(50), 512, 4, 8, random), c10::Error);
+  EXPECT_THROW(plain_text(test::training(plays()).first(50), 51, random), c10::Error);
 }
 
 // The teacher's tokenizer with one thing changed, opened as a template.

@@ -26,4 +26,8 @@ inline const Corpus& plays() {
   return read;
 }
 
+// The parts of a corpus of one text.
+inline TokenView training(const Corpus& corpus) { return corpus.training().texts().at(0).tokens; }
+inline TokenView held_out(const Corpus& corpus) { return corpus.held_out().texts().at(0).tokens; }
+
 }  // namespace flashmorph::test

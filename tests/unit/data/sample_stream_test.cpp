@@ -176,8 +176,8 @@ TEST(SampleStream, ReadsTheTrainingPartOnly) {
   const SampleStream data = stream(section);
   for (int64_t step = 0; step < data.steps(); ++step)
     for (const at::Tensor& row : tokens_of_step(data, step).unbind()) {
-      EXPECT_TRUE(is_part_of(plays().training(), as_tokens(row)));
-      EXPECT_FALSE(is_part_of(plays().held_out(), as_tokens(row)));
+      EXPECT_TRUE(is_part_of(test::training(plays()), as_tokens(row)));
+      EXPECT_FALSE(is_part_of(test::held_out(plays()), as_tokens(row)));
     }
 }
 

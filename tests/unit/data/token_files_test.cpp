@@ -67,9 +67,9 @@ TEST_F(TokenFilesOf, OfNarrowTokensGiveThemToo) {
 }
 
 TEST_F(TokenFilesOf, AreACorpus) {
-  const Corpus corpus = Corpus::open({.tokens = prefix_, .held_out = 0.5}, test::tokenizer(), 4);
-  EXPECT_THAT(corpus.training().tokens(), ElementsAre(5, 6, 7, 8, 9));
-  EXPECT_THAT(corpus.held_out().tokens(), ElementsAre(10, 11, 12, 13));
+  const Corpus corpus = Corpus::open({.tokens = prefix_, .shuffle = 0, .held_out = 0.5}, test::tokenizer(), 4);
+  EXPECT_THAT(test::training(corpus).tokens(), ElementsAre(5, 6, 7, 8, 9));
+  EXPECT_THAT(test::held_out(corpus).tokens(), ElementsAre(10, 11, 12, 13));
   EXPECT_THROW(Corpus::open({.tokens = prefix_}, test::tokenizer(), 4), BadInput);
 }
 

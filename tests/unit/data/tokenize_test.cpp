@@ -86,6 +86,12 @@ TEST_F(Tokenize, ATextIsOneDocumentThatReadsBackAsItself) {
   EXPECT_EQ(std::filesystem::file_size(TokenFiles::of(plays.prefix).bin), 2 * 472001u) << "uint16";
 }
 
+TEST_F(Tokenize, AFilesNameMayBeAnyBytes) {
+  const TokenizeJob odd = job({holding("a\xff.txt", "one")}, "odd");
+  EXPECT_FALSE(run(odd).done_before);
+  EXPECT_TRUE(run(odd).done_before);
+}
+
 TEST_F(Tokenize, ALargeVocabularyIsWrittenInFourBytes) {
   const std::string prefix = (folder_.path() / "wide").string();
   for (const int64_t vocabulary : {65499, 65500}) {
@@ -111,7 +117,7 @@ TEST_F(Tokenize, JsonLinesAreADocumentEachWithItsEnd) {
   EXPECT_EQ(test::tokenizer().decode(tokens.all().tokens()),
             "one<|endoftext|>two words<|endoftext|>three<|endoftext|>");
   EXPECT_EQ(tokens.documents(), 3u);
-  EXPECT_EQ(tokens.all()[static_cast<size_t>(tokens.all().document_starts().at(0)) - 1], 1021);
+  EXPECT_EQ(tokens.all().tokens()[static_cast<size_t>(tokens.all().document_starts().at(0)) - 1], 1021);
 }
 
 TEST_F(Tokenize, KilledAtAnyReportItGoesOnToTheSameBytes) {

@@ -142,7 +142,8 @@ TEST(Choices, AFileIsReadOrItsLineNamed) {
 
 TEST(TextLikelihood, TeachersPerplexityIsThatOfItsDescription) {
   const MorphableModel teacher = test::passkey_teacher();
-  const LikelihoodSum sum = text_likelihood(teacher, test::all_full(teacher), test::plays().held_out(), 512, 0, 16);
+  const LikelihoodSum sum =
+      text_likelihood(teacher, test::all_full(teacher), test::held_out(test::plays()), 512, 0, 16);
   EXPECT_EQ(sum.tokens, 16 * 511);
   const double perplexity = std::exp(sum.negative_log / static_cast<double>(sum.tokens));
   EXPECT_GT(perplexity, 30.0);

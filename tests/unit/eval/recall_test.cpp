@@ -187,7 +187,7 @@ std::vector<Sample> held_out_samples(int64_t count) {
   std::vector<Sample> samples;
   for (int64_t i = 0; i < count; ++i) {
     KeyedRandom random{11, static_cast<uint64_t>(i)};
-    samples.push_back(test::task().make(test::plays().held_out(), 512, 4, 8, random));
+    samples.push_back(test::task().make(test::held_out(test::plays()), 512, 4, 8, random));
   }
   return samples;
 }
