@@ -11,8 +11,9 @@
 #include "core/model/stored_model.h"
 #include "distributed/checkpoint/messages.h"
 #include "distributed/checkpoint/run_folder.h"
-#include "distributed/coordinator/frontier.h"
 #include "distributed/parallel/stage_layouts.h"
+#include "distributed/stages/frontier.h"
+#include "distributed/stages/latency.h"
 #include "launcher/commands.h"
 #include "launcher/run_record.h"
 

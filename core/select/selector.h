@@ -23,6 +23,12 @@ struct Judgement {
 // same judgements.
 using Judge = std::function<Judgement(const std::vector<int64_t>& full_layers)>;
 
+// One layer's full attention for another's, and what a judge said of the set before and after.
+struct Exchange {
+  int64_t out = 0, in = 0;
+  Judgement before, after;
+};
+
 // What a selector may look at.
 struct Evidence {
   const SelectSection& settings;
@@ -35,9 +41,10 @@ struct Evidence {
 // The layers that keep full attention, ascending, within the budget.
 struct Pick {
   std::vector<int64_t> full_layers;
-  std::vector<double> scores = {};  // by layer; empty where the rule has none
-  double margin = 0.0;              // how far the sum of kept scores is from the next best choice's
-  double noise = 0.0;               // of the scores
+  std::vector<double> scores = {};       // by layer; empty where the rule has none
+  double margin = 0.0;                   // how far the sum of kept scores is from the next best choice's
+  double noise = 0.0;                    // of the scores
+  std::vector<Exchange> exchanges = {};  // after the scores had picked: polish
 };
 
 // A way to pick. One file per method implements it and registers itself; its name is then a value of
