@@ -1,7 +1,6 @@
 # Outside libraries as imported targets: torch_cpu, MPI::MPI_CXX, protobuf::libprotobuf, yaml-cpp, ...
 # The order matters: torch's include folder holds its own protobuf and fmt, so the system's are found and
 # marked first.
-option(FLASHMORPH_CCACHE "compile through ccache: for those who build in several checkouts, a first build takes longer" OFF)
 if(FLASHMORPH_CCACHE)
   find_program(CCACHE ccache REQUIRED)
   # Without the sloppiness it keeps nothing that has precompiled headers.

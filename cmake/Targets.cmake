@@ -11,11 +11,19 @@ function(flashmorph_precompiled name)
   endif()
 endfunction()
 
+# Most of a file's time goes into the templates that its neighbours instantiate again: a folder's files are compiled eight at a
+# time. Those of ROOMS give the same names to what is theirs, and are compiled one by one.
+function(flashmorph_together target)
+  if(FLASHMORPH_TOGETHER)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON)
+  endif()
+endfunction()
+
 # flashmorph_library(core_ops DEPENDS ...): the folder's *.cpp as one library, flashmorph::core_ops.
 # SHARED for libraries whose operators register themselves at load time. One that has torch, by itself or by what it
 # depends on (FLASHMORPH_TORCH), gets torch's headers precompiled.
 function(flashmorph_library name)
-  cmake_parse_arguments(arg "SHARED" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "SHARED;ROOMS" "" "DEPENDS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
   set(target flashmorph_${name})
   if(NOT sources)
@@ -43,19 +51,25 @@ function(flashmorph_library name)
   if(has_torch AND sources)
     target_precompile_headers(${target} REUSE_FROM flashmorph_headers)
   endif()
+  if(NOT arg_ROOMS)
+    flashmorph_together(${target})
+  endif()
 endfunction()
 
-# flashmorph_test_program(name FILES ... DEPENDS ...): with the tests' support and GoogleTest.
+# flashmorph_test_program(name FILES ... DEPENDS ... [ROOMS]): with the tests' support and GoogleTest.
 function(flashmorph_test_program name)
-  cmake_parse_arguments(arg "" "" "FILES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "ROOMS" "" "FILES;DEPENDS" ${ARGN})
   add_executable(${name} ${arg_FILES})
   target_link_libraries(${name} PRIVATE ${arg_DEPENDS} flashmorph::test_support GTest::gmock)
   target_precompile_headers(${name} REUSE_FROM flashmorph_test_headers)
+  if(NOT arg_ROOMS)
+    flashmorph_together(${name})
+  endif()
 endfunction()
 
-# flashmorph_unit_test(core_ops DEPENDS ...): tests/unit/<folder>/*.cpp as one test program.
+# flashmorph_unit_test(core_ops DEPENDS ... [ROOMS]): tests/unit/<folder>/*.cpp as one test program.
 function(flashmorph_unit_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(arg "ROOMS" "TIMEOUT" "DEPENDS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
   if(NOT sources)
     return()
@@ -64,7 +78,11 @@ function(flashmorph_unit_test name)
     set(arg_TIMEOUT 300)
   endif()
   set(target test_${name})
-  flashmorph_test_program(${target} FILES ${sources} DEPENDS ${arg_DEPENDS} GTest::gtest_main)
+  set(rooms)
+  if(arg_ROOMS)
+    set(rooms ROOMS)
+  endif()
+  flashmorph_test_program(${target} ${rooms} FILES ${sources} DEPENDS ${arg_DEPENDS} GTest::gtest_main)
   add_test(NAME unit.${name} COMMAND ${target} WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
   set_tests_properties(unit.${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1")
 endfunction()
@@ -86,7 +104,11 @@ function(flashmorph_mpi_test name)
     add_test(NAME mpi.${name}.np${ranks}
              COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -np ${ranks} $<TARGET_FILE:${target}> ${strict}
              WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
-    set_tests_properties(mpi.${name}.np${ranks} PROPERTIES TIMEOUT ${arg_TIMEOUT} PROCESSORS 2 ENVIRONMENT
+    set(cores 2)
+    if(ranks EQUAL 1)
+      set(cores 1)
+    endif()
+    set_tests_properties(mpi.${name}.np${ranks} PROPERTIES TIMEOUT ${arg_TIMEOUT} PROCESSORS ${cores} ENVIRONMENT
       "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1")
     if(ranks GREATER 4)
       set_tests_properties(mpi.${name}.np${ranks} PROPERTIES LABELS slow)

@@ -17,7 +17,8 @@ constexpr const char* kFooter =
     "  mpirun -np 2 flashmorph-dist run.yaml --set parallel.tensor=1 --set run.name=two-ranks\n"
     "  flashmorph-dist run.yaml --fresh          one rank, the old run moved aside\n"
     "  flashmorph-dist plan run.yaml --np 64 --card h100\n"
-    "  flashmorph-dist inspect DIR               what a model folder holds\n\n"
+    "  flashmorph-dist inspect DIR               what a model folder holds\n"
+    "  mpirun -np 2 flashmorph-dist evaluate TEACHER EXPORT --lengths 1024,4096\n\n"
     "Exit codes: 0 done, 2 bad input, 3 a rank failed, 4 a rank hung, 75 stopped early (the same command goes on).";
 
 // The options of a run, which is what the program does without a command.
@@ -32,12 +33,15 @@ std::vector<CLI::Option*> add_run_options(CLI::App& app, CommandLine& line) {
 }
 
 // Adds every command; `chosen` gets the work of the one that is named.
-void add_commands(CLI::App& app, const std::vector<CLI::Option*>& run_options, CommandWork& chosen) {
+void add_commands(CLI::App& app, const std::vector<CLI::Option*>& run_options, ParsedCommandLine& chosen) {
   app.require_subcommand(0, 1);
   for (const Command& command : commands()) {
     CLI::App* sub = app.add_subcommand(command.name, command.summary);
     for (CLI::Option* option : run_options) sub->excludes(option);
-    sub->callback([work = command.define(*sub), &chosen] { chosen = work; });
+    if (command.define != nullptr)
+      sub->callback([work = command.define(*sub), &chosen] { chosen.command = work; });
+    else
+      sub->callback([work = command.define_on_ranks(*sub), &chosen] { chosen.on_ranks = work; });
   }
 }
 
@@ -52,17 +56,17 @@ CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& set) {
 
 ParsedCommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine line;
-  CommandWork command;
+  ParsedCommandLine chosen;
   CLI::App app(kSummary, "flashmorph-dist");
   const std::vector<CLI::Option*> run_options = add_run_options(app, line);
-  add_commands(app, run_options, command);
+  add_commands(app, run_options, chosen);
   app.add_flag_callback(
       "--keys", [] { throw CLI::Success(); }, "list every key of the YAML, with defaults and meanings");
   app.set_version_flag("--version", "flashmorph-dist " FLASHMORPH_VERSION);
   app.footer(kFooter);
   try {
     app.parse(argc, argv);
-    if (!command && line.config_file.empty()) throw CLI::RequiredError("config");
+    if (!chosen.command && !chosen.on_ranks && line.config_file.empty()) throw CLI::RequiredError("config");
   } catch (const CLI::Success& asked) {
     if (asked.get_name() == "Success") return {.message = yaml_reference()};
     std::ostringstream out;
@@ -73,8 +77,8 @@ ParsedCommandLine parse_command_line(int argc, const char* const* argv) {
     app.exit(fault, out, out);
     return {.message = out.str(), .exit_code = kBadInput};
   }
-  if (command) return {.command = command};
-  return {.run = line};
+  if (!chosen.command && !chosen.on_ranks) chosen.run = line;
+  return chosen;
 }
 
 }  // namespace flashmorph

@@ -14,11 +14,12 @@ struct CommandLine {
   bool fresh = false;            // move an old run of this name aside and start anew
 };
 
-// What the arguments ask for: a run over the ranks, a command's work on this process, or a message and an exit code
-// (help, version, an error).
+// What the arguments ask for: a run or a command's work over the ranks, a command's work on this process, or a message
+// and an exit code (help, version, an error).
 struct ParsedCommandLine {
   std::optional<CommandLine> run = std::nullopt;
   CommandWork command = nullptr;
+  RanksWork on_ranks = nullptr;
   std::string message = "";
   int exit_code = 0;
 };

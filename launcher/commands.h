@@ -11,9 +11,13 @@ class Option;
 
 namespace flashmorph {
 
+class Communicator;
+
 // What to do once the arguments are known, on this process alone, without MPI; returns the exit code. May throw
 // BadInput.
 using CommandWork = std::function<int()>;
+// The same on all ranks that were started together. What it throws is the same on every rank, or ends the job.
+using RanksWork = std::function<int(Communicator& world)>;
 
 // --set KEY=VALUE, as often as it takes: overrides of a config's keys.
 CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& set);
@@ -22,7 +26,9 @@ CLI::Option* add_set_option(CLI::App& app, std::vector<std::string>& set);
 struct Command {
   const char* name;
   const char* summary;
-  CommandWork (*define)(CLI::App& app);  // adds its options to `app`; the work keeps them alive
+  // One of the two; it adds the command's options to `app`, and the work keeps them alive.
+  CommandWork (*define)(CLI::App& app) = nullptr;
+  RanksWork (*define_on_ranks)(CLI::App& app) = nullptr;
 };
 
 // In the order of --help. A new command is a file launcher/NAME.cpp and its mention in commands.cpp.

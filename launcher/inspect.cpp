@@ -12,7 +12,7 @@
 namespace flashmorph {
 namespace {
 
-struct Options {
+struct InspectOptions {
   std::string folder;
   int64_t length = 0;  // tokens; 0: the model's longest position
 };
@@ -69,7 +69,7 @@ void print(const ModelDescription& model, int64_t length) {
 }  // namespace
 
 CommandWork inspect_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InspectOptions>();
   app.add_option("folder", options->folder, "a Hugging Face folder: config.json and *.safetensors")->required();
   app.add_option("--length", options->length, "tokens of a sequence, for its memory (default: the longest position)")
       ->check(CLI::PositiveNumber);

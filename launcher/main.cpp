@@ -39,12 +39,12 @@ int main(int argc, char** argv) {
   const auto world = mpi.world();
   const bool leads = world->rank() == 0 && (world->size() > 1 || flashmorph::is_first_process(std::getenv));
   try {
-    if (!parsed.run) {
+    if (!parsed.run && !parsed.on_ranks) {
       if (leads) std::fputs(parsed.message.c_str(), parsed.exit_code == 0 ? stdout : stderr);
       return parsed.exit_code;
     }
     flashmorph::check_ranks_found_each_other(world->size(), std::getenv);
-    return flashmorph::run(*parsed.run, *world);
+    return parsed.run ? flashmorph::run(*parsed.run, *world) : parsed.on_ranks(*world);
   } catch (const flashmorph::BadInput& fault) {  // the same on every rank
     if (leads) std::fprintf(stderr, "%s\n", fault.what());
     return flashmorph::kBadInput;

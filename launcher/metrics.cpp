@@ -1,11 +1,15 @@
 #include "launcher/metrics.h"
 
+#include <netdb.h>
 #include <prometheus/counter.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <exception>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/base/bad_input.h"
 #include "core/base/host_name.h"
@@ -16,6 +20,20 @@ namespace flashmorph {
 namespace {
 
 const prometheus::Histogram::BucketBoundaries kStepSeconds = {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100};
+
+// A connection that asks nothing.
+void knock_at(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  addrinfo kind{}, *found = nullptr;
+  kind.ai_socktype = SOCK_STREAM;
+  if (getaddrinfo(address.substr(0, colon).c_str(), address.substr(colon + 1).c_str(), &kind, &found) != 0) return;
+  const int connection = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (connection >= 0) {
+    (void)connect(connection, found->ai_addr, found->ai_addrlen);
+    close(connection);
+  }
+  freeaddrinfo(found);
+}
 
 }  // namespace
 
@@ -51,6 +69,14 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
         "Steps between two checkpoints of a stage; 0: none but when the run is stopped.")
       .Set(static_cast<double>(config.checkpoint.every));
   exposer_->RegisterCollectable(registry_, "/metrics$");  // $: nothing below it
+}
+
+// The server sees that it shall stop when somebody knocks, or only after two seconds.
+Metrics::~Metrics() {
+  const std::jthread knocking([this](const std::stop_token& closed) {
+    for (; !closed.stop_requested(); std::this_thread::sleep_for(std::chrono::milliseconds(10))) knock_at(address_);
+  });
+  exposer_.reset();
 }
 
 void Metrics::write_target(const std::filesystem::path& file) const {

@@ -24,6 +24,7 @@ class Metrics : public StageObserver {
  public:
   // BadInput at metrics.listen when the address cannot be listened at.
   Metrics(const RunConfig& config, const std::string& version);
+  ~Metrics() override;
 
   // Where it listens, with the port that the system chose for port 0.
   const std::string& address() const { return address_; }

@@ -23,7 +23,7 @@ using nlohmann::ordered_json;
 
 constexpr size_t kMeshesTried = 6;  // for room on a card; each is rehearsed
 
-struct Options {
+struct ForecastOptions {
   std::string config_file;
   std::vector<std::string> set;
   int64_t ranks = 0;
@@ -228,7 +228,7 @@ Refusal examine(Forecast& forecast) {
   return {faults, with_room(meshes_that_would_do(forecast.config, forecast.spec, forecast.ranks), faults, forecast)};
 }
 
-int make_forecast(const Options& options) {
+int make_forecast(const ForecastOptions& options) {
   Forecast forecast{.config = RunConfig::from_file(options.config_file, options.set),
                     .spec = {},
                     .ranks = options.ranks,
@@ -251,7 +251,7 @@ int make_forecast(const Options& options) {
 }  // namespace
 
 CommandWork plan_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ForecastOptions>();
   app.add_option("config", options->config_file,
                  "the run, as YAML; of its model only config.json and the tensors' names are read, of its data nothing")
       ->required();

@@ -115,8 +115,6 @@ std::string embeddable(const json& data) {
   return text;
 }
 
-std::string utc_now() { return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr))); }
-
 }  // namespace
 
 std::string report_page(const RunRecord& record) {
@@ -124,7 +122,7 @@ std::string report_page(const RunRecord& record) {
                      {"model", record.config.model.path},
                      {"mixer", record.config.mixer.kind},
                      {"finished", record.finished()},
-                     {"written", utc_now()},
+                     {"written", fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr)))},
                      {"version", FLASHMORPH_VERSION},
                      {"seed", record.config.run.seed},
                      {"source_hash", record.state.source_hash()},

@@ -1,6 +1,7 @@
 #include "launcher/run_lock.h"
 
 #include <fcntl.h>
+#include <fmt/chrono.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,15 +19,6 @@
 
 namespace flashmorph {
 namespace {
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 LockHolder holder_in(const std::string& words) {
   LockHolder holder;
@@ -63,7 +55,8 @@ std::string content_of(const std::filesystem::path& file) {
 
 LockHolder LockHolder::this_process() {
   const char* job = std::getenv("SLURM_JOB_ID");
-  return {host_name(), getpid(), utc_now(), job == nullptr ? "-" : job};
+  return {host_name(), getpid(), fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
+          job == nullptr ? "-" : job};
 }
 
 std::string LockHolder::text() const {

@@ -1,21 +1,20 @@
 #include "core/data/tokenize.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
 
-#include "core/base/clock.h"
 #include "core/data/input_files.h"
 #include "core/model/model_spec.h"
 #include "launcher/commands.h"
+#include "launcher/progress_line.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
 namespace {
 
-struct Options {
+struct TokenizeOptions {
   TokenizeJob job;
   std::vector<std::string> inputs;
   std::string model;
@@ -23,62 +22,36 @@ struct Options {
 
 std::string megabytes(uint64_t bytes) { return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e6); }
 
-// One line, redrawn on a terminal, a plain line now and then elsewhere.
-class ProgressLine {
- public:
-  void show(const TokenizeProgress& progress) {
-    const double seconds = elapsed();
-    if (seconds < next_) return;
-    next_ = seconds + (live_ ? 0.2 : 10.0);
-    std::fputs(text(progress, seconds).c_str(), stderr);
-    drawn_ = true;
-  }
+std::string progress_text(const TokenizeProgress& progress, double seconds) {
+  constexpr int kWidth = 24;
+  const double share =
+      static_cast<double>(progress.bytes) / static_cast<double>(std::max<uint64_t>(progress.bytes_in_all, 1));
+  const double pace =
+      static_cast<double>(progress.bytes - progress.bytes_before) / std::max(seconds, 1e-9);  // bytes a second
+  const auto filled = static_cast<int>(share * kWidth);
+  return fmt::format("tokenize [{}{}] {:3.0f}%  {} of {} MB  {} tokens  {:.1f} MB/s  {} left",
+                     std::string(static_cast<size_t>(filled), '#'),
+                     std::string(static_cast<size_t>(kWidth - filled), '.'), 100 * share, megabytes(progress.bytes),
+                     megabytes(progress.bytes_in_all), short_count(static_cast<int64_t>(progress.tokens)), pace / 1e6,
+                     pace > 0 ? short_time(static_cast<double>(progress.bytes_in_all - progress.bytes) / pace) : "?");
+}
 
-  void finish(const TokenizeProgress& progress) {
-    if (live_ && drawn_) std::fputs(text(progress, elapsed()).c_str(), stderr);
-    if (live_ && drawn_) std::fputs("\n", stderr);
-  }
-
-  double elapsed() const { return watch_.seconds(); }
-
- private:
-  std::string text(const TokenizeProgress& progress, double seconds) const {
-    const double share =
-        static_cast<double>(progress.bytes) / static_cast<double>(std::max<uint64_t>(progress.bytes_in_all, 1));
-    const double pace =
-        static_cast<double>(progress.bytes - progress.bytes_before) / std::max(seconds, 1e-9);  // bytes a second
-    const auto filled = static_cast<int>(share * kWidth);
-    const std::string line =
-        fmt::format("tokenize [{}{}] {:3.0f}%  {} of {} MB  {} tokens  {:.1f} MB/s  {} left",
-                    std::string(static_cast<size_t>(filled), '#'),
-                    std::string(static_cast<size_t>(kWidth - filled), '.'), 100 * share, megabytes(progress.bytes),
-                    megabytes(progress.bytes_in_all), short_count(static_cast<int64_t>(progress.tokens)), pace / 1e6,
-                    pace > 0 ? short_time(static_cast<double>(progress.bytes_in_all - progress.bytes) / pace) : "?");
-    return live_ ? "\r" + line + "\x1b[K" : line + "\n";
-  }
-
-  static constexpr int kWidth = 24;
-  const bool live_ = isatty(STDERR_FILENO) != 0;
-  const Stopwatch watch_;
-  double next_ = live_ ? 0.2 : 10.0;
-  bool drawn_ = false;
-};
-
-int work(Options& options) {
+int work(TokenizeOptions& options) {
   for (const std::string& input : options.inputs)
     for (const std::filesystem::path& file : input_files(input)) options.job.inputs.push_back(file);
   const Tokenizer tokenizer = Tokenizer::of_model(options.model, ModelSpec::open(options.model).vocabulary);
   ProgressLine line;
-  const TokenizeProgress progress =
-      tokenize(options.job, tokenizer, [&](const TokenizeProgress& now) { line.show(now); });
-  line.finish(progress);
+  const TokenizeProgress progress = tokenize(options.job, tokenizer, [&](const TokenizeProgress& now) {
+    line.show([&] { return progress_text(now, line.seconds()); });
+  });
+  line.finish([&] { return progress_text(progress, line.seconds()); });
   const std::string& prefix = options.job.prefix;
   if (progress.done_before) {
     fmt::print("{}.bin, .idx and .json are there already, from the same inputs and settings\n", prefix);
     return 0;
   }
   fmt::print("{}.bin, .idx and .json: {} tokens in {} documents of {} MB, {:.1f} s{}\n", prefix, progress.tokens,
-             progress.documents, megabytes(progress.bytes_in_all), line.elapsed(),
+             progress.documents, megabytes(progress.bytes_in_all), line.seconds(),
              progress.bytes_before > 0
                  ? fmt::format(" (the first {} MB were done before)", megabytes(progress.bytes_before))
                  : "");
@@ -90,7 +63,7 @@ int work(Options& options) {
 }  // namespace
 
 CommandWork tokenize_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeOptions>();
   app.add_option("input", options->inputs,
                  "text files, a document each; with --jsonl files of JSON lines; folders of them, patterns; plain, "
                  "gzip or zstd")

@@ -15,7 +15,7 @@
 namespace flashmorph {
 namespace {
 
-using json = nlohmann::ordered_json;
+using nlohmann::ordered_json;
 
 // How far the job is: all that a new process needs.
 struct State {
@@ -33,8 +33,8 @@ int64_t modified(const std::filesystem::path& file) {  // nanoseconds since 1970
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
 }
 
-json description_of(const TokenizeJob& job, const Tokenizer& tokenizer) {
-  json inputs = json::array();
+ordered_json description_of(const TokenizeJob& job, const Tokenizer& tokenizer) {
+  ordered_json inputs = ordered_json::array();
   for (const std::filesystem::path& input : job.inputs) {
     if (!std::filesystem::is_regular_file(input)) throw BadInput(input.string(), "is not a regular file");
     inputs.push_back({{"path", std::filesystem::absolute(input).lexically_normal().string()},
@@ -49,8 +49,8 @@ json description_of(const TokenizeJob& job, const Tokenizer& tokenizer) {
 
 std::filesystem::path state_file(const std::string& prefix) { return hidden_sibling(prefix, ".tokenize.json"); }
 
-void save(const State& state, const json& job, const std::string& prefix) {
-  const json content = {
+void save(const State& state, const ordered_json& job, const std::string& prefix) {
+  const ordered_json content = {
       {"job", job},
       {"input", state.input},
       {"position", state.position},
@@ -69,7 +69,7 @@ void save(const State& state, const json& job, const std::string& prefix) {
   write_file_atomically(state_file(prefix), content.dump(1) + "\n");
 }
 
-State saved(const json& job, const std::string& prefix) {
+State saved(const ordered_json& job, const std::string& prefix) {
   const std::filesystem::path file = state_file(prefix);
   if (!std::filesystem::exists(file)) return {};
   const nlohmann::json content = read_json_file(file);
@@ -125,7 +125,7 @@ class Job {
         report_(report),
         description_(description_of(job, tokenizer)),
         encoder_(tokenizer) {
-    for (const json& input : description_["inputs"]) progress_.bytes_in_all += input["bytes"].get<uint64_t>();
+    for (const ordered_json& input : description_["inputs"]) progress_.bytes_in_all += input["bytes"].get<uint64_t>();
     if (job.append_end) end_ = tokenizer.end_of_text();
   }
 
@@ -176,7 +176,8 @@ class Job {
       state_.position = state_.line = state_.bytes_read = 0;
     }
     const TokenWriter::Written written = writer.sync();
-    json origin = json::parse(TokenOrigin{tokenizer_.sha256(), tokenizer_.vocab_size(), end_}.to_json());
+    ordered_json origin =
+        ordered_json::parse(TokenOrigin{tokenizer_.sha256(), tokenizer_.vocab_size(), end_}.to_json());
     origin["tokens"] = written.tokens;
     origin["documents"] = written.documents;
     if (job_.skip_bad_lines) origin["bad_lines"] = state_.bad_lines;
@@ -258,7 +259,7 @@ class Job {
   const TokenizeJob& job_;
   const Tokenizer& tokenizer_;
   const std::function<void(const TokenizeProgress&)>& report_;
-  json description_;
+  ordered_json description_;
   TextEncoder encoder_;
   std::optional<int32_t> end_;
   TokenWriter* writer_ = nullptr;  // while something is written

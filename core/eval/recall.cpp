@@ -6,13 +6,14 @@
 #include <algorithm>
 
 #include "core/data/sample_stream.h"
+#include "core/eval/decoder.h"
 #include "core/ops/vocabulary_loss.h"
 
 namespace flashmorph {
 namespace {
 
 void count(RecallByDepth& table, const Answer& answer, const std::vector<int32_t>& truth,
-           const std::vector<int64_t>& given) {
+           const std::vector<int32_t>& given) {
   const auto buckets = static_cast<int64_t>(table.size());
   const int64_t bucket = std::min(buckets - 1, static_cast<int64_t>(answer.depth * static_cast<double>(buckets)));
   RecallCount counted{.words = answer.count - 1, .right_words = 0, .answers = 1, .whole_answers = 0};
@@ -25,30 +26,6 @@ void count(RecallByDepth& table, const Answer& answer, const std::vector<int32_t
   counted.whole_answers = whole;
   table[bucket] += counted;
 }
-
-// Reads tokens after those in the caches and says which token comes next.
-class Reader {
- public:
-  Reader(const MorphableModel& model, const Routes& routes)
-      : model_(model), routes_(routes), caches_(static_cast<size_t>(model.layer_count())) {}
-
-  int64_t next_after(const std::vector<int64_t>& tokens) {
-    const auto count = static_cast<int64_t>(tokens.size());
-    const at::Tensor block = at::tensor(tokens, at::kLong).unsqueeze(0);
-    const at::Tensor hidden = model_.forward(block, routes_, model_.positions(position_, count), &caches_);
-    position_ += count;
-    at::Tensor next = at::zeros({1}, at::kLong);
-    if (model_.has_head()) next.copy_(greedy_tokens(hidden.select(1, count - 1), model_.head(), model_.shard()));
-    model_.pipeline_peers().share_last(next);
-    return next.item<int64_t>();
-  }
-
- private:
-  const MorphableModel& model_;
-  const Routes& routes_;
-  std::vector<LayerCache> caches_;
-  int64_t position_ = 0;
-};
 
 }  // namespace
 
@@ -66,7 +43,7 @@ RecallByDepth recall_of(const at::Tensor& predicted, const std::vector<Sample>& 
   for (const Sample& sample : samples) {
     for (const Answer& answer : sample.answers) {
       const int64_t* first = next + answer.first - 1;
-      count(table, answer, sample.tokens, {first, first + answer.count});
+      count(table, answer, sample.tokens, std::vector<int32_t>(first, first + answer.count));
     }
     next += sample.tokens.size();
   }
@@ -99,21 +76,35 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
 
 RecallByDepth greedy_recall(const MorphableModel& model, const Routes& routes, const std::vector<Sample>& samples,
                             int64_t depths) {
-  const c10::NoGradGuard no_gradient;
   RecallByDepth table(static_cast<size_t>(depths));
+  if (samples.empty()) return table;
+  size_t room = 0, answers = 0;
   for (const Sample& sample : samples) {
-    Reader reader(model, routes);
-    int64_t read = 0;
-    std::vector<int64_t> unread;  // the last token of the model's answer, then the next question
-    for (const Answer& answer : sample.answers) {
-      unread.insert(unread.end(), sample.tokens.begin() + read, sample.tokens.begin() + answer.first);
-      const int64_t newline = sample.tokens[answer.first + answer.count - 1];
-      std::vector<int64_t> given = {reader.next_after(unread)};
-      while (given.back() != newline && static_cast<int64_t>(given.size()) < answer.count)
-        given.push_back(reader.next_after({given.back()}));
-      unread = {given.back()};
-      if (model.has_head()) count(table, answer, sample.tokens, given);
-      read = answer.first + answer.count;
+    room = std::max(room, sample.tokens.size());
+    answers = std::max(answers, sample.answers.size());
+  }
+  Decoder decoder(model, routes, static_cast<int64_t>(samples.size()), static_cast<int64_t>(room));
+  std::vector<int64_t> read(samples.size());
+  std::vector<std::vector<int32_t>> unread(
+      samples.size());  // the last token of the model's answer, then the next question
+  for (size_t asked = 0; asked < answers; ++asked) {
+    std::vector<int64_t> most(samples.size());
+    for (size_t i = 0; i < samples.size(); ++i) {
+      const Sample& sample = samples[i];
+      if (asked >= sample.answers.size()) continue;
+      const Answer& answer = sample.answers[asked];
+      unread[i].insert(unread[i].end(), sample.tokens.begin() + read[i], sample.tokens.begin() + answer.first);
+      decoder.read(static_cast<int64_t>(i), unread[i]);
+      most[i] = answer.count;
+      read[i] = answer.first + answer.count;
+    }
+    const auto written = decoder.write(most, [&](int64_t i, const std::vector<int32_t>& so_far) {
+      return so_far.back() == samples[i].tokens[read[i] - 1];  // the closing newline
+    });
+    for (size_t i = 0; i < samples.size(); ++i) {
+      if (most[i] == 0) continue;
+      unread[i] = {written[i].back()};
+      if (model.has_head()) count(table, samples[i].answers[asked], samples[i].tokens, written[i]);
     }
   }
   return table;

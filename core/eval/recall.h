@@ -36,8 +36,8 @@ RecallByDepth teacher_forced_recall(const MorphableModel& model, const Routes& r
                                     const std::vector<Sample>& samples, int64_t depths,
                                     int64_t batch = kSamplesAtATime);
 
-// The model writes its answers: the prompt is read once into the caches (keys and values of full layers, states of
-// linear ones), then a token a step; its own earlier answers stay in the context, the questions are read in between.
+// The model writes its answers, those of all samples together (decoder.h); its own earlier answers stay in the context,
+// the questions are read in between.
 RecallByDepth greedy_recall(const MorphableModel& model, const Routes& routes, const std::vector<Sample>& samples,
                             int64_t depths);
 

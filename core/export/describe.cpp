@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/io/model_files.h"
+#include "core/export/model_folder.h"
 #include "core/mixer/linear_branch.h"
-#include "core/model/stored_model.h"
 
 namespace flashmorph {
 namespace {
@@ -23,40 +22,26 @@ void count_weights(const ModelFiles& files, ModelDescription& description) {
   }
 }
 
-void read_hybrid(const std::filesystem::path& folder, const ExportFormat& format, ModelDescription& description) {
-  description.format = format.name();
-  description.hybrid = format.hybrid_of(ConfigJson::open(folder));
-  description.embedding_dtype = ModelFiles::open(folder).entry("model.embed_tokens.weight").dtype;
-}
-
-void read_teacher(const std::filesystem::path& folder, ModelDescription& description) {
-  StoredModel model = StoredModel::open(folder);
-  description.format = "checkpoint";
-  description.hybrid.model = model.spec;
-  description.hybrid.full.assign(static_cast<size_t>(model.spec.layers), true);
-  description.embedding_dtype = model.weights.entry("model.embed_tokens.weight").dtype;
-  description.notes = std::move(model.notes);
-}
-
 }  // namespace
 
 int64_t ModelDescription::full_layer_count() const { return std::ranges::count(hybrid.full, true); }
 
 ModelDescription describe(const std::filesystem::path& folder) {
+  ModelFolder model = ModelFolder::open(folder);
   ModelDescription description;
-  if (const ExportFormat* format = format_of(ConfigJson::open(folder)))
-    read_hybrid(folder, *format, description);
-  else
-    read_teacher(folder, description);
+  description.format = std::move(model.format);
+  description.hybrid = std::move(model.hybrid);
+  description.embedding_dtype = model.dtype();
+  description.notes = std::move(model.notes);
   count_weights(ModelFiles::open(folder), description);
-  const ModelSpec& model = description.hybrid.model;
+  const ModelSpec& spec = description.hybrid.model;
   const auto element = static_cast<int64_t>(c10::elementSize(description.embedding_dtype));
-  const int64_t layer = model.kv_bytes(element);
+  const int64_t layer = spec.kv_bytes(element);
   description.kv_bytes_per_token = description.full_layer_count() * layer;
-  description.full_kv_bytes_per_token = model.layers * layer;
-  if (const int64_t linear = model.layers - description.full_layer_count(); linear > 0)
+  description.full_kv_bytes_per_token = spec.layers * layer;
+  if (const int64_t linear = spec.layers - description.full_layer_count(); linear > 0)
     description.state_bytes =
-        linear * mixer_kind(description.hybrid.mixer).cache_bytes(description.hybrid.mixer, model, element);
+        linear * mixer_kind(description.hybrid.mixer).cache_bytes(description.hybrid.mixer, spec, element);
   return description;
 }
 

@@ -9,31 +9,6 @@
 #include "core/ops/projection.h"
 
 namespace flashmorph {
-namespace {
-
-// What a branch is started from when its own weights are read right after.
-AttentionWeights blank_attention(const ModelSpec& spec, int64_t layer, at::ScalarType dtype) {
-  const auto zeros = [&](std::vector<int64_t> shape) { return at::zeros(shape, dtype); };
-  const int64_t queries = spec.heads * spec.head_dim, keys = spec.kv_heads * spec.head_dim;
-  AttentionWeights blank;
-  blank.q = zeros({queries, spec.hidden});
-  blank.k = zeros({keys, spec.hidden});
-  blank.v = zeros({keys, spec.hidden});
-  blank.o = zeros({spec.hidden, queries});
-  if (spec.query_key_norm) {
-    blank.q_norm = zeros({spec.norm_over_heads ? queries : spec.head_dim});
-    blank.k_norm = zeros({spec.norm_over_heads ? keys : spec.head_dim});
-  }
-  if (spec.attention_bias) {
-    blank.q_bias = zeros({queries});
-    blank.k_bias = zeros({keys});
-    blank.v_bias = zeros({keys});
-  }
-  blank.rotates = spec.rotates(layer);
-  return blank;
-}
-
-}  // namespace
 
 at::Tensor hybrid_logits(const HybridSpec& hybrid, const ModelFiles& own, const at::Tensor& tokens_T,
                          at::ScalarType dtype) {
@@ -52,8 +27,7 @@ at::Tensor hybrid_logits(const HybridSpec& hybrid, const ModelFiles& own, const 
     if (hybrid.full[static_cast<size_t>(layer)]) {
       attended = full_attention(normed, load_attention(own, spec, layer, whole), spec, positions);
     } else {
-      const auto branch =
-          make_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone}, blank_attention(spec, layer, dtype));
+      const auto branch = make_blank_branch({spec, hybrid.mixer, layer, /*seed=*/0, whole, alone});
       read_into(branch->parameters(), own, whole);
       attended = branch->forward(normed, positions);
     }

@@ -1,5 +1,7 @@
 #include "core/mixer/linear_branch.h"
 
+#include <ATen/ATen.h>
+
 #include <map>
 
 #include "core/base/bad_input.h"
@@ -51,6 +53,17 @@ void check_mixer(const MixerSection& mixer) {
 std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const AttentionWeights& teacher) {
   check_mixer(context.mixer);
   return mixer_kind(context.mixer).make(context, teacher);
+}
+
+std::unique_ptr<LinearBranch> make_blank_branch(const BranchContext& context) {
+  const ModelFiles none = ModelFiles::of("", std::map<std::string, MadeTensor>{});
+  Placement shapes = context.placement;
+  shapes.device = at::kMeta;
+  AttentionWeights blank = load_attention(none, context.spec, context.layer, shapes);
+  for (at::Tensor* weight : {&blank.q, &blank.k, &blank.v, &blank.o, &blank.q_norm, &blank.k_norm, &blank.q_bias,
+                             &blank.k_bias, &blank.v_bias, &blank.o_bias.value})
+    if (weight->defined()) *weight = at::zeros(weight->sizes(), weight->options().device(context.placement.device));
+  return make_branch(context, blank);
 }
 
 }  // namespace flashmorph

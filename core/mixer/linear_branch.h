@@ -57,6 +57,9 @@ struct BranchContext {
 // BadInput for an unknown kind, naming the known ones.
 std::unique_ptr<LinearBranch> make_branch(const BranchContext& context, const AttentionWeights& teacher);
 
+// One whose weights are read right after: started from an attention of zeros.
+std::unique_ptr<LinearBranch> make_blank_branch(const BranchContext& context);
+
 std::vector<std::string> branch_kinds();
 
 // BadInput for an unknown kind (naming the known ones) and for settings that the kind cannot honour.

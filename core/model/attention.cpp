@@ -14,11 +14,6 @@
 namespace flashmorph {
 namespace {
 
-at::Tensor appended(at::Tensor& cached, const at::Tensor& now) {
-  cached = cached.defined() ? at::cat({cached, now}, 1) : now;
-  return cached;
-}
-
 // softmax_attention divides the scores by sqrt(K); what a family wants of them otherwise the queries bring.
 at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec) {
   return spec.attention_multiplier == 0.0
@@ -31,6 +26,23 @@ at::Tensor attended(const QueriesKeysValues& x, const ModelSpec& spec, const Pos
   return positions.documents
              ? softmax_attention(q_BTHK, x.k_BTGK, x.v_BTGK, *positions.documents, positions.documents_on_device)
              : softmax_attention(q_BTHK, x.k_BTGK, x.v_BTGK);
+}
+
+at::Tensor attended_after(const QueriesKeysValues& x, const ModelSpec& spec, const Positions& positions,
+                          LayerCache& cache) {
+  cache.append(x.k_BTGK, x.v_BTGK, positions);
+  if (positions.rows)
+    return next_token_attention(with_scale(x.q_BTHK, spec), cache.keys_BPGK, cache.values_BPGK,
+                                positions.rows->visible_B, positions.start + 1);
+  const int64_t tokens = positions.start + x.k_BTGK.size(1);
+  return attended({x.q_BTHK, cache.keys_BPGK.narrow(1, 0, tokens), cache.values_BPGK.narrow(1, 0, tokens)}, spec,
+                  positions);
+}
+
+// A row's only token at its own angle, or every row's tokens at the same.
+at::Tensor rotated_at(const at::Tensor& x_BTHK, const Positions& positions) {
+  return positions.rows ? rotate(x_BTHK.transpose(0, 1), positions.cos_TK, positions.sin_TK).transpose(0, 1)
+                        : rotate(x_BTHK, positions.cos_TK, positions.sin_TK);
 }
 
 // Of each head, or of all at once, as the weight's size says.
@@ -55,20 +67,18 @@ QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWe
     k = norm_heads(k, weights.k_norm, spec.norm_epsilon);
   }
   if (rotated && weights.rotates) {
-    q = rotate(q, positions.cos_TK, positions.sin_TK);
-    k = rotate(k, positions.cos_TK, positions.sin_TK);
+    q = rotated_at(q, positions);
+    k = rotated_at(k, positions);
   }
   return {q, k, v};
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                           const Positions& positions, LayerCache* cache) {
-  auto [q, k, v] = queries_keys_values(x_BTD, weights, spec, positions);
-  if (cache != nullptr) {
-    k = appended(cache->keys_BTGK, k);
-    v = appended(cache->values_BTGK, v);
-  }
-  return project(attended({q, k, v}, spec, positions).flatten(2, 3), weights.o, weights.o_bias.here());
+  const QueriesKeysValues x = queries_keys_values(x_BTD, weights, spec, positions);
+  const at::Tensor o_BTHK =
+      cache != nullptr ? attended_after(x, spec, positions, *cache) : attended(x, spec, positions);
+  return project(o_BTHK.flatten(2, 3), weights.o, weights.o_bias.here());
 }
 
 // With each token's place as its value, attention returns the place that is looked at.

@@ -54,13 +54,27 @@ MorphableModel MorphableModel::load(const ModelFiles& files, const ModelSpec& sp
 
 MorphableModel MorphableModel::load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement,
                                     Shard& shard, LayerRange layers, PipelinePeers& pipeline_peers) {
+  return load_hybrid(files, spec, {}, std::vector<bool>(static_cast<size_t>(spec.layers), true), placement, shard,
+                     layers, pipeline_peers);
+}
+
+MorphableModel MorphableModel::load_hybrid(const ModelFiles& files, const ModelSpec& spec, const MixerSection& mixer,
+                                           const std::vector<bool>& full, const Placement& placement, Shard& shard,
+                                           LayerRange layers, PipelinePeers& pipeline_peers) {
   TORCH_CHECK(0 <= layers.first && layers.first < layers.last && layers.last <= spec.layers, "layers [", layers.first,
               ", ", layers.last, ") of a model of ", spec.layers);
   MorphableModel model(spec, placement, shard, layers, pipeline_peers);
   if (model.has_embedding()) model.embedding_ = load_embedding(files, spec, placement);
-  for (int64_t l = layers.first; l < layers.last; ++l)
-    model.layers_.push_back(
-        {load_block(files, spec, l, placement), load_attention(files, spec, l, placement), nullptr});
+  for (int64_t l = layers.first; l < layers.last; ++l) {
+    MorphableLayer& layer =
+        model.layers_.emplace_back(MorphableLayer{load_block(files, spec, l, placement), {}, nullptr});
+    if (full.at(static_cast<size_t>(l))) {
+      layer.attention = load_attention(files, spec, l, placement);
+    } else {
+      layer.branch = make_blank_branch({spec, mixer, l, /*seed=*/0, placement, shard});
+      read_into(layer.branch->parameters(), files, placement);
+    }
+  }
   if (model.has_head()) {
     const EmbeddingWeights tied =
         model.has_embedding() || !spec.tied_embeddings ? model.embedding_ : load_embedding(files, spec, placement);

@@ -58,6 +58,12 @@ class MorphableModel {
   static MorphableModel load(const ModelFiles& files, const ModelSpec& spec, const Placement& placement, Shard& shard,
                              LayerRange layers, PipelinePeers& pipeline_peers);
 
+  // The same of a hybrid that has, of each layer, only one attention: the layers that are `full` the checkpoint's, the
+  // others the branch of `mixer`, whose weights stand beside them under its own names.
+  static MorphableModel load_hybrid(const ModelFiles& files, const ModelSpec& spec, const MixerSection& mixer,
+                                    const std::vector<bool>& full, const Placement& placement, Shard& shard,
+                                    LayerRange layers, PipelinePeers& pipeline_peers);
+
   // A whole model on one rank from its weights.
   static MorphableModel assemble(const ModelSpec& spec, const Placement& placement, Shard& shard,
                                  EmbeddingWeights embedding, std::vector<MorphableLayer> layers, HeadWeights head);

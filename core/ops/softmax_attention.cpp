@@ -32,19 +32,47 @@ at::Tensor mask_after(int64_t past, int64_t tokens, const at::Tensor& like) {
   return at::ones({tokens, past + tokens}, like.options().dtype(at::kBool).requires_grad(false)).tril(past);
 }
 
-at::Tensor of_rows(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK) {
-  const int64_t tokens = q_BTHK.size(1), past = k_BPGK.size(1) - tokens;
-  const bool all_visible = tokens == 1;
-  const std::optional<at::Tensor> mask =
-      past > 0 && !all_visible ? std::optional(mask_after(past, tokens, q_BTHK)) : std::nullopt;
+at::Tensor by_sdpa(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK,
+                   const std::optional<at::Tensor>& mask, bool is_causal) {
   const bool grouped = k_BPGK.size(2) < q_BTHK.size(2) && grouped_by_kernel(q_BTHK, mask.has_value());
   const auto for_kernel = [&](const at::Tensor& x) {
     return (grouped ? x : repeated_heads(x, q_BTHK)).transpose(1, 2);
   };
   return at::scaled_dot_product_attention(q_BTHK.transpose(1, 2), for_kernel(k_BPGK), for_kernel(v_BPGK), mask,
-                                          /*dropout_p=*/0.0, /*is_causal=*/past == 0 && !all_visible, scale_of(q_BTHK),
-                                          /*enable_gqa=*/grouped)
+                                          /*dropout_p=*/0.0, is_causal, scale_of(q_BTHK), /*enable_gqa=*/grouped)
       .transpose(1, 2);
+}
+
+// Flash attention's causal mask ends at the last key of the last query, and its one query is shared out by the keys.
+at::Tensor by_flash_after(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK) {
+  return std::get<0>(at::_flash_attention_forward(
+      q_BTHK, k_BPGK, v_BPGK, /*cum_seq_q=*/std::nullopt, /*cum_seq_k=*/std::nullopt, q_BTHK.size(1), k_BPGK.size(1),
+      /*dropout_p=*/0.0, /*is_causal=*/q_BTHK.size(1) > 1, /*return_debug_mask=*/false, scale_of(q_BTHK)));
+}
+
+// Queries behind keys that were there before, in blocks, so that no mask is large.
+at::Tensor after_cached(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK) {
+  constexpr int64_t kBlock = 512;
+  const int64_t tokens = q_BTHK.size(1), past = k_BPGK.size(1) - tokens;
+  std::vector<at::Tensor> blocks;
+  for (int64_t first = 0; first < tokens; first += kBlock) {
+    const int64_t count = std::min(kBlock, tokens - first), seen = past + first + count;
+    blocks.push_back(by_sdpa(q_BTHK.narrow(1, first, count), k_BPGK.narrow(1, 0, seen), v_BPGK.narrow(1, 0, seen),
+                             mask_after(past + first, count, q_BTHK), /*is_causal=*/false));
+  }
+  return blocks.size() == 1 ? blocks[0] : at::cat(blocks, 1);
+}
+
+bool flash_takes(const at::Tensor& q) {
+  return q.is_cuda() && q.scalar_type() == at::kBFloat16 && q.size(-1) % 8 == 0 && q.size(-1) <= 256;
+}
+
+at::Tensor of_rows(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK) {
+  const int64_t tokens = q_BTHK.size(1), past = k_BPGK.size(1) - tokens;
+  if (past == 0) return by_sdpa(q_BTHK, k_BPGK, v_BPGK, std::nullopt, /*is_causal=*/tokens > 1);
+  if (flash_takes(q_BTHK) && !c10::GradMode::is_enabled()) return by_flash_after(q_BTHK, k_BPGK, v_BPGK);
+  return tokens == 1 ? by_sdpa(q_BTHK, k_BPGK, v_BPGK, std::nullopt, /*is_causal=*/false)
+                     : after_cached(q_BTHK, k_BPGK, v_BPGK);
 }
 
 // Documents whose padded lengths are equal attend in one call.
@@ -115,10 +143,6 @@ at::Tensor by_efficient(const at::Tensor& q_1THK, const at::Tensor& k_1TGK, cons
                                                       /*compute_log_sumexp=*/trained, scale_of(q_1THK)));
 }
 
-bool flash_takes(const at::Tensor& q) {
-  return q.is_cuda() && q.scalar_type() == at::kBFloat16 && q.size(-1) % 8 == 0 && q.size(-1) <= 256;
-}
-
 bool efficient_takes(const at::Tensor& q) {
   return q.is_cuda() && q.scalar_type() == at::kFloat && q.size(-1) % 4 == 0;
 }
@@ -160,6 +184,24 @@ at::Tensor softmax_attention(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK,
   TORCH_CHECK(k_BPGK.size(1) == q_BTHK.size(1), "softmax_attention: packed documents do not continue others");
   check_documents("softmax_attention", *documents_S1, q_BTHK.size(0), q_BTHK.size(1));
   return of_documents(q_BTHK, k_BPGK, v_BPGK, documents_S1->contiguous(), *on_device_S1);
+}
+
+at::Tensor next_token_attention(const at::Tensor& q_B1HK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK,
+                                const at::Tensor& visible_B, int64_t longest) {
+  const int64_t rows = q_B1HK.size(0), room = k_BPGK.size(1);
+  TORCH_CHECK(q_B1HK.size(1) == 1 && k_BPGK.size(0) == rows && v_BPGK.sizes() == k_BPGK.sizes() &&
+                  visible_B.sizes() == at::IntArrayRef{rows} && longest <= room,
+              "next_token_attention: q must be [B, 1, H, K], k and v [B, P, G, K], visible [B] and at most P");
+  if (flash_takes(q_B1HK) && k_BPGK.is_contiguous() && v_BPGK.is_contiguous()) {
+    const at::Tensor row_B1 = at::arange(rows + 1, visible_B.options());
+    return std::get<0>(at::_flash_attention_forward(q_B1HK.squeeze(1), k_BPGK.flatten(0, 1), v_BPGK.flatten(0, 1),
+                                                    row_B1, row_B1 * room, /*max_q=*/1, room, /*dropout_p=*/0.0,
+                                                    /*is_causal=*/false, /*return_debug_mask=*/false, scale_of(q_B1HK),
+                                                    std::nullopt, std::nullopt, /*seqused_k=*/visible_B))
+        .unsqueeze(1);
+  }
+  const at::Tensor mask = at::arange(longest, visible_B.options()).lt(visible_B.view({rows, 1, 1, 1}));
+  return by_sdpa(q_B1HK, k_BPGK.narrow(1, 0, longest), v_BPGK.narrow(1, 0, longest), mask, /*is_causal=*/false);
 }
 
 }  // namespace flashmorph

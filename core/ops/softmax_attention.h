@@ -17,4 +17,9 @@ at::Tensor softmax_attention(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK,
                              const std::optional<at::Tensor>& documents_S1 = std::nullopt,
                              const std::optional<at::Tensor>& on_device_S1 = std::nullopt);
 
+// The same for one query a row, q_B1HK, whose row's first visible_B keys (int32 on q's device, at most `longest`)
+// count, of k_BPGK and v_BPGK with room for more. Not differentiable.
+at::Tensor next_token_attention(const at::Tensor& q_B1HK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK,
+                                const at::Tensor& visible_B, int64_t longest);
+
 }  // namespace flashmorph

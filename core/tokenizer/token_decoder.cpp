@@ -15,8 +15,6 @@ namespace {
 using nlohmann::json;
 using Tokens = std::vector<std::string>;
 
-constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-
 std::string joined(const Tokens& tokens) {
   std::string text;
   for (const std::string& token : tokens) text += token;
@@ -39,7 +37,7 @@ Tokens with_bytes_read(const Tokens& tokens) {
     if (valid_utf8(bytes) == bytes)
       read.push_back(bytes);
     else
-      read.insert(read.end(), bytes.size(), kReplacement);
+      read.insert(read.end(), bytes.size(), std::string(kReplacementCharacter));
     bytes.clear();
   };
   for (const std::string& token : tokens) {

@@ -12,8 +12,6 @@
 namespace flashmorph {
 namespace {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-
 struct Range {
   char32_t first, last;
 };
@@ -133,7 +131,7 @@ std::string valid_utf8(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const auto [bytes, whole] = front(text.substr(at));
     if (!whole) {
-      valid.append(text, start, at - start).append(kReplacement);
+      valid.append(text, start, at - start).append(kReplacementCharacter);
       start = at + bytes;
     }
     at += bytes;

@@ -6,6 +6,8 @@
 
 namespace flashmorph {
 
+inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
+
 std::string utf8_of(uint32_t code_point);
 size_t utf8_length(char lead);  // bytes of the character of valid UTF-8 that starts with `lead`
 

@@ -5,34 +5,28 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "core/base/random.h"
 #include "core/eval/perplexity.h"
 #include "core/eval/recall.h"
+#include "distributed/stages/measures.h"
+#include "distributed/stages/shared_out.h"
 
 namespace flashmorph {
 namespace {
 
 constexpr uint64_t kEvaluate = 0x65766131;  // keeps these samples apart from every training stage's
 
-// Every data-rank-th of the first `count` samples of this length.
-std::vector<Sample> samples_of_this_rank(int64_t length, int64_t count, const StageContext& context) {
+std::vector<Sample> samples_of(int64_t length, int64_t first, int64_t last, const StageContext& context) {
   const EvaluateSection& section = context.config.stages.evaluate;
   std::vector<Sample> samples;
-  for (int64_t i = context.mesh.data_rank(); i < count; i += context.mesh.shape().data) {
+  for (int64_t i = first; i < last; ++i) {
     KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kEvaluate, static_cast<uint64_t>(length),
                        static_cast<uint64_t>(i)};
     samples.push_back(
         context.passkeys.make(context.corpus.held_out(), length, section.passkeys, section.words, random));
   }
   return samples;
-}
-
-// Adds up over the data ranks; on a pipeline the last rank has counted, the others have zeros.
-void sum_over_samples(at::Tensor& counts, Mesh& mesh) {
-  mesh.data().all_reduce(counts, Reduction::sum);
-  mesh.pipeline().all_reduce(counts, Reduction::sum);
 }
 
 RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
@@ -44,7 +38,7 @@ RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
     cell[b][2] = mine[b].answers;
     cell[b][3] = mine[b].whole_answers;
   }
-  sum_over_samples(counts, mesh);
+  sum_over_items(counts, mesh);
   RecallByDepth all;
   for (size_t b = 0; b < mine.size(); ++b) all.push_back({cell[b][0], cell[b][1], cell[b][2], cell[b][3]});
   return all;
@@ -63,27 +57,20 @@ RecallCount total(const RecallByDepth& by_depth) {
   return sum;
 }
 
-// Measures this rank's items, `few` at a time; in between, all ranks ask whether to stop. No rank has more than `most`.
-using Measure = std::function<void(int64_t first, int64_t last)>;
-void in_parts(int64_t mine, int64_t most, int64_t few, const Measure& measure, int64_t step, StageContext& context) {
-  for (int64_t first = 0; first < most; first += few) {
-    stop_if_asked(context, "evaluate", step);
-    if (first < mine) measure(first, std::min(mine, first + few));
-  }
+// Between two parts of a measurement all ranks ask whether to stop.
+BeforePart stop_before(int64_t step, StageContext& context) {
+  return [step, &context](int64_t) { stop_if_asked(context, "evaluate", step); };
 }
 
 // Of the first `count` samples of this length, over all ranks; `recall_of` measures a few.
 template <class RecallOf>
-RecallByDepth recall_at(int64_t length, int64_t count, int64_t few, int64_t step, StageContext& context,
-                        const RecallOf& recall_of) {
-  const std::vector<Sample> samples = samples_of_this_rank(length, count, context);
-  const int64_t ranks = context.mesh.shape().data;
+RecallByDepth recall_at(int64_t length, int64_t count, int64_t step, StageContext& context, const RecallOf& recall_of) {
   RecallByDepth mine(static_cast<size_t>(context.config.stages.evaluate.depths));
   const auto measure = [&](int64_t first, int64_t last) {
-    const RecallByDepth part = recall_of(std::vector<Sample>(samples.begin() + first, samples.begin() + last));
+    const RecallByDepth part = recall_of(samples_of(length, first, last, context));
     for (size_t b = 0; b < mine.size(); ++b) mine[b] += part[b];
   };
-  in_parts(static_cast<int64_t>(samples.size()), (count + ranks - 1) / ranks, few, measure, step, context);
+  in_parts(count, kSamplesAtATime, context.mesh, measure, stop_before(step, context));
   return over_all_ranks(mine, context.mesh);
 }
 
@@ -92,19 +79,15 @@ double perplexity(const MorphableModel& model, const Routes& routes, int64_t ste
   const int64_t length = section.perplexity_length;
   const auto text = context.corpus.held_out();
   const int64_t windows = std::min<int64_t>(section.perplexity_tokens, static_cast<int64_t>(text.size())) / length;
-  const int64_t ranks = context.mesh.shape().data, rank = context.mesh.data_rank();
-  const int64_t begin = windows * rank / ranks, end = windows * (rank + 1) / ranks;
   LikelihoodSum mine;
   const auto measure = [&](int64_t first, int64_t last) {
-    const LikelihoodSum part = text_likelihood(model, routes, text, length, begin + first, begin + last);
-    mine.negative_log += part.negative_log;
-    mine.tokens += part.tokens;
+    mine += text_likelihood(model, routes, text, length, first, last);
   };
-  in_parts(end - begin, (windows + ranks - 1) / ranks, kSamplesAtATime, measure, step, context);
+  in_parts(windows, kSamplesAtATime, context.mesh, measure, stop_before(step, context));
   at::Tensor sums = at::zeros({2}, at::kDouble);
   sums[0] = mine.negative_log;
   sums[1] = static_cast<double>(mine.tokens);
-  sum_over_samples(sums, context.mesh);
+  sum_over_items(sums, context.mesh);
   return std::exp(sums[0].item<double>() / sums[1].item<double>());
 }
 
@@ -133,10 +116,10 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
   result.set_kv_bytes_per_token(kv_bytes_per_token(model, routes));
   int64_t step = 0;
   for (const int64_t length : section.lengths) {
-    const RecallByDepth forced =
-        recall_at(length, section.samples, kSamplesAtATime, step, context,
-                  [&](const auto& samples) { return teacher_forced_recall(model, routes, samples, section.depths); });
-    const RecallByDepth greedy = recall_at(length, section.greedy_samples, 1, step, context, [&](const auto& samples) {
+    const RecallByDepth forced = recall_at(length, section.samples, step, context, [&](const auto& samples) {
+      return teacher_forced_recall(model, routes, samples, section.depths);
+    });
+    const RecallByDepth greedy = recall_at(length, section.greedy_samples, step, context, [&](const auto& samples) {
       return greedy_recall(model, routes, samples, section.depths);
     });
     proto::RecallAtLength& recall = *result.add_recall();

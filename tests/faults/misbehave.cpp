@@ -48,7 +48,7 @@ int main(int argc, char** argv) {
     group = cuda->nccl(std::move(group), rank, HealthSection().step);
   }
   const bool hangs = how == "late" || how == "stopped" || how == "diverges" || (cuda != nullptr && how == "dies");
-  Watchdog watchdog({.step = hangs ? 5.0 : HealthSection().step}, *world, gather_text(host_name(), *world), std::_Exit);
+  Watchdog watchdog({.step = hangs ? 2.0 : HealthSection().step}, *world, gather_text(host_name(), *world), std::_Exit);
   if (folder != "-") watchdog.meet_in(folder);
   try {
     for (int64_t step = 1; step <= 5; ++step) {

@@ -29,7 +29,7 @@ ends 0 nothing
 [[ ! -e "$work/health/roll-call" ]] || fail "a good run called the roll"
 
 ends 4 late
-once "^flashmorph-dist: rank [012] on .*: align, step 3: not done after [0-9.]+ s, of 5 s that health.step allows"
+once "^flashmorph-dist: rank [012] on .*: align, step 3: not done after [0-9.]+ s, of 2 s that health.step allows"
 once "missing: rank 2 on $(hostname) is in no collective; it has been in align, step 3 for .* its last was all_reduce of Float \[3, 5\] \(60 bytes\), number $second of group data \(ranks 0, 1, 2\)"
 once "waiting: rank 0 on .*$its_card in all_reduce of Float \[3, 5\] \(60 bytes\), number $third of group data"
 once "the job ends with exit code 4"

@@ -18,6 +18,7 @@ namespace flashmorph {
 namespace {
 
 using test::progress_at;
+using test::save_two;
 using test::SmallStage;
 using test::TemporaryFolder;
 
@@ -93,13 +94,6 @@ std::string save_third(const std::filesystem::path& folder, FileOperations& file
   EXPECT_EQ(stage.saved.size(), outcome.starts_with("it is in") ? 1U : 0U) << outcome;
   warnings = stage.warnings;
   return outcome;
-}
-
-void save_two(const std::filesystem::path& folder) {
-  SmallStage stage(folder);
-  stage.checkpoints.resume();
-  stage.save(10);
-  stage.save(20);
 }
 
 std::vector<std::string> operations_of_a_save() {

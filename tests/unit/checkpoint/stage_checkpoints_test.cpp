@@ -13,6 +13,7 @@ namespace flashmorph {
 namespace {
 
 using test::progress_at;
+using test::save_two;
 using test::SmallStage;
 using test::TemporaryFolder;
 using ::testing::ElementsAre;
@@ -44,14 +45,6 @@ struct Found {
   bool is_that = false;
   std::vector<std::string> warnings;
 };
-
-// Checkpoints of steps 10 and 20.
-void save_two(const std::filesystem::path& folder) {
-  SmallStage stage(folder);
-  stage.checkpoints.resume();
-  stage.save(10);
-  stage.save(20);
-}
 
 TEST(StageCheckpoints, NothingOnDiskIsStepZero) {
   const TemporaryFolder folder;

@@ -66,4 +66,12 @@ class SmallStage {
   StageCheckpoints checkpoints;
 };
 
+// Checkpoints of steps 10 and 20.
+inline void save_two(const std::filesystem::path& folder) {
+  SmallStage stage(folder);
+  stage.checkpoints.resume();
+  stage.save(10);
+  stage.save(20);
+}
+
 }  // namespace flashmorph::test

@@ -1,15 +1,22 @@
 #include "core/eval/perplexity.h"
 
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
+#include "core/base/bad_input.h"
+#include "core/eval/choices.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/unit/data/plays.h"
 #include "tests/unit/eval/models.h"
 
 namespace flashmorph {
 namespace {
+
+using test::TemporaryFolder;
 
 constexpr int64_t kLength = 11;
 
@@ -60,6 +67,77 @@ TEST(TextLikelihood, DocumentsInAWindowAreReadApart) {
   };
   EXPECT_EQ(whole(both).tokens, kLength - 1 + 7 - 1);
   EXPECT_NEAR(whole(both).negative_log, whole(first).negative_log + whole(second).negative_log, 1e-9);
+}
+
+TEST(LikelihoodByPlace, IsByWhereATokenStandsInItsDocument) {
+  const MorphableModel model = test::small_random_model();
+  const std::vector<int32_t> tokens = random_text(18);
+  const TokenList text(tokens, {0, 11});
+  const std::vector<LikelihoodSum> sums =
+      likelihood_by_place(model, test::full_linear_full(), text.all(), 18, 0, 1, {0, 1, 4, 8, 18});
+  std::vector<LikelihoodSum> expected(4);
+  for (const auto& [first, last] : {std::pair{0, 11}, {11, 18}}) {
+    const std::vector<int64_t> own(tokens.begin() + first, tokens.begin() + last);
+    const at::Tensor log_probability = test::logits_of(model, test::full_linear_full(), own).log_softmax(-1);
+    for (size_t place = 1; place < own.size(); ++place)
+      expected[place < 4   ? 1
+               : place < 8 ? 2
+                           : 3] += {-log_probability[static_cast<int64_t>(place) - 1][own[place]].item<double>(), 1};
+  }
+  for (size_t b = 0; b < 4; ++b) {
+    EXPECT_EQ(sums[b].tokens, expected[b].tokens) << b;
+    EXPECT_NEAR(sums[b].negative_log, expected[b].negative_log, 1e-9) << b;
+  }
+}
+
+// Whole sequences of context and choice, one at a time.
+TEST(Choices, LikelihoodIsTheSumOverTheChoicesTokens) {
+  const MorphableModel teacher = test::passkey_teacher();
+  const Tokenizer tokenizer = Tokenizer::open("tests/data/passkey-teacher/tokenizer.json");
+  const ChoiceItem item{.context = "First Citizen:\nSpeak,", .choices = {" speak.", " the gods know all", " x"}};
+  const std::vector<double> found = choice_likelihoods(teacher, test::all_full(teacher), tokenizer, item);
+  const size_t context = tokenizer.encode(item.context).size();
+  for (size_t c = 0; c < item.choices.size(); ++c) {
+    const std::vector<int32_t> whole = tokenizer.encode(item.context + item.choices[c]);
+    const at::Tensor log_probability =
+        test::logits_of(teacher, test::all_full(teacher), {whole.begin(), whole.end()}).log_softmax(-1);
+    double expected = 0.0;
+    for (size_t t = context; t < whole.size(); ++t)
+      expected += log_probability[static_cast<int64_t>(t) - 1][whole[t]].item<double>();
+    EXPECT_NEAR(found[c], expected, 1e-4) << c;
+  }
+}
+
+TEST(Choices, TheGreatestWinsAsItIsOrByBytes) {
+  const ChoiceItem item{.context = "?", .choices = {" a", " a long one"}, .answer = 1};
+  EXPECT_FALSE(verdict(item, {-2.0, -6.0}).right);
+  EXPECT_TRUE(verdict(item, {-2.0, -6.0}).right_by_length);  // -1 and -0.55 a byte
+  EXPECT_FALSE(verdict({.context = "?", .choices = {" a", " b"}, .answer = 1}, {-1.0, -1.0}).right);
+}
+
+TEST(Choices, AFileIsReadOrItsLineNamed) {
+  const TemporaryFolder folder;
+  const std::filesystem::path file = folder.path() / "choices.jsonl";
+  const auto read = [&](const std::string& lines) {
+    std::ofstream(file) << lines;
+    return read_choices(file);
+  };
+  const std::string good = R"({"context": "a", "choices": [" b", " c"], "answer": 1, "more": {}})";
+  EXPECT_EQ(read(good + "\n\n" + R"({"context": "a", "choices": [" b", " c"], "answer": " c"})").at(1).answer, 1);
+  for (const char* bad :
+       {"{", "[]", R"({"choices": ["b", "c"], "answer": 0})", R"({"context": "", "choices": ["b", "c"], "answer": 0})",
+        R"({"context": "a", "choices": ["b"], "answer": 0})", R"({"context": "a", "choices": ["b", 3], "answer": 0})",
+        R"({"context": "a", "choices": ["b", "c"], "answer": 2})",
+        R"({"context": "a", "choices": ["b", "c"], "answer": "d"})", R"({"context": "a", "choices": ["b", "c"]})"}) {
+    try {
+      read(good + "\n" + bad);
+      ADD_FAILURE() << bad << " was accepted";
+    } catch (const BadInput& fault) {
+      EXPECT_THAT(fault.what(), testing::HasSubstr("choices.jsonl: line 2")) << bad;
+    }
+  }
+  EXPECT_THROW(read(""), BadInput);
+  EXPECT_THROW(read_choices(folder.path() / "none"), BadInput);
 }
 
 TEST(TextLikelihood, TeachersPerplexityIsThatOfItsDescription) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/eval/decoder.h"
 #include "tests/unit/data/plays.h"
 #include "tests/unit/eval/models.h"
 
@@ -138,6 +139,44 @@ TEST_P(GreedyRecall, ReadsOnAfterTheModelsOwnAnswers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, GreedyRecall, testing::Values(1, 2, 3, 4, 5, 6));
+
+// Rows of different lengths, read in chunks, write together what each would alone; one ends early and reads on.
+TEST(Decoder, RowsWriteWhatEachWouldAlone) {
+  for (const char* mixer : {"lightning", "gla", "gated_delta_net"}) {
+    MixerSection section;
+    section.kind = mixer;
+    MorphableModel model = test::small_random_model();
+    model.add_branches(section, 1);
+    for (const Routes& routes : {test::all_full(model), test::full_linear_full()}) {
+      KeyedRandom random{17};
+      std::vector<std::vector<int64_t>> contexts(3);
+      for (const int64_t row : {0, 1, 2}) append_random(contexts[row], 3 + 8 * row, random);
+      Decoder decoder(model, routes, 3, /*room=*/40, /*chunk=*/7);
+      const auto read = [&](int64_t row, const std::vector<int64_t>& tokens) {
+        decoder.read(row, {tokens.begin(), tokens.end()});
+      };
+      for (const int64_t row : {2, 0, 1}) read(row, contexts[row]);
+      const auto expect_written = [&](const std::vector<int64_t>& most, const Decoder::Ends& ends) {
+        const std::vector<Decoder::Written> given = decoder.write(most, ends);
+        for (size_t row = 0; row < 3; ++row) {
+          std::vector<int64_t> expected = written(model, routes, contexts[row], most[row]);
+          if (row == 1 && expected.size() > 2) expected.resize(2);
+          EXPECT_EQ(std::vector<int64_t>(given[row].begin(), given[row].end()), expected) << mixer << ", row " << row;
+          contexts[row].insert(contexts[row].end(), expected.begin(), expected.end());
+        }
+      };
+      const auto after_two = [](int64_t row, const Decoder::Written& so_far) { return row == 1 && so_far.size() == 2; };
+      expect_written({4, 6, 0}, after_two);
+      for (const int64_t row : {1, 0}) {  // the last token of its own, and more
+        std::vector<int64_t> more = {contexts[row].back()};
+        append_random(more, 9 - 8 * row, random);
+        contexts[row].insert(contexts[row].end(), more.begin() + 1, more.end());
+        read(row, more);
+      }
+      expect_written({3, 1, 5}, after_two);
+    }
+  }
+}
 
 TEST(RecallCount, WordRecallIsAShareAndZeroOfNothing) {
   EXPECT_DOUBLE_EQ((RecallCount{.words = 8, .right_words = 6, .answers = 1, .whole_answers = 0}).word_recall(), 0.75);

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "core/base/bad_input.h"
+#include "core/export/model_folder.h"
+#include "core/export/round_trip.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/unit/export/small_hybrid.h"
 
@@ -72,6 +74,37 @@ TEST(Describe, RefusesABrokenExport) {
               HasSubstr("model_type"));
   EXPECT_THAT(complaint_about_export([](json& c) { c["flashmorph"]["chunk"] = -1; }), HasSubstr("flashmorph.chunk"));
   EXPECT_THAT(complaint_about_export([](json& c) { c["hidden_size"] = nullptr; }), HasSubstr("hidden_size"));
+}
+
+// What runs of a folder is what was exported, in every format; a checkpoint is a model whose layers are all full.
+TEST(ModelFolder, RunsAsWhatWasExported) {
+  const c10::NoGradGuard no_gradient;
+  Shard whole;
+  const auto logits = [&](const std::filesystem::path& folder, const at::Tensor& tokens_T) {
+    const ModelFolder opened = ModelFolder::open(folder);
+    const MorphableModel model = opened.load({}, whole, {0, opened.hybrid.model.layers}, PipelinePeers::none());
+    return at::matmul(model.forward(tokens_T.unsqueeze(0), opened.routes(), model.positions(0, tokens_T.size(0)))[0],
+                      model.head().t());
+  };
+  for (const auto& [mixer, format] : {std::pair{"lightning", "flashmorph"},
+                                      {"gla", "flashmorph"},
+                                      {"gated_delta_net", "flashmorph"},
+                                      {"gated_delta_net", "qwen3_5_text"}}) {
+    const TemporaryFolder teacher, target;
+    MixerSection section;
+    section.kind = mixer;
+    const ExportContent content = test::small_hybrid(teacher.path(), section);
+    export_hugging_face(target.path() / "export", export_format(format, content.hybrid.model, section), content);
+    EXPECT_EQ(ModelFolder::open(target.path() / "export").format, format);
+    const at::Tensor tokens_T = at::arange(37, at::kLong) * 11 % content.hybrid.model.vocabulary;
+    const auto error = [&](const std::filesystem::path& folder, const HybridSpec& hybrid, const ModelFiles& own) {
+      return (logits(folder, tokens_T) - hybrid_logits(hybrid, own, tokens_T, at::kFloat)).abs().max().item<double>();
+    };
+    EXPECT_LE(error(target.path() / "export", content.hybrid, ModelFiles::of(teacher.path(), content.tensors)), 1e-4)
+        << mixer << " as " << format;
+    const HybridSpec all_full{.model = content.hybrid.model, .mixer = {}, .full = {true, true, true}};
+    EXPECT_LE(error(teacher.path(), all_full, ModelFiles::open(teacher.path())), 1e-5);
+  }
 }
 
 TEST(Describe, RefusesAFolderThatIsNoModel) {

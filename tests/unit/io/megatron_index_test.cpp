@@ -12,7 +12,7 @@ namespace {
 using test::IndexBytes;
 using test::worked_example;
 
-std::string fault_of(const std::string& content, uint64_t bin_bytes = 36) {
+std::string fault_of_index(const std::string& content, uint64_t bin_bytes = 36) {
   try {
     MegatronIndex(content, bin_bytes, "x.idx");
   } catch (const BadInput& fault) {
@@ -60,18 +60,18 @@ TEST(MegatronIndex, WritesWhatTheFormatSays) {
 
 TEST(MegatronIndex, RefusesEveryFaultByName) {
   const std::string good = worked_example().content();
-  EXPECT_EQ(fault_of(good), "no fault");
-  for (size_t size = 0; size < good.size(); ++size) EXPECT_NE(fault_of(good.substr(0, size)), "no fault") << size;
+  EXPECT_EQ(fault_of_index(good), "no fault");
+  for (size_t size = 0; size < good.size(); ++size) EXPECT_NE(fault_of_index(good.substr(0, size)), "no fault") << size;
 
-  EXPECT_THAT(fault_of("MMIDIDY" + good.substr(7)), testing::HasSubstr("does not start with MMIDIDX"));
-  EXPECT_THAT(fault_of(good.substr(0, 20)), testing::HasSubstr("too short for a header"));
-  EXPECT_THAT(fault_of(good + "x"), testing::HasSubstr("is 95 bytes long, its header needs 94"));
-  EXPECT_THAT(fault_of(good + "xyz"), testing::HasSubstr("multimodal"));
-  EXPECT_THAT(fault_of(good, 32), testing::HasSubstr("describes 36 bytes of tokens, the .bin has 32"));
+  EXPECT_THAT(fault_of_index("MMIDIDY" + good.substr(7)), testing::HasSubstr("does not start with MMIDIDX"));
+  EXPECT_THAT(fault_of_index(good.substr(0, 20)), testing::HasSubstr("too short for a header"));
+  EXPECT_THAT(fault_of_index(good + "x"), testing::HasSubstr("is 95 bytes long, its header needs 94"));
+  EXPECT_THAT(fault_of_index(good + "xyz"), testing::HasSubstr("multimodal"));
+  EXPECT_THAT(fault_of_index(good, 32), testing::HasSubstr("describes 36 bytes of tokens, the .bin has 32"));
   const auto with = [](auto change) {
     IndexBytes bytes = worked_example();
     change(bytes);
-    return fault_of(bytes.content());
+    return fault_of_index(bytes.content());
   };
   EXPECT_THAT(with([](IndexBytes& x) { x.version = 2; }), testing::HasSubstr("version 2, expected 1"));
   EXPECT_THAT(with([](IndexBytes& x) { x.element = 7; }), testing::HasSubstr("elements of float32"));
@@ -99,10 +99,10 @@ TEST(MegatronIndex, RefusesEveryFaultByName) {
 
   std::string many = good;
   many.replace(18, 8, "\xff\xff\xff\xff\xff\xff\xff\x7f", 8);
-  EXPECT_THAT(fault_of(many), testing::HasSubstr("declares 9223372036854775807 sequences"));
+  EXPECT_THAT(fault_of_index(many), testing::HasSubstr("declares 9223372036854775807 sequences"));
   many = good;
   many.replace(26, 8, std::string(8, '\0'));
-  EXPECT_THAT(fault_of(many), testing::HasSubstr("0 document entries"));
+  EXPECT_THAT(fault_of_index(many), testing::HasSubstr("0 document entries"));
 }
 
 }  // namespace

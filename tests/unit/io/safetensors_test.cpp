@@ -26,7 +26,7 @@ std::string file_with_header(const std::string& header, size_t data_bytes, uint6
   return content + header + std::string(data_bytes, '\0');
 }
 
-std::string fault_of(const std::string& content) {
+std::string fault_of_file(const std::string& content) {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "x.safetensors";
   std::ofstream(file, std::ios::binary) << content;
@@ -48,7 +48,7 @@ class BadHeaders : public testing::TestWithParam<BadHeader> {};
 
 TEST_P(BadHeaders, AreNamed) {
   const auto& [header, bytes, expected] = GetParam();
-  EXPECT_THAT(fault_of(file_with_header(header, bytes, std::string(header).size())), HasSubstr(expected));
+  EXPECT_THAT(fault_of_file(file_with_header(header, bytes, std::string(header).size())), HasSubstr(expected));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -92,17 +92,18 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Safetensors, ATensorMayBeDescribedTwiceAlike) {
   const char* one = R"("a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]})";
   const std::string header = std::string("{") + one + ", " + one + "}";
-  EXPECT_EQ(fault_of(file_with_header(header, 1, header.size())), "no fault");
+  EXPECT_EQ(fault_of_file(file_with_header(header, 1, header.size())), "no fault");
 }
 
 TEST(Safetensors, LengthsBeyondTheFile) {
-  EXPECT_THAT(fault_of(""), HasSubstr("too short"));
-  EXPECT_THAT(fault_of("short"), HasSubstr("too short"));
-  EXPECT_THAT(fault_of(file_with_header("{}", 0, 3)), HasSubstr("declares a header of 3 bytes, expected at most 2"));
-  EXPECT_THAT(fault_of(file_with_header(R"({"a": )" + std::string(1'000'000, '['), 0, 1'000'006)),
+  EXPECT_THAT(fault_of_file(""), HasSubstr("too short"));
+  EXPECT_THAT(fault_of_file("short"), HasSubstr("too short"));
+  EXPECT_THAT(fault_of_file(file_with_header("{}", 0, 3)),
+              HasSubstr("declares a header of 3 bytes, expected at most 2"));
+  EXPECT_THAT(fault_of_file(file_with_header(R"({"a": )" + std::string(1'000'000, '['), 0, 1'000'006)),
               HasSubstr("nested deeper"));
-  EXPECT_THAT(fault_of(file_with_header("{}", 0, 100)), HasSubstr("declares a header of 100 bytes"));
-  EXPECT_THAT(fault_of(file_with_header("{}", 0, ~uint64_t{0})), HasSubstr("declares a header"));
+  EXPECT_THAT(fault_of_file(file_with_header("{}", 0, 100)), HasSubstr("declares a header of 100 bytes"));
+  EXPECT_THAT(fault_of_file(file_with_header("{}", 0, ~uint64_t{0})), HasSubstr("declares a header"));
 }
 
 TEST(Safetensors, FilesThatCannotBeRead) {

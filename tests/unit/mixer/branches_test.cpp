@@ -112,7 +112,7 @@ TEST_P(Branches, StepByStepIsTheWholeForward) {
   }
   EXPECT_LT(relative_error(branch->forward(x, teacher.positions(0, 14)), at::cat(parts, 1)), 1e-13);
   EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
-  EXPECT_FALSE(cache.keys_BTGK.defined());
+  EXPECT_FALSE(cache.keys_BPGK.defined());
 }
 
 TEST_P(Branches, PackedDocumentsAreRunApart) {

@@ -110,8 +110,8 @@ TEST_P(Cached, BlocksEqualTheWholeForward) {
     start += length;
   }
   EXPECT_LE(max_abs_error(decoder.logits(tokens_BT), at::cat(parts, 1)), 1e-5);
-  EXPECT_EQ(caches[0].keys_BTGK.sizes(),
-            (std::vector<int64_t>{2, tokens, decoder.spec.kv_heads, decoder.spec.head_dim}));
+  EXPECT_GE(caches[0].keys_BPGK.size(1), tokens);
+  EXPECT_LE(caches[0].keys_BPGK.size(1), 2 * tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Forward, Cached,

@@ -20,8 +20,8 @@ namespace {
 using test::relative_error;
 using testing::ElementsAre;
 
-struct Folder {
-  explicit Folder(bool tied = true) { test::write_small_model(path.path(), {.tied = tied}); }
+struct SmallFolder {
+  explicit SmallFolder(bool tied = true) { test::write_small_model(path.path(), {.tied = tied}); }
   MorphableModel open(Shard& shard, const std::string& output_norm = "head") const {
     const ModelSpec spec = ModelSpec::open(path.path());
     const Placement placement{shard.rank(), shard.size(), at::kDouble, at::kCPU};
@@ -39,7 +39,7 @@ at::Tensor seeded(at::IntArrayRef sizes, uint64_t seed) {
   return at::randn(sizes, at::detail::createCPUGenerator(seed), at::kDouble);
 }
 
-at::Tensor some_tokens(int64_t length) { return (at::arange(2 * length, at::kLong) * 37 % 61).view({2, length}); }
+at::Tensor two_sequences(int64_t length) { return (at::arange(2 * length, at::kLong) * 37 % 61).view({2, length}); }
 
 Routes mixed(const at::Tensor& alpha) {
   Routes routes;
@@ -48,14 +48,14 @@ Routes mixed(const at::Tensor& alpha) {
 }
 
 at::Tensor loss_of(const MorphableModel& model, const at::Tensor& alpha) {
-  const at::Tensor hidden = model.forward(some_tokens(11), mixed(alpha), model.positions(0, 11));
+  const at::Tensor hidden = model.forward(two_sequences(11), mixed(alpha), model.positions(0, 11));
   return (hidden * seeded(hidden.sizes(), 9)).sum();
 }
 
 class Gates : public testing::TestWithParam<std::array<double, 2>> {};
 
 TEST_P(Gates, GradientIsCentralDifferences) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel model = folder.open(alone, "hidden");
   at::Tensor alpha = at::tensor({GetParam()[0], GetParam()[1]}, at::kDouble).set_requires_grad(true);
@@ -79,7 +79,7 @@ INSTANTIATE_TEST_SUITE_P(SmallMixture, Gates,
                                          std::array{0.0, 1.0}));
 
 TEST(SmallMixture, GateGradientIsTheInnerProductWithTheDifference) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel model = folder.open(alone);
   const at::Tensor x = seeded({2, 11, 32}, 1), G = seeded({2, 11, 32}, 2);
@@ -96,7 +96,7 @@ TEST(SmallMixture, GateGradientIsTheInnerProductWithTheDifference) {
 class TwoPieces : public testing::TestWithParam<std::string> {};
 
 TEST_P(TwoPieces, AttendIsTheWholeForwardAndBackward) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel whole = folder.open(alone, GetParam());
   const at::Tensor input = seeded({2, 11, 32}, 1), G = seeded({2, 11, 32}, 2);
@@ -126,7 +126,7 @@ TEST_P(TwoPieces, AttendIsTheWholeForwardAndBackward) {
 }
 
 TEST_P(TwoPieces, TheWholeModelAndItsGates) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel whole = folder.open(alone, GetParam());
   at::Tensor alpha = at::tensor({0.3, 0.8}, at::kDouble).set_requires_grad(true);
@@ -157,7 +157,7 @@ std::vector<std::string> names_with(const Parameters& parameters, const std::str
 }
 
 TEST(SmallMixture, AHybridKeepsTheNamedAttentionOfEachLayer) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel hybrid = folder.open(alone).hybrid({Route::linear(), Route::full()});
   const Parameters all = hybrid.all_parameters();
@@ -171,7 +171,7 @@ TEST(SmallMixture, AHybridKeepsTheNamedAttentionOfEachLayer) {
 TEST(SmallMixture, AHybridsTiedHeadIsItsEmbedding) {
   Shard alone;
   for (const bool tied : {true, false}) {
-    const Folder folder(tied);
+    const SmallFolder folder(tied);
     const MorphableModel hybrid = folder.open(alone).hybrid({Route::linear(), Route::full()});
     const Parameters all = hybrid.all_parameters();
     ASSERT_EQ(all.front().name, "model.embed_tokens.weight");
@@ -181,11 +181,11 @@ TEST(SmallMixture, AHybridsTiedHeadIsItsEmbedding) {
 }
 
 TEST(SmallMixture, AStepOfAHybridLeavesItsSourceAlone) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel source = folder.open(alone);
   const Routes routes = {Route::linear(), Route::full()};
-  const at::Tensor tokens = some_tokens(7);
+  const at::Tensor tokens = two_sequences(7);
   const Positions positions = source.positions(0, 7);
   const at::Tensor before = source.forward(tokens, routes, positions);
   const MorphableModel hybrid = source.hybrid(routes);
@@ -205,31 +205,31 @@ TEST(SmallMixture, AStepOfAHybridLeavesItsSourceAlone) {
 }
 
 TEST(SmallMixture, BranchParametersComeInLayerOrder) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   EXPECT_THAT(names_with(folder.open(alone).branch_parameters(), "q_proj"),
               ElementsAre("model.layers.0.linear_attn.q_proj.weight", "model.layers.1.linear_attn.q_proj.weight"));
 }
 
 TEST(SmallMixture, MisuseThrows) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel model = folder.open(alone);
   const at::Tensor half = at::full({}, 0.5, at::kDouble);
   EXPECT_ANY_THROW(model.hybrid({Route::full(), Route::mixed(half)}));
   EXPECT_ANY_THROW(model.hybrid({Route::full()}));
-  EXPECT_ANY_THROW(model.forward(some_tokens(3), {Route::full()}, model.positions(0, 3)));
+  EXPECT_ANY_THROW(model.forward(two_sequences(3), {Route::full()}, model.positions(0, 3)));
   std::vector<LayerCache> one(1);
-  EXPECT_ANY_THROW(model.forward(some_tokens(3), {Route::full(), Route::full()}, model.positions(0, 3), &one));
+  EXPECT_ANY_THROW(model.forward(two_sequences(3), {Route::full(), Route::full()}, model.positions(0, 3), &one));
 }
 
 // Whatever attention the layers use, a row of packed documents is each document alone.
 TEST(SmallMixture, PackedDocumentsAreRunApart) {
-  const Folder folder;
+  const SmallFolder folder;
   Shard alone;
   const MorphableModel model = folder.open(alone, "hidden");
   const std::vector<int64_t> offsets = {0, 5, 6, 17};
-  const at::Tensor tokens = some_tokens(17).narrow(0, 0, 1);
+  const at::Tensor tokens = two_sequences(17).narrow(0, 0, 1);
   for (const Routes& routes : {Routes{Route::full(), Route::linear()}, mixed(at::tensor({0.3, 0.8}, at::kDouble))}) {
     const at::Tensor packed = model.forward(tokens, routes, model.positions(0, 17, at::tensor(offsets)));
     for (size_t d = 0; d < 3; ++d) {

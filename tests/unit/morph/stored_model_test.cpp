@@ -24,8 +24,8 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 // A family's golden model, changed and written again.
-struct Folder {
-  explicit Folder(const std::string& family) : golden("tests/golden/families/" + family) {
+struct GoldenFolder {
+  explicit GoldenFolder(const std::string& family) : golden("tests/golden/families/" + family) {
     config = json::parse(std::ifstream(golden / "config.json"));
     const ModelFiles files = ModelFiles::open(golden);
     for (const std::string& name : files.names()) tensors[name] = files.read(name);
@@ -75,7 +75,7 @@ struct Folder {
 constexpr double kTolerance = 2e-4;  // transformers' are in float32
 
 TEST(StoredModel, IsFoundWithoutThePrefix) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   llama.rename([](const std::string& name) { return name.starts_with("model.") ? name.substr(6) : name; });
   const StoredModel model = llama.open();
   EXPECT_LE(llama.error(model), kTolerance);
@@ -83,7 +83,7 @@ TEST(StoredModel, IsFoundWithoutThePrefix) {
 }
 
 TEST(StoredModel, ExpertsMayBeOneTensor) {
-  Folder sparse("qwen3-moe");
+  GoldenFolder sparse("qwen3-moe");
   for (const std::string layer : {"model.layers.0.mlp.experts", "model.layers.2.mlp.experts"}) {
     std::vector<at::Tensor> gate_up, down;
     for (int64_t expert = 0; expert < 8; ++expert) {
@@ -106,7 +106,7 @@ TEST(StoredModel, ExpertsMayBeOneTensor) {
 }
 
 TEST(StoredModel, ASliceOfAJoinedTensorIsItsPart) {
-  const Folder phi("phi3");
+  const GoldenFolder phi("phi3");
   const ModelFiles files = phi.open().weights;
   const std::string layer = "model.layers.1.self_attn.";
   const at::Tensor joined = phi.tensors.at(layer + "qkv_proj.weight");  // 64 rows of queries, 32 of keys, 32 of values
@@ -115,7 +115,7 @@ TEST(StoredModel, ASliceOfAJoinedTensorIsItsPart) {
 }
 
 TEST(StoredModel, AStoredHeadCountsThoughItShouldBeTied) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   llama.config["tie_word_embeddings"] = true;
   const StoredModel model = llama.open();
   EXPECT_FALSE(model.spec.tied_embeddings);
@@ -125,7 +125,7 @@ TEST(StoredModel, AStoredHeadCountsThoughItShouldBeTied) {
 }
 
 TEST(StoredModel, AnEqualHeadIsTied) {
-  Folder llama("llama-linear");
+  GoldenFolder llama("llama-linear");
   llama.tensors["lm_head.weight"] = llama.tensors["model.embed_tokens.weight"].clone();
   StoredModel model = llama.open();
   EXPECT_TRUE(model.spec.tied_embeddings);
@@ -137,7 +137,7 @@ TEST(StoredModel, AnEqualHeadIsTied) {
 }
 
 TEST(StoredModel, WhatNothingUsesIsNamed) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   llama.tensors["model.layers.1.self_attn.q_proj.bias"] = at::ones({64});
   llama.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = at::ones({8});
   StoredModel model = llama.open();
@@ -150,7 +150,7 @@ TEST(StoredModel, WhatNothingUsesIsNamed) {
 }
 
 TEST(StoredModel, WhatIsMissingIsNamed) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   llama.tensors.erase("model.layers.1.mlp.up_proj.weight");
   EXPECT_THAT(llama.complaint(), HasSubstr("has no tensor model.layers.1.mlp.up_proj.weight"));
 }
@@ -158,7 +158,7 @@ TEST(StoredModel, WhatIsMissingIsNamed) {
 class Quantized : public testing::TestWithParam<const char*> {};
 
 TEST_P(Quantized, IsRefusedByName) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   const std::string name = std::string("model.layers.0.mlp.down_proj.") + GetParam();
   llama.tensors[name] = at::ones({});
   EXPECT_THAT(llama.complaint(), AllOf(HasSubstr(name), HasSubstr("quantized")));
@@ -171,13 +171,13 @@ INSTANTIATE_TEST_SUITE_P(StoredModel, Quantized,
                                          "lora_A.weight"));
 
 TEST(StoredModel, FilesThatDeclareAQuantizationAreNamed) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   std::ofstream(llama.folder.path() / "hf_quant_config.json") << "{}";
   EXPECT_THAT(llama.complaint(), HasSubstr("hf_quant_config.json: says that the weights are quantized"));
 }
 
 TEST(StoredModel, OtherWeightsAreNamed) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   llama.tensors.clear();
   EXPECT_THAT(llama.complaint(), HasSubstr("has neither model.safetensors nor"));
   std::ofstream(llama.folder.path() / "pytorch_model.bin") << "x";
@@ -188,7 +188,7 @@ TEST(StoredModel, OtherWeightsAreNamed) {
 
 TEST(StoredModel, GitLfsPointersAreNamed) {
   const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:a1\nsize 2471645608\n";
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   llama.tensors.clear();
   std::ofstream(llama.folder.path() / "model.safetensors") << pointer;
   EXPECT_THAT(llama.complaint(),
@@ -199,7 +199,7 @@ TEST(StoredModel, GitLfsPointersAreNamed) {
 
 // An index counts for which files there are; all their tensors are read.
 TEST(StoredModel, AnIndexMayNameATensorThatIsNotThere) {
-  Folder llama("llama3");
+  GoldenFolder llama("llama3");
   std::vector<std::pair<std::string, at::Tensor>> one, two;
   for (const auto& entry : llama.tensors) (one.size() < two.size() ? one : two).push_back(entry);
   write_safetensors(llama.folder.path() / "one.safetensors", one);

@@ -1,0 +1,25 @@
+#include "launcher/progress_line.h"
+
+#include <unistd.h>
+
+namespace flashmorph {
+namespace {
+
+double between(bool live) { return live ? 0.2 : 10.0; }  // seconds
+
+}  // namespace
+
+ProgressLine::ProgressLine() : live_(isatty(STDERR_FILENO) != 0), next_(between(live_)) {}
+
+void ProgressLine::show(const std::function<std::string()>& text) {
+  if (seconds() < next_) return;
+  next_ = seconds() + between(live_);
+  std::fputs(live_ ? ("\r" + text() + "\x1b[K").c_str() : (text() + "\n").c_str(), stderr);
+  drawn_ = true;
+}
+
+void ProgressLine::finish(const std::function<std::string()>& text) {
+  if (live_ && drawn_) std::fputs(("\r" + text() + "\x1b[K\n").c_str(), stderr);
+}
+
+}  // namespace flashmorph
