@@ -199,7 +199,22 @@ INSTANTIATE_TEST_SUITE_P(
                                   scratch.set.push_back("data={jsonl: " + scratch.path("lines.jsonl").string() + "}");
                                 },
                                 "line 1"},
-                    setting("NoTokenFiles", "data={tokens: none}", "data.tokens: none.bin: cannot be opened")),
+                    setting("NoTokenFiles", "data={tokens: none}", "data.tokens: none.bin: cannot be opened"),
+                    setting("PatternMatchesNothing", "data.text=none-*.txt", "data.text: none-*.txt: matches no file"),
+                    setting("NoSuchSource", "data={sources: [{path: README.md}, {path: none}]}",
+                            "data.sources.1.path: none: is no file or folder, nor are there token files none.idx"),
+                    setting("SourceTooShort", "data={sources: [{path: configs/quickstart.yaml}]}",
+                            "data.sources.0.path: configs/quickstart.yaml: its held-out part has "),
+                    file("TextIsAGitLfsPointer", "text.txt", "version https://git-lfs.github.com/spec/v1\n",
+                         "text.txt: is a Git LFS pointer"),
+                    file("TextIsPackedAsXz", "text.txt",
+                         "\xFD"
+                         "7zXZ",
+                         "text.txt: is xz, expected text, gzip or zstd"),
+                    file("TextIsBrokenGzip", "text.txt", "\x1F\x8B\x08", "text.txt: "),
+                    BadInputRow{"TextIsTooLarge",
+                                [](Scratch& scratch) { fs::resize_file(scratch.path("text.txt"), 100'000'001); },
+                                "makes it more than 100 MB of text, which every rank would tokenize at every start"}),
     name_of);
 
 INSTANTIATE_TEST_SUITE_P(
@@ -248,6 +263,13 @@ INSTANTIATE_TEST_SUITE_P(
                                   fs::resize_file(scratch.path("text.txt"), 50000);
                                 },
                                 ", expected 60000 bytes of SHA-256 "},
+                    BadInputRow{"IsOfMoreFiles",
+                                [](Scratch& scratch) {
+                                  scratch.set = {"data.text=" + scratch.path("text*.txt").string()};
+                                  scratch.start();
+                                  fs::copy(scratch.path("text.txt"), scratch.path("text2.txt"));
+                                },
+                                "data: names 2 files, "},
                     BadInputRow{"IsOfOtherJsonLines",
                                 [](Scratch& scratch) {
                                   scratch.use_json_lines();

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 readonly kBuild=build/fuzz
 readonly kSources=(
   core/base/bad_input.cpp core/base/sha256.cpp
-  core/io/{json_input,megatron_index,safetensors_header}.cpp
+  core/io/{json_input,lfs_pointer,megatron_index,safetensors_header}.cpp
   core/tokenizer/{added_tokens,byte_alphabet,byte_pairs,normalizer,oniguruma,pre_tokenizer,split_pattern}.cpp
   core/tokenizer/{subwords,text_encoder,token_decoder,tokenizer,tokenizer_file,unicode_classes,utf8}.cpp
   core/model/config_json.cpp core/model/model_spec.cpp core/model/rope.cpp
