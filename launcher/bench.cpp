@@ -22,7 +22,7 @@
 namespace flashmorph {
 namespace {
 
-struct Options {
+struct BenchOptions {
   std::vector<std::string> folders;
   std::vector<std::string> hybrids;  // KIND:K
   std::string lengths;
@@ -75,8 +75,8 @@ proto::PaceAtLength message_of(const std::string& folder, const Pace& pace, Comm
 
 // The model's pace at each length, until one does not fit the card. Where several ranks hold the model, running out of
 // memory on one of them ends the job.
-void bench(RankedModel& model, const std::string& folder, const std::vector<int64_t>& lengths, const Options& options,
-           const std::function<void(const proto::PaceAtLength&)>& tell) {
+void bench(RankedModel& model, const std::string& folder, const std::vector<int64_t>& lengths,
+           const BenchOptions& options, const std::function<void(const proto::PaceAtLength&)>& tell) {
   for (const int64_t length : lengths) {
     try {
       const Pace pace = pace_of(model.model(), model.routes(), length, options.rows, options.tokens);
@@ -90,7 +90,7 @@ void bench(RankedModel& model, const std::string& folder, const std::vector<int6
 }
 
 // One row a length and model; the gain is over the first model, by the same time.
-TextTable table_of(const proto::Bench& bench) {
+TextTable pace_table(const proto::Bench& bench) {
   TextTable table(1, {"model", "tokens", "rows", "first token", "prefill tok/s", "gain", "decode tok/s", "gain",
                       "KV cache", "states"});
   std::set<int64_t> lengths;
@@ -112,7 +112,7 @@ TextTable table_of(const proto::Bench& bench) {
   return table;
 }
 
-int bench_models(Options options, Communicator& host) {
+int bench_models(BenchOptions options, Communicator& host) {
   options.place.settle();
   RunDevice device(options.place.device, host, HealthSection().step);  // no tensor before it
   StartFacts facts = start_facts({});
@@ -146,14 +146,14 @@ int bench_models(Options options, Communicator& host) {
       bench(model, fmt::format("{} as {}", folder, options.hybrids[h]), lengths, options, tell);
     }
   }
-  if (leads) fmt::print("\n{}", aligned(table_of(all)));
+  if (leads) fmt::print("\n{}", aligned(pace_table(all)));
   return 0;
 }
 
 }  // namespace
 
 RanksWork bench_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   app.add_option("folder", options->folders,
                  "models: checkpoints of known families, exports of this program; gains "
                  "are over the first")

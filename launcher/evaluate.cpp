@@ -31,7 +31,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct EvaluateOptions {
   std::vector<std::string> folders;
   std::string tasks, lengths;  // separated by commas
   int64_t samples = 32, seed = 1, depths = 4, batch_tokens = 0;
@@ -52,7 +52,7 @@ struct Options {
   }
 };
 
-std::string content_of(const fs::path& file) {
+std::string text_in(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
   std::string content{std::istreambuf_iterator<char>(in), {}};
   if (!in || fs::is_directory(file)) throw BadInput(file.string(), "cannot be read");
@@ -78,7 +78,7 @@ std::vector<int64_t> usual_lengths(int64_t positions) {
   return lengths;
 }
 
-Plan plan_of(const Options& options) {
+Plan plan_of(const EvaluateOptions& options) {
   Plan plan;
   int64_t positions = INT64_MAX;
   std::string shortest;
@@ -94,7 +94,7 @@ Plan plan_of(const Options& options) {
     for (const std::string& name : cut_at_commas(options.tasks)) plan.tasks.push_back(&task_named(name));
   }
   if (!plan.tasks.empty()) plan.lengths = lengths_of(options.lengths, usual_lengths(positions));
-  plan.text = options.text.empty() ? std::string(plays()) : content_of(options.text);
+  plan.text = options.text.empty() ? std::string(plays()) : text_in(options.text);
   for (const std::string& file : options.choices) plan.choices.emplace_back(file, read_choices(file));
   plan.batch_tokens = options.batch_tokens > 0              ? options.batch_tokens
                       : options.place.device.kind == "cuda" ? 262144
@@ -108,7 +108,7 @@ Plan plan_of(const Options& options) {
   return plan;
 }
 
-std::string made_with(const Options& options, const Plan& plan, const std::string& folder) {
+std::string made_with(const EvaluateOptions& options, const Plan& plan, const std::string& folder) {
   return fmt::format("seed {}, {} samples, {} depths, {}, text {}, perplexity {} {} {}, model {}", options.seed,
                      options.samples, options.depths, options.place.device.dtype,
                      sha256_of_bytes(plan.text.data(), plan.text.size()).substr(0, 12), options.perplexity,
@@ -119,13 +119,13 @@ std::string made_with(const Options& options, const Plan& plan, const std::strin
 // A text of tokens for perplexity: PREFIX of .bin, .idx and .json, or a text file, one document.
 std::unique_ptr<TokenStore> text_for_perplexity(const std::string& file, const Tokenizer& tokenizer) {
   if (fs::exists(TokenFiles::of(file).idx)) return std::make_unique<MappedTokens>(file, tokenizer);
-  return std::make_unique<TokenList>(tokenizer.encode(content_of(file)));
+  return std::make_unique<TokenList>(tokenizer.encode(text_in(file)));
 }
 
 // The measurements so far, kept on disk where the user asks for it, so that the same command goes on.
 class Results {
  public:
-  Results(const Options& options, Communicator& world) : file_(options.out), leads_(world.rank() == 0) {
+  Results(const EvaluateOptions& options, Communicator& world) : file_(options.out), leads_(world.rank() == 0) {
     if (!file_.empty()) read_on_all_ranks(file_, all_, world);
   }
 
@@ -251,7 +251,7 @@ std::string answer_lines(const std::string& folder, const Task& task, int64_t le
 }
 
 // What one model still has to be asked, by tokens that go through it.
-double work_of(const proto::Measurement& known, const Plan& plan, const Options& options) {
+double work_of(const proto::Measurement& known, const Plan& plan, const EvaluateOptions& options) {
   double tokens = 0.0;
   for (const Task* task : plan.tasks)
     for (const int64_t length : plan.lengths)
@@ -259,7 +259,7 @@ double work_of(const proto::Measurement& known, const Plan& plan, const Options&
   return tokens;
 }
 
-bool is_done(const proto::Measurement& known, const Plan& plan, const Options& options) {
+bool is_done(const proto::Measurement& known, const Plan& plan, const EvaluateOptions& options) {
   return work_of(known, plan, options) == 0.0 && (plan.place_length == 0 || known.perplexity_by_place_size() > 0) &&
          std::ranges::all_of(plan.choices, [&](const auto& file) { return has_choices(known, file.first); });
 }
@@ -267,7 +267,8 @@ bool is_done(const proto::Measurement& known, const Plan& plan, const Options& o
 // Measures models one after another; all that they have in common.
 class Evaluation {
  public:
-  Evaluation(const Options& options, const Plan& plan, Results& results, const at::Device& device, Communicator& world)
+  Evaluation(const EvaluateOptions& options, const Plan& plan, Results& results, const at::Device& device,
+             Communicator& world)
       : options_(options),
         plan_(plan),
         results_(results),
@@ -395,7 +396,7 @@ class Evaluation {
     };
   }
 
-  const Options& options_;
+  const EvaluateOptions& options_;
   const Plan& plan_;
   Results& results_;
   at::Device device_;
@@ -407,7 +408,7 @@ class Evaluation {
   double left_ = 0.0, done_ = 0.0;  // tokens of all samples; of them, behind us
 };
 
-int evaluate_models(Options options, Communicator& host) {
+int evaluate_models(EvaluateOptions options, Communicator& host) {
   options.place.settle();
   RunDevice device(options.place.device, host, HealthSection().step);  // no tensor before it
   StartFacts facts = start_facts({});
@@ -439,7 +440,7 @@ int evaluate_models(Options options, Communicator& host) {
 }  // namespace
 
 RanksWork evaluate_command(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvaluateOptions>();
   app.add_option("folder", options->folders, "models: checkpoints of known families, exports of this program")
       ->required();
   std::string known;

@@ -326,10 +326,10 @@ struct ExportSection {
 
   void keys(KeyVisitor& v) {
     v.key("enabled", enabled, {"write a Hugging Face folder at the end"});
-    v.key("format", format,
-          {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; "
-                      "auto takes the first that can",
-           .choices = {"auto", "qwen3_5_text", "flashmorph"}});
+    v.key(
+        "format", format,
+        {"of the folder, by the name in exports.md: flashmorph holds all hybrids and brings its code, the others load "
+         "without; auto takes the first that can hold this one"});
   }
 };
 

@@ -3,14 +3,51 @@
 #include <fmt/format.h>
 
 #include "core/base/bad_input.h"
+#include "core/base/listed.h"
 
 namespace flashmorph {
 
 const ExportFormat& qwen3_5_format();
+const ExportFormat& granite_hybrid_format();
+std::vector<const ExportFormat*> sliding_window_formats();
 const ExportFormat& flashmorph_format();
 
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json rope_parameters(const Rope& rope) {
+  Json json = {{"rope_type", "default"}, {"rope_theta", rope.theta}};
+  if (rope.kind == Rope::Kind::plain) return json;
+  json["factor"] = rope.factor;
+  if (rope.kind == Rope::Kind::linear) {
+    json["rope_type"] = "linear";
+    return json;
+  }
+  json["original_max_position_embeddings"] = static_cast<int64_t>(rope.original_positions);
+  if (rope.kind == Rope::Kind::llama3) {
+    json["rope_type"] = "llama3";
+    json["low_freq_factor"] = rope.low_frequency_factor;
+    json["high_freq_factor"] = rope.high_frequency_factor;
+  } else {
+    json["rope_type"] = "yarn";
+    json["beta_fast"] = rope.beta_fast;
+    json["beta_slow"] = rope.beta_slow;
+    json["truncate"] = rope.whole_pairs;
+    json["attention_factor"] = rope.scale;
+  }
+  return json;
+}
+
+}  // namespace
+
 const std::vector<const ExportFormat*>& export_formats() {
-  static const std::vector<const ExportFormat*> all = {&qwen3_5_format(), &flashmorph_format()};
+  static const std::vector<const ExportFormat*> all = [] {
+    std::vector<const ExportFormat*> formats = sliding_window_formats();
+    formats.insert(formats.begin(), {&qwen3_5_format(), &granite_hybrid_format()});
+    formats.push_back(&flashmorph_format());
+    return formats;
+  }();
   return all;
 }
 
@@ -22,13 +59,16 @@ const ExportFormat* format_of(const ConfigJson& config) {
 
 const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer) {
   std::string reasons;
+  std::vector<std::string> names;
   for (const ExportFormat* format : export_formats()) {
+    names.push_back(format->name());
     if (name != "auto" && name != format->name()) continue;
     const std::string obstacle = format->obstacle(model, mixer);
     if (obstacle.empty()) return *format;
     reasons += fmt::format("{}{} cannot hold this hybrid: {}", reasons.empty() ? "" : "; ", format->name(), obstacle);
   }
-  throw BadInput("stages.export.format", reasons.empty() ? fmt::format("'{}' is no export format", name) : reasons);
+  throw BadInput("stages.export.format",
+                 reasons.empty() ? fmt::format("is '{}', expected one of: auto, {}", name, listed(names)) : reasons);
 }
 
 std::string beyond_llama(const ModelSpec& model) {
@@ -42,18 +82,40 @@ std::string beyond_llama(const ModelSpec& model) {
   return scaled ? "multipliers of embeddings, scores, residuals and logits" : "";
 }
 
-std::vector<std::string> layer_types(const std::vector<bool>& full) {
+Json decoder_config(const char* architecture, const char* model_type, const ModelSpec& model, const Json& teacher) {
+  Json config = {{"architectures", {architecture}},
+                 {"model_type", model_type},
+                 {"vocab_size", model.vocabulary},
+                 {"hidden_size", model.hidden},
+                 {"intermediate_size", model.intermediate},
+                 {"num_hidden_layers", model.layers},
+                 {"num_attention_heads", model.heads},
+                 {"num_key_value_heads", model.kv_heads},
+                 {"head_dim", model.head_dim},
+                 {"hidden_act", "silu"},
+                 {"rms_norm_eps", model.norm_epsilon},
+                 {"attention_bias", model.attention_bias},
+                 {"attention_dropout", 0.0},
+                 {"tie_word_embeddings", model.tied_embeddings},
+                 {"max_position_embeddings", model.max_positions},
+                 {"rope_parameters", rope_parameters(model.rope)}};
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache"})
+    if (teacher.contains(key)) config[key] = teacher[key];
+  return config;
+}
+
+std::vector<std::string> layer_types(const std::vector<bool>& full, const LayerNames& names) {
   std::vector<std::string> types;
-  for (const bool layer : full) types.emplace_back(layer ? "full_attention" : "linear_attention");
+  for (const bool layer : full) types.emplace_back(layer ? names.full : names.linear);
   return types;
 }
 
-std::vector<bool> full_layers(const ConfigJson& config, int64_t layers) {
+std::vector<bool> full_layers(const ConfigJson& config, int64_t layers, const LayerNames& names) {
   std::vector<bool> full;
   for (const std::string& type : config.texts("layer_types")) {
-    if (type != "full_attention" && type != "linear_attention")
-      config.fail("layer_types", fmt::format("holds '{}', expected full_attention or linear_attention", type));
-    full.push_back(type == "full_attention");
+    if (type != names.full && type != names.linear)
+      config.fail("layer_types", fmt::format("holds '{}', expected {} or {}", type, names.full, names.linear));
+    full.push_back(type == names.full);
   }
   if (static_cast<int64_t>(full.size()) != layers)
     config.fail("layer_types", fmt::format("lists {} layers of {}", full.size(), layers));

@@ -64,8 +64,15 @@ const ExportFormat& export_format(const std::string& name, const ModelSpec& mode
 // What of a teacher's decoder Llama's has not, in words: "" when there is nothing.
 std::string beyond_llama(const ModelSpec& model);
 
+// config.json as the decoders of transformers have it in common; what does not change the numbers is the teacher's.
+nlohmann::ordered_json decoder_config(const char* architecture, const char* model_type, const ModelSpec& model,
+                                      const nlohmann::ordered_json& teacher);
+
 // Written as layer_types in config.json.
-std::vector<std::string> layer_types(const std::vector<bool>& full);
-std::vector<bool> full_layers(const ConfigJson& config, int64_t layers);
+struct LayerNames {
+  const char *full = "full_attention", *linear = "linear_attention";
+};
+std::vector<std::string> layer_types(const std::vector<bool>& full, const LayerNames& names = {});
+std::vector<bool> full_layers(const ConfigJson& config, int64_t layers, const LayerNames& names = {});
 
 }  // namespace flashmorph

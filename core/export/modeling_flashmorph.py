@@ -143,7 +143,7 @@ class FullAttention(nn.Module):
         v = self.v_proj(x).view(heads).transpose(1, 2)
         if remembered is not None:
             k, v = torch.cat([remembered[0], k], dim=2), torch.cat([remembered[1], v], dim=2)
-        visible = visible_keys(x.shape[1], k.shape[2], valid, x.device)
+        visible = self.visible_keys(x.shape[1], k.shape[2], valid, x.device)
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
         o = F.scaled_dot_product_attention(
             q,
@@ -154,15 +154,14 @@ class FullAttention(nn.Module):
         )
         return self.o_proj(o.transpose(1, 2).reshape(*x.shape[:2], -1)), (k, v)
 
-
-def visible_keys(tokens, keys, valid, device):
-    """[B or 1, 1, T, S]: a token sees the keys up to its own that are not padding, and always itself."""
-    own = torch.arange(keys - tokens, keys, device=device)[:, None]
-    key = torch.arange(keys, device=device)[None, :]
-    visible = (key <= own)[None, None]
-    if valid is not None:
-        visible = visible & valid[:, None, None, :] | (key == own)[None, None]
-    return visible
+    def visible_keys(self, tokens, keys, valid, device):
+        """[B or 1, 1, T, S]: a token sees the keys up to its own that are not padding, and always itself."""
+        own = torch.arange(keys - tokens, keys, device=device)[:, None]
+        key = torch.arange(keys, device=device)[None, :]
+        visible = (key <= own)[None, None]
+        if valid is not None:
+            visible = visible & valid[:, None, None, :] | (key == own)[None, None]
+        return visible
 
 
 class LinearAttention(nn.Module):
@@ -200,13 +199,52 @@ def no_state(q, v):
 class ShortConvolution(nn.Module):
     """Each channel's own causal filter; the last tap is the token itself."""
 
-    def __init__(self, channels, taps):
+    def __init__(self, channels, taps, bias):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(channels, taps))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x):
         """[B, taps - 1 + T, C] to [B, T, C]."""
-        return F.conv1d(x.transpose(1, 2), self.weight[:, None], groups=x.shape[2]).transpose(1, 2)
+        return F.conv1d(x.transpose(1, 2), self.weight[:, None], self.bias, groups=x.shape[2]).transpose(1, 2)
+
+
+class ConvolvedAttention(nn.Module):
+    """A branch whose queries, keys and values are convolved over a few tokens, with a decay per head that the input sets."""
+
+    convolution_bias = False
+
+    def __init__(self, config, layer):
+        super().__init__()
+        self.config = config
+        self.settings = config.flashmorph
+        heads, width = config.num_attention_heads, config.num_attention_heads * config.head_dim
+        for name in ("q_proj", "k_proj", "v_proj", "z_proj"):
+            setattr(self, name, nn.Linear(config.hidden_size, width, bias=False))
+        for name in ("q_conv", "k_conv", "v_conv"):
+            setattr(self, name, ShortConvolution(width, self.settings["convolution"], self.convolution_bias))
+        self.A_log = nn.Parameter(torch.zeros(heads))
+        self.dt_bias = nn.Parameter(torch.zeros(heads))
+        self.out_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def queries_keys_values(self, x, valid, remembered):
+        """[B, H, T, K] each, and the last projections."""
+        heads = (*x.shape[:2], -1, self.config.head_dim)
+        projected = torch.stack([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=1)  # [B, 3, T, C]
+        if valid is not None:
+            projected = projected * valid[:, None, -x.shape[1] :, None]  # padding leaves no trace in the state
+        before = self.settings["convolution"] - 1
+        recent = F.pad(projected, (0, 0, before, 0)) if remembered is None else torch.cat([remembered[1], projected], dim=2)
+        convolved = (self.q_conv(recent[:, 0]), self.k_conv(recent[:, 1]), self.v_conv(recent[:, 2]))
+        q, k, v = (wide(F.silu(part)).view(heads).transpose(1, 2) for part in convolved)
+        if valid is not None:  # a convolution's bias is there even where nothing is
+            v = v * valid[:, None, -x.shape[1] :, None]
+        return q, k, v, recent[:, :, -before:]
+
+    def step(self, logit):
+        """How long a token is, and the log-decay over it; [B, H, T] each."""
+        step = F.softplus(wide(logit) + wide(self.dt_bias)).transpose(1, 2)
+        return step, -wide(self.A_log).exp()[:, None] * step
 
 
 class FeedForward(nn.Module):

@@ -89,30 +89,14 @@ class Qwen3_5 : public ExportFormat {
 
   Json config(const HybridSpec& hybrid, const Json& teacher) const override {
     const ModelSpec& model = hybrid.model;
-    Json config = {{"architectures", {"Qwen3_5ForCausalLM"}},
-                   {"model_type", "qwen3_5_text"},
-                   {"vocab_size", model.vocabulary},
-                   {"hidden_size", model.hidden},
-                   {"intermediate_size", model.intermediate},
-                   {"num_hidden_layers", model.layers},
-                   {"num_attention_heads", model.heads},
-                   {"num_key_value_heads", model.kv_heads},
-                   {"head_dim", model.head_dim},
-                   {"hidden_act", "silu"},
-                   {"rms_norm_eps", model.norm_epsilon},
-                   {"attention_bias", false},
-                   {"attention_dropout", 0.0},
-                   {"tie_word_embeddings", model.tied_embeddings},
-                   {"max_position_embeddings", model.max_positions},
-                   {"rope_parameters", rope_parameters(model.rope)},
-                   {"layer_types", layer_types(hybrid.full)},
-                   {"linear_conv_kernel_dim", kConvolution},
-                   {"linear_key_head_dim", model.head_dim},
-                   {"linear_value_head_dim", model.head_dim},
-                   {"linear_num_key_heads", model.heads},
-                   {"linear_num_value_heads", model.heads}};
-    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache"})
-      if (teacher.contains(key)) config[key] = teacher[key];
+    Json config = decoder_config("Qwen3_5ForCausalLM", "qwen3_5_text", model, teacher);
+    config["rope_parameters"]["partial_rotary_factor"] = 1.0;  // a quarter is the default there
+    config.update(Json{{"layer_types", layer_types(hybrid.full)},
+                       {"linear_conv_kernel_dim", kConvolution},
+                       {"linear_key_head_dim", model.head_dim},
+                       {"linear_value_head_dim", model.head_dim},
+                       {"linear_num_key_heads", model.heads},
+                       {"linear_num_value_heads", model.heads}});
     return config;
   }
 
@@ -197,30 +181,6 @@ class Qwen3_5 : public ExportFormat {
   }
 
  private:
-  // The share of rotated channels must be written, a quarter is the default there.
-  static Json rope_parameters(const Rope& rope) {
-    Json json = {{"rope_type", "default"}, {"rope_theta", rope.theta}, {"partial_rotary_factor", 1.0}};
-    if (rope.kind == Rope::Kind::plain) return json;
-    json["factor"] = rope.factor;
-    if (rope.kind == Rope::Kind::linear) {
-      json["rope_type"] = "linear";
-      return json;
-    }
-    json["original_max_position_embeddings"] = static_cast<int64_t>(rope.original_positions);
-    if (rope.kind == Rope::Kind::llama3) {
-      json["rope_type"] = "llama3";
-      json["low_freq_factor"] = rope.low_frequency_factor;
-      json["high_freq_factor"] = rope.high_frequency_factor;
-    } else {
-      json["rope_type"] = "yarn";
-      json["beta_fast"] = rope.beta_fast;
-      json["beta_slow"] = rope.beta_slow;
-      json["truncate"] = rope.whole_pairs;
-      json["attention_factor"] = rope.scale;
-    }
-    return json;
-  }
-
   static void add_linear_layer(NamedTensors& written, const std::map<std::string, at::Tensor>& own,
                                const std::string& prefix) {
     const auto joined = [&](const auto& names) {

@@ -1,20 +1,17 @@
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <nlohmann/json.hpp>
-#include <vector>
 
 #include "core/mixer/branch_with.h"
+#include "core/mixer/convolved.h"
 #include "core/mixer/initial.h"
 #include "core/model/attention.h"
 #include "core/ops/activation.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
 #include "core/ops/projection.h"
-#include "core/ops/short_convolution.h"
 
 // Gated DeltaNet's branch (arXiv 2412.06464) in exactly the shape of the qwen3_5_text layer it is exported as:
 //   q, k, v = silu(short convolution(projection)); q, k scaled to length 1 per head; no rotation, no bias
@@ -27,7 +24,6 @@ std::string_view gated_delta_net_code();
 
 namespace {
 
-constexpr int64_t kTaps = 4;             // W
 constexpr double kLengthEpsilon = 1e-6;  // of the L2 norm
 
 struct Weights {
@@ -56,18 +52,6 @@ struct Weights {
   }
 };
 
-// The x with softplus(x) = y.
-at::Tensor inverse_softplus(const at::Tensor& y) { return y + (-at::expm1(-y)).log(); }
-
-// Log-uniform in [0.001, 0.1], as Mamba's.
-double usual_step(double uniform) { return std::exp(std::log(1e-3) + uniform * (std::log(0.1) - std::log(1e-3))); }
-
-at::Tensor delta_taps(int64_t channels, const at::TensorOptions& options) {
-  at::Tensor taps = at::zeros({channels, kTaps}, options);
-  taps.select(1, kTaps - 1).fill_(1.0);
-  return taps;
-}
-
 class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
  public:
   GatedDeltaNetBranch(const BranchContext& context, const AttentionWeights& teacher) : BranchWith(context) {
@@ -84,12 +68,12 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
     weights_.a = uniform_rows(context, /*stream=*/3, own.first, own.count, spec_.hidden);
     for (at::Tensor* taps : {&weights_.q_conv, &weights_.k_conv, &weights_.v_conv}) *taps = delta_taps(width, options);
     weights_.norm = at::ones({spec_.head_dim}, options);
-    weights_.A_log = per_head(context, /*stream=*/4, [](double u) { return std::log(std::max(16.0 * u, 1e-4)); });
-    weights_.dt_bias = inverse_softplus(per_head(context, /*stream=*/5, usual_step));
+    weights_.A_log = usual_A_log(context, /*stream=*/4);
+    weights_.dt_bias = usual_dt_bias(context, /*stream=*/5);
   }
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
-    const auto [q, k, v] = convolved(x_BTD, positions, cache);
+    const auto [q, k, v] = queries_keys_values(x_BTD, positions, cache);
     const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
     const at::Tensor beta_BTH = at::sigmoid(exact(project(x_BTD, weights_.b)));
     const at::Tensor step_BTH = at::softplus(exact(project(x_BTD, weights_.a)) + weights_.dt_bias);
@@ -109,26 +93,14 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
   }
 
  private:
-  // silu of the convolved projections, [B, T, H, K] each. The cache keeps the last projections of all three.
-  std::array<at::Tensor, 3> convolved(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const {
-    std::array<at::Tensor, 3> projected = {project(x_BTD, weights_.q), project(x_BTD, weights_.k),
-                                           project(x_BTD, weights_.v)};
-    const std::array<at::Tensor, 3> taps = {weights_.q_conv, weights_.k_conv, weights_.v_conv};
-    const bool continues = cache != nullptr && cache->recent_BPC.defined();
-    const std::vector<at::Tensor> past = continues ? cache->recent_BPC.chunk(3, -1) : std::vector<at::Tensor>();
-    if (cache != nullptr) keep_recent(at::cat(projected, -1), *cache);
-    std::array<at::Tensor, 3> outputs;
-    for (size_t i = 0; i < 3; ++i)
-      outputs[i] = at::silu(short_convolution(projected[i], taps[i], continues ? std::optional(past[i]) : std::nullopt,
-                                              positions.place_T))
-                       .unflatten(-1, {-1, spec_.head_dim});
+  // silu of the convolved projections, [B, T, H, K] each.
+  std::array<at::Tensor, 3> queries_keys_values(const at::Tensor& x_BTD, const Positions& positions,
+                                                LayerCache* cache) const {
+    std::array<at::Tensor, 3> outputs =
+        convolved({project(x_BTD, weights_.q), project(x_BTD, weights_.k), project(x_BTD, weights_.v)},
+                  {weights_.q_conv, weights_.k_conv, weights_.v_conv}, positions, cache);
+    for (at::Tensor& y : outputs) y = at::silu(y).unflatten(-1, {-1, spec_.head_dim});
     return outputs;
-  }
-
-  static void keep_recent(const at::Tensor& projected_BTC, LayerCache& cache) {
-    const at::Tensor all = cache.recent_BPC.defined() ? at::cat({cache.recent_BPC, projected_BTC}, 1) : projected_BTC;
-    const int64_t kept = std::min(kTaps - 1, all.size(1));
-    cache.recent_BPC = all.narrow(1, all.size(1) - kept, kept).clone();
   }
 };
 
@@ -136,7 +108,7 @@ nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) { return {{"
 
 // The state, and the last projections that the convolution reads.
 int64_t cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element) {
-  return state_bytes(mixer, model, element) + (kTaps - 1) * 3 * model.heads * model.head_dim * element;
+  return state_bytes(mixer, model, element) + convolved_bytes(model.heads * model.head_dim, element);
 }
 
 [[maybe_unused]] const bool registered = register_branch("gated_delta_net", {.make = make<GatedDeltaNetBranch>,

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -65,6 +66,17 @@ at::Tensor per_head(const BranchContext& context, uint64_t stream, const std::fu
     values.data_ptr<double>()[h] = value(random_of(context, stream, own.first + h).unit());
   return placed(values, context.placement);
 }
+
+at::Tensor usual_A_log(const BranchContext& context, uint64_t stream) {
+  return per_head(context, stream, [](double u) { return std::log(std::max(16.0 * u, 1e-4)); });
+}
+
+at::Tensor usual_dt_bias(const BranchContext& context, uint64_t stream) {
+  const double least = std::log(1e-3), most = std::log(0.1);
+  return inverse_softplus(per_head(context, stream, [=](double u) { return std::exp(least + u * (most - least)); }));
+}
+
+at::Tensor inverse_softplus(const at::Tensor& y) { return y + (-at::expm1(-y)).log(); }
 
 at::Tensor log_decay_of_distance(const at::Tensor& distance_H) {
   return -(std::numbers::ln2 / distance_H.to(at::kDouble)).clamp(1e-3, 5.0);

@@ -30,6 +30,14 @@ at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t f
 // [H]: value(a number uniform in [0, 1), of the global head's own).
 at::Tensor per_head(const BranchContext& context, uint64_t stream, const std::function<double(double)>& value);
 
+// Mamba's usual start of a learned decay, -exp(A_log) softplus(. + dt_bias), [H] each: exp(A_log) uniform in [0, 16),
+// softplus(dt_bias) log-uniform in [0.001, 0.1].
+at::Tensor usual_A_log(const BranchContext& context, uint64_t stream);
+at::Tensor usual_dt_bias(const BranchContext& context, uint64_t stream);
+
+// The x with softplus(x) = y.
+at::Tensor inverse_softplus(const at::Tensor& y);
+
 // The log-decay per token that halves a memory in the mean distance (in tokens) of the head's attention
 // (Taylor-Calibrate, arXiv 2606.16429): -min(max(ln 2 / distance, 1e-3), 5), in float64.
 at::Tensor log_decay_of_distance(const at::Tensor& distance_H);

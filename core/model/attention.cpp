@@ -14,13 +14,6 @@
 namespace flashmorph {
 namespace {
 
-// softmax_attention divides the scores by sqrt(K); what a family wants of them otherwise the queries bring.
-at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec) {
-  return spec.attention_multiplier == 0.0
-             ? q_BTHK
-             : q_BTHK * (spec.attention_multiplier * std::sqrt(static_cast<double>(spec.head_dim)));
-}
-
 at::Tensor attended(const QueriesKeysValues& x, const ModelSpec& spec, const Positions& positions) {
   const at::Tensor q_BTHK = with_scale(x.q_BTHK, spec);
   return positions.documents
@@ -63,6 +56,12 @@ at::Tensor norm_heads(const at::Tensor& x_BTHK, const at::Tensor& weight, double
 }
 
 }  // namespace
+
+at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec) {
+  return spec.attention_multiplier == 0.0
+             ? q_BTHK
+             : q_BTHK * (spec.attention_multiplier * std::sqrt(static_cast<double>(spec.head_dim)));
+}
 
 at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int64_t head_dim, const at::Tensor& bias) {
   return project(x_BTD, weight, bias).unflatten(-1, {weight.size(0) / head_dim, head_dim});

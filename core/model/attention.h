@@ -26,6 +26,9 @@ struct QueriesKeysValues {
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated = true);
 
+// The attention operators divide the scores by sqrt(K); what a family wants of them otherwise the queries bring.
+at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec);
+
 // How far each of this rank's heads looks back in that attention: the mean over tokens of sum_j p_ij (i - j), in
 // tokens, [H] in float64.
 at::Tensor attention_distance(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,

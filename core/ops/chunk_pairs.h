@@ -11,9 +11,14 @@ namespace flashmorph {
 // not.
 at::Tensor decay_table(const at::Tensor& b_GC, at::ScalarType dtype);
 
-// For each token m, the sum of a_ij b_ij + c_ij d_ij over the pairs j < m <= i that its decay stands between, [G, C].
-// Only the strictly lower parts are read.
+// For each token m, the sum of a_ij b_ij (and c_ij d_ij) over the pairs j < m <= i that its decay stands between, [G,
+// C]. Only the strictly lower parts are read.
+at::Tensor sum_across(const at::Tensor& a_GCC, const at::Tensor& b_GCC);
 at::Tensor sum_across(const at::Tensor& a_GCC, const at::Tensor& b_GCC, const at::Tensor& c_GCC,
                       const at::Tensor& d_GCC);
+
+// The sum of x_i over i >= m, and of x_j over j < m, for each token m.
+at::Tensor sum_from(const at::Tensor& x_GC);
+at::Tensor sum_before(const at::Tensor& x_GC);
 
 }  // namespace flashmorph

@@ -24,14 +24,6 @@ at::Tensor solve(const at::Tensor& M_GCC, const at::Tensor& x, bool transposed =
                                      /*unitriangular=*/true);
 }
 
-// sum of x_i over i >= m, for each token m.
-at::Tensor sum_from(const at::Tensor& x_GC) { return x_GC.flip(1).cumsum(1).flip(1); }
-
-// sum of x_j over j < m.
-at::Tensor sum_before(const at::Tensor& x_GC) {
-  return at::constant_pad_nd(x_GC.narrow(1, 0, x_GC.size(1) - 1), {1, 0}).cumsum(1);
-}
-
 // A call's tensors in chunks, in the dtype it is computed in.
 struct Call {
   Chunks chunks;

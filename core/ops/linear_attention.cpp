@@ -51,6 +51,16 @@ struct Lightning : Recurrence<Tensor> {
   }
 };
 
+struct ScalarGated : Recurrence<Tensor> {
+  static constexpr const char* kName = "scalar_gated_attention";
+  static constexpr std::array<size_t, 5> kTrained = {0, 1, 2, 3, 4};
+  static void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g_BTH, const Optional& initial,
+                    const Optional& documents, double, int64_t chunk) {
+    check_inputs(kName, q, k, v, initial, documents, chunk);
+    TORCH_CHECK(g_BTH.sizes() == q.sizes().slice(0, 3), kName, ": g must be [B, T, H]");
+  }
+};
+
 struct GatedLinear : Recurrence<Tensor> {
   static constexpr const char* kName = "gated_linear_attention";
   static constexpr std::array<size_t, 5> kTrained = {0, 1, 2, 3, 4};
@@ -83,6 +93,7 @@ void declare_recurrence(torch::Library& library, const std::string& inputs) {
 
 TORCH_LIBRARY(flashmorph, library) {
   declare_recurrence<Lightning>(library, "Tensor q, Tensor k, Tensor v, Tensor log_decay");
+  declare_recurrence<ScalarGated>(library, "Tensor q, Tensor k, Tensor v, Tensor g");
   declare_recurrence<GatedLinear>(library, "Tensor q, Tensor k, Tensor v, Tensor g");
   declare_recurrence<GatedDelta>(library, "Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta");
 }
@@ -91,6 +102,13 @@ LinearAttentionResult lightning_attention(const Tensor& q, const Tensor& k, cons
                                           const Optional& initial_state, const Optional& documents, double scale,
                                           int64_t chunk) {
   const auto [output, state] = call<Lightning>(q, k, v, log_decay_H, initial_state, documents, scale, chunk);
+  return {output, state};
+}
+
+LinearAttentionResult scalar_gated_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g_BTH,
+                                             const Optional& initial_state, const Optional& documents, double scale,
+                                             int64_t chunk) {
+  const auto [output, state] = call<ScalarGated>(q, k, v, g_BTH, initial_state, documents, scale, chunk);
   return {output, state};
 }
 

@@ -25,6 +25,12 @@ LinearAttentionResult lightning_attention(const at::Tensor& q, const at::Tensor&
                                           const at::Tensor& log_decay_H, const std::optional<at::Tensor>& initial_state,
                                           const std::optional<at::Tensor>& documents, double scale, int64_t chunk);
 
+// Mamba-2's recurrence (state-space duality, arXiv 2405.21060), lightning's with a decay per token:
+//     S_t = exp(g_t) S_{t-1} + k_t v_t^T          o_t = scale S_t^T q_t
+LinearAttentionResult scalar_gated_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                             const at::Tensor& g_BTH, const std::optional<at::Tensor>& initial_state,
+                                             const std::optional<at::Tensor>& documents, double scale, int64_t chunk);
+
 // Gated linear attention (GLA, arXiv 2312.06635), a decay per token and key channel:
 //     S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T    o_t = scale S_t^T q_t
 LinearAttentionResult gated_linear_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

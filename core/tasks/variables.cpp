@@ -9,7 +9,7 @@ namespace flashmorph {
 namespace {
 
 constexpr int kHops = 4;
-constexpr int64_t kAnswerTokens = 30;
+constexpr int64_t kVariableTokens = 30;
 
 struct Chain {
   std::string value;
@@ -59,7 +59,7 @@ TaskSample variable_chain(const Task& task, const TaskMaterial& material, int64_
   const Chain example = drawn_chain(random), chain = drawn_chain(random);
   std::string shown = kBefore + lines(example, kExampleUnits) + question(example);
   for (const std::string& name : example.names) shown += " " + name;
-  TaskSample sample{.prompt = {}, .references = chain.names, .most = kAnswerTokens};
+  TaskSample sample{.prompt = {}, .references = chain.names, .most = kVariableTokens};
   sample.prompt = filled(material, task.name, length, sample.most, [&](int64_t units) {
     return shown + "\n\n" + kBefore + lines(chain, units) + question(chain);
   });

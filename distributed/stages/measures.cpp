@@ -29,17 +29,20 @@ double standard_error(const std::vector<double>& values) {
   return std::sqrt(squares / (count - 1.0) / count);
 }
 
-// A row a sample: the depth, then a score for each thing asked for.
+// A row a sample: the depth, then a score for each thing asked for; -1 where a sample asks for fewer than another.
 at::Tensor of_all_ranks(const std::vector<WrittenAnswer>& own, const std::vector<std::vector<double>>& parts,
                         int64_t samples, Mesh& mesh) {
-  at::Tensor width = at::full({1}, parts.empty() ? int64_t{0} : static_cast<int64_t>(parts[0].size()), at::kLong);
+  size_t most = 0;
+  for (const std::vector<double>& asked : parts) most = std::max(most, asked.size());
+  at::Tensor width = at::full({1}, static_cast<int64_t>(most), at::kLong);
   mesh.data().all_reduce(width, Reduction::max);
   at::Tensor table = at::zeros({samples, 1 + width.item<int64_t>()}, at::kDouble);
   auto cell = table.accessor<double, 2>();
   for (size_t i = 0; i < own.size(); ++i) {
     cell[own[i].sample][0] = own[i].asked.depth;
-    for (size_t part = 0; part < parts[i].size(); ++part)
-      cell[own[i].sample][static_cast<int64_t>(part) + 1] = parts[i][part];
+    for (int64_t part = 0; part + 1 < table.size(1); ++part)
+      cell[own[i].sample][part + 1] =
+          part < static_cast<int64_t>(parts[i].size()) ? parts[i][static_cast<size_t>(part)] : -1.0;
   }
   mesh.data().all_reduce(table, Reduction::sum);
   return table;
@@ -52,7 +55,7 @@ void summarize(const at::Tensor& table, int64_t depths, proto::TaskScore& score)
   std::vector<std::vector<double>> by_depth(static_cast<size_t>(depths)), by_part(static_cast<size_t>(parts));
   for (int64_t i = 0; i < samples; ++i) {
     std::vector<double> own;
-    for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t part = 0; part < parts && cell[i][part + 1] >= 0.0; ++part) {
       own.push_back(cell[i][part + 1]);
       by_part[static_cast<size_t>(part)].push_back(own.back());
     }

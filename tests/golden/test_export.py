@@ -31,11 +31,11 @@ def logits_error(model, expected):
         return (model(expected["tokens"].long()[None]).logits[0] - expected["logits"]).abs().max().item()
 
 
-def compare(folder, logits):
-    """The largest difference of a logit in float32, and what else is wrong with the folder."""
+def compare(folder, logits, dtype=torch.float32):
+    """The largest difference of a logit, and what else is wrong with the folder."""
     expected = load_file(logits)
     tokens = expected["tokens"].long()[None]
-    model, loading = load(folder, torch.float32)
+    model, loading = load(folder, dtype)
     model.eval()
     model.generation_config.eos_token_id = None  # as many tokens as the program wrote
 

@@ -85,6 +85,11 @@ def made_here(arguments):
         tasks = "needle-prose,values,frequent-words,passkey,passkey-forced"
         asked = [TEACHER, str(hybrid), "--lengths", "512", "--samples", "2", "--tasks", tasks]
         whole = measured(arguments, folder, [], asked + ["--answers", str(answers)])
+        samples = [json.loads(line) for line in answers.open()]
+        for name, score in whole.items():
+            own = [line["score"] for line in samples if (line["model"], line["task"], line["length"]) == name]
+            if abs(sum(own) / len(own) - score) > 1e-9:
+                faults.append(f"{name} is {score}, its samples' scores {own}")
         for model in TEACHER, str(hybrid):
             own = Path(folder) / "own.jsonl"
             own.write_text("".join(line for line in answers.open() if json.loads(line)["model"] == model))

@@ -14,7 +14,7 @@ import torch
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
 ROW_FACTOR = 8.0
-RECURRENCES = ["lightning_attention", "gated_linear_attention", "gated_delta_rule"]
+RECURRENCES = ["lightning_attention", "scalar_gated_attention", "gated_linear_attention", "gated_delta_rule"]
 OPERATORS = ["pointwise", "softmax_attention", *RECURRENCES]
 failures = []
 
@@ -61,6 +61,8 @@ def definition(kind, q, k, v, decays, initial, documents, scale):
             state = state * decays[0].exp()[None, :, None, None] + kt * vt
         elif kind == "gated_linear_attention":
             state = state * decays[0][:, t].exp()[..., None] + kt * vt
+        elif kind == "scalar_gated_attention":
+            state = state * decays[0][:, t].exp()[..., None, None] + kt * vt
         else:
             state = state * decays[0][:, t].exp()[..., None, None]
             read = (kt * state).sum(2, keepdim=True)
@@ -321,7 +323,7 @@ def strong_decays(kinds):
         op = getattr(torch.ops.flashmorph, kind)
         q, k, v = (torch.randn(1, 200, 2, D, device="cuda", dtype=dtype, requires_grad=True) for _ in range(3))
         k = torch.nn.functional.normalize(k, dim=-1)
-        shape = {"lightning_attention": (2,), "gated_linear_attention": (1, 200, 2, D), "gated_delta_rule": (1, 200, 2)}[kind]
+        shape = {"lightning_attention": (2,), "gated_linear_attention": (1, 200, 2, D)}.get(kind, (1, 200, 2))
         for g in (-50.0, -1e4, -float("inf")):
             gates = [torch.full(shape, g, device="cuda", requires_grad=kind != "lightning_attention")]
             gates += [torch.ones(shape, device="cuda")] if kind == "gated_delta_rule" else []

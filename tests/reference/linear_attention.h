@@ -7,7 +7,7 @@
 
 namespace flashmorph::test {
 
-// The three recurrences as they are defined, one token at a time, differentiable. Letters: B batch, T tokens, H heads,
+// The recurrences as they are defined, one token at a time, differentiable. Letters: B batch, T tokens, H heads,
 // K key dim, V value dim. Each returns the outputs [B, T, H, V] and the last state [B, H, K, V].
 using Outcome = std::pair<at::Tensor, at::Tensor>;
 
@@ -32,6 +32,14 @@ inline Outcome lightning_definition(const at::Tensor& q, const at::Tensor& k, co
   const at::Tensor decay = g_H.exp().to(q.scalar_type()).view({1, -1, 1, 1});
   return recurrence(q, state, scale, [&](int64_t t, const at::Tensor& S) {
     return S * decay + written(k.select(1, t), v.select(1, t));
+  });
+}
+
+// S = exp(g) S + k v^T, g [B, T, H].
+inline Outcome scalar_gated_definition(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       const at::Tensor& g, const at::Tensor& state, double scale) {
+  return recurrence(q, state, scale, [&](int64_t t, const at::Tensor& S) {
+    return S * g.select(1, t).exp().unsqueeze(-1).unsqueeze(-1) + written(k.select(1, t), v.select(1, t));
   });
 }
 

@@ -78,7 +78,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"stages.select.method=best",
                 "stages.select.method (--set): is 'best', expected one of: ablate, all_linear, "},
         BadYaml{"mixer: {kind: mamba}\n",
-                "mixer.kind (line 7): is 'mamba', expected one of: gated_delta_net, gla, lightning"},
+                "mixer.kind (line 7): is 'mamba', expected one of: gated_delta_net, gla, lightning, mamba2, window"},
         BadYaml{"  evaluate: {compare: [best]}\n",
                 "stages.evaluate.compare (line 7): is 'best', expected one of: ablate, all_linear, "},
         BadYaml{"stages.evaluate.compare=[uniform, uniform]", "names uniform twice"},

@@ -33,6 +33,10 @@ SETTINGS = {
     "decay_rank": 4,
     "decay_divisor": 16,
     "convolution": 4,
+    "window": 5,
+    "output_bias": False,
+    "no_rope": [],
+    "attention_scale": 0.4,
 }
 CONFIG = types.SimpleNamespace(
     hidden_size=D, num_attention_heads=H, num_key_value_heads=H, head_dim=K, rms_norm_eps=1e-6, flashmorph=SETTINGS
@@ -78,6 +82,14 @@ class Recurrences(unittest.TestCase):
         expected = token_by_token(self.q, self.k, self.v, self.state, step)
         for chunk in (1, 7, 64):
             self.check(MIXERS["gated_linear"].gated_linear_attention(self.q, self.k, self.v, decay, self.state, chunk), expected)
+
+    def test_mamba2(self):
+        decay = logsigmoid(3 * random(B, H, T))
+        decay[:, :, 5] = -200.0
+        step = lambda t, k, v, state: decay[:, :, t].exp()[..., None, None] * state + outer(k, v)  # noqa: E731
+        expected = token_by_token(self.q * K**0.5, self.k, self.v, self.state, step)  # it has no scale
+        for chunk in (1, 16, 64):
+            self.check(MIXERS["mamba2"].scalar_gated_attention(self.q, self.k, self.v, decay, self.state, chunk), expected)
 
     def test_gated_delta_net(self):
         modeling = MIXERS["gated_delta_net"]

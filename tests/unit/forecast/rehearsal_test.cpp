@@ -126,7 +126,7 @@ TEST(Rehearsal, RecomputingKeepsLessAndComputesMore) {
 }
 
 TEST(Rehearsal, EveryMixerAndStageCanBeRehearsed) {
-  for (const char* mixer : {"lightning", "gla", "gated_delta_net"})
+  for (const char* mixer : {"lightning", "gla", "gated_delta_net", "mamba2", "window"})
     for (const char* dtype : {"float32", "float64", "bfloat16"}) {
       const SmallRun run({.layers = 4}, mixer,
                          std::string("device: {dtype: ") + dtype + "}\nparallel: {tensor: 2, pipeline: 2}\n");

@@ -8,6 +8,7 @@
 #include "core/base/bad_input.h"
 #include "core/mixer/lightning.h"
 #include "core/mixer/linear_branch.h"
+#include "core/mixer/window.h"
 #include "tests/support/tensors.h"
 #include "tests/unit/mixer/shard_pair.h"
 #include "tests/unit/mixer/small_teacher.h"
@@ -36,6 +37,7 @@ Setting of_kind(const std::string& kind, const std::string& output_norm = "head"
   Setting setting{kind + "_" + output_norm, {}};
   setting.mixer.kind = kind;
   setting.mixer.own.of<LightningSettings>().output_norm = output_norm;
+  if (kind == "window") setting.mixer.own.of<WindowSettings>().window = 4;
   setting.mixer.chunk = 4;
   return setting;
 }
@@ -48,7 +50,8 @@ class Branches : public testing::TestWithParam<Setting> {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Branches,
                          testing::Values(of_kind("lightning"), of_kind("lightning", "hidden"), of_kind("gla"),
-                                         of_kind("gated_delta_net"), of_kind("plain")),
+                                         of_kind("gated_delta_net"), of_kind("mamba2"), of_kind("window"),
+                                         of_kind("plain")),
                          [](const auto& info) { return info.param.name; });
 
 // The whole tensor's gradient from the two ranks'.
@@ -111,8 +114,32 @@ TEST_P(Branches, StepByStepIsTheWholeForward) {
     start += length;
   }
   EXPECT_LT(relative_error(branch->forward(x, teacher.positions(0, 14)), at::cat(parts, 1)), 1e-13);
-  EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
   EXPECT_FALSE(cache.keys_BPGK.defined());
+  if (mixer().kind == "window")
+    EXPECT_EQ(cache.recent_BPC.sizes(), (std::vector<int64_t>{2, 4, 2 * 2 * 8})) << "grouped keys and values";
+  else
+    EXPECT_EQ(cache.state_BHKV.sizes(), (std::vector<int64_t>{2, 4, 8, 8}));
+}
+
+TEST_P(Branches, RowsOfDifferentLengthsGoOnTogether) {
+  const auto branch = teacher.branch(mixer());
+  perturb_norms(*branch);
+  const at::Tensor x = seeded({2, 16, 32}, 4), whole = branch->forward(x, teacher.positions(0, 16));
+  std::vector<int64_t> starts = {5, 11};
+  std::array<LayerCache, 2> alone;
+  for (int64_t row = 0; row < 2; ++row)
+    branch->forward(x.narrow(0, row, 1).narrow(1, 0, starts[row]), teacher.positions(0, starts[row]), &alone[row]);
+  LayerCache both;
+  for (auto state : {&LayerCache::state_BHKV, &LayerCache::recent_BPC})
+    if ((alone[0].*state).defined()) both.*state = at::cat({alone[0].*state, alone[1].*state});
+  for (int step = 0; step < 5; ++step) {
+    const at::Tensor next = at::stack({x[0][starts[0]], x[1][starts[1]]}).unsqueeze(1);
+    const at::Tensor actual =
+        branch->forward(next, positions_of_rows(teacher.spec, starts, {.dtype = at::kDouble}), &both);
+    for (int64_t row = 0; row < 2; ++row)
+      EXPECT_LT(relative_error(whole[row][starts[row]], actual[row][0]), 1e-13) << step << " " << row;
+    for (int64_t& start : starts) ++start;
+  }
 }
 
 TEST_P(Branches, PackedDocumentsAreRunApart) {
@@ -176,7 +203,7 @@ TEST_P(Branches, TheStartFollowsFromSeedAndLayer) {
     return at::cat(found);
   };
   EXPECT_TRUE(values(7, 1).equal(values(7, 1)));
-  if (mixer().kind == "plain") return;  // nothing random
+  if (mixer().kind == "plain" || mixer().kind == "window") return;  // nothing random
   EXPECT_FALSE(values(7, 1).equal(values(8, 1)));
   EXPECT_FALSE(values(7, 1).equal(values(7, 0)));
 }
@@ -191,16 +218,16 @@ std::string fault_of(const MixerSection& mixer) {
 }
 
 TEST(BranchKinds, AnUnknownKindIsNamedWithTheKnownOnes) {
-  EXPECT_THAT(branch_kinds(), testing::ElementsAre("gated_delta_net", "gla", "lightning", "plain"));
+  EXPECT_THAT(branch_kinds(), testing::ElementsAre("gated_delta_net", "gla", "lightning", "mamba2", "plain", "window"));
   MixerSection mixer;
   mixer.kind = "lightening";
   EXPECT_THAT(fault_of(mixer), testing::HasSubstr("mixer.kind: is 'lightening', expected one of: gated_delta_net, gla, "
-                                                  "lightning, plain"));
+                                                  "lightning, mamba2, plain, window"));
   EXPECT_THROW(SmallTeacher().branch(mixer), BadInput);
 }
 
 TEST(BranchKinds, WhatAKindCannotHonourIsRefused) {
-  for (const char* kind : {"gla", "gated_delta_net"}) {
+  for (const char* kind : {"gla", "gated_delta_net", "mamba2"}) {
     MixerSection usual;
     usual.kind = kind;
     EXPECT_EQ(fault_of(usual), "no fault");

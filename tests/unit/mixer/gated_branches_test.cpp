@@ -1,12 +1,14 @@
-// The branches of GLA and Gated DeltaNet against their definitions, and what they start from.
+// The branches of GLA, Gated DeltaNet and Mamba-2 against their definitions, and what they start from.
 // Letters: B batch, T tokens, D hidden, H heads, K head dim.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "core/mixer/initial.h"
+#include "core/mixer/window.h"
 #include "tests/support/tensors.h"
 #include "tests/unit/mixer/small_teacher.h"
 
@@ -74,8 +76,9 @@ struct Definition {
   }
 
   // y_t = sum of the last four inputs times their taps.
-  at::Tensor convolved(const at::Tensor& x_TD, int64_t t, const char* projection, const char* taps) const {
-    at::Tensor sum = at::zeros({heads() * K()}, at::kDouble);
+  at::Tensor convolved(const at::Tensor& x_TD, int64_t t, const char* projection, const std::string& taps) const {
+    const auto bias = w.find(taps + ".bias");
+    at::Tensor sum = bias == w.end() ? at::zeros({heads() * K()}, at::kDouble) : bias->second;
     for (int64_t lag = 0; lag < 4 && lag <= t; ++lag)
       sum = sum + w.at(taps).select(1, 3 - lag) * w.at(projection).mv(x_TD[t - lag]);
     return swish(sum).view({heads(), K()});
@@ -101,7 +104,53 @@ struct Definition {
     }
     return at::stack(outputs);
   }
+
+  at::Tensor mamba2(const at::Tensor& x_TD) const {
+    std::vector<at::Tensor> state(heads(), at::zeros({K(), K()}, at::kDouble)), outputs;
+    for (int64_t t = 0; t < x_TD.size(0); ++t) {
+      const at::Tensor x = x_TD[t];
+      const at::Tensor q = convolved(x_TD, t, "q_proj", "q_conv"), k = convolved(x_TD, t, "k_proj", "k_conv"),
+                       v = convolved(x_TD, t, "v_proj", "v_conv"), z = w.at("z_proj").mv(x).view({heads(), K()});
+      const at::Tensor dt = (1.0 + (w.at("dt_proj").mv(x) + w.at("dt_bias")).exp()).log();
+      std::vector<at::Tensor> y;
+      for (int64_t h = 0; h < heads(); ++h) {
+        state[h] = (-w.at("A_log")[h].exp() * dt[h]).exp() * state[h] + dt[h] * at::outer(k[h], v[h]);
+        const at::Tensor o = state[h].t().mv(q[h]) + w.at("D")[h] * v[h];
+        y.push_back(rms(o * swish(z[h]), teacher.spec.norm_epsilon) * w.at("norm").view({heads(), K()})[h]);
+      }
+      outputs.push_back(w.at("out_proj").mv(at::cat(y)));
+    }
+    return at::stack(outputs);
+  }
 };
+
+// A window as wide as the sequence is the teacher's attention; a narrower one is that of the last tokens alone.
+TEST(Window, IsTheTeachersAttentionOfTheLastTokens) {
+  const SmallTeacher teacher;
+  const at::Tensor x = seeded({2, 150, 32}, 1);
+  for (const int64_t window : {1, 5, 64, 70, 149, 150, 400}) {
+    MixerSection mixer = mixer_of("window");
+    mixer.own.of<WindowSettings>().window = window;
+    const auto branch = teacher.branch(mixer);
+    train_all(*branch);
+    const at::Tensor input = x.clone().set_requires_grad(true), x_exact = x.clone().set_requires_grad(true);
+    const at::Tensor actual = branch->forward(input, teacher.positions(0, 150));
+    const AttentionWeights w = teacher.attention();
+    const auto [q, k, v] = queries_keys_values(x_exact, w, teacher.spec, teacher.positions(0, 150));
+    const auto heads = [](const at::Tensor& x_BTGK) {
+      return x_BTGK.repeat_interleave(4 / x_BTGK.size(2), 2).transpose(1, 2);
+    };
+    const at::Tensor scores = at::matmul(heads(q), heads(k).transpose(2, 3)) / std::sqrt(8.0);
+    const at::Tensor hidden =
+        at::ones({150, 150}, at::kBool).tril().logical_not().logical_or(at::ones({150, 150}, at::kBool).tril(-window));
+    const at::Tensor shares = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(-1);
+    const at::Tensor expected = at::linear(at::matmul(shares, heads(v)).transpose(1, 2).flatten(2), w.o);
+    EXPECT_LT(relative_error(expected, actual), 1e-12) << window;
+    actual.square().sum().backward();
+    expected.square().sum().backward();
+    EXPECT_LT(relative_error(x_exact.grad(), input.grad()), 1e-11) << window;
+  }
+}
 
 struct Case {
   std::string kind;
@@ -124,7 +173,8 @@ TEST_P(GatedBranches, AreTheirDefinitionForwardAndEveryGradient) {
   const Weights weights = weights_of(*exact);
   const Definition definition{teacher, weights, GetParam().rope};
   const auto define = [&](const at::Tensor& x_TD) {
-    return GetParam().kind == "gla" ? definition.gated_linear(x_TD) : definition.gated_delta(x_TD);
+    if (GetParam().kind == "gla") return definition.gated_linear(x_TD);
+    return GetParam().kind == "mamba2" ? definition.mamba2(x_TD) : definition.gated_delta(x_TD);
   };
   const at::Tensor expected = at::stack({define(x_exact[0]), define(x_exact[1])});
   EXPECT_LT(relative_error(expected, actual), 1e-12);
@@ -137,7 +187,8 @@ TEST_P(GatedBranches, AreTheirDefinitionForwardAndEveryGradient) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, GatedBranches,
-                         testing::Values(Case{"gla", true}, Case{"gla", false}, Case{"gated_delta_net", true}),
+                         testing::Values(Case{"gla", true}, Case{"gla", false}, Case{"gated_delta_net", true},
+                                         Case{"mamba2", true}),
                          [](const auto& info) { return info.param.kind + (info.param.rope ? "" : "_no_rope"); });
 
 TEST(GatedLinearStart, NewTensorsHaveTheirUsualValues) {
@@ -153,19 +204,21 @@ TEST(GatedLinearStart, NewTensorsHaveTheirUsualValues) {
   EXPECT_FALSE(w.at("gk_proj.0").equal(w.at("g_proj").narrow(0, 0, 16))) << "each tensor has its own stream";
 }
 
-TEST(GatedDeltaStart, NewTensorsHaveTheirUsualValues) {
+TEST(ConvolvedStart, NewTensorsHaveTheirUsualValues) {
   const SmallTeacher teacher;
-  const Weights w = weights_of(*teacher.branch(mixer_of("gated_delta_net")));
-  for (const char* name : {"q_conv", "k_conv", "v_conv"}) {
-    EXPECT_TRUE(w.at(name).narrow(1, 0, 3).equal(at::zeros({32, 3}, at::kDouble))) << name;
-    EXPECT_TRUE(w.at(name).select(1, 3).equal(at::ones({32}, at::kDouble))) << name;
+  for (const char* kind : {"gated_delta_net", "mamba2"}) {
+    const Weights w = weights_of(*teacher.branch(mixer_of(kind)));
+    for (const char* name : {"q_conv", "k_conv", "v_conv"}) {
+      EXPECT_TRUE(w.at(name).narrow(1, 0, 3).equal(at::zeros({32, 3}, at::kDouble))) << name;
+      EXPECT_TRUE(w.at(name).select(1, 3).equal(at::ones({32}, at::kDouble))) << name;
+    }
+    EXPECT_TRUE(w.at("norm").equal(at::ones_like(w.at("norm"))));
+    EXPECT_LE(w.at("A_log").exp().max().item<double>(), 16.0);
+    const at::Tensor step = (1.0 + w.at("dt_bias").exp()).log();
+    EXPECT_GE(step.min().item<double>(), 1e-3 * (1 - 1e-12));
+    EXPECT_LE(step.max().item<double>(), 0.1 * (1 + 1e-12));
+    EXPECT_GT(step.std().item<double>(), 0.0);
   }
-  EXPECT_TRUE(w.at("norm").equal(at::ones({8}, at::kDouble)));
-  EXPECT_LE(w.at("A_log").exp().max().item<double>(), 16.0);
-  const at::Tensor step = (1.0 + w.at("dt_bias").exp()).log();
-  EXPECT_GE(step.min().item<double>(), 1e-3 * (1 - 1e-12));
-  EXPECT_LE(step.max().item<double>(), 0.1 * (1 + 1e-12));
-  EXPECT_GT(step.std().item<double>(), 0.0);
 }
 
 TEST(DataStart, ADecayHalvesTheMemoryInTheMeanDistance) {
@@ -179,8 +232,11 @@ TEST(DataStart, ADecayHalvesTheMemoryInTheMeanDistance) {
     branch->start_decays(distances);
     return weights_of(*branch);
   };
-  const Weights delta = started("gated_delta_net"), linear = started("gla");
-  EXPECT_LT(relative_error(expected, -delta.at("A_log").exp() * (1.0 + delta.at("dt_bias").exp()).log()), 1e-12);
+  const Weights linear = started("gla");
+  for (const char* kind : {"gated_delta_net", "mamba2"}) {
+    const Weights w = started(kind);
+    EXPECT_LT(relative_error(expected, -w.at("A_log").exp() * (1.0 + w.at("dt_bias").exp()).log()), 1e-12) << kind;
+  }
   const at::Tensor log_decay = -(1.0 + (-linear.at("gk_proj.1.bias")).exp()).log() / 16.0;
   EXPECT_LT(relative_error(expected.repeat_interleave(8), log_decay), 1e-12);
   EXPECT_EQ(log_decay_of_distance(at::tensor({0.01})).item<double>(), -5.0);
@@ -208,6 +264,10 @@ TEST(ExpandedHeads, KeepBiasesAndRepeatThemByHead) {
     const Weights w = weights_of(*make_branch({teacher.spec, mixer_of(kind), 1, 7, placement, test::alone()}, biased));
     EXPECT_TRUE(w.at("k_proj.bias").equal(heads.k_bias)) << kind;
   }
+  const Placement placement{.dtype = at::kDouble};
+  const Weights w =
+      weights_of(*make_branch({teacher.spec, mixer_of("mamba2"), 1, 7, placement, test::alone()}, biased));
+  EXPECT_TRUE(w.at("k_conv.bias").equal(heads.k_bias)) << "what the convolution's delta passes on";
 }
 
 }  // namespace

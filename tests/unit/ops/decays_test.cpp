@@ -9,7 +9,7 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 const std::vector<Operator>& learned() {
-  static const std::vector<Operator> all = {gated_linear(), gated_delta()};
+  static const std::vector<Operator> all = {scalar_gated(), gated_linear(), gated_delta()};
   return all;
 }
 

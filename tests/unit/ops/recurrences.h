@@ -16,7 +16,7 @@
 
 namespace flashmorph::test {
 
-// The three linear-attention operators behind one face. Letters: B batch, T tokens, H heads, K key dim, V value dim.
+// The linear-attention operators behind one face. Letters: B batch, T tokens, H heads, K key dim, V value dim.
 constexpr double kScale = 0.35;
 constexpr int64_t kHeads = 3;
 
@@ -94,6 +94,16 @@ inline Operator lightning() {
       [](const Inputs& in) { return lightning_definition(in["q"], in["k"], in["v"], in["g"], in["state"], kScale); }};
 }
 
+inline Operator scalar_gated() {
+  return {"scalar_gated", 1e-5,
+          [](const Inputs& in, const Documents& documents, int64_t chunk) {
+            return scalar_gated_attention(in["q"], in["k"], in["v"], in["g"], state_of(in), documents, kScale, chunk);
+          },
+          [](const Inputs& in) {
+            return scalar_gated_definition(in["q"], in["k"], in["v"], in["g"], in["state"], kScale);
+          }};
+}
+
 inline Operator gated_linear() {
   return {"gated_linear", 1e-5,
           [](const Inputs& in, const Documents& documents, int64_t chunk) {
@@ -127,6 +137,7 @@ inline Inputs random_inputs(const Operator& op, int64_t T, int64_t K = 8, int64_
                 {"v", normal({B, T, kHeads, V})},
                 {"state", normal({B, kHeads, K, V})}};
   if (op.name == "lightning") in.tensors["g"] = at::tensor({-0.7, -0.05, -0.002}, at::kDouble);
+  if (op.name == "scalar_gated") in.tensors["g"] = uniform({B, T, kHeads}) * (-2.0 * mean_decay);
   if (op.name == "gated_linear") in.tensors["g"] = uniform({B, T, kHeads, K}) * (-2.0 * mean_decay);
   if (op.name == "gated_delta") {
     in.tensors["g"] = uniform({B, T, kHeads}) * (-2.0 * mean_decay);

@@ -1,4 +1,4 @@
-// What holds for each of the three linear-attention operators. Letters: B batch, T tokens, H heads, K key dim, V value
+// What holds for each of the linear-attention operators. Letters: B batch, T tokens, H heads, K key dim, V value
 // dim.
 #include "tests/unit/ops/recurrences.h"
 
@@ -8,7 +8,7 @@ namespace flashmorph::test {
 namespace {
 
 const std::vector<Operator>& operators() {
-  static const std::vector<Operator> all = {lightning(), gated_linear(), gated_delta()};
+  static const std::vector<Operator> all = {lightning(), scalar_gated(), gated_linear(), gated_delta()};
   return all;
 }
 

@@ -1,0 +1,132 @@
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "core/mixer/branch_with.h"
+#include "core/mixer/convolved.h"
+#include "core/mixer/initial.h"
+#include "core/model/attention.h"
+#include "core/ops/activation.h"
+#include "core/ops/linear_attention.h"
+#include "core/ops/norm.h"
+#include "core/ops/projection.h"
+
+// Mamba-2's branch (arXiv 2405.21060) in exactly the shape of the granitemoehybrid layer it is exported as, a group a
+// head. In its words C are the queries, B the keys and x the values:
+//   q, k, v = silu(short convolution(projection) + bias); no rotation, no norm
+//   dt = softplus(dt x + dt_bias);  log-decay = -exp(A_log) dt;  the state is written with dt v
+//   y = out(RMSNorm((o + D v) silu(z x)))
+// Letters: B batch, T tokens, D hidden, H this rank's heads, K head dim, W taps of the convolution.
+
+namespace flashmorph {
+
+std::string_view mamba2_code();
+
+namespace {
+
+struct Weights {
+  at::Tensor q, k, v, z;              // [H*K, D]
+  at::Tensor dt;                      // [H, D]
+  at::Tensor q_conv, k_conv, v_conv;  // [H*K, W], the last tap is the token itself
+  at::Tensor q_bias, k_bias, v_bias;  // [H*K], of the convolutions
+  at::Tensor A_log, dt_bias, D;       // [H]
+  at::Tensor norm;                    // [H*K]
+  at::Tensor out;                     // [D, H*K]
+
+  template <class Self, class Visit>
+  static void each(Self& w, Visit visit) {
+    visit("q_proj.weight", w.q, Split::rows, false);
+    visit("k_proj.weight", w.k, Split::rows, false);
+    visit("v_proj.weight", w.v, Split::rows, false);
+    visit("z_proj.weight", w.z, Split::rows, false);
+    visit("dt_proj.weight", w.dt, Split::rows, false);
+    visit("q_conv.weight", w.q_conv, Split::rows, false);
+    visit("k_conv.weight", w.k_conv, Split::rows, false);
+    visit("v_conv.weight", w.v_conv, Split::rows, false);
+    visit("q_conv.bias", w.q_bias, Split::rows, false);
+    visit("k_conv.bias", w.k_bias, Split::rows, false);
+    visit("v_conv.bias", w.v_bias, Split::rows, false);
+    visit("A_log", w.A_log, Split::rows, false);
+    visit("dt_bias", w.dt_bias, Split::rows, false);
+    visit("D", w.D, Split::rows, false);
+    visit("norm.weight", w.norm, Split::rows, false);
+    visit("out_proj.weight", w.out, Split::columns, false);
+  }
+};
+
+class Mamba2Branch : public BranchWith<Mamba2Branch, Weights> {
+ public:
+  Mamba2Branch(const BranchContext& context, const AttentionWeights& teacher) : BranchWith(context) {
+    const auto options = teacher.q.options().requires_grad(false);
+    const OwnHeads own(context);
+    const int64_t width = own.count * spec_.head_dim;
+    const AttentionWeights heads = expanded(teacher, spec_);
+    const auto or_zeros = [&](const at::Tensor& bias) { return bias.defined() ? bias : at::zeros({width}, options); };
+    weights_.q = heads.q;
+    weights_.k = heads.k;
+    weights_.v = heads.v;
+    weights_.out = heads.o;
+    // Taps that are a delta pass the teacher's biases on.
+    weights_.q_bias = or_zeros(heads.q_bias);
+    weights_.k_bias = or_zeros(heads.k_bias);
+    weights_.v_bias = or_zeros(heads.v_bias);
+    for (at::Tensor* taps : {&weights_.q_conv, &weights_.k_conv, &weights_.v_conv}) *taps = delta_taps(width, options);
+    weights_.z = uniform_rows(context, /*stream=*/1, own.first * spec_.head_dim, width, spec_.hidden);
+    weights_.dt = uniform_rows(context, /*stream=*/2, own.first, own.count, spec_.hidden);
+    weights_.A_log = usual_A_log(context, /*stream=*/3);
+    weights_.dt_bias = usual_dt_bias(context, /*stream=*/4);
+    weights_.D = at::ones({own.count}, options);
+    weights_.norm = at::ones({width}, options);
+  }
+
+  at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
+    const auto [q, k, v] = queries_keys_values(x_BTD, positions, cache);
+    const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
+    const at::Tensor dt_BTH = at::softplus(exact(project(x_BTD, weights_.dt)) + weights_.dt_bias);
+    const at::Tensor g_BTH = -exact(weights_.A_log).exp() * dt_BTH;
+    const at::Tensor written = (exact(v) * dt_BTH.unsqueeze(-1)).to(v.scalar_type());
+    const auto [o_BTHK, state] = scalar_gated_attention(q, k, written, g_BTH, state_of(cache), positions.documents,
+                                                        /*scale=*/1.0, mixer_.chunk);
+    if (cache != nullptr) cache->state_BHKV = state;
+    const at::Tensor z_BTHK = project_heads(x_BTD, weights_.z, spec_.head_dim);
+    const at::Tensor gated = swiglu(z_BTHK, o_BTHK + weights_.D.unsqueeze(-1) * v);
+    const at::Tensor unit_K = at::ones({spec_.head_dim}, weights_.norm.options().requires_grad(false));
+    return project(rms_norm(gated, unit_K, spec_.norm_epsilon).flatten(2, 3) * weights_.norm, weights_.out);
+  }
+
+  // With A = 1 a step is the log-decay.
+  void start_decays(const at::Tensor& distance_H) override {
+    weights_.A_log.detach().zero_();
+    weights_.dt_bias.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
+  }
+
+ private:
+  // silu of the convolved projections, [B, T, H, K] each.
+  std::array<at::Tensor, 3> queries_keys_values(const at::Tensor& x_BTD, const Positions& positions,
+                                                LayerCache* cache) const {
+    std::array<at::Tensor, 3> outputs =
+        convolved({project(x_BTD, weights_.q), project(x_BTD, weights_.k), project(x_BTD, weights_.v)},
+                  {weights_.q_conv, weights_.k_conv, weights_.v_conv}, positions, cache);
+    const std::array<const at::Tensor*, 3> biases = {&weights_.q_bias, &weights_.k_bias, &weights_.v_bias};
+    for (size_t i = 0; i < 3; ++i) outputs[i] = at::silu(outputs[i] + *biases[i]).unflatten(-1, {-1, spec_.head_dim});
+    return outputs;
+  }
+};
+
+nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) { return {{"convolution", kTaps}}; }
+
+// The state, and the last projections that the convolution reads.
+int64_t cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element) {
+  return state_bytes(mixer, model, element) + convolved_bytes(model.heads * model.head_dim, element);
+}
+
+[[maybe_unused]] const bool registered = register_branch("mamba2", {.make = make<Mamba2Branch>,
+                                                                    .starts_from_data = true,
+                                                                    .python = mamba2_code,
+                                                                    .facts = facts,
+                                                                    .cache_bytes = cache_bytes});
+
+}  // namespace
+}  // namespace flashmorph

@@ -1,0 +1,60 @@
+#include "core/ops/windowed_attention.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+// Queries go in blocks of C, each with the C + W - 1 keys that its tokens see: products as in full attention, but few.
+
+namespace flashmorph {
+namespace {
+
+// Enough queries a block for its products, not so many that most of them are masked.
+int64_t block_of(int64_t window, int64_t tokens) { return std::min(std::max<int64_t>(window, 64), tokens); }
+
+// [N, 1, C, C + W - 1]: which keys of its block each query sees. Key c of block n is token past + n C + c - (W - 1).
+at::Tensor visible(int64_t blocks, int64_t block, int64_t window, int64_t past,
+                   const std::optional<at::Tensor>& place_T, const at::Device& device) {
+  const auto places = at::TensorOptions(at::kLong).device(device);
+  const at::Tensor query_C1 = at::arange(block, places).view({-1, 1});
+  const at::Tensor key_L = at::arange(block + window - 1, places);
+  const at::Tensor band_CL = (key_L >= query_C1).logical_and(key_L < query_C1 + window);
+  // How many tokens of its own document lie before a query, and so how far back it may look.
+  const at::Tensor before_T = place_T
+                                  ? at::constant_pad_nd(place_T->to(at::kLong), {0, blocks * block - place_T->size(0)})
+                                  : at::arange(past, past + blocks * block, places);
+  const at::Tensor back_CL = query_C1 + window - 1 - key_L;
+  return band_CL.logical_and(back_CL <= before_T.view({blocks, block, 1})).unsqueeze(1);
+}
+
+}  // namespace
+
+at::Tensor windowed_attention(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK,
+                              int64_t window, const std::optional<at::Tensor>& place_T) {
+  const int64_t B = q_BTHK.size(0), T = q_BTHK.size(1), H = q_BTHK.size(2), past = k_BPGK.size(1) - T;
+  TORCH_CHECK(window >= 1 && past >= 0 && v_BPGK.sizes() == k_BPGK.sizes() && H % k_BPGK.size(2) == 0,
+              "windowed_attention: k and v must be [B, P, G, K] with P >= T and H a multiple of G, window at least 1");
+  TORCH_CHECK(!place_T || (past == 0 && B == 1), "windowed_attention: packed documents do not continue others");
+  const int64_t C = block_of(window, T), N = (T + C - 1) / C, filling = N * C - T;
+
+  const auto filled = [&](const at::Tensor& x, int64_t before) {
+    return at::constant_pad_nd(x, {0, 0, 0, 0, before, filling});
+  };
+  const at::Tensor q = filled(q_BTHK, 0).unflatten(1, {N, C}).flatten(0, 1).transpose(1, 2);
+  // Keys from W - 1 before the first query on: fewer are there, or more.
+  const auto blocks_of = [&](const at::Tensor& x_BPGK) {
+    const int64_t missing = window - 1 - past;
+    const at::Tensor from_first =
+        missing >= 0 ? filled(x_BPGK, missing) : filled(x_BPGK.narrow(1, -missing, x_BPGK.size(1) + missing), 0);
+    const at::Tensor blocks_BNGKL = from_first.unfold(1, C + window - 1, C);
+    return blocks_BNGKL.flatten(0, 1).transpose(2, 3).repeat_interleave(H / x_BPGK.size(2), 1);
+  };
+  const at::Tensor mask = visible(N, C, window, past, place_T, q.device());
+  const at::Tensor o = at::scaled_dot_product_attention(q, blocks_of(k_BPGK), blocks_of(v_BPGK),
+                                                        B == 1 ? mask : mask.repeat({B, 1, 1, 1}), /*dropout_p=*/0.0,
+                                                        /*is_causal=*/false, 1.0 / std::sqrt(q_BTHK.size(3)));
+  return o.transpose(1, 2).reshape({B, N * C, H, q_BTHK.size(3)}).narrow(1, 0, T);
+}
+
+}  // namespace flashmorph
