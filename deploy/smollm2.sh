@@ -19,7 +19,7 @@ readonly kShort=(
   stages.align.tokens=1024 stages.align.batch_tokens=512 stages.align.micro_batch_tokens=256 stages.align.warmup_steps=0
   stages.align.data.lengths=256 stages.align.data.passkeys=2 stages.align.data.words=4
   stages.select.tokens=1024 stages.select.batch_tokens=512 stages.select.micro_batch_tokens=256
-  stages.select.data.lengths=256 stages.select.data.passkeys=2 stages.select.data.words=4
+  stages.select.data.lengths=256 stages.select.data.passkeys=2 stages.select.data.words=4 stages.select.polish=0
   stages.distill.tokens=0 stages.evaluate.compare=[]
   stages.evaluate.lengths=256 stages.evaluate.passkeys=2 stages.evaluate.words=4 stages.evaluate.samples=2
   stages.evaluate.perplexity_tokens=1024

@@ -99,6 +99,9 @@ Plan plan_of(const EvaluateOptions& options) {
   plan.batch_tokens = options.batch_tokens > 0              ? options.batch_tokens
                       : options.place.device.kind == "cuda" ? 262144
                                                             : 16384;
+  if (!options.perplexity.empty() && !fs::is_regular_file(options.perplexity) &&
+      !fs::exists(TokenFiles::of(options.perplexity).idx))
+    throw BadInput(options.perplexity, "is neither a text file nor the prefix of .bin, .idx and .json");
   if (!options.perplexity.empty())
     plan.place_length = options.perplexity_length > 0 ? options.perplexity_length : std::min<int64_t>(positions, 8192);
   for (const auto& [key, length] : {std::pair{"--lengths", plan.lengths.empty() ? 0 : std::ranges::max(plan.lengths)},

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "distributed/checkpoint/run_folder.h"
+#include "distributed/run/run_folder.h"
 #include "distributed/stages/context.h"
 
 namespace flashmorph {

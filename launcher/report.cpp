@@ -129,6 +129,7 @@ std::string report_page(const RunRecord& record) {
                      {"layers", record.layers},
                      {"config", record.config_text},
                      {"plans", json_of(record.plans)["plans"]},
+                     {"frontier", json_of(record.plans)["frontier"]},
                      {"measurements", json_of(record.evaluation)["measurements"]},
                      {"stages", stages_of(record)},
                      {"gates", gates_of(record)},

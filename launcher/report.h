@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string>
 
-#include "launcher/run_record.h"
+#include "distributed/run/run_record.h"
 
 namespace flashmorph {
 

@@ -15,17 +15,16 @@
 #include "core/base/endings.h"
 #include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
-#include "core/io/checksums.h"
 #include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/stage_layouts.h"
+#include "distributed/run/run_lock.h"
 #include "launcher/device.h"
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
 #include "launcher/report.h"
-#include "launcher/run_lock.h"
 #include "launcher/start_checks.h"
 #include "launcher/terminal.h"
 
@@ -132,13 +131,11 @@ int run(const CommandLine& line, Communicator& host_world) {
   Inputs inputs;
   RunFolder folder(config);
   std::unique_ptr<Metrics> metrics;
-  RunSources sources;
+  const std::function<void()> between_reads = stop_loading_if_asked(stop);
+  on_all_ranks(world, [&] { inputs = read_inputs(config, world.size(), between_reads); });
+  const RunSources sources = RunSources::read(config, *inputs.files, world, between_reads);
   on_all_ranks(world, [&] {
-    const std::function<void()> between_reads = stop_loading_if_asked(stop);
-    inputs = read_inputs(config, world.size(), between_reads);
     if (!leads) return;
-    sources = {hash_of_model(config.model.path, *inputs.files, between_reads),
-               corpus_files(config.data, between_reads)};
     if (!line.fresh) folder.check(config, sources);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });

@@ -6,8 +6,8 @@
 
 #include "core/base/clock.h"
 #include "distributed/coordinator/results.h"
+#include "distributed/run/run_record.h"
 #include "launcher/commands.h"
-#include "launcher/run_record.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {

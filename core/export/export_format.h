@@ -32,8 +32,8 @@ class ExportFormat {
   // Why a hybrid of this teacher and mixer cannot be written in this format; "" when it can.
   virtual std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const = 0;
 
-  // How a user loads it, one line of Markdown.
-  virtual std::string how_to_load() const = 0;
+  // Whether transformers has to run code of the folder to load it.
+  virtual bool brings_code() const { return false; }
 
   // config.json, started from the teacher's; without dtype.
   virtual nlohmann::ordered_json config(const HybridSpec& hybrid, const nlohmann::ordered_json& teacher) const = 0;

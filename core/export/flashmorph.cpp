@@ -97,9 +97,7 @@ class Flashmorph : public ExportFormat {
     return mixer_kind(mixer).python != nullptr ? "" : fmt::format("mixer {} has no Python form", mixer.kind);
   }
 
-  std::string how_to_load() const override {
-    return "It loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.";
-  }
+  bool brings_code() const override { return true; }
 
   Json config(const HybridSpec& hybrid, const Json& teacher) const override {
     Json config = teacher;

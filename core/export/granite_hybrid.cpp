@@ -86,10 +86,6 @@ class GraniteHybrid : public ExportFormat {
     return "";
   }
 
-  std::string how_to_load() const override {
-    return "It loads with `AutoModelForCausalLM.from_pretrained(folder)`, transformers 4.55 or later.";
-  }
-
   Json config(const HybridSpec& hybrid, const Json& teacher) const override {
     const ModelSpec& model = hybrid.model;
     Json config = decoder_config("GraniteMoeHybridForCausalLM", kModelType, model, teacher);

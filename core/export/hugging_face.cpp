@@ -25,9 +25,21 @@ constexpr double kLogitTolerance = 2e-4;
 constexpr int64_t kTokens = 256;
 
 // What a teacher's folder may hold besides its configuration and weights, and a hybrid's folder needs as it is.
-constexpr const char* kCopiedFiles[] = {
-    "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt",     "generation_config.json", "chat_template.jinja",     "chat_template.json"};
+constexpr const char* kCopiedFiles[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "tokenizer.model",
+                                        "generation_config.json",
+                                        "chat_template.jinja",
+                                        "chat_template.json",
+                                        "LICENSE",
+                                        "LICENSE.txt",
+                                        "LICENSE.md",
+                                        "NOTICE",
+                                        "NOTICE.txt"};
 
 std::string read_file(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -56,6 +68,21 @@ std::string config_text(const ExportFormat& format, const ExportContent& content
   config.erase("torch_dtype");  // the older name of dtype
   config["dtype"] = dtype_name(content.tensors.front().second.scalar_type());
   return config.dump(2) + "\n";
+}
+
+// In this folder; the tests run it.
+std::string how_to_load(const ExportFormat& format) {
+  return fmt::format(R"(It loads with transformers 5 or later{0}:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = (auto.from_pretrained("."{1}) for auto in (AutoTokenizer, AutoModelForCausalLM))
+prompt = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=16)[0]))
+```)",
+                     format.brings_code() ? ", and runs code of this folder" : "",
+                     format.brings_code() ? ", trust_remote_code=True" : "");
 }
 
 // The card with the way to load the folder under its title.
@@ -98,7 +125,7 @@ ExportReport export_hugging_face(const fs::path& folder, const ExportFormat& for
   for (const auto& [name, text] : format.more_files(content.hybrid.mixer))
     write_file_atomically(staging.path() / name, text);
   write_file_atomically(staging.path() / "config.json", config);
-  write_file_atomically(staging.path() / "README.md", with_loading(content.model_card, format.how_to_load()));
+  write_file_atomically(staging.path() / "README.md", with_loading(content.model_card, how_to_load(format)));
   write_safetensors(staging.path() / "model.safetensors", format.tensors(content.hybrid, content.tensors),
                     {{"format", "pt"}});
   const ExportReport report = read_back(staging.path(), format, content);

@@ -83,10 +83,6 @@ class Qwen3_5 : public ExportFormat {
     return "";
   }
 
-  std::string how_to_load() const override {
-    return "It loads with `AutoModelForCausalLM.from_pretrained(folder)`, transformers 5 or later.";
-  }
-
   Json config(const HybridSpec& hybrid, const Json& teacher) const override {
     const ModelSpec& model = hybrid.model;
     Json config = decoder_config("Qwen3_5ForCausalLM", "qwen3_5_text", model, teacher);

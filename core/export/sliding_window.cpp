@@ -51,10 +51,6 @@ class SlidingWindow : public ExportFormat {
                : fmt::format("its feed-forward is dense, that of {} is a mixture of experts", model.model_type);
   }
 
-  std::string how_to_load() const override {
-    return "It loads with `AutoModelForCausalLM.from_pretrained(folder)`, transformers 5 or later.";
-  }
-
   Json config(const HybridSpec& hybrid, const Json& teacher) const override {
     Json config = decoder_config(home_.architecture, home_.model_type, hybrid.model, teacher);
     if (!home_.norm) config.erase("attention_bias");  // as the class has it, or has not

@@ -1,5 +1,7 @@
 #include "core/io/checksums.h"
 
+#include <fmt/format.h>
+
 #include <fstream>
 #include <map>
 #include <string>
@@ -51,20 +53,32 @@ void check_checksums(const std::filesystem::path& folder) {
     const std::filesystem::path listed = folder / name;
     std::error_code missing;
     if (!std::filesystem::is_regular_file(listed, missing)) {
-      faults.push_back({listed.string(), std::string("is missing; ") + kName + " lists it"});
+      faults.push_back({listed.string(), fmt::format("is missing; {} lists it", kName)});
     } else if (const std::string found = sha256_of_file(listed); found != sum) {
-      faults.push_back({listed.string(), "is damaged: its SHA-256 is " + found + ", " + kName + " says " + sum});
+      faults.push_back({listed.string(), fmt::format("is damaged: its SHA-256 is {}, {} says {}", found, kName, sum)});
     }
   }
   if (!faults.empty()) throw BadInput(faults);
 }
 
+std::vector<std::filesystem::path> deciding_files(const std::filesystem::path& folder, const ModelFiles& files) {
+  std::vector<std::filesystem::path> all = {folder / "config.json", folder / "tokenizer.json"};
+  all.insert(all.end(), files.files().begin(), files.files().end());
+  return all;
+}
+
+std::string hash_of_model(const std::vector<std::string>& sha256) {
+  std::string hashes;
+  for (const std::string& one : sha256) hashes += one;
+  return sha256_of_bytes(hashes.data(), hashes.size());
+}
+
 std::string hash_of_model(const std::filesystem::path& folder, const ModelFiles& files,
                           const std::function<void()>& between_reads) {
-  std::string hashes;
-  for (const char* name : {"config.json", "tokenizer.json"}) hashes += sha256_of_file(folder / name);
-  for (const std::filesystem::path& file : files.files()) hashes += sha256_of_file(file, between_reads);
-  return sha256_of_bytes(hashes.data(), hashes.size());
+  std::vector<std::string> sha256;
+  for (const std::filesystem::path& file : deciding_files(folder, files))
+    sha256.push_back(sha256_of_file(file, between_reads));
+  return hash_of_model(sha256);
 }
 
 }  // namespace flashmorph

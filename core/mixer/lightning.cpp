@@ -59,13 +59,17 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
         lightning_attention(q, k, v, log_decay_H_, state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     const at::Tensor z = project(x_BTD, weights_.z);
-    const at::Tensor gated = settings_.output_norm == "head"
-                                 ? gated_rms_norm(o_BTHK, weights_.o_norm, z, spec_.norm_epsilon, /*swish=*/false)
-                                 : normed_over_all(o_BTHK) * at::sigmoid(z);
-    return project(gated, weights_.heads.o);
+    return project(normed_and_gated(o_BTHK, z), weights_.heads.o);
   }
 
  private:
+  at::Tensor normed_and_gated(const at::Tensor& o_BTHK, const at::Tensor& z_BTC) const {
+    const bool by_head = settings_.output_norm == "head";
+    if (!by_head && shard_->size() > 1) return normed_over_all(o_BTHK) * at::sigmoid(z_BTC);
+    const at::Tensor normed_apart = by_head ? o_BTHK : o_BTHK.flatten(2, 3).unsqueeze(2);
+    return gated_rms_norm(normed_apart, weights_.o_norm, z_BTC, spec_.norm_epsilon, /*swish=*/false);
+  }
+
   // RMSNorm over all heads of the model: the sum of squares crosses the shards.
   at::Tensor normed_over_all(const at::Tensor& o_BTHK) const {
     const at::Tensor o_BTC = o_BTHK.flatten(2, 3);

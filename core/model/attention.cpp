@@ -38,10 +38,14 @@ at::Tensor rotated_at(const at::Tensor& x_BTHK, const Positions& positions) {
                         : rotate(x_BTHK, positions.cos_TK, positions.sin_TK);
 }
 
-// Of each head, or of all at once, as the weight's size says.
-at::Tensor norm_heads(const at::Tensor& x_BTHK, const at::Tensor& weight, double epsilon) {
-  if (weight.size(0) == x_BTHK.size(3)) return rms_norm(x_BTHK, weight, epsilon);
-  return rms_norm(x_BTHK.flatten(2, 3), weight, epsilon).view(x_BTHK.sizes());
+// With its norm, if any: of each head, or of all at once, as the weight's size says.
+at::Tensor normed_and_placed(const at::Tensor& x_BTHK, const at::Tensor& norm, double epsilon, bool rotates,
+                             const Positions& positions) {
+  const auto placed = [&](const at::Tensor& x) { return rotates ? rotated_at(x, positions) : x; };
+  if (!norm.defined()) return placed(x_BTHK);
+  if (norm.size(0) != x_BTHK.size(3)) return placed(rms_norm(x_BTHK.flatten(2, 3), norm, epsilon).view(x_BTHK.sizes()));
+  return rotates && !positions.rows ? norm_and_rotate(x_BTHK, norm, positions.cos_TK, positions.sin_TK, epsilon)
+                                    : placed(rms_norm(x_BTHK, norm, epsilon));
 }
 
 }  // namespace
@@ -58,18 +62,12 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
 
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated) {
-  at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
-  at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
-  at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
-  if (weights.q_norm.defined()) {
-    q = norm_heads(q, weights.q_norm, spec.norm_epsilon);
-    k = norm_heads(k, weights.k_norm, spec.norm_epsilon);
-  }
-  if (rotated && weights.rotates) {
-    q = rotated_at(q, positions);
-    k = rotated_at(k, positions);
-  }
-  return {q, k, v};
+  const at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
+  const at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
+  const at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
+  const bool rotates = rotated && weights.rotates;
+  return {normed_and_placed(q, weights.q_norm, spec.norm_epsilon, rotates, positions),
+          normed_and_placed(k, weights.k_norm, spec.norm_epsilon, rotates, positions), v};
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,

@@ -7,30 +7,11 @@
 #include <tuple>
 #include <vector>
 
+#include "core/ops/inverse_rms.h"
 #include "core/ops/operator.h"
 
 namespace flashmorph {
 namespace {
-
-// Independent partial sums let the compiler vectorise without reordering rules.
-template <class Number>
-Number dot(const Number* a, const Number* b, int64_t width) {
-  constexpr int64_t kLanes = 16;
-  Number lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-  Number sum = 0;
-  for (; i < width; ++i) sum += a[i] * b[i];
-  for (const Number lane : lanes) sum += lane;
-  return sum;
-}
-
-// s = 1 / sqrt(mean(x^2) + epsilon)
-template <class Number>
-Number inverse_rms(const Number* x, int64_t width, double epsilon) {
-  return Number(1) / std::sqrt(dot(x, x, width) / static_cast<Number>(width) + static_cast<Number>(epsilon));
-}
 
 template <class Number>
 void forward_rows(const Number* x, const Number* __restrict weight, Number* __restrict y, int64_t rows, int64_t width,

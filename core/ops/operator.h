@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -164,6 +165,10 @@ struct Differentiable<Op, Results(Argument...), Gradients(Given...)>
   // The operator on the Autograd key. What is not trained leaves the graph.
   static Results differentiable(Argument... argument) {
     Op::check(argument...);
+    if (!c10::GradMode::is_enabled()) {  // the host has no node to make
+      const at::AutoDispatchBelowADInplaceOrView below_autograd;
+      return forward_of<Op>().call(argument...);
+    }
     Results all;
     const variable_list outputs = [&]<size_t... I>(std::index_sequence<I...>) {
       return Differentiable::apply(&all, in_graph<I>(argument)...);

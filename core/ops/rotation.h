@@ -9,4 +9,8 @@ namespace flashmorph {
 // which it does not keep.
 at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK);
 
+// rotate(rms_norm(x, weight, epsilon), cos, sin) in one pass, differentiable in x and weight_K.
+at::Tensor norm_and_rotate(const at::Tensor& x_BTHK, const at::Tensor& weight_K, const at::Tensor& cos_TK,
+                           const at::Tensor& sin_TK, double epsilon);
+
 }  // namespace flashmorph

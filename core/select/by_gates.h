@@ -9,6 +9,8 @@ namespace flashmorph {
 struct GateSettings {
   std::string objective = "budget";  // what moves the gates
   double gate_penalty = 0.1;         // lambda, the paper's
+  int64_t stop = 0;
+  int64_t polish = 0;
 
   bool has_penalty() const { return objective == "paper"; }
   double lambda() const { return has_penalty() ? gate_penalty : 0.0; }
@@ -20,6 +22,15 @@ struct GateSettings {
            .choices = {"budget", "paper"}});
     v.key("gate_penalty", gate_penalty,
           {"flashmorph, objective paper: lambda, the pull of every gate towards linear attention", 0, kMany});
+    v.key("stop", stop,
+          {"flashmorph: end select once its pick has been the same for so many steps and its margin exceeds the gates' "
+           "noise; 0: go through all tokens",
+           0, kMany});
+    v.key(
+        "polish", polish,
+        {"flashmorph: so many layers on each side of the cut are tried in each other's place, by judging hard mixtures "
+         "on held-out samples; 0: the gates alone pick",
+         0, 1000});
   }
 };
 

@@ -1,8 +1,9 @@
 #include "core/base/bad_input.h"
 #include "core/select/by_gates.h"
+#include "core/select/polish.h"
 #include "core/select/selector.h"
 
-// FlashMorph's own: the layers with the largest gates.
+// FlashMorph's own: the layers with the largest gates; polished, where that is asked for.
 
 namespace flashmorph {
 namespace {
@@ -10,6 +11,7 @@ namespace {
 class ByGates : public Selector {
  public:
   bool needs_gates() const override { return true; }
+  bool needs_judge(const SelectSection& settings) const override { return settings.own.of<GateSettings>().polish > 0; }
 
   void check(const SelectSection& settings, const LayerBudget&) const override {
     const auto& gates = settings.own.of<GateSettings>();
@@ -20,10 +22,13 @@ class ByGates : public Selector {
   }
 
   Pick pick(const Evidence& evidence) const override {
-    return {.full_layers = best_layers(evidence.gates, evidence.budget),
-            .scores = evidence.gates,
-            .margin = keep_margin(evidence.gates, evidence.budget),
-            .noise = evidence.gate_noise};
+    Pick pick{.full_layers = best_layers(evidence.gates, evidence.budget),
+              .scores = evidence.gates,
+              .margin = keep_margin(evidence.gates, evidence.budget),
+              .noise = evidence.gate_noise};
+    if (const int64_t width = evidence.settings.own.of<GateSettings>().polish; width > 0 && evidence.judge)
+      pick.exchanges = polish(pick, evidence, width);
+    return pick;
   }
 };
 

@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -60,7 +61,7 @@ double gates_cost(const std::vector<double>& gates, const LayerBudget& budget) {
 double falling_allowance(const std::vector<double>& relative_costs, int64_t done, int64_t steps) {
   const auto all = static_cast<double>(relative_costs.size());
   const double share = static_cast<double>(done) / static_cast<double>(steps);
-  return all - (all - least_positive(relative_costs)) * share;
+  return all * std::pow(least_positive(relative_costs) / all, share);
 }
 
 }  // namespace flashmorph

@@ -24,8 +24,9 @@ std::vector<double> relative_costs(const LayerBudget& budget);
 // What the gates cost, in the budget's unit.
 double gates_cost(const std::vector<double>& gates, const LayerBudget& budget);
 
-// What the gates may cost after `done` of `steps` steps, in the same unit: from all layers down to the cheapest, in
-// equal parts, so that one run passes every budget.
+// What the gates may cost after `done` of `steps` steps, in the same unit: from all layers down to the cheapest, by the
+// same share in every step. One run passes every budget, and is longest among those where few layers are left and each
+// counts.
 double falling_allowance(const std::vector<double>& relative_costs, int64_t done, int64_t steps);
 
 }  // namespace flashmorph

@@ -21,11 +21,22 @@ void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate)
               " parameters");
   const c10::NoGradGuard no_gradient;
   at::_foreach_add_(steps_, 1);
-  std::vector<at::Tensor> exact_gradients;
-  for (size_t i = 0; i < parameters_.size(); ++i) exact_gradients.push_back(gradients[i].to(exact_[i].scalar_type()));
-  at::_fused_adamw_(exact_, exact_gradients, first_moments_, second_moments_, {}, steps_, learning_rate, options_.beta1,
-                    options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  at::_fused_adamw_(exact_, as_exact(gradients), first_moments_, second_moments_, {}, steps_, learning_rate,
+                    options_.beta1, options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false,
+                    /*maximize=*/false);
   round_into_parameters();
+}
+
+// All short ones in one copy.
+std::vector<at::Tensor> AdamW::as_exact(std::vector<at::Tensor> gradients) const {
+  std::vector<at::Tensor> copies, of;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (gradients[i].scalar_type() == exact_[i].scalar_type()) continue;
+    of.push_back(gradients[i]);
+    copies.push_back(gradients[i] = at::empty_like(exact_[i]));
+  }
+  if (!of.empty()) at::_foreach_copy_(copies, of);
+  return gradients;
 }
 
 std::vector<AdamW::State> AdamW::states() const {

@@ -34,6 +34,7 @@ class AdamW {
   void resume_at(int64_t steps);      // the states were overwritten with those after so many steps
 
  private:
+  std::vector<at::Tensor> as_exact(std::vector<at::Tensor> gradients) const;
   void round_into_parameters();
 
   std::vector<at::Tensor> parameters_;

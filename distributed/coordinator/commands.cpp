@@ -36,12 +36,20 @@ std::vector<proto::StageCommand> commands_of(const RunConfig& config, const prot
   add("evaluate", "teacher");
   for (const proto::HybridPlan& plan : plans.plans()) add("evaluate", plan.name(), "align");
   for (const proto::HybridPlan& plan : plans.plans()) {
-    add("distill", plan.name());
-    add("finetune", plan.name());
+    if (&first_alike(plan, plans) == &plan) {
+      add("distill", plan.name());
+      add("finetune", plan.name());
+    }
     if (last != "align") add("evaluate", plan.name(), last);
   }
   add("export");
   return commands;
+}
+
+const proto::HybridPlan& first_alike(const proto::HybridPlan& plan, const proto::PlanSet& plans) {
+  return *std::ranges::find_if(plans.plans(), [&](const proto::HybridPlan& other) {
+    return &other == &plan || std::ranges::equal(other.full_layers(), plan.full_layers());
+  });
 }
 
 bool is_finished(const proto::RunState& state, const proto::StageCommand& command) {

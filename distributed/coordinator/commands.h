@@ -15,8 +15,11 @@ std::string name_of(const proto::StageCommand& command);
 
 // Everything the run does, in order: latency (with a budget in milliseconds), align, select (with gates), discretize;
 // then, once there are plans: evaluate the teacher, and every plan after align; for each plan distill and finetune
-// (those with tokens) and evaluate again; export.
+// (those with tokens; plans that keep the same layers are trained once) and evaluate again; export.
 std::vector<proto::StageCommand> commands_of(const RunConfig& config, const proto::PlanSet& plans);
+
+// The first plan that keeps the same layers: its hybrid is this plan's, too.
+const proto::HybridPlan& first_alike(const proto::HybridPlan& plan, const proto::PlanSet& plans);
 
 bool is_finished(const proto::RunState& state, const proto::StageCommand& command);
 

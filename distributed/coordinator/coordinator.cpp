@@ -13,13 +13,13 @@
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
 #include "distributed/coordinator/commands.h"
-#include "distributed/coordinator/frontier.h"
 #include "distributed/coordinator/plans.h"
 #include "distributed/coordinator/results.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/evaluate.h"
+#include "distributed/stages/frontier.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/judge.h"
 #include "distributed/stages/latency.h"
@@ -312,15 +312,26 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
   return {0, watch.seconds()};
 }
 
+// Of plans that keep the same layers, and so are one hybrid, the first is measured.
+proto::Measurement Coordinator::measure(const proto::StageCommand& command) {
+  StageContext here = context();
+  if (command.model() == "teacher")
+    return evaluate(placed_.model(), Routes(placed_.spec().layers, Route::full()), "teacher", "", here);
+  const proto::HybridPlan &plan = plan_of(command.model()), &first = first_alike(plan, plans_);
+  for (proto::Measurement known : evaluation_.measurements()) {
+    if (&first == &plan || known.name() != first.name() || known.after() != command.after()) continue;
+    known.set_name(plan.name());
+    inputs_.observer.note(
+        fmt::format("evaluate  {} keeps the same layers as {}: one hybrid, measured once", plan.name(), first.name()));
+    return known;
+  }
+  if (command.after() == "align") return evaluate(placed_.model(), routes_of(plan), plan.name(), command.after(), here);
+  return evaluate(hybrid(plan, command.after()), routes_of(plan), plan.name(), command.after(), here);
+}
+
 StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
   const Stopwatch watch;
-  const bool is_teacher = command.model() == "teacher";
-  const Routes routes = is_teacher ? Routes(placed_.spec().layers, Route::full()) : routes_of(plan_of(command.model()));
-  StageContext here = context();
-  const proto::Measurement measured =
-      is_teacher || command.after() == "align"
-          ? evaluate(placed_.model(), routes, command.model(), command.after(), here)
-          : evaluate(hybrid(plan_of(command.model()), command.after()), routes, command.model(), command.after(), here);
+  const proto::Measurement measured = measure(command);
   auto& all = *evaluation_.mutable_measurements();
   all.erase(
       std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
@@ -389,7 +400,7 @@ void Coordinator::place(const char* mesh, bool with_branches) {
 MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::string& after) {
   MorphableModel hybrid = placed_.model().hybrid(routes_of(plan));
   if (after == "align") return hybrid;
-  const std::filesystem::path file = folder_.hybrid_file(plan.name(), after);
+  const std::filesystem::path file = folder_.hybrid_file(first_alike(plan, plans_).name(), after);
   on_all_ranks(world_, [&] { read_into(hybrid.all_parameters(), ModelFiles::open_file(file), hybrid.placement()); });
   return hybrid;
 }

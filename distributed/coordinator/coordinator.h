@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "core/select/budget.h"
-#include "distributed/checkpoint/run_folder.h"
 #include "distributed/coordinator/placed_model.h"
+#include "distributed/run/run_folder.h"
 #include "distributed/stages/context.h"
 #include "proto/run.pb.h"
 
@@ -71,6 +71,7 @@ class Coordinator {
   StageCost finetune_hybrid(const proto::StageCommand& command);
   StageCost export_hybrid(const proto::StageCommand& command);
 
+  proto::Measurement measure(const proto::StageCommand& command);
   void pick_by_judging();
   void place(const char* mesh, bool with_branches);  // the model, with its trained branches, on a stage's mesh
   void save_hybrid(const MorphableModel& hybrid, const proto::StageCommand& command);

@@ -2,7 +2,7 @@
 
 #include "core/base/sha256.h"
 #include "core/select/selector.h"
-#include "distributed/coordinator/frontier.h"
+#include "distributed/stages/frontier.h"
 
 namespace flashmorph {
 namespace {
@@ -15,6 +15,15 @@ proto::HybridPlan plan_by(const std::string& method, const Evidence& evidence) {
   plan.set_noise(pick.noise);
   plan.mutable_full_layers()->Add(pick.full_layers.begin(), pick.full_layers.end());
   plan.mutable_scores()->Add(pick.scores.begin(), pick.scores.end());
+  for (const Exchange& one : pick.exchanges) {
+    proto::LayerExchange& exchange = *plan.add_exchanges();
+    exchange.set_out(one.out);
+    exchange.set_in(one.in);
+    exchange.set_recall_before(one.before.recall);
+    exchange.set_recall_after(one.after.recall);
+    exchange.set_error_before(one.before.error);
+    exchange.set_error_after(one.after.error);
+  }
   return plan;
 }
 

@@ -48,8 +48,9 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
                              at::Tensor& loss) {
   const c10::AutoGradMode no_gradient(false);
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const auto shares =
+  const auto numbers =
       static_cast<double>(model.layer_count() * micro_batches * batch.tokens_BT.numel() * model.spec().hidden);
+  const at::Tensor share = at::full({}, 1.0 / numbers, loss.options());  // of each squared error in the step's mean
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
     const at::Tensor normed = model.normed_input(l, x_BTD);
@@ -60,9 +61,9 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
       const at::Tensor linear = model.linear_attention(l, normed, positions);
       const auto [whole_full, whole_linear] = summed_together(full, linear, model.shard());
       attended = whole_full.detach();
-      const at::Tensor error = squared_distance(whole_linear, attended) / shares;
-      error.backward();
-      loss += error.detach();
+      const at::Tensor error = squared_distance(whole_linear, attended);
+      error.backward(share);
+      loss.addcmul_(error.detach(), share);
     }
     if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, model.after_attention(l, x_BTD, attended));
   }

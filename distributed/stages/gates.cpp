@@ -2,9 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include "core/select/by_gates.h"
-#include "core/select/gate_budget.h"
-
 namespace flashmorph {
 namespace {
 
@@ -52,17 +49,6 @@ Trained Gates::trained_by(const AdamW::State& state, std::function<void(int64_t 
                 return all;
               },
           .own = &moved_};
-}
-
-int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget) {
-  const int last = gates.history_size() - 1;
-  if (section.own.of<GateSettings>().has_penalty()) return last;
-  const double rounding = 1e-9 * gates_cost(std::vector<double>(budget.costs.size(), 1.0), budget);
-  for (int step = last; step > 0; --step) {
-    const auto& alpha = gates.history(step).alpha();
-    if (gates_cost({alpha.begin(), alpha.end()}, budget) >= static_cast<double>(budget.limit) - rounding) return step;
-  }
-  return 0;
 }
 
 Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {

@@ -5,9 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "core/config/run_config.h"
 #include "core/morph/morphable_model.h"
-#include "core/select/budget.h"
 #include "core/train/adamw.h"
 #include "distributed/parallel/mesh.h"
 #include "distributed/stages/training.h"
@@ -48,10 +46,6 @@ class Gates {
   at::Tensor alpha_l_;
   proto::GateSnapshot moved_;
 };
-
-// The step of the history whose gates count for a budget, the run's or another: with a falling budget the last whose
-// gates still cost its limit or more, and else the last of all.
-int deciding_step(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget);
 
 // A mixed route for each gate of alpha_l, a leaf where the model is, with their numbers from the host, so that nobody
 // waits for a device to read them.

@@ -49,4 +49,8 @@ proto::LayerLatency layer_latency(const MorphableModel& model, int64_t length, M
   return latency;
 }
 
+LayerLatency numbers_of(const proto::LayerLatency& latency) {
+  return {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}};
+}
+
 }  // namespace flashmorph

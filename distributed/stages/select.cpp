@@ -8,6 +8,7 @@
 #include "core/select/gate_budget.h"
 #include "core/train/recompute.h"
 #include "distributed/parallel/gradients.h"
+#include "distributed/stages/frontier.h"
 #include "distributed/stages/gate_descent.h"
 #include "distributed/stages/training.h"
 
@@ -50,6 +51,7 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
                      .gate_price = price,
                      .gates_cost = cost,
                      .top_layers = best_layers(alpha, budget)});
+    if (has_settled(gates.moved(), section, budget)) training.end_early("the pick has settled");
   }
   proto::GateSnapshot snapshot = gates.moved();
   if (!snapshot.history().empty())

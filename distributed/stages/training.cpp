@@ -1,5 +1,7 @@
 #include "distributed/stages/training.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <iterator>
 
@@ -63,7 +65,7 @@ void Training::resume(Trained trained) {
 
 bool Training::next() {
   phase_.reset();
-  if (steps_done() == data_.steps()) return false;
+  if (steps_done() == data_.steps() || ends_early_) return false;
   phase_.emplace(context_.watchdog, Work::step, stage_, steps_done() + 1);
   checkpoints_->save_when_due(progress_);
   stop_if_asked();
@@ -91,7 +93,13 @@ void Training::finish(StepReport report) {
   progress_.set_loss(report.loss);
 }
 
-StageCost Training::cost() const { return {data_.steps() * section_.batch_tokens, watch_.seconds()}; }
+void Training::end_early(const std::string& why) {
+  ends_early_ = true;
+  context_.observer.note(fmt::format("{}  {} after step {} of {}: {} tokens are not needed", stage_, why, steps_done(),
+                                     data_.steps(), (data_.steps() - steps_done()) * section_.batch_tokens));
+}
+
+StageCost Training::cost() const { return {steps_done() * section_.batch_tokens, watch_.seconds()}; }
 
 MicroBatches Training::micro_batches() {
   const int64_t step = steps_done(), count = data_.micro_batches(step);

@@ -55,7 +55,8 @@ class Training {
   bool next();  // false behind the last step
   StepResult run(const StepFunction& step);
   double learning_rate() const { return rate_.at(progress_.step()); }
-  void finish(StepReport report);  // fills in step, tokens and learning rate
+  void finish(StepReport report);          // fills in step, tokens and learning rate
+  void end_early(const std::string& why);  // after this step
 
   int64_t steps_done() const { return progress_.step(); }
   StageCost cost() const;
@@ -77,6 +78,7 @@ class Training {
   std::optional<FrozenWeights> frozen_;
   std::unique_ptr<StageCheckpoints> checkpoints_;
   proto::StageProgress progress_;
+  bool ends_early_ = false;
   Stopwatch watch_;
   std::optional<StepWatch> ranks_;
   std::optional<Phase> phase_;  // of the step under way

@@ -1,7 +1,9 @@
-// Times a stage of a random Qwen3-shaped model on one card; one line of JSON.
-//   stages_gpu --stage select --sequences 1 --length 16384 [--shape 1.7B|8B] [--steps 6] [--profile]
+// Times a stage of a random model in the shape of Qwen3 (1.7B, 8B) or SmolLM2 (135M) on one card; one line of JSON.
+//   stages_gpu --stage select --sequences 1 --length 16384 [--shape 1.7B|8B|135M] [--steps 6] [--profile]
+//     [--jsonl FILE --tokenizer FILE]   packed documents instead of passkeys in one text
 // The stage is the program's own, data and all; from the repository's root. The first steps are not counted, a step's
-// time is the median of the others. --profile: then one more step under torch's profiler, its kernels' times by name.
+// time is the median of the others. --profile: then one more step under torch's profiler: how many kernels, how much of
+// the median step they take, and their times by name.
 
 #include <ATen/ATen.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -37,12 +39,16 @@ ModelSpec spec_of(const std::string& shape) {
   spec.kv_heads = 8;
   spec.max_positions = 1 << 20;
   spec.query_key_norm = true;
-  if (shape == "1.7B") {
+  if (shape == "135M") {
+    spec.model_type = "llama", spec.vocabulary = 49152, spec.query_key_norm = false, spec.tied_embeddings = true;
+    spec.hidden = 576, spec.intermediate = 1536, spec.layers = 30, spec.heads = 9, spec.kv_heads = 3,
+    spec.head_dim = 64;
+  } else if (shape == "1.7B") {
     spec.hidden = 2048, spec.intermediate = 6144, spec.layers = 28, spec.heads = 16, spec.tied_embeddings = true;
   } else if (shape == "8B") {
     spec.hidden = 4096, spec.intermediate = 12288, spec.layers = 36, spec.heads = 32, spec.tied_embeddings = false;
   } else {
-    throw std::invalid_argument("--shape is 1.7B or 8B, not " + shape);
+    throw std::invalid_argument("--shape is 1.7B, 8B or 135M, not " + shape);
   }
   return spec;
 }
@@ -69,6 +75,7 @@ MorphableModel random_model(const ModelSpec& spec, const Placement& placement, M
     layer.attention->k = matrix(keys, spec.hidden);
     layer.attention->v = matrix(keys, spec.hidden);
     layer.attention->o = matrix(spec.hidden, queries);
+    if (!spec.query_key_norm) continue;
     layer.attention->q_norm = norm(spec.head_dim);
     layer.attention->k_norm = norm(spec.head_dim);
   }
@@ -105,6 +112,8 @@ class StepTimes : public StageObserver {
   double loss() const { return loss_; }
   const std::vector<double>& seconds() const { return seconds_; }
   const nlohmann::json& kernels() const { return kernels_; }
+  int64_t launches() const { return launches_; }
+  double busy() const { return kernels_ms_ * 1e-3 / median(); }
 
  private:
   static profiling::ProfilerConfig profiler_config() {
@@ -120,18 +129,21 @@ class StepTimes : public StageObserver {
       }
     for (const auto& [name, time] : by_name)
       kernels_.push_back({{"kernel", name}, {"ms", time.first}, {"calls", time.second}});
+    for (const auto& [name, time] : by_name) kernels_ms_ += time.first, launches_ += time.second;
   }
 
   int64_t steps_;
   bool profile_;
   Stopwatch watch_;
-  double last_ = 0.0, loss_ = 0.0;
+  double last_ = 0.0, loss_ = 0.0, kernels_ms_ = 0.0;
+  int64_t launches_ = 0;
   std::vector<double> seconds_;
   nlohmann::json kernels_ = nlohmann::json::array();
 };
 
 struct Request {
   std::string shape = "1.7B", stage = "select", mixer = "lightning";
+  std::string tokenizer = "tests/data/passkey-teacher/tokenizer.json", jsonl;
   int64_t sequences = 1, length = 16384, steps = 6, chunk = 128;
   bool profile = false;
 };
@@ -141,17 +153,21 @@ RunConfig config_of(const Request& request) {
   const std::string section = "{tokens: " + std::to_string(tokens * steps) +
                               ", batch_tokens: " + std::to_string(tokens) +
                               ", micro_batch_tokens: " + std::to_string(tokens) +
-                              ", data: {lengths: " + std::to_string(request.length) + ", passkeys: [2, 10], words: 8}}";
+                              ", data: {lengths: " + std::to_string(request.length) + ", passkeys: [2, 10], words: 8";
+  const bool documents = !request.jsonl.empty();
+  const std::string text = documents ? "jsonl: " + request.jsonl : "text: tests/data/text/tinyshakespeare.txt";
+  const std::string of_text = section + (documents ? ", passkey_share: 0}}" : "}}");
   // Random branches are useless, and gates at exactly 1 would leave their backward out: a penalty that pulls every
   // gate.
-  const std::string gated = "{objective: paper, gate_penalty: 1e9, lr: {from: 1e-2, to: 1e-2}, " + section.substr(1);
-  return RunConfig::from_yaml("model: {path: random}\nmixer: {kind: " + request.mixer +
-                                  ", chunk: " + std::to_string(request.chunk) +
-                                  "}\nbudget: {ratio: '3:1'}\n"
-                                  "device: {kind: cuda, dtype: bfloat16, threads: 4}\n"
-                                  "data: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n  align: " +
-                                  section + "\n  select: " + gated + "\n  distill: " + section + "\n",
-                              "stages_gpu");
+  const std::string gated =
+      "{objective: paper, gate_penalty: 1e9, lr: {from: 1e-2, to: 1e-2}, " + section.substr(1) + "}}";
+  return RunConfig::from_yaml(
+      "model: {path: random}\nmixer: {kind: " + request.mixer + ", chunk: " + std::to_string(request.chunk) +
+          "}\nbudget: {ratio: '3:1'}\n"
+          "device: {kind: cuda, dtype: bfloat16, threads: 4}\n"
+          "data: {" +
+          text + "}\nstages:\n  align: " + of_text + "\n  select: " + gated + "\n  distill: " + of_text + "\n",
+      "stages_gpu");
 }
 
 void run_stage(const Request& request, MorphableModel& model, StageContext& context) {
@@ -175,7 +191,7 @@ nlohmann::json measured(const Request& request, Communicator& host) {
   const ModelSpec spec = spec_of(request.shape);
   MorphableModel model = random_model(spec, {0, 1, at::kBFloat16, device.place()}, mesh, config.mixer);
 
-  const Tokenizer tokenizer = Tokenizer::open("tests/data/passkey-teacher/tokenizer.json");
+  const Tokenizer tokenizer = Tokenizer::open(request.tokenizer);
   const Corpus corpus = Corpus::open(config.data, tokenizer, request.length + 1);
   const PasskeyTask passkeys(tokenizer);
   StepTimes times(request.steps, request.profile);
@@ -200,6 +216,8 @@ nlohmann::json measured(const Request& request, Communicator& host) {
           {"peak_gib", static_cast<double>(stats.allocated_bytes[0].peak) / (1 << 30)},
           {"loss", times.loss()},
           {"steps", times.seconds()},
+          {"launches", times.launches()},
+          {"busy", request.profile ? times.busy() : 0.0},
           {"kernels", times.kernels()}};
 }
 
@@ -212,6 +230,8 @@ int main(int argc, char** argv) {
   CLI::App app("times a stage on one card");
   app.add_option("--shape", request.shape);
   app.add_option("--stage", request.stage);
+  app.add_option("--jsonl", request.jsonl);
+  app.add_option("--tokenizer", request.tokenizer);
   app.add_option("--mixer", request.mixer);
   app.add_option("--sequences", request.sequences);
   app.add_option("--length", request.length);

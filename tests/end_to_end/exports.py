@@ -37,6 +37,9 @@ takes the first that can hold the hybrid, in the order `qwen3_5_text`, `granitem
 `flashmorph`. Transformers is the engine that was run. Others that know a class may ask more of it: vLLM takes heads of
 `granitemoehybrid` to have hidden / heads channels.
 
+Every folder's README.md has the lines that load it and generate. transformers reads config.json before it loads a tokenizer: of
+`flashmorph` its tokenizer, too, asks for `trust_remote_code=True`, of the others nothing asks.
+
 | model | mixer | format | logits | greedy |
 |---|---|---|---|---|
 """

@@ -5,7 +5,7 @@
 
 #include "core/io/checksums.h"
 #include "distributed/coordinator/coordinator.h"
-#include "launcher/run_record.h"
+#include "distributed/run/run_record.h"
 #include "tests/faults/scratch.h"
 
 // A run that was stopped in align, and everything that can be wrong with its checkpoints. None of it ends the next

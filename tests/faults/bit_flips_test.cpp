@@ -10,7 +10,7 @@
 #include "core/export/export_format.h"
 #include "core/io/checksums.h"
 #include "core/tokenizer/tokenizer.h"
-#include "distributed/checkpoint/run_folder.h"
+#include "distributed/run/run_folder.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/unit/checkpoint/trained.h"
 #include "tests/unit/export/small_hybrid.h"

@@ -4,7 +4,8 @@ Run from the repository's root: python tests/golden/make_stages.py
 
 The file holds the input (`tokens` and `answers` [B, T], `alphas` [2, L], the branches as model.layers.{l}.linear_attn.*) and,
 for each output norm NORM, NORM.align_losses [L], NORM.align_gradient_norms.NAME, and for each row of alphas
-NORM.select_errors [2, L] and NORM.gate_gradients [2, L].
+NORM.select_errors [2, L] and NORM.gate_gradients [2, L]; select's descent under a falling budget gives NORM.falling_gates [6, L]
+and NORM.gate_prices [6].
 """
 
 import json
@@ -45,6 +46,8 @@ def main():
         golden |= {f"{norm}.align_gradient_norms.{name}": gradient.norm() for name, gradient in gradients.items()}
         selected = [reference.select(tokens, answers, alpha) for alpha in alphas]
         golden[f"{norm}.select_errors"], golden[f"{norm}.gate_gradients"] = map(torch.stack, zip(*selected))
+        golden[f"{norm}.falling_gates"], golden[f"{norm}.gate_prices"] = reference.falling_gates(
+            tokens, answers, steps=6, rate=0.1, betas=(0.9, 0.95))
     save_file(golden, HERE / "stages.safetensors")
 
 

@@ -38,6 +38,18 @@ def log_decays(rule, heads, layer, layers):
     return slopes(lower) + slopes(2 * lower)[::2][: heads - lower]
 
 
+
+def nearest(gates, allowed):
+    """The point of [0, 1]^L nearest to `gates` that sums to `allowed`, clamp(gates - price), and the price: between two
+    neighbours of the prices at which a gate comes to 0 or 1 the sum is a straight line."""
+    corners = torch.cat([gates, gates - 1]).sort().values
+    sums = torch.stack([(gates - price).clamp(0, 1).sum() for price in corners])
+    last = int((sums >= allowed).nonzero().max())
+    low, high = corners[last], corners[last + 1]
+    price = low + (high - low) * (sums[last] - allowed) / (sums[last] - sums[last + 1])
+    return (gates - price).clamp(0, 1), price
+
+
 class Reference:
     """A Qwen3 teacher and lightning branches; settings: decay rule, output norm (head, hidden), rope in the branches."""
 
@@ -131,6 +143,22 @@ class Reference:
         errors = self.select_errors(tokens, answers, alpha, states)
         (gradient,) = torch.autograd.grad(errors.mean(), [alpha])
         return errors.detach(), gradient
+
+    def falling_gates(self, tokens, answers, steps, rate, betas):
+        """select's gates and prices after each step under a budget that falls from all layers to one, on the same tokens."""
+        alpha, mean, square = torch.ones(self.layers, dtype=torch.float64), 0.0, 0.0
+        gates, prices = [], []
+        for step in range(1, steps + 1):
+            gradient = self.select(tokens, answers, alpha)[1]
+            mean = betas[0] * mean + (1 - betas[0]) * gradient
+            square = betas[1] * square + (1 - betas[1]) * gradient**2
+            scale = (square.mean() / (1 - betas[1] ** step)).sqrt()
+            pace = rate / scale if scale > 0 else torch.tensor(0.0)
+            moved = alpha - pace * mean / (1 - betas[0] ** step)
+            alpha, price = nearest(moved, self.layers ** (1 - step / steps))
+            gates.append(alpha)
+            prices.append(price / pace if pace > 0 else torch.tensor(0.0, dtype=torch.float64))
+        return torch.stack(gates), torch.stack(prices)
 
     def align_losses(self, states):
         losses = []

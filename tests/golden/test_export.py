@@ -8,6 +8,8 @@ where the folder holds any.
 """
 
 import argparse
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,6 +53,12 @@ def compare(folder, logits, dtype=torch.float32):
     return error, faults
 
 
+def run_card(folder):
+    """What the model card's lines print, run in the folder by somebody who cannot answer a question."""
+    lines = re.search("```python\n(.*?)```", (Path(folder) / "README.md").read_text(), re.S)[1]
+    return subprocess.run([sys.executable, "-c", lines], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("export_dir")
@@ -60,6 +68,9 @@ def main():
     print(f"largest difference of a logit: {error:.3g} (allowed {LOGIT_TOLERANCE:.0e})")
     if not error <= LOGIT_TOLERANCE:
         faults.append(f"logits differ by {error:.3g}")
+    card = run_card(arguments.export_dir)
+    if card.returncode != 0 or "custom code" in card.stdout + card.stderr:
+        faults.append(f"the card's lines: {card.stdout}{card.stderr}")
     for fault in faults:
         print(f"FAILED: {fault}")
     return 1 if faults else 0

@@ -193,10 +193,13 @@ def pointwise(small):
                                [random(2, tokens, 3, width), random(3 * width), random(2, tokens, 3 * width)], [0, 1, 2])
         for width in (64, 7):
             pointwise_case("swiglu", ops.swiglu, dtype, [random(tokens, width), random(tokens, width)], [0, 1])
-        for size in (128, 6):
+        for size in (128, 64, 96, 6) if not small else (128, 6):
             angle = random(tokens, size)
             pointwise_case("rotate", lambda x: ops.rotate(x, angle.cos().to(x.device), angle.sin().to(x.device)), dtype,
                            [random(2, tokens, 3, size)], [0])
+            pointwise_case("norm_and_rotate", lambda x, w: ops.norm_and_rotate(
+                x, w, angle.cos().to(x.device), angle.sin().to(x.device), 1e-6), dtype,
+                [random(2, tokens, 3, size), random(size)], [0, 1])
         place = torch.arange(tokens) % 11
         for width in (64, 6):
             past = random(2, 2, width)

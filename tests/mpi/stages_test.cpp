@@ -6,6 +6,7 @@
 #include <fstream>
 #include <tuple>
 
+#include "core/io/model_files.h"
 #include "core/mixer/lightning.h"
 #include "core/model/attention.h"
 #include "core/select/by_gates.h"
@@ -126,6 +127,29 @@ TEST(Stages, GatesUnderThePapersPenaltyAreTheSameOnEveryMesh) {
   expect_same_gates(small.path(), config, at::kDouble, 1e-10);
 }
 
+// Eager float64 PyTorch: tests/golden/make_stages.py.
+TEST(Stages, GatesUnderAFallingBudgetAreTheReferences) {
+  const std::string file = "tests/golden/stages.safetensors";
+  const auto golden = SafetensorsFile::open(file);
+  const Batch batch = {golden->tensor("tokens").to(at::kLong), golden->tensor("answers").to(at::kBool), {}};
+  const double answers = batch.answers_BT.sum().item<double>();
+  const at::Tensor expected = golden->tensor("head.falling_gates"), prices = golden->tensor("head.gate_prices");
+  RunConfig config = small_run();
+  config.stages.select.tokens = config.stages.select.batch_tokens * expected.size(0);
+  Mesh mesh(world(), {.data = world().size()});
+  const MorphableModel model = load("tests/golden/families/qwen3", mesh, config, at::kDouble);
+  read_into(model.branch_parameters(), ModelFiles::open_file(file), model.placement());
+  Gates gates(model, mesh);
+  const auto descent = gate_descent(gates, LayerBudget::of_layers(2, 1), config.stages.select);
+  for (int64_t step = 0; step < expected.size(0); ++step) {
+    const at::Tensor alpha = gates.leaf();
+    mix_beside_teacher(model, batch, gates.mixing(alpha), {}).loss.backward();
+    const MovedGates moved = descent->step(alpha.grad() / answers, /*learning_rate=*/0.1, step);
+    for (int64_t l = 0; l < 2; ++l) EXPECT_NEAR(moved.alpha[l], expected[step][l].item<double>(), 1e-9) << step;
+    EXPECT_NEAR(moved.price, prices[step].item<double>(), 1e-6) << step;
+  }
+}
+
 TEST(Stages, AFallingBudgetHasNoUnitOfError) {
   const SharedModel small({.layers = 5});
   const RunConfig config = small_run("4");
@@ -140,6 +164,25 @@ TEST(Stages, AFallingBudgetHasNoUnitOfError) {
     for (size_t l = 0; l < 5; ++l) EXPECT_NEAR(moved.alpha[l], same.alpha[l], 1e-12);
     EXPECT_NEAR(same.price, 1000.0 * moved.price, 1e-6);
   }
+}
+
+TEST(Stages, SelectEndsWhenItsPickHasSettled) {
+  RunConfig config = small_run("12");
+  const SharedModel small({.layers = 5});
+  Mesh mesh(world(), {.data = world().size()});
+  const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
+  const auto select = [&](int64_t window) {
+    config.stages.select.own.of<GateSettings>().stop = window;
+    StageContext here = context(mesh, config);
+    return select_gates(model, LayerBudget::of_layers(5, 3), here);
+  };
+  const auto [whole, all] = select(0);
+  const auto [ended, some] = select(2);
+  ASSERT_LT(ended.history_size(), 12);
+  EXPECT_EQ(some.tokens, 512 * ended.history_size());
+  EXPECT_EQ(all.tokens, 512 * 12);
+  for (int step = 0; step < ended.history_size(); ++step)
+    EXPECT_TRUE(std::ranges::equal(ended.history(step).alpha(), whole.history(step).alpha()));
 }
 
 // With several tensor or pipeline ranks a replica, too: all replicas of the mesh, then each of them alone.

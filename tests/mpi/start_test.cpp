@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "core/base/bad_input.h"
+#include "core/io/checksums.h"
+#include "distributed/run/run_folder.h"
 #include "launcher/start_checks.h"
 #include "tests/mpi/world.h"
 
@@ -33,6 +35,23 @@ TEST(Start, AnotherProgramConfigOrArgumentOnOneRankIsRefusedByAll) {
 }
 
 TEST(Start, AFileThatOneRankCannotSeeIsNoFault) { EXPECT_EQ(complaint({"1.0 (build abc)", "run.yaml", ""}), "none"); }
+
+TEST(Start, RanksTogetherHashATeacherAsOneAlone) {
+  RunConfig config;
+  config.model.path = "tests/data/passkey-teacher";
+  config.data.text = "tests/data/text/tinyshakespeare.txt";
+  const ModelFiles teacher = ModelFiles::open(config.model.path);
+  const RunSources sources = RunSources::read(config, teacher, world(), [] {});
+  EXPECT_EQ(sources.teacher, hash_of_model(config.model.path, teacher));
+  EXPECT_EQ(sources.corpus.size(), world().rank() == 0 ? 1 : 0);
+}
+
+TEST(Start, ATeacherThatCannotBeReadIsRefusedByAll) {
+  RunConfig config;
+  const ModelFiles teacher = ModelFiles::open("tests/data/passkey-teacher");
+  config.model.path = "tests/data/none";
+  EXPECT_THROW(RunSources::read(config, teacher, world(), [] {}), BadInput);
+}
 
 }  // namespace
 }  // namespace flashmorph

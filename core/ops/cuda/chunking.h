@@ -2,12 +2,20 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "core/ops/cuda/lightning_kernels.h"
 
 namespace flashmorph::cuda {
+
+// Runs of tokens or chunks, and the table of them on the device.
+struct Runs {
+  at::Tensor numbers;  // what table points into
+  ChunkTable table;
+  std::vector<int64_t> first_runs;  // of each sequence, and their number at the end
+};
 
 // How the tokens of a call lie in chunks, as linear_attention.h says of rows and documents: no chunk spans two
 // sequences. Here the rows of a batch are sequences of one long row. Letters: B batch, T tokens, H heads, D any width,
@@ -24,31 +32,28 @@ class Chunking {
   std::pair<at::Tensor, at::Tensor> packed(const at::Tensor& x_BTHD, const at::Tensor& log_decay_H, Decay decay) const;
   at::Tensor unpacked(const at::Tensor& x_NHCD) const;  // -> [B, T, H, D]
 
-  const ChunkTable& table() const { return table_; }
-  int64_t chunks() const { return table_.chunks; }
-  int64_t size() const { return table_.size; }
-  int64_t sequences() const { return table_.sequences; }
-  const std::vector<int64_t>& first_chunks() const { return first_chunks_; }  // of each sequence, and N at the end
+  const ChunkTable& table() const { return runs_->table; }
+  int64_t chunks() const { return table().chunks; }
+  int64_t size() const { return table().size; }
+  int64_t sequences() const { return table().sequences; }
+  const std::vector<int64_t>& first_chunks() const { return runs_->first_runs; }  // of each sequence, and N at the end
 
  private:
   void pack_into(const at::Tensor& x_BTHD, const double* log_decay_H, Decay decay, at::Tensor* plain,
                  at::Tensor* scaled) const;
 
   int64_t batch_, tokens_;
-  at::Tensor numbers_;  // what table_ points into
-  ChunkTable table_{};
-  std::vector<int64_t> first_chunks_;
+  std::shared_ptr<const Runs> runs_;
 };
 
 // Runs of a sequence's chunks, at most `most` each. The table counts in chunks: start_N is a segment's first.
 class Segments {
  public:
   Segments(const Chunking& chunks, int64_t most, at::Device device);
-  const ChunkTable& table() const { return table_; }
+  const ChunkTable& table() const { return runs_->table; }
 
  private:
-  at::Tensor numbers_;
-  ChunkTable table_{};
+  std::shared_ptr<const Runs> runs_;
 };
 
 }  // namespace flashmorph::cuda

@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "core/ops/cuda/element.h"
 
@@ -74,24 +77,41 @@ inline void check_call(cudaError_t error, const char* call) {
 
 inline void check_launch(const char* kernel) { check_call(cudaGetLastError(), kernel); }
 
-// A launch of `kernel` may have so much dynamic shared memory; more than 48 KiB must be asked for.
+inline int current_device() {
+  int device = 0;
+  check_call(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int value = 0;
+  check_call(cudaDeviceGetAttribute(&value, attribute, current_device()), "cudaDeviceGetAttribute");
+  return value;
+}
+
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+
+// A launch of `kernel` may have so much dynamic shared memory; more than 48 KiB must be asked for, once.
 template <class Kernel>
 void allow_shared_memory(Kernel* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<Kernel*, int>, size_t> allowed;
+  const std::lock_guard lock(mutex);
+  size_t& most = allowed[{kernel, current_device()}];
+  if (bytes <= most) return;
   check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
              "cudaFuncSetAttribute");
+  most = bytes;
 }
 
 // How many blocks of a kernel the current device holds at once.
 template <class Kernel>
 int64_t blocks_at_once(Kernel* kernel, int threads, size_t bytes) {
   allow_shared_memory(kernel, bytes);
-  int device = 0, multiprocessors = 0, blocks = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
+  int blocks = 0;
   check_call(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, bytes),
              "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  return int64_t{multiprocessors} * std::max(blocks, 1);
+  return int64_t{multiprocessors()} * std::max(blocks, 1);
 }
 
 inline unsigned blocks_for(int64_t items, int64_t per_block) {

@@ -28,7 +28,7 @@ struct Call {
 
   Call(const at::Tensor& q_BTHK, const at::Tensor& log_decay, const Optional& documents, double scale, int64_t chunk)
       : guard(q_BTHK.device()),
-        log_decay_H(log_decay.to(q_BTHK.options().dtype(at::kDouble)).clamp_min(kForgotten).contiguous()),
+        log_decay_H(log_decay.to(q_BTHK.options().dtype(at::kDouble)).contiguous()),
         chunks(q_BTHK, chunk, documents),
         scale(scale) {}
 

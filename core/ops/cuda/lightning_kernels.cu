@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 
 template <class Number>
 __device__ __forceinline__ Number decay_over(const double* log_decay_H, int64_t head, int64_t tokens) {
-  return exponential(static_cast<Number>(log_decay_H[head] * static_cast<double>(tokens)));
+  return exponential(static_cast<Number>(fmax(log_decay_H[head], kForgotten) * static_cast<double>(tokens)));
 }
 
 // blockIdx.x: a chunk and head.

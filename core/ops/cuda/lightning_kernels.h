@@ -11,6 +11,8 @@ namespace flashmorph::cuda {
 
 inline constexpr int64_t kTile = 16;  // a side of the tensor cores' tiles; short sequences too get chunks that fit them
 
+inline constexpr double kForgotten = -750.0;  // exp of it is 0 in any dtype; a bound keeps -inf out of products
+
 // Where the chunks lie, in device memory. A sequence's chunks follow each other.
 struct ChunkTable {
   const int64_t* start_N;         // first token

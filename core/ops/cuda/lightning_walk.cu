@@ -70,11 +70,13 @@ __device__ __forceinline__ void advance(WalkedState<K>& state, const typename Me
   }
 }
 
-// The output of a chunk's tokens 16 block + (0 .. 15).
+// A warp's part of a chunk's output.
 template <int K>
 __device__ __forceinline__ WalkedOutput chunk_output(const typename Memory<K>::Stage& stage, const Half* state,
-                                                     const float* decay, int block, const LightningWalk& walk) {
+                                                     const float* decay, const WarpPart& own,
+                                                     const LightningWalk& walk) {
   using M = Memory<K>;
+  const int block = own.block;
   const Half* const q = stage.q + block * 16 * M::kRow;
   SumTile scores[kTokens / 16] = {};
   WalkedOutput output;
@@ -84,7 +86,7 @@ __device__ __forceinline__ WalkedOutput chunk_output(const typename Memory<K>::S
 #pragma unroll
     for (int j = 0; j < kTokens / 16; ++j)
       if (j <= block) scores[j].add(queries, RightTile<true>(stage.k + j * 16 * M::kRow + c, M::kRow));
-    output.add_state(queries, state + c, M::kRow);
+    output.add_state(queries, state + own.column * M::kRow + c, M::kRow);
   }
   const float scale = static_cast<float>(walk.scale), read_scale = static_cast<float>(walk.read_scale);
   output.each([&](float& sum, int row, int) { sum *= read_scale * decay[block * 16 + row + 1 - walk.late]; });
@@ -95,7 +97,7 @@ __device__ __forceinline__ WalkedOutput chunk_output(const typename Memory<K>::S
         const int apart = (block - j) * 16 + row - column;
         sum = apart >= 0 ? sum * scale * decay[apart] : 0.0f;
       });
-      output.add_values(RoundedSums(scores[j]), stage.v + j * 16 * M::kValueRow);
+      output.add_values(RoundedSums(scores[j]), stage.v + j * 16 * M::kValueRow + own.column);
     }
   return output;
 }
@@ -114,8 +116,8 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     part.fetch<kColumns>(stage.v, walk.v, chunk * kTokens, part.column);
   };
   fetch_chunk(0);
-  for (int n = threadIdx.x; n <= kTokens; n += kWalkThreads)
-    memory.decay[n] = expf(static_cast<float>(walk.log_decay_H[part.head] * n));
+  const double log_decay = fmax(walk.log_decay_H[part.head], kForgotten);
+  for (int n = threadIdx.x; n <= kTokens; n += kWalkThreads) memory.decay[n] = expf(static_cast<float>(log_decay * n));
 
   WalkedState<K> state;
   const auto state_at = [&](int64_t index) { return (index * walk.heads + part.head) * K * walk.value_dim; };
@@ -127,8 +129,7 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     });
   }
 
-  const int block =
-      (threadIdx.x / 32 + blockIdx.x) % kWarps;  // later tokens take longer: each scheduler gets all kinds
+  const WarpPart own;
   const int64_t chunks = (part.length + kTokens - 1) / kTokens;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     auto& stage = memory.stages[chunk % kStages];
@@ -137,13 +138,14 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     __syncthreads();
     if (chunk + 1 < chunks) fetch_chunk(chunk + 1);
     if constexpr (kOutput) {
-      const int64_t first = chunk * kTokens + block * 16;
-      chunk_output<K>(stage, memory.state, memory.decay, block, walk)
-          .store(stage.q + block * 16 * Memory<K>::kRow, Memory<K>::kRow, [&](int row) {
-            if (first + row >= part.length) return static_cast<Half*>(nullptr);
-            return output + (part.token(first + row) * walk.heads + part.head) * walk.value_dim + part.column;
-          });
-      __syncthreads();  // all have read the state in shared memory
+      const int64_t first = chunk * kTokens + own.block * 16;
+      const int column = part.column + own.column;
+      WalkedOutput out = chunk_output<K>(stage, memory.state, memory.decay, own, walk);
+      __syncthreads();  // all have read the state in shared memory and the queries
+      out.store(stage.q + own.block * 16 * Memory<K>::kRow + own.column, Memory<K>::kRow, [&](int row) {
+        if (first + row >= part.length) return static_cast<Half*>(nullptr);
+        return output + (part.token(first + row) * walk.heads + part.head) * walk.value_dim + column;
+      });
     }
     const int tokens = static_cast<int>(min(part.length - chunk * kTokens, int64_t{kTokens}));
     advance<K>(state, stage, memory.decay, tokens, walk.late, static_cast<float>(walk.write_scale));

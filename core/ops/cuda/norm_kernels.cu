@@ -108,6 +108,7 @@ __global__ void rms_norm_weight_rows(const T* dy, const T* x, const Acc<T>* inve
   for (int64_t start = 0; start < width; start += group.threads * W) {
     A sums[W] = {};
     if (start + column < width)
+#pragma unroll 4
       for (int64_t row = begin + lane; row < end; row += group.rows) {
         const auto values = load<T, W>(x + row * width + start + column);
         const auto upstream = load<T, W>(dy + row * width + start + column);
@@ -213,6 +214,7 @@ __global__ void gated_norm_weight_columns(const T* dy, const T* x, const T* gate
   const int64_t per_part = (tokens + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * per_part;
   const int64_t end = begin + per_part < tokens ? begin + per_part : tokens;
   A sums[W] = {};
+#pragma unroll 4
   for (int64_t token = begin; token < end; ++token) {
     const int64_t at = token * channels + column;
     const auto values = load<T, W>(x + at), upstream = load<T, W>(dy + at), gates = load<T, W>(gate + at);

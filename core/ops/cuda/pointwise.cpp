@@ -4,15 +4,15 @@
 #include <tuple>
 
 #include "core/ops/cuda/norm_kernels.h"
+#include "core/ops/cuda/part_sums.h"
 #include "core/ops/cuda/pointwise_kernels.h"
 #include "core/ops/cuda/tensors.h"
 
-// rms_norm, swiglu, rotate and gate_mix on the card. Any strides; sums in float32 at least and in a fixed order.
+// rms_norm, swiglu, rotate (alone and behind a norm) and gate_mix on the card. Any strides; sums in float32 at least
+// and in a fixed order.
 
 namespace flashmorph::cuda {
 namespace {
-
-constexpr int64_t kParts = 264;  // of a sum over everything: two blocks on each of Hopper's multiprocessors
 
 at::Tensor norm(const at::Tensor& x_any, const at::Tensor& weight_any, double epsilon) {
   const c10::cuda::CUDAGuard guard(x_any.device());
@@ -36,7 +36,7 @@ std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy_any, const
     at::Tensor partial = at::empty({kParts, width}, accumulator_of(x));
     rms_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), inverse_rms.const_data_ptr(),
                              partial.data_ptr(), kParts, rows, width, stream_of(x));
-    d_weight = partial.sum(0).to(x.scalar_type());
+    d_weight = sum_of_parts(partial, weight);
   }
   return {dx, d_weight};
 }
@@ -69,7 +69,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Ten
     gated_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), gate.const_data_ptr(),
                                inverse_rms.const_data_ptr(), partial.data_ptr(), kParts, tokens, heads, width, swish,
                                stream_of(x));
-    d_weight = partial.sum(0).to(weight.scalar_type());
+    d_weight = sum_of_parts(partial, weight);
   }
   return {dx, d_weight, d_gate};
 }
@@ -92,14 +92,53 @@ std::tuple<at::Tensor, at::Tensor> swiglu_gradients(const at::Tensor& dy_any, co
   return {d_gate, d_up};
 }
 
+// What the rotation's kernels read, contiguous.
+struct Rotation {
+  at::Tensor x, cos, sin;
+  Rotation(const at::Tensor& x_BTHK, const at::Tensor& cos_TK, const at::Tensor& sin_TK)
+      : x(x_BTHK.contiguous()),
+        cos(cos_TK.to(accumulator_of(x)).contiguous()),
+        sin(sin_TK.to(accumulator_of(x)).contiguous()) {}
+};
+
+template <bool kBack>
 at::Tensor rotated(const at::Tensor& x_any, const at::Tensor& cos_TK, const at::Tensor& sin_TK) {
   const c10::cuda::CUDAGuard guard(x_any.device());
-  const at::Tensor x = x_any.contiguous(), cos = cos_TK.to(accumulator_of(x)).contiguous(),
-                   sin = sin_TK.to(accumulator_of(x)).contiguous();
+  const auto [x, cos, sin] = Rotation(x_any, cos_TK, sin_TK);
   at::Tensor y = at::empty_like(x);
   rotate(element_of(x), x.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(), y.data_ptr(),
-         x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), stream_of(x));
+         x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), kBack, stream_of(x));
   return y;
+}
+
+at::Tensor norm_rotated(const at::Tensor& x_any, const at::Tensor& weight_any, const at::Tensor& cos_any,
+                        const at::Tensor& sin_any, double epsilon) {
+  if (!norm_rotates(element_of(x_any), x_any.size(3)))
+    return rotated<false>(norm(x_any, weight_any, epsilon), cos_any, sin_any);
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const auto [x, cos, sin] = Rotation(x_any, cos_any, sin_any);
+  const at::Tensor weight = weight_any.contiguous();
+  at::Tensor y = at::empty_like(x);
+  norm_rotate(element_of(x), x.const_data_ptr(), weight.const_data_ptr(), cos.const_data_ptr(), sin.const_data_ptr(),
+              y.data_ptr(), x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), epsilon, stream_of(x));
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> norm_rotated_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
+                                                         const at::Tensor& weight_any, const at::Tensor& cos_any,
+                                                         const at::Tensor& sin_any, double epsilon,
+                                                         std::array<bool, 2> wanted) {
+  if (!norm_rotates(element_of(x_any), x_any.size(3)))
+    return norm_backward(rotated<true>(dy_any, cos_any, sin_any), x_any, weight_any, epsilon, wanted);
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const auto [x, cos, sin] = Rotation(x_any, cos_any, sin_any);
+  const at::Tensor dy = dy_any.contiguous(), weight = weight_any.contiguous();
+  at::Tensor dx = at::empty_like(x), partial;
+  if (wanted[1]) partial = at::empty({kParts, x.size(3)}, accumulator_of(x));
+  norm_rotate_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(),
+                       cos.const_data_ptr(), sin.const_data_ptr(), dx.data_ptr(), data_or_null(partial), kParts,
+                       x.size(0) * x.size(1), x.size(1), x.size(2), x.size(3), epsilon, stream_of(x));
+  return {dx, wanted[1] ? sum_of_parts(partial, weight) : at::Tensor()};
 }
 
 std::tuple<at::Tensor, at::Tensor> mixed(const at::Tensor& full_any, const at::Tensor& linear_any,
@@ -156,7 +195,10 @@ TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
   library.impl("gated_rms_norm_backward", norm_gated_backward);
   library.impl("swiglu", swiglu_forward);
   library.impl("swiglu_backward", swiglu_gradients);
-  library.impl("rotate", rotated);
+  library.impl("rotate", rotated<false>);
+  library.impl("rotate_backward", rotated<true>);
+  library.impl("norm_and_rotate", norm_rotated);
+  library.impl("norm_and_rotate_backward", norm_rotated_backward);
   library.impl("gate_mix", mixed);
   library.impl("gate_mix_backward", mix_gradients);
   library.impl("squared_distance", distance);

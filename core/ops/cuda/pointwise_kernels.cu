@@ -37,10 +37,11 @@ __global__ void swiglu_gradients(const T* dy, const T* gate, const T* up, T* d_g
   store<T, W>(d_up + i, to_up);
 }
 
-// y = [x1 cos1 - x2 sin1, x2 cos2 + x1 sin2]; a thread has W places of the first half and the same of the second.
+// y = [x1 cos1 - x2 sin1, x2 cos2 + x1 sin2], back: each half takes the other's sine, negative. A thread has W places
+// of the first half and the same of the second.
 template <class T, int W>
 __global__ void rotate_heads(const T* x, const Acc<T>* cos, const Acc<T>* sin, T* y, int64_t count, int64_t period,
-                             int64_t heads, int64_t half) {
+                             int64_t heads, int64_t half, bool back) {
   using A = Acc<T>;
   const int64_t place = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W;
   if (place >= count) return;
@@ -53,11 +54,177 @@ __global__ void rotate_heads(const T* x, const Acc<T>* cos, const Acc<T>* sin, T
 #pragma unroll
   for (int w = 0; w < W; ++w) {
     const A a = to<A>(x1.value[w]), b = to<A>(x2.value[w]);
-    y1.value[w] = to<T>(a * cos1.value[w] - b * sin1.value[w]);
-    y2.value[w] = to<T>(b * cos2.value[w] + a * sin2.value[w]);
+    const A of_b = back ? -sin2.value[w] : sin1.value[w], of_a = back ? -sin1.value[w] : sin2.value[w];
+    y1.value[w] = to<T>(a * cos1.value[w] - b * of_b);
+    y2.value[w] = to<T>(b * cos2.value[w] + a * of_a);
   }
   store<T, W>(y + at, y1);
   store<T, W>(y + at + half, y2);
+}
+
+// The angles' accesses are 16 bytes at most, the heads' no wider.
+template <class T>
+constexpr int kAngles = 16 / sizeof(Acc<T>);
+
+// A row is one token's head, a power of two of neighbouring lanes have it: each W places of either half.
+struct HeadRow {
+  int64_t row, at, angle;  // where the lane's first half begins, in x and in the tables
+  int column;
+  bool here;
+
+  __device__ HeadRow(int64_t row, int lane, int width, int64_t rows, int64_t heads, int64_t period, int half)
+      : row(row),
+        at(row * 2 * half + lane * width),
+        angle(row / heads % period * 2 * half + lane * width),
+        column(lane * width),
+        here(row < rows && column < half) {}
+};
+
+// Both halves of W numbers each.
+template <class T, int W>
+struct Halves {
+  Acc<T> value[2][W] = {};
+
+  __device__ Halves() = default;
+  template <class From>
+  __device__ Halves(const From* from, int64_t half) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const auto read = load<From, W>(from + h * half);
+#pragma unroll
+      for (int w = 0; w < W; ++w) value[h][w] = to<Acc<T>>(read.value[w]);
+    }
+  }
+  __device__ void write(T* out, int64_t half) const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      Vector<T, W> rounded;
+#pragma unroll
+      for (int w = 0; w < W; ++w) rounded.value[w] = to<T>(value[h][w]);
+      store<T, W>(out + h * half, rounded);
+    }
+  }
+};
+
+template <class T, int W>
+__global__ void norm_rotate_rows(const T* x, const T* weight, const Acc<T>* cos, const Acc<T>* sin, T* y, int64_t rows,
+                                 int64_t heads, int64_t period, int half, int lanes, Acc<T> epsilon) {
+  using A = Acc<T>;
+  const HeadRow own((int64_t{blockIdx.x} * kThreads + threadIdx.x) / lanes, threadIdx.x % lanes, W, rows, heads, period,
+                    half);
+  Halves<T, W> values;
+  A squares = 0;
+  if (own.here) {
+    values = Halves<T, W>(x + own.at, half);
+#pragma unroll
+    for (int w = 0; w < W; ++w)
+      squares += values.value[0][w] * values.value[0][w] + values.value[1][w] * values.value[1][w];
+  }
+  const A s = A(1) / sqrt(warp_sum(squares, lanes) / static_cast<A>(2 * half) + epsilon);
+  if (!own.here) return;
+  const Halves<T, W> scale(weight + own.column, half), c(cos + own.angle, half), n(sin + own.angle, half);
+  Halves<T, W> out;
+#pragma unroll
+  for (int w = 0; w < W; ++w) {
+    const A a = values.value[0][w] * s * scale.value[0][w], b = values.value[1][w] * s * scale.value[1][w];
+    out.value[0][w] = a * c.value[0][w] - b * n.value[0][w];
+    out.value[1][w] = b * c.value[1][w] + a * n.value[1][w];
+  }
+  out.write(y + own.at, half);
+}
+
+// With d = dy rotated back: dx = s (d w) - x s^3 / size <d w, x>. A block has every gridDim.x-th group of rows, and of
+// the weight's gradient, the sum of d x s over rows, one part: its threads' sums are added in a fixed order.
+template <class T, int W>
+__global__ void norm_rotate_gradients(const T* dy, const T* x, const T* weight, const Acc<T>* cos, const Acc<T>* sin,
+                                      T* dx, Acc<T>* partial, int64_t rows, int64_t heads, int64_t period, int half,
+                                      int lanes, Acc<T> epsilon) {
+  using A = Acc<T>;
+  __shared__ A of_thread[kThreads * 2 * W];
+  const int at_once = kThreads / lanes, lane = threadIdx.x % lanes;
+  Halves<T, W> sums, scale;
+  if (lane * W < half) scale = Halves<T, W>(weight + lane * W, half);
+  for (int64_t first = int64_t{blockIdx.x} * at_once; first < rows; first += int64_t{gridDim.x} * at_once) {
+    const HeadRow own(first + threadIdx.x / lanes, lane, W, rows, heads, period, half);
+    Halves<T, W> values, d;
+    A squares = 0, along = 0;
+    if (own.here) {
+      values = Halves<T, W>(x + own.at, half);
+      const Halves<T, W> upstream(dy + own.at, half), c(cos + own.angle, half), n(sin + own.angle, half);
+#pragma unroll
+      for (int w = 0; w < W; ++w) {
+        d.value[0][w] = upstream.value[0][w] * c.value[0][w] + upstream.value[1][w] * n.value[1][w];
+        d.value[1][w] = upstream.value[1][w] * c.value[1][w] - upstream.value[0][w] * n.value[0][w];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          squares += values.value[h][w] * values.value[h][w];
+          along += d.value[h][w] * scale.value[h][w] * values.value[h][w];
+        }
+      }
+    }
+    const A s = A(1) / sqrt(warp_sum(squares, lanes) / static_cast<A>(2 * half) + epsilon);
+    along = warp_sum(along, lanes) * s * s * s / static_cast<A>(2 * half);
+    if (!own.here) continue;
+    Halves<T, W> out;
+#pragma unroll
+    for (int w = 0; w < W; ++w)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        out.value[h][w] = s * d.value[h][w] * scale.value[h][w] - values.value[h][w] * along;
+        sums.value[h][w] += d.value[h][w] * values.value[h][w] * s;
+      }
+    out.write(dx + own.at, half);
+  }
+  if (partial == nullptr) return;
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int w = 0; w < W; ++w) of_thread[threadIdx.x * 2 * W + h * W + w] = sums.value[h][w];
+  __syncthreads();
+  for (int column = threadIdx.x; column < 2 * half; column += kThreads) {
+    const int place = column % half / W * 2 * W + column / half * W + column % half % W;
+    A sum = 0;
+    for (int row = 0; row < at_once; ++row) sum += of_thread[row * lanes * 2 * W + place];
+    partial[int64_t{blockIdx.x} * 2 * half + column] = sum;
+  }
+}
+
+constexpr int kSummed = 32;  // columns of a block
+
+template <class T>
+__global__ void add_parts(const Acc<T>* partial, T* sums, int64_t parts, int64_t width) {
+  using A = Acc<T>;
+  constexpr int kLanes = kThreads / kSummed;
+  __shared__ A of_lane[kLanes][kSummed];
+  const int lane = threadIdx.x / kSummed, place = threadIdx.x % kSummed;
+  const int64_t column = int64_t{blockIdx.x} * kSummed + place;
+  A sum = 0;
+  if (column < width)
+    for (int64_t part = lane; part < parts; part += kLanes) sum += partial[part * width + column];
+  of_lane[lane][place] = sum;
+  __syncthreads();
+  if (lane > 0 || column >= width) return;
+  for (int other = 1; other < kLanes; ++other) sum += of_lane[other][place];
+  sums[column] = to<T>(sum);
+}
+
+// The lanes of a row and the width of their accesses, if a warp has room for it.
+template <class Work>
+bool with_row_lanes(Element type, int64_t size, const Work& work) {
+  bool done = false;
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    const auto attempt = [&]<int W>(std::integral_constant<int, W> width) {
+      int lanes = 1;
+      while (lanes * W < size / 2) lanes *= 2;
+      if (lanes > 32) return;
+      work(t, width, lanes);
+      done = true;
+    };
+    size / 2 % kAngles<T> == 0 ? attempt(std::integral_constant<int, kAngles<T>>())
+                               : attempt(std::integral_constant<int, 1>());
+  });
+  return done;
 }
 
 template <class T, int W>
@@ -156,20 +323,55 @@ void swiglu_backward(Element type, const void* dy, const void* gate, const void*
 }
 
 void rotate(Element type, const void* x, const void* cos, const void* sin, void* y, int64_t tokens, int64_t period,
-            int64_t heads, int64_t size, Stream stream) {
+            int64_t heads, int64_t size, bool back, Stream stream) {
   const int64_t half = size / 2, count = tokens * heads * half;
   with_type(type, [&](auto t) {
     using T = decltype(t);
-    constexpr int kAngles = 16 / sizeof(Acc<T>);  // both tables and heads in accesses of 16 bytes at most
     const auto launch = [&]<int W>(std::integral_constant<int, W>) {
       rotate_heads<T, W><<<blocks_for(count, kThreads * W), kThreads, 0, stream>>>(
           static_cast<const T*>(x), static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin),
-          static_cast<T*>(y), count, period, heads, half);
+          static_cast<T*>(y), count, period, heads, half, back);
     };
-    if (half % kAngles == 0) return launch(std::integral_constant<int, kAngles>());
+    if (half % kAngles<T> == 0) return launch(std::integral_constant<int, kAngles<T>>());
     launch(std::integral_constant<int, 1>());
   });
   check_launch("rotate");
+}
+
+bool norm_rotates(Element type, int64_t size) {
+  return with_row_lanes(type, size, [](auto, auto, int) {});
+}
+
+void norm_rotate(Element type, const void* x, const void* weight, const void* cos, const void* sin, void* y,
+                 int64_t tokens, int64_t period, int64_t heads, int64_t size, double epsilon, Stream stream) {
+  with_row_lanes(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
+    norm_rotate_rows<T, W><<<blocks_for(tokens * heads * lanes, kThreads), kThreads, 0, stream>>>(
+        static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const Acc<T>*>(cos),
+        static_cast<const Acc<T>*>(sin), static_cast<T*>(y), tokens * heads, heads, period, static_cast<int>(size / 2),
+        lanes, static_cast<Acc<T>>(epsilon));
+  });
+  check_launch("norm_rotate");
+}
+
+void norm_rotate_backward(Element type, const void* dy, const void* x, const void* weight, const void* cos,
+                          const void* sin, void* dx, void* partial, int64_t parts, int64_t tokens, int64_t period,
+                          int64_t heads, int64_t size, double epsilon, Stream stream) {
+  with_row_lanes(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
+    norm_rotate_gradients<T, W><<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(
+        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight),
+        static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin), static_cast<T*>(dx),
+        static_cast<Acc<T>*>(partial), tokens * heads, heads, period, static_cast<int>(size / 2), lanes,
+        static_cast<Acc<T>>(epsilon));
+  });
+  check_launch("norm_rotate_backward");
+}
+
+void part_sums(Element type, const void* partial, void* sums, int64_t parts, int64_t width, Stream stream) {
+  with_type(type, [&]<class T>(T) {
+    add_parts<T><<<blocks_for(width, kSummed), kThreads, 0, stream>>>(static_cast<const Acc<T>*>(partial),
+                                                                      static_cast<T*>(sums), parts, width);
+  });
+  check_launch("part_sums");
 }
 
 void gate_mix(Element type, const void* full, const void* linear, double alpha, void* mixed, void* difference,

@@ -7,8 +7,6 @@
 
 namespace flashmorph::cuda {
 
-inline constexpr double kForgotten = -750.0;  // exp of it is 0 in any dtype; a bound keeps -inf out of products
-
 inline at::Tensor flat(const at::Tensor& x) { return x.flatten(0, 1); }
 inline at::Tensor flipped(const at::Tensor& x) { return x.transpose(2, 3); }
 

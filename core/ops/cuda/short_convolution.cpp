@@ -3,6 +3,7 @@
 #include <array>
 #include <tuple>
 
+#include "core/ops/cuda/part_sums.h"
 #include "core/ops/cuda/short_convolution_kernels.h"
 #include "core/ops/cuda/tensors.h"
 
@@ -12,8 +13,6 @@ namespace flashmorph::cuda {
 namespace {
 
 using Optional = std::optional<at::Tensor>;
-
-constexpr int64_t kParts = 264;  // of the tokens: two blocks on each of Hopper's multiprocessors
 
 // Contiguous, and alive while the kernels are started.
 struct Call {
@@ -55,7 +54,7 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::
   if (wanted[1]) partial = at::empty({kParts, weight.size(0), weight.size(1)}, accumulator_of(x));
   convolve_backward(element_of(x), call.convolution(), dy.const_data_ptr(), dx.data_ptr(), data_or_null(partial),
                     kParts, stream_of(x));
-  return {dx, wanted[1] ? partial.sum(0).to(weight.scalar_type()) : at::Tensor()};
+  return {dx, wanted[1] ? sum_of_parts(partial, call.weight) : at::Tensor()};
 }
 
 }  // namespace

@@ -14,7 +14,10 @@ RunConfig config(const std::string& more, const std::string& budget = "full_laye
 
 proto::PlanSet plans(const std::vector<std::string>& names) {
   proto::PlanSet set;
-  for (const std::string& name : names) set.add_plans()->set_name(name);
+  for (const std::string& name : names) {
+    set.add_plans()->set_name(name);
+    set.mutable_plans()->rbegin()->add_full_layers(set.plans_size());
+  }
   return set;
 }
 
@@ -39,6 +42,17 @@ TEST(Commands, AWholeRunInOrder) {
                                    "evaluate flashmorph after align", "evaluate uniform after align",
                                    "distill flashmorph", "finetune flashmorph", "evaluate flashmorph after finetune",
                                    "distill uniform", "finetune uniform", "evaluate uniform after finetune", "export"));
+}
+
+TEST(Commands, PlansThatKeepTheSameLayersAreTrainedOnce) {
+  proto::PlanSet agreeing = plans({"flashmorph", "uniform", "greedy"});
+  agreeing.mutable_plans(2)->set_full_layers(0, agreeing.plans(0).full_layers(0));
+  EXPECT_THAT(
+      whole_run(config("  select: {tokens: 1M}\n  distill: {tokens: 1M}\n  export: {enabled: false}\n"), agreeing),
+      testing::ElementsAre("align", "select", "discretize", "evaluate teacher", "evaluate flashmorph after align",
+                           "evaluate uniform after align", "evaluate greedy after align", "distill flashmorph",
+                           "evaluate flashmorph after distill", "distill uniform", "evaluate uniform after distill",
+                           "evaluate greedy after distill"));
 }
 
 TEST(Commands, WithoutGatesTrainingOrExportTheyAreFew) {

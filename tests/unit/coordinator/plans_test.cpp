@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "distributed/coordinator/frontier.h"
+#include "core/select/by_gates.h"
+#include "distributed/stages/frontier.h"
 
 namespace flashmorph {
 namespace {
@@ -92,6 +93,30 @@ TEST(Frontier, TakesABudgetInAnotherUnitThanTheRuns) {
   const proto::FrontierPoint point = pick_for(falling(), config("budget").stages.select, bytes, 100);
   EXPECT_EQ(point.error(), 37.0) << "60 + 20 * 0.3 is the last that costs 65";
   EXPECT_THAT(point.full_layers(), testing::ElementsAre(4)) << "3 and 4 would cost 80";
+}
+
+TEST(Settled, IsAPickThatStaysTheSameWithAMarginAboveTheNoise) {
+  SelectSection section = config("budget").stages.select;
+  const LayerBudget two = LayerBudget::of_layers(5, 2);
+  const auto settled = [&](int64_t window, int steps, double jitter) {
+    section.own.of<GateSettings>().stop = window;
+    proto::GateSnapshot gates = falling(jitter);
+    gates.mutable_history()->DeleteSubrange(steps, gates.history_size() - steps);
+    return has_settled(gates, section, two);
+  };
+  EXPECT_FALSE(settled(0, 30, 0.0)) << "not asked for";
+  EXPECT_FALSE(settled(5, 22, 0.0)) << "layer 3 has been one of the two for two steps";
+  EXPECT_TRUE(settled(5, 27, 0.0));
+  EXPECT_TRUE(settled(5, 29, 0.1)) << "noise of 0.16, margin of 0.7";
+  EXPECT_FALSE(settled(5, 29, 0.39)) << "noise of 0.64, margin of 0.41";
+}
+
+TEST(Frontier, EndsWhereSelectWasStopped) {
+  proto::GateSnapshot gates = falling();
+  gates.mutable_history()->DeleteSubrange(21, gates.history_size() - 21);
+  const auto points = frontier(gates, config("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
+  ASSERT_EQ(points.size(), 2U);
+  EXPECT_EQ(points[0].budget(), 3.0);
 }
 
 TEST(PlanHash, IsOfThePlansAlone) {

@@ -57,7 +57,9 @@ TEST_F(ExportHuggingFace, WritesEveryFile) {
   EXPECT_EQ(read(folder() / "modeling_flashmorph.py"),
             read("core/export/modeling_flashmorph.py") + "\n\n" + read("core/mixer/lightning.py"));
   EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));
-  EXPECT_THAT(read(folder() / "README.md"), StartsWith("# A hybrid\n\nIt loads with `AutoModelForCausalLM"));
+  EXPECT_THAT(
+      read(folder() / "README.md"),
+      StartsWith("# A hybrid\n\nIt loads with transformers 5 or later, and runs code of this folder:\n\n```python\n"));
   EXPECT_THAT(read(folder() / "README.md"), HasSubstr("Its story.\n"));
   EXPECT_EQ(report.format, "flashmorph");
   EXPECT_EQ(report.tokens, 256);
@@ -127,7 +129,7 @@ class Careless : public ExportFormat {
   std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
     return good_.obstacle(model, mixer);
   }
-  std::string how_to_load() const override { return good_.how_to_load(); }
+  bool brings_code() const override { return good_.brings_code(); }
   nlohmann::ordered_json config(const HybridSpec& hybrid, const nlohmann::ordered_json& teacher) const override {
     return good_.config(hybrid, teacher);
   }

@@ -57,6 +57,17 @@ TEST(Report, AStagesOperationsAreThoseOfThePlan) {
   EXPECT_FALSE(stages[5].contains("flop"));
 }
 
+TEST(Report, HoldsThePickOfEveryBudget) {
+  RunRecord record = quickstart();
+  proto::FrontierPoint& point = *record.plans.add_frontier();
+  point.add_full_layers(6);
+  point.set_error(0.25);
+  const auto frontier = data_of(record)["frontier"];
+  ASSERT_EQ(frontier.size(), 1U);
+  EXPECT_EQ(frontier[0]["error"], 0.25);
+  EXPECT_EQ(frontier[0]["full_layers"], nlohmann::json({"6"}));
+}
+
 TEST(Report, IsWrittenWhereTheModelIsNot) {
   RunRecord record = quickstart();
   record.config.model.path = "tests/data/nothing";

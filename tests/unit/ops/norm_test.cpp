@@ -137,6 +137,22 @@ TEST(Rotate, BackwardIsTheTransposeForAnyTables) {
   EXPECT_NEAR((direction * x.grad()).sum().item<double>(), forward, 1e-12);
 }
 
+TEST(Rotate, BehindANormIsBothForwardAndBackward) {
+  at::manual_seed(7);
+  const auto [cos, sin] = angles(5, 8, false);
+  const at::Tensor upstream = at::randn({2, 5, 3, 8}, at::kDouble);
+  const at::Tensor x = leaf(at::randn({2, 5, 3, 8}), at::kDouble), weight = leaf(at::randn({8}), at::kDouble);
+  const at::Tensor x_again = leaf(x.detach(), at::kDouble), weight_again = leaf(weight.detach(), at::kDouble);
+  const at::Tensor together = norm_and_rotate(x, weight, cos, sin, 1e-3);
+  const at::Tensor apart = rotate(rms_norm(x_again, weight_again, 1e-3), cos, sin);
+  together.backward(upstream);
+  apart.backward(upstream);
+  EXPECT_TRUE(at::equal(together, apart));
+  EXPECT_TRUE(at::equal(x.grad(), x_again.grad()));
+  EXPECT_TRUE(at::equal(weight.grad(), weight_again.grad()));
+  EXPECT_THROW(norm_and_rotate(x, weight.detach().narrow(0, 0, 4), cos, sin, 1e-3), c10::Error);
+}
+
 TEST(Rotate, RefusesTablesThatDoNotFit) {
   const at::Tensor x = at::ones({2, 5, 3, 8}), table = at::ones({5, 8});
   EXPECT_THROW(rotate(x, table.narrow(0, 0, 4), table.narrow(0, 0, 4)), c10::Error);

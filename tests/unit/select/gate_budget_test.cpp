@@ -63,7 +63,7 @@ TEST(FallingAllowance, PassesEveryBudgetFromAllLayersToTheCheapest) {
   EXPECT_THAT(costs, ElementsAre(0.5, 1.5, 0.0, 2.0));
   EXPECT_EQ(falling_allowance(costs, 0, 7), 4.0);
   EXPECT_EQ(falling_allowance(costs, 7, 7), 0.5);
-  EXPECT_NEAR(falling_allowance(costs, 3, 7), 4.0 - 3.5 * 3.0 / 7.0, 1e-12);
+  EXPECT_NEAR(falling_allowance(costs, 3, 7), 4.0 * std::pow(0.5 / 4.0, 3.0 / 7.0), 1e-12);
   EXPECT_EQ(gates_cost({1.0, 0.5, 1.0, 0.25}, {{100, 300, 0, 400}, 500, "", ""}), 350.0);
 }
 

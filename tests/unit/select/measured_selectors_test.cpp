@@ -7,6 +7,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/select/beam.h"
+#include "core/select/by_gates.h"
 #include "core/select/halo.h"
 #include "core/select/measured_layers.h"
 #include "core/select/set_search.h"
@@ -58,6 +59,28 @@ TEST(MeasuredSelectors, NoSetIsJudgedTwiceByASearchAndEachWithinTheBudget) {
     });
     EXPECT_TRUE(seen.contains(found.full_layers));
   }
+}
+
+TEST(Polish, ExchangesLayersAtTheCutUntilNoneIsBetter) {
+  SelectSection settings;
+  const LayerBudget two = LayerBudget::of_layers(6, 2);
+  const auto polished = [&](int64_t width, const LayerBudget& budget) {
+    settings.own.of<GateSettings>().polish = width;
+    return selector_named("flashmorph")
+        .pick({.settings = settings, .budget = budget, .gates = {0.5, 0.9, 0.1, 0.4, 0.8, 0.2}, .judge = judged});
+  };
+  EXPECT_THAT(polished(0, two).full_layers, ElementsAre(1, 4));
+  const Pick found = polished(6, two);
+  EXPECT_THAT(found.full_layers, ElementsAre(0, 3)) << "2 and 5 are two exchanges away at once";
+  ASSERT_EQ(found.exchanges.size(), 2U);
+  EXPECT_EQ(found.exchanges[0].in, 3);
+  EXPECT_EQ(found.exchanges[1].in, 0);
+  EXPECT_EQ(found.exchanges[0].before.recall, 0.0);
+  EXPECT_EQ(found.exchanges[1].before.recall, 0.3);
+  EXPECT_EQ(found.exchanges[1].after.recall, 0.5);
+  EXPECT_NEAR(found.margin, 0.3, 1e-9) << "of the gates";
+  EXPECT_THAT(polished(1, two).full_layers, ElementsAre(0, 1)) << "0 for 4, and the cut is between 1 and 4 then";
+  EXPECT_THAT(polished(6, {{9, 1, 1, 9, 1, 1}, 2, "", ""}).full_layers, ElementsAre(2, 5)) << "0 and 3 cost too much";
 }
 
 TEST(Exhaustive, GoesThroughEverySetThatFillsTheBudget) {

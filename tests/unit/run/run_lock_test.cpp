@@ -1,4 +1,4 @@
-#include "launcher/run_lock.h"
+#include "distributed/run/run_lock.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

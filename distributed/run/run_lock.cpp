@@ -1,4 +1,4 @@
-#include "launcher/run_lock.h"
+#include "distributed/run/run_lock.h"
 
 #include <fcntl.h>
 #include <fmt/chrono.h>

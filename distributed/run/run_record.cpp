@@ -1,4 +1,4 @@
-#include "launcher/run_record.h"
+#include "distributed/run/run_record.h"
 
 #include <fstream>
 #include <map>
@@ -6,7 +6,7 @@
 
 #include "core/base/bad_input.h"
 #include "distributed/checkpoint/messages.h"
-#include "distributed/checkpoint/run_folder.h"
+#include "distributed/run/run_folder.h"
 
 namespace flashmorph {
 namespace {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <string>
 #include <utility>
@@ -9,6 +10,8 @@
 #include "core/config/differences.h"
 #include "core/config/run_config.h"
 #include "core/data/corpus_files.h"
+#include "core/io/model_files.h"
+#include "distributed/communication/communicator.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
@@ -17,6 +20,11 @@ namespace flashmorph {
 struct RunSources {
   std::string teacher;  // hash_of_model
   std::vector<CorpusFile> corpus = {};
+
+  // The ranks read the teacher's files side by side, each a share of them, and rank 0 the samples of the corpus, which
+  // it alone has then. `between_reads` is called now and then, and may throw. Collective.
+  static RunSources read(const RunConfig& config, const ModelFiles& teacher, Communicator& world,
+                         const std::function<void()>& between_reads);
 };
 
 // The folder of one run: where each artifact lies and which stages are finished. Only rank 0 writes through it.
