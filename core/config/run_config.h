@@ -245,7 +245,7 @@ struct AlignSection : TrainingSection {
 
 struct SelectSection : TrainingSection {
   SelectSection() {
-    lr = {5e-2, 5e-2};  // gates follow a budget that falls to the end
+    lr = {2e-2, 2e-3};
     clip = 0.0;
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
@@ -256,8 +256,7 @@ struct SelectSection : TrainingSection {
   void keys(KeyVisitor& v) {
     v.key("method", method, {.meaning = "who picks the layers", .choices = kinds_of("selector")});
     v.key("judge_samples", judge_samples,
-          {"held-out samples by which ablate, greedy, beam, exhaustive, halo and polish judge a set of layers", 1,
-           kMany});
+          {"held-out samples by which ablate, greedy, beam, exhaustive and halo judge a set of layers", 1, kMany});
     own.keys(v);
     step_keys(v, true);
     v.group("data", [&] {
@@ -327,10 +326,10 @@ struct ExportSection {
 
   void keys(KeyVisitor& v) {
     v.key("enabled", enabled, {"write a Hugging Face folder at the end"});
-    v.key("format", format,
-          {.meaning = "of the folder: qwen3_5_text needs no remote code but holds few hybrids; flashmorph holds all; "
-                      "auto takes the first that can",
-           .choices = {"auto", "qwen3_5_text", "flashmorph"}});
+    v.key(
+        "format", format,
+        {"of the folder, by the name in exports.md: flashmorph holds all hybrids and brings its code, the others load "
+         "without; auto takes the first that can hold this one"});
   }
 };
 
