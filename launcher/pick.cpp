@@ -112,6 +112,8 @@ int pick(const Options& options) {
       pick_for(gates, config.stages.select, budget,
                spec.kv_bytes(static_cast<int64_t>(c10::elementSize(dtype_of(config.device)))));
   options.json ? print_json(point, budget) : print(point, budget);
+  if (!options.json && !has_met(gates, budget))
+    fmt::print("select ended before its gates had come down to this budget: the pick foretells what they would keep\n");
   if (!options.plan.empty()) write_message(options.plan, as_plan(point, budget));
   return 0;
 }

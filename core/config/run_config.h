@@ -264,7 +264,7 @@ struct AlignSection : TrainingSection {
 
 struct SelectSection : TrainingSection {
   SelectSection() {
-    lr = {5e-2, 5e-2};  // gates follow a budget that falls to the end
+    lr = {2e-2, 2e-3};
     clip = 0.0;
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
@@ -275,8 +275,7 @@ struct SelectSection : TrainingSection {
   void keys(KeyVisitor& v) {
     v.key("method", method, {.meaning = "who picks the layers", .choices = kinds_of("selector")});
     v.key("judge_samples", judge_samples,
-          {"held-out samples by which ablate, greedy, beam, exhaustive, halo and polish judge a set of layers", 1,
-           kMany});
+          {"held-out samples by which ablate, greedy, beam, exhaustive and halo judge a set of layers", 1, kMany});
     own.keys(v);
     step_keys(v, true);
     v.group("data", [&] {

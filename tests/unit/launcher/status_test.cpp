@@ -85,6 +85,7 @@ TEST(Pick, TakesAnotherBudgetFromTheGatesAsTheyFell) {
   end_select(folder.path());
   EXPECT_THAT(told("pick", folder.path(), {"--budget", "full_layers=4"}),
               HasSubstr("full attention in 4 of 12 layers: 8 9 10 11\nbudget 4 layers; KV cache "));
+  EXPECT_THAT(told("pick", folder.path(), {"--budget", "full_layers=4"}), Not(HasSubstr("select ended before")));
   const auto answer = nlohmann::json::parse(told("pick", folder.path(), {"--budget", "ratio=5:1", "--json"}));
   EXPECT_EQ(answer["full_layers"], (std::vector<int64_t>{10, 11}));
   EXPECT_EQ(answer["error"], 10.0) << "at step 20 all gates below layer 10 are 0";
@@ -97,6 +98,17 @@ TEST(Pick, TakesAnotherBudgetFromTheGatesAsTheyFell) {
   given.own.of<GivenSettings>().plan = plan;
   EXPECT_THAT(selector_named("given").pick({.settings = given, .budget = LayerBudget::of_layers(12, 3)}).full_layers,
               testing::ElementsAre(9, 10, 11));
+}
+
+TEST(Pick, SaysWhenSelectEndedBeforeTheBudget) {
+  const test::TemporaryFolder folder;
+  start_run(folder.path());
+  end_select(folder.path());
+  proto::GateSnapshot gates;
+  read_message(RunFolder(folder.path()).gates_file(), gates);
+  gates.mutable_history()->DeleteSubrange(5, gates.history_size() - 5);
+  write_message(RunFolder(folder.path()).gates_file(), gates);
+  EXPECT_THAT(told("pick", folder.path(), {"--budget", "full_layers=4"}), HasSubstr("select ended before its gates"));
 }
 
 TEST(Pick, RefusesWhatItCannotAnswer) {
