@@ -63,7 +63,7 @@ void check_checksums(const std::filesystem::path& folder) {
 
 std::vector<std::filesystem::path> deciding_files(const std::filesystem::path& folder, const ModelFiles& files) {
   std::vector<std::filesystem::path> all = {folder / "config.json", folder / "tokenizer.json"};
-  all.insert(all.end(), files.files().begin(), files.files().end());
+  for (const std::filesystem::path& weights : files.files()) all.push_back(weights);
   return all;
 }
 

@@ -42,13 +42,15 @@ at::Tensor windowed_attention(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK
     return at::constant_pad_nd(x, {0, 0, 0, 0, before, filling});
   };
   const at::Tensor q = filled(q_BTHK, 0).unflatten(1, {N, C}).flatten(0, 1).transpose(1, 2);
+  const auto places = at::TensorOptions(at::kLong).device(q.device());
+  const at::Tensor keys_NL = C * at::arange(N, places).view({-1, 1}) + at::arange(C + window - 1, places);
   // Keys from W - 1 before the first query on: fewer are there, or more.
   const auto blocks_of = [&](const at::Tensor& x_BPGK) {
     const int64_t missing = window - 1 - past;
     const at::Tensor from_first =
         missing >= 0 ? filled(x_BPGK, missing) : filled(x_BPGK.narrow(1, -missing, x_BPGK.size(1) + missing), 0);
-    const at::Tensor blocks_BNGKL = from_first.unfold(1, C + window - 1, C);
-    return blocks_BNGKL.flatten(0, 1).transpose(2, 3).repeat_interleave(H / x_BPGK.size(2), 1);
+    const at::Tensor blocks_BNLGK = from_first.index_select(1, keys_NL.flatten()).unflatten(1, keys_NL.sizes());
+    return blocks_BNLGK.flatten(0, 1).transpose(1, 2).repeat_interleave(H / x_BPGK.size(2), 1);
   };
   const at::Tensor mask = visible(N, C, window, past, place_T, q.device());
   const at::Tensor o = at::scaled_dot_product_attention(q, blocks_of(k_BPGK), blocks_of(v_BPGK),

@@ -204,7 +204,7 @@ INSTANTIATE_TEST_SUITE_P(
                     setting("NoSuchSource", "data={sources: [{path: README.md}, {path: none}]}",
                             "data.sources.1.path: none: is no file or folder, nor are there token files none.idx"),
                     setting("SourceTooShort", "data={sources: [{path: configs/quickstart.yaml}]}",
-                            "data.sources.0.path: configs/quickstart.yaml: its held-out part has "),
+                            "data.sources.0.path: configs/quickstart.yaml: its training part has "),
                     file("TextIsAGitLfsPointer", "text.txt", "version https://git-lfs.github.com/spec/v1\n",
                          "text.txt: is a Git LFS pointer"),
                     file("TextIsPackedAsXz", "text.txt",

@@ -153,7 +153,8 @@ TEST(PipelineTraffic, TeacherAndMixtureGoForwardTheMixturesGradientComesBack) {
   EXPECT_EQ(traffic(mesh.pipeline(), "send").calls, mine);
   EXPECT_EQ(traffic(mesh.pipeline(), "send").bytes, mine * kStates * (is_first ? 2 : 1));
   EXPECT_EQ(traffic(mesh.pipeline(), "receive").bytes, mine * kStates * (is_first ? 1 : 2));
-  EXPECT_EQ(traffic(mesh.pipeline(), "all_reduce").bytes, 8 * (3 + kLayers));  // the totals, then all layers' gates
+  EXPECT_EQ(traffic(mesh.pipeline(), "all_reduce").bytes, 8 * (3 + 2 * kLayers))
+      << "the totals, then all layers' gradients and gates";
 }
 
 }  // namespace

@@ -169,7 +169,7 @@ TEST(Stages, AFallingBudgetHasNoUnitOfError) {
 TEST(Stages, SelectEndsWhenItsPickHasSettled) {
   RunConfig config = small_run("12");
   const SharedModel small({.layers = 5});
-  Mesh mesh(world(), {.data = world().size()});
+  Mesh mesh(world(), MeshShape::of(world().size(), /*tensor=*/world().size() > 4 ? 2 : 1));
   const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
   const auto select = [&](int64_t window) {
     config.stages.select.own.of<GateSettings>().stop = window;

@@ -65,6 +65,7 @@ const std::map<std::string, Case>& cases() {
         {0, 1, 2}}},
       {"gate_mix", {{seeded({3, 5}, 1), seeded({3, 5}, 2), at::scalar_tensor(0.3, at::kDouble), 0.3}, {0, 1}}},
       {"lightning_attention", recurrence({decay({2}, 5)}, false)},
+      {"scalar_gated_attention", recurrence({decay({1, 7, 2}, 5)}, true)},
       {"gated_linear_attention", recurrence({decay({1, 7, 2, 3}, 5)}, true)},
       {"gated_delta_rule", recurrence({decay({1, 7, 2}, 5), at::sigmoid(seeded({1, 7, 2}, 6))}, true)}};
   return all;
@@ -135,7 +136,8 @@ TEST_P(Recurrences, KnowTheGradientOfEachResultAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Recurrences,
-                         testing::Values("lightning_attention", "gated_linear_attention", "gated_delta_rule"),
+                         testing::Values("lightning_attention", "scalar_gated_attention", "gated_linear_attention",
+                                         "gated_delta_rule"),
                          [](const auto& info) { return info.param; });
 
 std::vector<std::string> names() {
