@@ -225,7 +225,7 @@ INSTANTIATE_TEST_SUITE_P(
                                   scratch.start();
                                   scratch.set.push_back("stages.select.objective=paper");
                                 },
-                                "stages.select.objective: budget -> paper"},
+                                "stages.select.objective: \"budget\" -> \"paper\""},
                     BadInputRow{"HoldsTheSameBytesAsAnotherKindOfCorpus",
                                 [](Scratch& scratch) {
                                   scratch.use_json_lines();

@@ -80,8 +80,8 @@ def made_here(arguments):
     """Faults of the passkey teacher and of a random hybrid of it, on one rank and on meshes of two."""
     faults = []
     with tempfile.TemporaryDirectory() as folder:
-        hybrid, answers = Path(folder) / "hybrid", Path(folder) / "answers.jsonl"
-        subprocess.run([arguments.hybrid, TEACHER, "gla", "flashmorph", hybrid], check=True)
+        hybrid, answers = Path(folder) / "flashmorph", Path(folder) / "answers.jsonl"
+        subprocess.run([arguments.hybrid, TEACHER, "gla", folder], check=True)
         tasks = "values,frequent-words,passkey,passkey-forced"
         asked = [TEACHER, str(hybrid), "--lengths", "512", "--samples", "2", "--tasks", tasks]
         whole = measured(arguments, folder, [], asked + ["--answers", str(answers)])
@@ -118,7 +118,7 @@ def measured(arguments, folder, launcher, asked):
         subprocess.run(command, check=True)
         assert json.loads(out.read_text()) == first
     return {
-        (model["name"], task["task"], task["length"]): task["score"]
+        (model["name"], task["task"], int(task["length"])): task["score"]
         for model in first["measurements"]
         for task in model["tasks"]
     }

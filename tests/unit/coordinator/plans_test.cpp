@@ -64,7 +64,7 @@ proto::GateSnapshot falling(double jitter = 0.0) {
     proto::GateStep& moved = *snapshot.add_history();
     for (int layer = 0; layer < 5; ++layer)
       moved.add_alpha(layer == 4 ? 1.0 : std::clamp(static_cast<double>(10 * (layer + 1) - step) / 10.0, 0.0, 1.0));
-    moved.set_alpha(2, std::max(0.0, moved.alpha(2) + (step % 2 == 0 ? jitter : -jitter)));
+    moved.set_alpha(2, moved.alpha(2) + (step % 2 == 0 ? jitter : -jitter));
     moved.set_loss(step);
   }
   *snapshot.mutable_alpha() = snapshot.history().rbegin()->alpha();
@@ -102,6 +102,8 @@ TEST(Settled, IsAPickThatStaysTheSameWithAMarginAboveTheNoise) {
     section.own.of<GateSettings>().stop = window;
     proto::GateSnapshot gates = falling(jitter);
     gates.mutable_history()->DeleteSubrange(steps, gates.history_size() - steps);
+    for (proto::GateStep& step : *gates.mutable_history())
+      for (double& alpha : *step.mutable_alpha()) alpha = std::max(alpha, 0.0);
     return has_settled(gates, section, two);
   };
   EXPECT_FALSE(settled(0, 30, 0.0)) << "not asked for";
