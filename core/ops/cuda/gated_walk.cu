@@ -16,7 +16,6 @@ struct Memory {
   Written stages[kStages];
   Half read[kTokens * kRow], weight[kTokens * kWeightRow];
   Half state[kColumns * kRow];
-  Half output[kWarps][16 * (kSide + kPad)];
 };
 
 // One block's part of a walk.
@@ -81,15 +80,13 @@ __device__ __forceinline__ void advance(WalkedState<K>& state, const typename Me
 
 // kBackwards: the weights are read transposed, from the later tokens.
 template <int K, bool kBackwards>
-__device__ __forceinline__ WalkedOutput chunk_output(const Memory<K>& memory, const Half* values, const WarpPart& own,
+__device__ __forceinline__ WalkedOutput chunk_output(const Memory<K>& memory, const Half* values, int block,
                                                      float read_scale) {
   using M = Memory<K>;
-  const int block = own.block;
   WalkedOutput output;
 #pragma unroll
   for (int c = 0; c < K; c += 16)
-    output.add_state(LeftTile<false>(memory.read + block * 16 * M::kRow + c, M::kRow),
-                     memory.state + own.column * M::kRow + c, M::kRow);
+    output.add_state(LeftTile<false>(memory.read + block * 16 * M::kRow + c, M::kRow), memory.state + c, M::kRow);
   output.each([&](float& sum, int, int) { sum *= read_scale; });
 #pragma unroll
   for (int j = 0; j < kTokens / 16; ++j)
@@ -97,7 +94,7 @@ __device__ __forceinline__ WalkedOutput chunk_output(const Memory<K>& memory, co
       output.add_values(LeftTile<kBackwards>(memory.weight + (kBackwards ? j * 16 * M::kWeightRow + block * 16
                                                                          : block * 16 * M::kWeightRow + j * 16),
                                              M::kWeightRow),
-                        values + j * 16 * M::kValueRow + own.column);
+                        values + j * 16 * M::kValueRow);
   return output;
 }
 
@@ -120,7 +117,7 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
   }
   float shrunk = 1.0f;  // of channel threadIdx.x
 
-  const WarpPart own;
+  const int block = (threadIdx.x / 32 + blockIdx.x) % kWarps;
   for (int64_t step = 0; step < part.count; ++step) {
     const int64_t chunk = part.chunk(walk, step);
     auto& stage = memory.stages[step % kStages];
@@ -138,12 +135,12 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
           store<Half, 8>(to + n * 8, load<Half, 8>(memory.state + n / (K / 8) * Memory<K>::kRow + n % (K / 8) * 8));
       }
       if (output != nullptr) {
-        const int64_t start = walk.shape.chunks.start_N[chunk] + own.block * 16,
+        const int64_t start = walk.shape.chunks.start_N[chunk] + block * 16,
                       end = walk.shape.chunks.start_N[chunk] + walk.shape.chunks.length_N[chunk];
-        chunk_output<K, kBackwards>(memory, stage.value, own, static_cast<float>(walk.read_scale))
-            .store(memory.output[threadIdx.x / 32], kSide + kPad, [&](int row) {
+        chunk_output<K, kBackwards>(memory, stage.value, block, static_cast<float>(walk.read_scale))
+            .store(memory.read + block * 16 * Memory<K>::kRow, Memory<K>::kRow, [&](int row) {
               if (start + row >= end) return static_cast<Half*>(nullptr);
-              return output + ((start + row) * part.heads + part.head) * value_dim + part.column + own.column;
+              return output + ((start + row) * part.heads + part.head) * value_dim + part.column;
             });
       }
       __syncthreads();  // all have read the state, the queries and the weights

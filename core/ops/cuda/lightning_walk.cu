@@ -70,13 +70,11 @@ __device__ __forceinline__ void advance(WalkedState<K>& state, const typename Me
   }
 }
 
-// A warp's part of a chunk's output.
+// The output of a chunk's tokens 16 block + (0 .. 15).
 template <int K>
 __device__ __forceinline__ WalkedOutput chunk_output(const typename Memory<K>::Stage& stage, const Half* state,
-                                                     const float* decay, const WarpPart& own,
-                                                     const LightningWalk& walk) {
+                                                     const float* decay, int block, const LightningWalk& walk) {
   using M = Memory<K>;
-  const int block = own.block;
   const Half* const q = stage.q + block * 16 * M::kRow;
   SumTile scores[kTokens / 16] = {};
   WalkedOutput output;
@@ -86,7 +84,7 @@ __device__ __forceinline__ WalkedOutput chunk_output(const typename Memory<K>::S
 #pragma unroll
     for (int j = 0; j < kTokens / 16; ++j)
       if (j <= block) scores[j].add(queries, RightTile<true>(stage.k + j * 16 * M::kRow + c, M::kRow));
-    output.add_state(queries, state + own.column * M::kRow + c, M::kRow);
+    output.add_state(queries, state + c, M::kRow);
   }
   const float scale = static_cast<float>(walk.scale), read_scale = static_cast<float>(walk.read_scale);
   output.each([&](float& sum, int row, int) { sum *= read_scale * decay[block * 16 + row + 1 - walk.late]; });
@@ -97,7 +95,7 @@ __device__ __forceinline__ WalkedOutput chunk_output(const typename Memory<K>::S
         const int apart = (block - j) * 16 + row - column;
         sum = apart >= 0 ? sum * scale * decay[apart] : 0.0f;
       });
-      output.add_values(RoundedSums(scores[j]), stage.v + j * 16 * M::kValueRow + own.column);
+      output.add_values(RoundedSums(scores[j]), stage.v + j * 16 * M::kValueRow);
     }
   return output;
 }
@@ -129,7 +127,8 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     });
   }
 
-  const WarpPart own;
+  const int block =
+      (threadIdx.x / 32 + blockIdx.x) % kWarps;  // later tokens take longer: each scheduler gets all kinds
   const int64_t chunks = (part.length + kTokens - 1) / kTokens;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     auto& stage = memory.stages[chunk % kStages];
@@ -138,14 +137,13 @@ __global__ void __launch_bounds__(kWalkThreads, 2)
     __syncthreads();
     if (chunk + 1 < chunks) fetch_chunk(chunk + 1);
     if constexpr (kOutput) {
-      const int64_t first = chunk * kTokens + own.block * 16;
-      const int column = part.column + own.column;
-      WalkedOutput out = chunk_output<K>(stage, memory.state, memory.decay, own, walk);
-      __syncthreads();  // all have read the state in shared memory and the queries
-      out.store(stage.q + own.block * 16 * Memory<K>::kRow + own.column, Memory<K>::kRow, [&](int row) {
-        if (first + row >= part.length) return static_cast<Half*>(nullptr);
-        return output + (part.token(first + row) * walk.heads + part.head) * walk.value_dim + column;
-      });
+      const int64_t first = chunk * kTokens + block * 16;
+      chunk_output<K>(stage, memory.state, memory.decay, block, walk)
+          .store(stage.q + block * 16 * Memory<K>::kRow, Memory<K>::kRow, [&](int row) {
+            if (first + row >= part.length) return static_cast<Half*>(nullptr);
+            return output + (part.token(first + row) * walk.heads + part.head) * walk.value_dim + part.column;
+          });
+      __syncthreads();  // all have read the state in shared memory
     }
     const int tokens = static_cast<int>(min(part.length - chunk * kTokens, int64_t{kTokens}));
     advance<K>(state, stage, memory.decay, tokens, walk.late, static_cast<float>(walk.write_scale));

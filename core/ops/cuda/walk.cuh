@@ -11,9 +11,9 @@ namespace flashmorph::cuda {
 
 using Half = __nv_bfloat16;
 
-inline constexpr int kWarps = 8, kWalkThreads = 32 * kWarps;
-inline constexpr int kTokens = kWalkedChunk;
-inline constexpr int kColumns = kWalkedColumns, kSide = kColumns / 2;
+inline constexpr int kWarps = 4, kWalkThreads = 32 * kWarps;
+inline constexpr int kTokens = kWalkedChunk;  // 16 a warp
+inline constexpr int kColumns = kWalkedColumns;
 inline constexpr int kPad = 8;  // so that 8 rows of a tile lie in different banks
 
 // kTokens rows of kWidth numbers by `threads` threads: row r from x + place(r), zeros where that is negative.
@@ -27,14 +27,14 @@ __device__ __forceinline__ void fetch_rows(Half* to, const Half* x, int threads,
   }
 }
 
-// The state in registers, float32: a warp has 32 value columns and a quarter of the keys.
+// The state in registers, float32: a warp has 32 value columns and half of the keys.
 template <int K>
 struct WalkedState {
-  static constexpr int kRow = K + kPad, kValueRow = kColumns + kPad, kAcross = K / 64;
+  static constexpr int kRow = K + kPad, kValueRow = kColumns + kPad, kAcross = K / 32;
   SumTile tiles[2][kAcross];
   int value, key;  // of the first tile
 
-  __device__ WalkedState() : tiles(), value(threadIdx.x / 128 * kSide), key(threadIdx.x / 32 % 4 * (K / 4)) {}
+  __device__ WalkedState() : tiles(), value(threadIdx.x / 64 * 32), key(threadIdx.x / 32 % 2 * (K / 2)) {}
 
   template <class Use>  // use(sum, value column, key)
   __device__ __forceinline__ void each(const Use& use) {
@@ -63,19 +63,9 @@ struct WalkedState {
   }
 };
 
-// Of a chunk's output a warp has 16 tokens from 16 `block` on and kSide columns from `column` on. Later tokens may take
-// longer: each scheduler gets all kinds.
-struct WarpPart {
-  int block, column;
-  __device__ WarpPart() {
-    const int warp = threadIdx.x / 32, turned = (warp + blockIdx.x) % 4;
-    block = warp < 4 ? turned : 3 - turned;
-    column = warp / 4 * kSide;
-  }
-};
-
+// A chunk's output: a warp has 16 tokens, `block` says which.
 struct WalkedOutput {
-  SumTile tiles[kSide / 16] = {};
+  SumTile tiles[kColumns / 16] = {};
 
   template <class Use>
   __device__ __forceinline__ void each(const Use& use) {
@@ -83,28 +73,28 @@ struct WalkedOutput {
     for (SumTile& tile : tiles) tile.each(use);
   }
 
-  // += queries S over 16 channels, of which `state` has the warp's columns.
+  // += queries S over 16 channels, of which `state` has the columns.
   __device__ __forceinline__ void add_state(const LeftTile<false>& queries, const Half* state, int stride) {
 #pragma unroll
-    for (int n = 0; n < kSide / 16; ++n) tiles[n].add(queries, RightTile<true>(state + n * 16 * stride, stride));
+    for (int n = 0; n < kColumns / 16; ++n) tiles[n].add(queries, RightTile<true>(state + n * 16 * stride, stride));
   }
 
-  // += weights values over 16 tokens; `values` from the warp's first column on.
+  // += weights values over 16 tokens.
   template <class Weights>
   __device__ __forceinline__ void add_values(const Weights& weights, const Half* values) {
     constexpr int kRow = kColumns + kPad;
 #pragma unroll
-    for (int n = 0; n < kSide / 16; ++n) tiles[n].add(weights, RightTile<>(values + n * 16, kRow));
+    for (int n = 0; n < kColumns / 16; ++n) tiles[n].add(weights, RightTile<>(values + n * 16, kRow));
   }
 
-  // Through 16 rows of kSide numbers of shared memory that only this warp uses, so that a lane stores 16 bytes.
-  // to(row): where the warp's columns of a row go, null for nowhere.
+  // Through 16 rows of shared memory that only this warp uses, so that a lane stores 16 bytes. to(row): where the 64
+  // columns of a row go, null for nowhere.
   template <class To>
   __device__ __forceinline__ void store(Half* rows, int stride, const To& to) {
     __syncwarp();  // all lanes have read what lay there
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int n = 0; n < kSide / 16; ++n)
+    for (int n = 0; n < kColumns / 16; ++n)
 #pragma unroll
       for (int part = 0; part < 4; ++part) {
         const float* pair = &tiles[n].sums[part / 2][part % 2 * 2];
@@ -113,8 +103,8 @@ struct WalkedOutput {
       }
     __syncwarp();
 #pragma unroll
-    for (int n = lane; n < 16 * kSide / 8; n += 32) {
-      const int row = n / (kSide / 8), unit = n % (kSide / 8) * 8;
+    for (int n = lane; n < 16 * kColumns / 8; n += 32) {
+      const int row = n / (kColumns / 8), unit = n % (kColumns / 8) * 8;
       if (Half* const out = to(row)) cuda::store<Half, 8>(out + unit, load<Half, 8>(rows + row * stride + unit));
     }
   }
