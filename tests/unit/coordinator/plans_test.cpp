@@ -12,7 +12,7 @@
 namespace flashmorph {
 namespace {
 
-RunConfig config(const std::string& objective = "paper") {
+RunConfig settings(const std::string& objective = "paper") {
   return RunConfig::from_yaml(
       "model: {path: teacher}\nbudget: {full_layers: 2}\ndata: {text: book.txt}\n"
       "stages: {align: {tokens: 1M}, select: {tokens: 1M, objective: " +
@@ -32,7 +32,8 @@ proto::GateSnapshot gates(const std::vector<double>& values, int steps, double j
 }
 
 TEST(Discretize, RecordsPickMarginNoiseAndBudget) {
-  const proto::PlanSet set = discretize(config(), LayerBudget::of_layers(4, 2), gates({0.1, 0.9, 0.4, 0.5}, 40, 0.02));
+  const proto::PlanSet set =
+      discretize(settings(), LayerBudget::of_layers(4, 2), gates({0.1, 0.9, 0.4, 0.5}, 40, 0.02));
   ASSERT_EQ(set.plans_size(), 3);
   EXPECT_EQ(set.budget(), "2 layers");
   EXPECT_THAT(set.plans(0).full_layers(), testing::ElementsAre(1, 3));
@@ -44,7 +45,7 @@ TEST(Discretize, RecordsPickMarginNoiseAndBudget) {
 }
 
 double noise(const proto::GateSnapshot& gates, const std::string& objective = "paper") {
-  return gate_noise(gates, config(objective).stages.select, LayerBudget::of_layers(gates.alpha_size(), 1));
+  return gate_noise(gates, settings(objective).stages.select, LayerBudget::of_layers(gates.alpha_size(), 1));
 }
 
 TEST(GateNoise, IsThatOfTheLastTenthOfTheSteps) {
@@ -77,7 +78,7 @@ TEST(GateNoise, OfFallingGatesIsWhatATrendLeavesWhereTheyMeetTheBudget) {
 }
 
 TEST(Frontier, HasAPickForEveryNumberOfLayersFromTheGatesThatJustMetIt) {
-  const auto points = frontier(falling(), config("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
+  const auto points = frontier(falling(), settings("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
   ASSERT_EQ(points.size(), 4U);
   EXPECT_THAT(points[0].full_layers(), testing::ElementsAre(4));
   EXPECT_THAT(points[2].full_layers(), testing::ElementsAre(2, 3, 4));
@@ -85,18 +86,18 @@ TEST(Frontier, HasAPickForEveryNumberOfLayersFromTheGatesThatJustMetIt) {
   EXPECT_EQ(points[2].error(), 20.0) << "at step 20 two gates are at 0";
   EXPECT_EQ(points[2].kv_bytes_per_token(), 300);
   EXPECT_NEAR(points[2].margin(), 1.0, 1e-9);
-  EXPECT_TRUE(frontier(falling(), config("paper").stages.select, LayerBudget::of_layers(5, 2), 100).empty());
+  EXPECT_TRUE(frontier(falling(), settings("paper").stages.select, LayerBudget::of_layers(5, 2), 100).empty());
 }
 
 TEST(Frontier, TakesABudgetInAnotherUnitThanTheRuns) {
   const LayerBudget bytes{{10, 10, 10, 20, 60}, 65, "bytes a token", "budget.kv_bytes_per_token"};
-  const proto::FrontierPoint point = pick_for(falling(), config("budget").stages.select, bytes, 100);
+  const proto::FrontierPoint point = pick_for(falling(), settings("budget").stages.select, bytes, 100);
   EXPECT_EQ(point.error(), 37.0) << "60 + 20 * 0.3 is the last that costs 65";
   EXPECT_THAT(point.full_layers(), testing::ElementsAre(4)) << "3 and 4 would cost 80";
 }
 
 TEST(Settled, IsAPickThatStaysTheSameWithAMarginAboveTheNoise) {
-  SelectSection section = config("budget").stages.select;
+  SelectSection section = settings("budget").stages.select;
   const LayerBudget two = LayerBudget::of_layers(5, 2);
   const auto settled = [&](int64_t window, int steps, double jitter) {
     section.own.of<GateSettings>().stop = window;
@@ -116,13 +117,13 @@ TEST(Settled, IsAPickThatStaysTheSameWithAMarginAboveTheNoise) {
 TEST(Frontier, EndsWhereSelectWasStopped) {
   proto::GateSnapshot gates = falling();
   gates.mutable_history()->DeleteSubrange(21, gates.history_size() - 21);
-  const auto points = frontier(gates, config("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
+  const auto points = frontier(gates, settings("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
   ASSERT_EQ(points.size(), 2U);
   EXPECT_EQ(points[0].budget(), 3.0);
 }
 
 TEST(PlanHash, IsOfThePlansAlone) {
-  proto::PlanSet set = discretize(config(), LayerBudget::of_layers(4, 2), gates({0.1, 0.9, 0.4, 0.5}, 40, 0.02));
+  proto::PlanSet set = discretize(settings(), LayerBudget::of_layers(4, 2), gates({0.1, 0.9, 0.4, 0.5}, 40, 0.02));
   const std::string hash = hash_of(set);
   set.mutable_provenance()->set_seconds(3.0);
   EXPECT_EQ(hash_of(set), hash);
