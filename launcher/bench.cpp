@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -16,7 +15,6 @@
 #include "launcher/commands.h"
 #include "launcher/lengths.h"
 #include "launcher/ranked_models.h"
-#include "launcher/start_checks.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -114,17 +112,13 @@ TextTable pace_table(const proto::Bench& bench) {
 
 int bench_models(BenchOptions options, Communicator& host) {
   options.place.settle();
-  RunDevice device(options.place.device, host, HealthSection().step);  // no tensor before it
-  StartFacts facts = start_facts({});
-  facts.arguments = options.words();
-  check_same_start(facts, host);
-  Communicator& world = device.world();
-  at::set_num_threads(static_cast<int>(options.place.device.threads));
+  CommandRanks ranks(options.place, options.words(), host);
+  Communicator& world = ranks.world();
   const bool leads = world.rank() == 0;
 
   const std::vector<int64_t> lengths = lengths_of(options.lengths, {1024, 4096, 16384, 65536});
   proto::Bench all;
-  all.set_device(device.description());
+  all.set_device(ranks.description());
   all.set_dtype(options.place.device.dtype);
   all.set_ranks(world.size());
   if (leads) fmt::print("{}; {}\n", all.device(), all.dtype());
@@ -139,7 +133,7 @@ int bench_models(BenchOptions options, Communicator& host) {
   std::vector<UntrainedHybrid> hybrids;
   for (const std::string& text : options.hybrids) hybrids.push_back(UntrainedHybrid::of(text));
   for (const std::string& folder : options.folders) {
-    RankedModel model(folder, options.place, device.place(), std::ranges::max(lengths), world);
+    RankedModel model(folder, options.place, ranks.device(), std::ranges::max(lengths), world);
     bench(model, folder, lengths, options, tell);
     for (size_t h = 0; h < hybrids.size(); ++h) {
       model.become_hybrid(hybrids[h].mixer, hybrids[h].full_layers);

@@ -1,4 +1,3 @@
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -14,16 +13,15 @@
 #include "core/base/sha256.h"
 #include "core/data/token_files.h"
 #include "core/io/atomic_file.h"
-#include "core/io/checksums.h"
 #include "core/tasks/plays.h"
 #include "distributed/checkpoint/messages.h"
+#include "distributed/parallel/model_hash.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/stages/measures.h"
 #include "launcher/commands.h"
 #include "launcher/lengths.h"
 #include "launcher/progress_line.h"
 #include "launcher/ranked_models.h"
-#include "launcher/start_checks.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -111,12 +109,11 @@ Plan plan_of(const EvaluateOptions& options) {
   return plan;
 }
 
-std::string made_with(const EvaluateOptions& options, const Plan& plan, const std::string& folder) {
+std::string made_with(const EvaluateOptions& options, const Plan& plan, const std::string& hash_of_model) {
   return fmt::format("seed {}, {} samples, {} depths, {}, text {}, perplexity {} {} {}, model {}", options.seed,
                      options.samples, options.depths, options.place.device.dtype,
                      sha256_of_bytes(plan.text.data(), plan.text.size()).substr(0, 12), options.perplexity,
-                     plan.place_length, options.perplexity_tokens,
-                     hash_of_model(folder, ModelFiles::open(folder)).substr(0, 12));
+                     plan.place_length, options.perplexity_tokens, hash_of_model.substr(0, 12));
 }
 
 // A text of tokens for perplexity: PREFIX of .bin, .idx and .json, or a text file, one document.
@@ -413,24 +410,22 @@ class Evaluation {
 
 int evaluate_models(EvaluateOptions options, Communicator& host) {
   options.place.settle();
-  RunDevice device(options.place.device, host, HealthSection().step);  // no tensor before it
-  StartFacts facts = start_facts({});
-  facts.arguments = options.words();
-  check_same_start(facts, host);
-  Communicator& world = device.world();
-  at::set_num_threads(static_cast<int>(options.place.device.threads));
+  CommandRanks ranks(options.place, options.words(), host);
+  Communicator& world = ranks.world();
 
   Plan plan;
   Results results(options, world);
   std::vector<proto::Measurement*> models;
-  on_all_ranks(world, [&] {
-    plan = plan_of(options);
-    for (const std::string& folder : options.folders)
-      models.push_back(&results.of(folder, made_with(options, plan, folder)));
-  });
-  if (world.rank() == 0) fmt::print("{}; {}\n", device.description(), options.place.device.dtype);
+  on_all_ranks(world, [&] { plan = plan_of(options); });
+  for (const std::string& folder : options.folders) {
+    ModelFiles files;
+    on_all_ranks(world, [&] { files = ModelFiles::open(folder); });
+    const std::string hash = hash_of_model(folder, files, world);
+    on_all_ranks(world, [&] { models.push_back(&results.of(folder, made_with(options, plan, hash))); });
+  }
+  if (world.rank() == 0) fmt::print("{}; {}\n", ranks.description(), options.place.device.dtype);
 
-  Evaluation evaluation(options, plan, results, device.place(), world);
+  Evaluation evaluation(options, plan, results, ranks.device(), world);
   for (proto::Measurement* model : models) evaluation.measure(*model);
   evaluation.finish();
   if (world.rank() != 0) return 0;

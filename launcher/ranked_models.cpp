@@ -1,12 +1,15 @@
 #include "launcher/ranked_models.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 
 #include "core/base/bad_input.h"
+#include "core/select/uniform.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/stage_layouts.h"
+#include "launcher/start_checks.h"
 
 namespace flashmorph {
 
@@ -19,6 +22,14 @@ void ModelPlace::add_options(CLI::App& app) {
   app.add_option("--tensor", parallel.tensor, "ranks a layer is split over (default: 1)")->check(CLI::PositiveNumber);
   app.add_option("--pipeline", parallel.pipeline, "ranks the layers are dealt out to (default: 1)")
       ->check(CLI::PositiveNumber);
+}
+
+CommandRanks::CommandRanks(const ModelPlace& place, const std::string& words, Communicator& host)
+    : device_(place.device, host, HealthSection().step) {  // no tensor before it
+  StartFacts facts = start_facts({});
+  facts.arguments = words;
+  check_same_start(facts, host);
+  at::set_num_threads(static_cast<int>(place.device.threads));
 }
 
 RankedModel::RankedModel(const std::string& folder, const ModelPlace& place, const at::Device& device, int64_t length,
@@ -43,10 +54,8 @@ void RankedModel::become_hybrid(const MixerSection& mixer, int64_t full_layers) 
     throw BadInput("--hybrid", "asks for a hybrid of an export; name the checkpoint that it came from");
   if (full_layers >= layers)
     throw BadInput("--hybrid", fmt::format("keeps {} layers of {}, expected fewer", full_layers, layers));
-  std::vector<int64_t> kept;
-  for (int64_t i = 0; i < full_layers; ++i) kept.push_back((2 * i + 1) * layers / (2 * full_layers));
   model_->add_branches(mixer, /*seed=*/1);
-  routes_ = routes_that_keep(kept, layers);
+  routes_ = routes_that_keep(uniform_layers(layers, full_layers), layers);
 }
 
 }  // namespace flashmorph

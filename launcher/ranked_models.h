@@ -23,6 +23,20 @@ struct ModelPlace {
   void settle() { device.dtype = device.dtype.empty() ? device.kind == "cuda" ? "bfloat16" : "float32" : device.dtype; }
 };
 
+// The ranks of such a command on their devices, once they have found that all were started with the same words.
+// Collective; BadInput when they were not.
+class CommandRanks {
+ public:
+  CommandRanks(const ModelPlace& place, const std::string& words, Communicator& host);
+
+  const at::Device& device() const { return device_.place(); }
+  const std::string& description() const { return device_.description(); }
+  Communicator& world() { return device_.world(); }
+
+ private:
+  RunDevice device_;
+};
+
 // A folder's model on a mesh of all ranks. Collective; BadInput for a folder that is no model, and a mesh that does not
 // fit it.
 class RankedModel {

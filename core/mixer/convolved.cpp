@@ -3,9 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
+#include "core/mixer/linear_branch.h"
+#include "core/ops/projection.h"
 #include "core/ops/short_convolution.h"
 
 namespace flashmorph {
@@ -25,16 +28,26 @@ at::Tensor delta_taps(int64_t channels, const at::TensorOptions& options) {
   return taps;
 }
 
-std::array<at::Tensor, 3> convolved(const std::array<at::Tensor, 3>& x_BTC, const std::array<at::Tensor, 3>& taps_CW,
-                                    const Positions& positions, LayerCache* cache) {
+std::array<at::Tensor, 3> convolved_heads(const at::Tensor& x_BTD, const std::array<ConvolvedProjection, 3>& of,
+                                          int64_t head_dim, const Positions& positions, LayerCache* cache) {
+  std::array<at::Tensor, 3> x_BTC;
+  for (size_t i = 0; i < 3; ++i) x_BTC[i] = project(x_BTD, of[i].weight);
   const bool continues = cache != nullptr && cache->recent_BPC.defined();
   const std::vector<at::Tensor> past = continues ? cache->recent_BPC.chunk(3, -1) : std::vector<at::Tensor>();
   if (cache != nullptr) keep_recent(at::cat(x_BTC, -1), *cache);
-  std::array<at::Tensor, 3> y_BTC;
-  for (size_t i = 0; i < 3; ++i)
-    y_BTC[i] =
-        short_convolution(x_BTC[i], taps_CW[i], continues ? std::optional(past[i]) : std::nullopt, positions.place_T);
-  return y_BTC;
+  std::array<at::Tensor, 3> y_BTHK;
+  for (size_t i = 0; i < 3; ++i) {
+    const at::Tensor y_BTC =
+        short_convolution(x_BTC[i], of[i].taps, continues ? std::optional(past[i]) : std::nullopt, positions.place_T);
+    y_BTHK[i] = at::silu(of[i].bias.defined() ? y_BTC + of[i].bias : y_BTC).unflatten(-1, {-1, head_dim});
+  }
+  return y_BTHK;
+}
+
+nlohmann::ordered_json convolved_facts(const MixerSection&, const ModelSpec&) { return {{"convolution", kTaps}}; }
+
+int64_t convolved_cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element) {
+  return state_bytes(mixer, model, element) + (kTaps - 1) * 3 * model.heads * model.head_dim * element;
 }
 
 }  // namespace flashmorph

@@ -4,8 +4,11 @@
 
 #include <array>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 
+#include "core/config/run_config.h"
 #include "core/model/cache.h"
+#include "core/model/model_spec.h"
 #include "core/model/positions.h"
 
 namespace flashmorph {
@@ -17,11 +20,20 @@ inline constexpr int64_t kTaps = 4;  // W
 // [C, W]: the token itself, as if there were no convolution.
 at::Tensor delta_taps(int64_t channels, const at::TensorOptions& options);
 
-// Each of the three [B, T, C] convolved with its taps [C, W]. The cache keeps the last inputs of all of them.
-std::array<at::Tensor, 3> convolved(const std::array<at::Tensor, 3>& x_BTC, const std::array<at::Tensor, 3>& taps_CW,
-                                    const Positions& positions, LayerCache* cache);
+// A projection [C, D], the taps of the convolution behind it [C, W], and the bias behind that [C], which may be
+// undefined.
+struct ConvolvedProjection {
+  const at::Tensor& weight;
+  const at::Tensor& taps;
+  const at::Tensor& bias;
+};
 
-// What the cache keeps of them in one sequence.
-inline int64_t convolved_bytes(int64_t channels, int64_t element) { return (kTaps - 1) * 3 * channels * element; }
+// silu(convolution(projection of x_BTD) + bias) of each, [B, T, H, K]. The cache keeps the last inputs of all three.
+std::array<at::Tensor, 3> convolved_heads(const at::Tensor& x_BTD, const std::array<ConvolvedProjection, 3>& of,
+                                          int64_t head_dim, const Positions& positions, LayerCache* cache);
+
+// What a mixer of them registers: its facts, and the bytes of a sequence's cache, the state and the last projections.
+nlohmann::ordered_json convolved_facts(const MixerSection& mixer, const ModelSpec& model);
+int64_t convolved_cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element);
 
 }  // namespace flashmorph

@@ -1,9 +1,6 @@
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
 
-#include <array>
-#include <nlohmann/json.hpp>
-
 #include "core/mixer/branch_with.h"
 #include "core/mixer/convolved.h"
 #include "core/mixer/initial.h"
@@ -73,7 +70,11 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
   }
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
-    const auto [q, k, v] = queries_keys_values(x_BTD, positions, cache);
+    const at::Tensor no_bias;
+    const Weights& w = weights_;
+    const auto [q, k, v] =
+        convolved_heads(x_BTD, {{{w.q, w.q_conv, no_bias}, {w.k, w.k_conv, no_bias}, {w.v, w.v_conv, no_bias}}},
+                        spec_.head_dim, positions, cache);
     const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
     const at::Tensor beta_BTH = at::sigmoid(exact(project(x_BTD, weights_.b)));
     const at::Tensor step_BTH = at::softplus(exact(project(x_BTD, weights_.a)) + weights_.dt_bias);
@@ -91,31 +92,13 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
     weights_.A_log.detach().zero_();
     weights_.dt_bias.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
   }
-
- private:
-  // silu of the convolved projections, [B, T, H, K] each.
-  std::array<at::Tensor, 3> queries_keys_values(const at::Tensor& x_BTD, const Positions& positions,
-                                                LayerCache* cache) const {
-    std::array<at::Tensor, 3> outputs =
-        convolved({project(x_BTD, weights_.q), project(x_BTD, weights_.k), project(x_BTD, weights_.v)},
-                  {weights_.q_conv, weights_.k_conv, weights_.v_conv}, positions, cache);
-    for (at::Tensor& y : outputs) y = at::silu(y).unflatten(-1, {-1, spec_.head_dim});
-    return outputs;
-  }
 };
-
-nlohmann::ordered_json facts(const MixerSection&, const ModelSpec&) { return {{"convolution", kTaps}}; }
-
-// The state, and the last projections that the convolution reads.
-int64_t cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element) {
-  return state_bytes(mixer, model, element) + convolved_bytes(model.heads * model.head_dim, element);
-}
 
 [[maybe_unused]] const bool registered = register_branch("gated_delta_net", {.make = make<GatedDeltaNetBranch>,
                                                                              .starts_from_data = true,
                                                                              .python = gated_delta_net_code,
-                                                                             .facts = facts,
-                                                                             .cache_bytes = cache_bytes});
+                                                                             .facts = convolved_facts,
+                                                                             .cache_bytes = convolved_cache_bytes});
 
 }  // namespace
 }  // namespace flashmorph

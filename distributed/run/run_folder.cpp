@@ -8,8 +8,8 @@
 #include "core/base/bad_input.h"
 #include "core/base/sha256.h"
 #include "core/io/atomic_file.h"
-#include "core/io/checksums.h"
 #include "distributed/checkpoint/messages.h"
+#include "distributed/parallel/model_hash.h"
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
@@ -46,20 +46,11 @@ std::filesystem::path existing_ancestor(std::filesystem::path folder) {
 
 RunSources RunSources::read(const RunConfig& config, const ModelFiles& teacher, Communicator& world,
                             const std::function<void()>& between_reads) {
-  const std::vector<std::filesystem::path> files = deciding_files(config.model.path, teacher);
-  const auto ranks = static_cast<size_t>(world.size());
   RunSources sources;
-  std::string mine;
+  sources.teacher = hash_of_model(config.model.path, teacher, world, between_reads);
   on_all_ranks(world, [&] {
-    for (auto i = static_cast<size_t>(world.rank()); i < files.size(); i += ranks)
-      mine += sha256_of_file(files[i], between_reads);
     if (world.rank() == 0) sources.corpus = corpus_files(config.data, between_reads);
   });
-  const std::vector<std::string> by_rank = gather_text(mine, world);
-  constexpr size_t kDigits = 64;
-  std::vector<std::string> sha256;
-  for (size_t i = 0; i < files.size(); ++i) sha256.push_back(by_rank[i % ranks].substr(i / ranks * kDigits, kDigits));
-  sources.teacher = hash_of_model(sha256);
   return sources;
 }
 
