@@ -16,6 +16,7 @@
 #include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
 #include "core/model/stored_model.h"
+#include "distributed/coordinator/branch_facts.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/on_all_ranks.h"
@@ -136,12 +137,14 @@ int run(const CommandLine& line, Communicator& host_world) {
   const RunSources sources = RunSources::read(config, *inputs.files, world, between_reads);
   on_all_ranks(world, [&] {
     if (!leads) return;
+    check_branches(config, sources.teacher);
     if (!line.fresh) folder.check(config, sources);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
   PlacedModel placed(world, config, inputs.spec, *inputs.files, dtype_of(config.device), device.place());
   const Layout layout = layout_of("align", config, inputs.spec, world.size());
-  placed.place(layout);  // weights that cannot be read are refused here
+  placed.place(layout);                                                // weights that cannot be read are refused here
+  if (!config.stages.align.branches.empty()) placed.start_branches();  // and so are branches
   const proto::LayerLatency latency = [&] {
     const Phase measuring(watchdog, Work::evaluate, "latency");
     return latency_of_run(config, placed, folder, line.fresh, world);

@@ -54,7 +54,7 @@ small_run() {
   for key in run.name="$name" run.dir="$work" device.dtype=float32 parallel.tensor=1 \
     stages.align.tokens=16384 stages.align.batch_tokens=4096 stages.align.micro_batch_tokens=1024 \
     stages.align.data.lengths=512 stages.align.data.passkeys=2 stages.align.data.words=8 \
-    stages.select.tokens=49152 stages.select.batch_tokens=4096 stages.select.micro_batch_tokens=1024 \
+    stages.select.tokens=49152 stages.select.polish=0 stages.select.batch_tokens=4096 stages.select.micro_batch_tokens=1024 \
     stages.select.data.lengths=1024 stages.select.data.passkeys=4 stages.select.data.words=8 \
     stages.distill.tokens=0 stages.finetune.tokens=0 stages.evaluate.compare='[]' stages.evaluate.lengths=512 \
     stages.evaluate.samples=2 stages.evaluate.greedy_samples=1 stages.evaluate.perplexity_tokens=1024 \

@@ -102,6 +102,8 @@ void check(const RunConfig& config, YamlInput& input) {
   check_budget(config.budget, input);
   check_data(config.data, input);
   for (const auto& [stage, section] : config.stages.training()) check_training(stage, *section, input);
+  require(config.stages.align.tokens > 0 || !config.stages.align.branches.empty(), input, {"stages.align.tokens"},
+          "is missing or 0: the branches need tokens to train, or stages.align.branches to be taken from");
   check_evaluate(config.stages.evaluate, input);
   check_metrics(config.metrics, input);
 }

@@ -243,8 +243,8 @@ struct TrainingSection {
     v.key("beta1", beta1, {"AdamW's first moment", 0, 0.999999});
     v.key("beta2", beta2, {"AdamW's second moment", 0, 0.999999});
   }
-  void weight_keys(KeyVisitor& v, bool required) {
-    step_keys(v, required);
+  void weight_keys(KeyVisitor& v) {
+    step_keys(v, false);
     v.key("clip", clip, {"gradient norm at most; 0: off", 0, kMany});
     v.key("weight_decay", weight_decay, {"AdamW's decoupled decay", 0, 1});
     v.section("data", data);
@@ -252,8 +252,14 @@ struct TrainingSection {
 };
 
 struct AlignSection : TrainingSection {
+  std::string branches;
+
   void keys(KeyVisitor& v) {
-    weight_keys(v, true);
+    v.key("branches", branches,
+          {.meaning = "branches.safetensors of another run, with the same teacher and mixer, from which these start; "
+                      "with tokens: 0 they are taken as they are",
+           .is_path = true});
+    weight_keys(v);
     v.group("parallel", [&] {  // no backward crosses a layer
       parallel.mesh_keys(v);
       parallel.zero_key(v);
@@ -264,18 +270,21 @@ struct AlignSection : TrainingSection {
 
 struct SelectSection : TrainingSection {
   SelectSection() {
-    lr = {2e-2, 2e-3};
+    lr = {5e-2, 5e-2};
     clip = 0.0;
     data = {.lengths = {1024}, .passkey_share = 1.0, .passkeys = {10, 10}, .words = {32, 32}};  // only answers count
   }
   std::string method = "flashmorph";
-  int64_t judge_samples = 64;
+  int64_t judge_samples = 32;
   KindSettings own{"selector"};  // of each method alone
 
   void keys(KeyVisitor& v) {
     v.key("method", method, {.meaning = "who picks the layers", .choices = kinds_of("selector")});
     v.key("judge_samples", judge_samples,
-          {"held-out samples by which ablate, greedy, beam, exhaustive and halo judge a set of layers", 1, kMany});
+          {"held-out samples by which flashmorph's polish, ablate, greedy, beam, exhaustive, halo and kl_ls judge a "
+           "set of "
+           "layers",
+           1, kMany});
     own.keys(v);
     step_keys(v, true);
     v.group("data", [&] {
@@ -294,7 +303,7 @@ struct DistillSection : TrainingSection {
   DistillSection() { lr = {1e-4, 1e-5}; }
 
   void keys(KeyVisitor& v) {
-    weight_keys(v, false);
+    weight_keys(v);
     v.section("parallel", parallel);
   }
 };
@@ -306,7 +315,7 @@ struct FinetuneSection : TrainingSection {
   }
 
   void keys(KeyVisitor& v) {
-    weight_keys(v, false);
+    weight_keys(v);
     v.section("parallel", parallel);
   }
 };

@@ -27,7 +27,7 @@ class ByGates : public Selector {
               .margin = keep_margin(evidence.gates, evidence.budget),
               .noise = evidence.gate_noise};
     if (const int64_t width = evidence.settings.own.of<GateSettings>().polish; width > 0 && evidence.judge)
-      pick.exchanges = polish(pick, evidence, width);
+      polish(pick, evidence, width);
     return pick;
   }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/select/set_search.h"
+#include "core/select/uniform.h"
 
 namespace flashmorph {
 namespace {
@@ -29,10 +30,16 @@ Layers exchanged(Layers kept, int64_t out, int64_t in) {
 
 }  // namespace
 
-std::vector<Exchange> polish(Pick& pick, const Evidence& evidence, int64_t width) {
-  std::vector<Exchange> exchanges;
-  JudgedSet now{pick.full_layers, evidence.judge(pick.full_layers)};
+void polish(Pick& pick, const Evidence& evidence, int64_t width) {
+  pick.contenders = {{"flashmorph", pick.full_layers, {}}, {"uniform", uniform_layers(evidence.budget), {}}};
+  JudgedSet now;
+  for (Contender& one : pick.contenders) {
+    one.judgement = evidence.judge(one.full_layers);
+    const JudgedSet judged{one.full_layers, one.judgement};
+    if (&one == &pick.contenders.front() || judged.is_better_than(now)) now = judged;
+  }
   for (;;) {
+    pick.full_layers = now.full_layers;
     JudgedSet best = now;
     Exchange made;
     for (const int64_t out : at_the_cut(pick, true, width))
@@ -44,10 +51,9 @@ std::vector<Exchange> polish(Pick& pick, const Evidence& evidence, int64_t width
         best = candidate;
         made = {out, in, now.judgement, best.judgement};
       }
-    if (best.full_layers == now.full_layers) return exchanges;
-    exchanges.push_back(made);
+    if (best.full_layers == now.full_layers) return;
+    pick.exchanges.push_back(made);
     now = best;
-    pick.full_layers = now.full_layers;
   }
 }
 

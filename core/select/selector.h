@@ -15,6 +15,7 @@ namespace flashmorph {
 // How well a hard mixture does: full attention in some layers, the aligned linear branches in all others.
 struct Judgement {
   double error = 0.0;       // of its states against the teacher's, on the answers
+  double divergence = 0.0;  // KL of the teacher's next tokens from its own, on the answers
   double recall = 0.0;      // share of right answer words, teacher-forced
   double perplexity = 0.0;  // of the text around them
 };
@@ -29,6 +30,13 @@ struct Exchange {
   Judgement before, after;
 };
 
+// A set that was judged beside others before one of them was polished.
+struct Contender {
+  std::string method;
+  std::vector<int64_t> full_layers;
+  Judgement judgement;
+};
+
 // What a selector may look at.
 struct Evidence {
   const SelectSection& settings;
@@ -41,10 +49,11 @@ struct Evidence {
 // The layers that keep full attention, ascending, within the budget.
 struct Pick {
   std::vector<int64_t> full_layers;
-  std::vector<double> scores = {};       // by layer; empty where the rule has none
-  double margin = 0.0;                   // how far the sum of kept scores is from the next best choice's
-  double noise = 0.0;                    // of the scores
-  std::vector<Exchange> exchanges = {};  // after the scores had picked: polish
+  std::vector<double> scores = {};         // by layer; empty where the rule has none
+  double margin = 0.0;                     // how far the sum of kept scores is from the next best choice's
+  double noise = 0.0;                      // of the scores
+  std::vector<Contender> contenders = {};  // the scores' own pick first
+  std::vector<Exchange> exchanges = {};    // that made it from the best of them: polish
 };
 
 // A way to pick. One file per method implements it and registers itself; its name is then a value of

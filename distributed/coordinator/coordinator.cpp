@@ -12,6 +12,7 @@
 #include "core/select/selector.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
+#include "distributed/coordinator/branch_facts.h"
 #include "distributed/coordinator/commands.h"
 #include "distributed/coordinator/plans.h"
 #include "distributed/coordinator/results.h"
@@ -167,12 +168,14 @@ StageCost Coordinator::keep_latency(const proto::StageCommand&) {
 }
 
 StageCost Coordinator::align_branches(const proto::StageCommand&) {
+  const AlignSection& section = inputs_.config.stages.align;
   placed_.start_branches();
   StageContext here = context("align");
-  const StageCost cost = align(placed_.model(), here);
+  if (!section.branches.empty()) inputs_.observer.note("align  goes on from " + section.branches);
+  const StageCost cost = section.tokens > 0 ? align(placed_.model(), here) : StageCost();
   const Phase saving(inputs_.watchdog, Work::save, "align");
   save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
-              {{"mixer", inputs_.config.mixer.kind}});
+              branch_facts(inputs_.config, folder_.state().source_hash()));
   placed_.keep_branches();
   return cost;
 }
@@ -224,6 +227,8 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
   *plans_.mutable_provenance() = provenance("discretize", {});
   plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
   write(folder_.plan_file(), plans_);
+  for (const proto::HybridPlan& plan : plans_.plans())
+    if (!plan.contenders().empty()) inputs_.observer.note("discretize  " + judged_text(plan));
   for (const proto::HybridPlan& plan : plans_.plans())
     if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
       inputs_.observer.warn(plan.name() + ": the pick's margin, " + std::to_string(plan.margin()) +

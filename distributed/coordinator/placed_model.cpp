@@ -18,11 +18,13 @@ void PlacedModel::place(const Layout& layout) {
     model_ = MorphableModel::load(teacher_, spec_, placement, mesh_->shard(), layout.layers[mesh_->pipeline_rank()],
                                   mesh_->pipeline_peers());
   });
-  start_branches();
+  model_->add_branches(config_.mixer, config_.run.seed);
+  trained_ = false;
 }
 
 void PlacedModel::start_branches() {
   model_->add_branches(config_.mixer, config_.run.seed);
+  if (const std::string& file = config_.stages.align.branches; !file.empty()) read_branches(file);
   trained_ = false;
 }
 

@@ -27,7 +27,7 @@ class PlacedModel {
   void place(const Layout& layout);
 
   void read_branches(const std::filesystem::path& file);  // the trained ones. Collective
-  void start_branches();                                  // at their initial values
+  void start_branches();                                  // as align finds them. Collective
   void keep_branches() { trained_ = true; }               // what align made of them is what is on disk
   bool has_trained_branches() const { return trained_; }
 

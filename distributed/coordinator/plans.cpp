@@ -1,5 +1,8 @@
 #include "distributed/coordinator/plans.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "core/base/sha256.h"
 #include "core/select/selector.h"
 #include "distributed/stages/frontier.h"
@@ -15,6 +18,13 @@ proto::HybridPlan plan_by(const std::string& method, const Evidence& evidence) {
   plan.set_noise(pick.noise);
   plan.mutable_full_layers()->Add(pick.full_layers.begin(), pick.full_layers.end());
   plan.mutable_scores()->Add(pick.scores.begin(), pick.scores.end());
+  for (const Contender& one : pick.contenders) {
+    proto::Contender& contender = *plan.add_contenders();
+    contender.set_method(one.method);
+    contender.mutable_full_layers()->Add(one.full_layers.begin(), one.full_layers.end());
+    contender.set_recall(one.judgement.recall);
+    contender.set_error(one.judgement.error);
+  }
   for (const Exchange& one : pick.exchanges) {
     proto::LayerExchange& exchange = *plan.add_exchanges();
     exchange.set_out(one.out);
@@ -44,6 +54,15 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
     if (selector_named(method).needs_judge(config.stages.select)) *plan.mutable_judging() = judged->take_cost();
   }
   return set;
+}
+
+std::string judged_text(const proto::HybridPlan& plan) {
+  std::string text = plan.name() + ":";
+  for (const proto::Contender& one : plan.contenders())
+    text +=
+        fmt::format(" {} {}, recall {:.1f} %;", one.method(), fmt::join(one.full_layers(), " "), 100.0 * one.recall());
+  return text + fmt::format(" kept {} after {} exchanges, {} sets judged", fmt::join(plan.full_layers(), " "),
+                            plan.exchanges_size(), plan.judging().sets());
 }
 
 std::string hash_of(const proto::PlanSet& plans) {

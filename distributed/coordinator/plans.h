@@ -13,6 +13,9 @@ namespace flashmorph {
 proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, const proto::GateSnapshot& gates,
                           JudgedSets* judged = nullptr);
 
+// What was judged before a plan was settled, in a line: the contenders, each with its recall, and what came of them.
+std::string judged_text(const proto::HybridPlan& plan);
+
 // SHA-256 over what the plans are: layers, names, kept layers, scores and margins, not where they came from and what
 // they cost.
 std::string hash_of(const proto::PlanSet& plans);

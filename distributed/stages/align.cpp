@@ -12,7 +12,7 @@ namespace flashmorph {
 StageCost align(MorphableModel& model, StageContext& context) {
   const AlignSection& section = context.config.stages.align;
   Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}}, context);
-  if (context.config.mixer.init == "data") {
+  if (context.config.mixer.init == "data" && section.branches.empty()) {
     const MicroBatches first = training.first_micro_batch();
     Pipeline(context.mesh).stream(first.mine, state_shape(model, first.shape), [&](int64_t index, const at::Tensor& x) {
       return start_decays(model, first.batch(index), x);

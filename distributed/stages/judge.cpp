@@ -23,16 +23,16 @@ namespace {
 constexpr uint64_t kJudge = 0x6a756467;  // keeps these samples apart from those of every other stage
 
 // What an item comes to.
-enum Sum { kError, kAnswers, kRight, kWords, kNegativeLog, kPlain, kSums };
+enum Sum { kError, kAnswers, kDivergence, kRight, kWords, kNegativeLog, kPlain, kSums };
 
 }  // namespace
 
 Sample judge_sample(int64_t index, const StageContext& context) {
-  const SequenceSection& data = context.config.stages.select.data;
-  const auto length = static_cast<size_t>(index / kSamplesAtATime) % data.lengths.size();  // those of a forward alike
+  const EvaluateSection& asked = context.config.stages.evaluate;
+  const auto length = static_cast<size_t>(index / kSamplesAtATime) % asked.lengths.size();  // those of a forward alike
   KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kJudge, static_cast<uint64_t>(index)};
-  return context.passkeys.make(context.corpus.held_out().drawn(random), data.lengths[length], data.passkeys.max,
-                               data.words.max, random);
+  return context.passkeys.make(context.corpus.held_out().drawn(random), asked.lengths[length], asked.passkeys,
+                               asked.words, random);
 }
 
 HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context)
@@ -74,6 +74,7 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
   proto::JudgedSet judged;
   judged.mutable_full_layers()->Add(full_layers.begin(), full_layers.end());
   judged.set_error(sum(kError) / sum(kAnswers));
+  judged.set_divergence(sum(kDivergence) / sum(kAnswers));
   judged.set_recall(sum(kRight) / sum(kWords));
   judged.set_perplexity(std::exp(sum(kNegativeLog) / sum(kPlain)));
   judged.mutable_cost()->set_sets(1);
@@ -111,6 +112,7 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, bool is_
         error += squared_distance(at_answers, item.teacher[static_cast<size_t>(l - first)]);
       x = model_.feed_forward(l, h);
     }
+    if (model_.has_head() && is_teacher) item.teacher_hidden = at_asked(item, model_.final_hidden(x));
     if (model_.has_head() && !is_teacher) count_words(item, model_.final_hidden(x), sums);
     return x;
   };
@@ -122,15 +124,23 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, bool is_
   if (model_.has_embedding()) sums[kAnswers] = item.batch.answers_BT.sum().item<double>();
 }
 
-// Right words of the answers, and how likely the rest of the text is.
+// The final states that predict the answers.
+at::Tensor HardMixtureJudge::at_asked(const Item& item, const at::Tensor& hidden) {
+  const at::Tensor asked = item.batch.answers_BT.flatten().nonzero().flatten();
+  return hidden.flatten(0, 1).index_select(0, asked.to(hidden.device()));
+}
+
+// Right words of the answers, how far their logits are from the teacher's, and how likely the rest of the text is.
 void HardMixtureJudge::count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const {
   const at::Tensor tokens = item.batch.tokens_BT.flatten(), states = hidden.flatten(0, 1);
   const at::Tensor answers = item.batch.answers_BT.flatten();
   const at::Tensor asked = answers.nonzero().flatten(), predicting = predicting_places(item.batch);
   const at::Tensor plain = predicting.masked_select(answers.index_select(0, predicting).logical_not());
   at::Tensor predicted = at::full({tokens.numel()}, -1, at::kLong);
-  predicted.index_copy_(
-      0, asked, greedy_tokens(states.index_select(0, asked.to(states.device())), model_.head(), model_.shard()).cpu());
+  const at::Tensor asked_states = at_asked(item, hidden);
+  predicted.index_copy_(0, asked, greedy_tokens(asked_states, model_.head(), model_.shard()).cpu());
+  sums[kDivergence] =
+      kl_divergence(asked_states, model_.head(), item.teacher_hidden, model_.head(), model_.shard()).item<double>();
   RecallCount count;
   for (const RecallCount& depth : recall_of(predicted, item.samples, 1)) count += depth;
   sums[kRight] = static_cast<double>(count.right_words);

@@ -14,7 +14,8 @@
 namespace flashmorph {
 
 // The samples that judge: of the held-out text, none that a stage trains on or measures, the same for every set;
-// stages.select.judge_samples of the lengths and the most passkeys and words of stages.select.data.
+// stages.select.judge_samples of the lengths, passkeys and words that stages.evaluate asks for. A set is judged by what
+// the run will report of it: with many or long passkeys other layers matter than with few.
 Sample judge_sample(int64_t index, const StageContext& context);
 
 // Judges hard mixtures: full attention in some layers, the aligned linear branches in all others. Forward only.
@@ -34,10 +35,12 @@ class HardMixtureJudge {
     Batch batch;
     at::Tensor answers;               // the places of this rank's flat tokens whose next one is an answer's
     std::vector<at::Tensor> teacher;  // H at the answers, by own layer
+    at::Tensor teacher_hidden;        // its final states there, where the head is
   };
 
   Item item_of(int64_t index) const;
   void through_layers(Item& item, const Routes& routes, bool is_teacher, at::Tensor& sums);
+  static at::Tensor at_asked(const Item& item, const at::Tensor& hidden);
   void count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const;
 
   const MorphableModel& model_;

@@ -27,6 +27,11 @@ proto::GateStep gate_step(int64_t step, const StepResult& found, const std::vect
   return moved;
 }
 
+// Over the answers: the sum of what the attention has added to the states before it, and a little of the states.
+at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before) {
+  return squared_distance(after, before) + 1e-6 * squared_distance(after, at::zeros_like(after));
+}
+
 }  // namespace
 
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
@@ -61,6 +66,8 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
 
 StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
                        const SelectSection& section, Mesh& mesh) {
+  const auto& settings = section.own.of<GateSettings>();
+  const ErrorOf of = settings.has_penalty() ? ErrorOf::states : ErrorOf::attention;
   std::vector<at::Tensor> leaves;  // a micro-batch's own each
   std::vector<double> answers;
   const std::vector<at::Tensor> errors = Pipeline(mesh).forward_backward(
@@ -68,7 +75,8 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
         const Batch batch = batches.batch(index);
         answers.push_back(static_cast<double>(batch.answers_BT.sum().item<int64_t>()));
         leaves.push_back(gates.leaf());
-        return mix_beside_teacher(model, batch, gates.mixing(leaves.back()), x, section.parallel.recompute == "full");
+        return mix_beside_teacher(model, batch, gates.mixing(leaves.back()), x, of,
+                                  section.parallel.recompute == "full");
       });
 
   // A row a micro-batch: d error / d alpha of this rank's layers, error, answers. The gradients are this tensor rank's
@@ -83,7 +91,7 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   }
   const at::Tensor sums = gather_in_sample_order(rows, batches.count, mesh).sum(0);
 
-  const double lambda = section.own.of<GateSettings>().lambda();
+  const double lambda = settings.lambda();
   const at::Tensor error = sums[own] / sums[own + 1];
   const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + lambda;
   at::Tensor totals = at::stack({error, lambda * gates.alpha().sum(), gradient.sum()});
@@ -93,14 +101,14 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
 }
 
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
-                               bool recompute) {
+                               ErrorOf of, bool recompute) {
   const Placement& placement = model.placement();
   const at::Tensor answers =
       own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();
-  at::Tensor error = at::zeros({}, at::TensorOptions(at::kDouble).device(placement.device));
+  std::vector<at::Tensor> errors, powers;  // by own layer
   if (model.has_embedding()) x.teacher = x.mixture = model.embed(batch.tokens_BT);
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
@@ -109,6 +117,7 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       const c10::NoGradGuard no_gradient;
       const at::Tensor h = model.attend(l, x.teacher, Route::full(), positions);
       teacher = at_answers(h);
+      if (of == ErrorOf::attention) powers.push_back(power_of_attention(teacher, at_answers(x.teacher)));
       if (goes_on) x.teacher = model.feed_forward(l, h);
     }
     const auto mixed_layer = [&model, l, goes_on, positions, at_answers,
@@ -120,10 +129,16 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
     };
     const std::vector<at::Tensor> mixed =
         recompute ? recomputed(mixed_layer, {x.mixture}, {mixing.at(l - first).alpha}) : mixed_layer({x.mixture});
-    error = error + squared_distance(mixed[0], teacher);
+    errors.push_back(squared_distance(mixed[0], teacher));
     if (goes_on) x.mixture = mixed[1];
   }
-  return {x, error / static_cast<double>(model.layer_count())};
+  at::Tensor errors_l = at::stack(errors);
+  if (of == ErrorOf::attention) {
+    at::Tensor power_l = at::stack(powers);
+    if (model.shard().sequence_parallel()) model.shard().all_reduce_sum(power_l);  // each rank's is of its own tokens
+    errors_l = errors_l / power_l * batch.answers_BT.sum().item<double>();
+  }
+  return {x, errors_l.sum() / static_cast<double>(model.layer_count())};
 }
 
 }  // namespace flashmorph

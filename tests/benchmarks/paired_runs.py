@@ -14,7 +14,7 @@ def short_run(batch):
     """Every stage as short as it can be, with `batch` tokens a step."""
     steps = {f"stages.{stage}.{key}": batch for stage in ("align", "select", "distill") for key in ("tokens", "batch_tokens")}
     return steps | {
-        "parallel.tensor": 1, "metrics.listen": "off", "stages.align.micro_batch_tokens": 1024, "stages.distill.tokens": 0,
+        "parallel.tensor": 1, "metrics.listen": "off", "stages.align.micro_batch_tokens": 1024, "stages.distill.tokens": 0, "stages.select.polish": 0,
         "stages.evaluate.compare": "[]", "stages.evaluate.lengths": 512, "stages.evaluate.samples": 1,
         "stages.evaluate.greedy_samples": 0, "stages.evaluate.perplexity_tokens": 512, "stages.export.enabled": "false"}
 

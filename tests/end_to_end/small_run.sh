@@ -7,7 +7,7 @@ source "$(dirname "$0")/../support/ranks.sh"
 
 run() {
   "${ranks[@]}" 2 "$program" configs/quickstart.yaml --set run.dir="$work" --set run.name=small \
-    --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.distill.tokens=4096 \
+    --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.select.polish=2 --set stages.select.judge_samples=2 --set stages.distill.tokens=4096 \
     --set stages.finetune.tokens=2048 --set stages.finetune.batch_tokens=1024 --set stages.evaluate.compare='[uniform]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \
     --set stages.evaluate.perplexity_tokens=1024 "$@"
@@ -21,6 +21,8 @@ refused() {
   ((code == 2)) || fail "exit code $code instead of 2 for $*: $(<"$work/refused.log")"
   grep -qF -- "$expected" "$work/refused.log" || fail "no '$expected' for $*: $(<"$work/refused.log")"
 }
+
+history_of() { "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["history"])' "$work/$1/gates.json"; }
 
 run >"$work/first.log" || { cat "$work/first.log"; fail "the run"; }
 for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.safetensors gates.json plan.json \
@@ -48,6 +50,13 @@ grep -q '"event":"exported".*"largest_logit_difference"' "$work/small/events.jso
 grep -q "^tokenizer  *1024 tokens; 1021 ends a text" "$work/inspect.log" || fail "inspect says nothing of the tokenizer"
 grep -q "12, 3 with full attention.*9 linear (lightning)" "$work/inspect.log" || fail "inspect: $(<"$work/inspect.log")"
 
+# The first run's branches, as they are, in a run of another budget; and none of another mixer.
+taken=(--set run.name=taken --set stages.align.tokens=0 --set stages.align.branches="$work/small/branches/branches.safetensors")
+run "${taken[@]}" --set budget.full_layers=4 --set stages.distill.tokens=0 --set stages.finetune.tokens=0 --set stages.export.enabled=false \
+  >"$work/taken.log" || { cat "$work/taken.log"; fail "branches of another run"; }
+cmp "$work/small/branches/branches.safetensors" "$work/taken/branches/branches.safetensors" || fail "the branches were changed"
+cmp <(history_of small) <(history_of taken) || fail "the same branches have other gates"
+
 good=(configs/quickstart.yaml --set run.dir="$work" --set run.name=none --set parallel.tensor=1)
 refused "cannot be read" "$work/nothing.yaml"
 refused "did you mean full_layers?" "${good[@]}" --set budget.full_layer=3
@@ -58,6 +67,11 @@ refused "cannot hold this hybrid" "${good[@]}" --set stages.export.format=qwen3_
 refused "expected the config.json" inspect tests/data/text
 refused "data.text: $work/none.txt: cannot be opened" "${good[@]}" --set data.text="$work/none.txt"
 refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.lengths='[8192]'
+refused 'holds branches whose mixer.kind is "lightning", expected "gla"' "${good[@]}" --set mixer.kind=gla "${taken[@]:2}"
+refused 'holds branches whose mixer.decay is "alibi", expected "retnet"' "${good[@]}" --set mixer.decay=retnet "${taken[@]:2}"
+refused "stages.align.branches takes branches.safetensors of a run" "${good[@]}" \
+  --set stages.align.branches=tests/data/passkey-teacher/model.safetensors
+refused "stages.align.tokens (--set): is missing or 0: the branches need tokens to train" "${good[@]}" --set stages.align.tokens=0
 refused "10 passkeys of 32 words need" "${good[@]}" --set stages.select.data.lengths='[512]'
 refused "is not a folder" "${good[@]}" --set run.dir=README.md/x
 cp -r tests/data/passkey-teacher "$work/broken"

@@ -111,7 +111,7 @@ INSTANTIATE_TEST_SUITE_P(
         setting("UnknownSelector", "stages.select.method=best",
                 "stages.select.method (--set): is 'best', expected one of: ablate, all_linear, beam, exhaustive, "
                 "flashmorph, "
-                "given, greedy, halo, random, uniform"),
+                "given, greedy, halo, kl_ls, random, uniform"),
         setting("ComparedWithAnUnknownSelector", "stages.evaluate.compare=[best]",
                 "stages.evaluate.compare (--set): is 'best', expected one of: "),
         setting("LayersWithoutGiven", "stages.select.layers=[0]",

@@ -4,8 +4,8 @@ Run from the repository's root: python tests/golden/make_stages.py
 
 The file holds the input (`tokens` and `answers` [B, T], `alphas` [2, L], the branches as model.layers.{l}.linear_attn.*) and,
 for each output norm NORM, NORM.align_losses [L], NORM.align_gradient_norms.NAME, and for each row of alphas
-NORM.select_errors [2, L] and NORM.gate_gradients [2, L]; select's descent under a falling budget gives NORM.falling_gates [6, L]
-and NORM.gate_prices [6].
+NORM.select_errors [2, L] and NORM.gate_gradients [2, L]; select's descent under a falling budget, of the error relative to what
+the attention adds, gives NORM.falling_gates [6, L] and NORM.gate_prices [6].
 """
 
 import json

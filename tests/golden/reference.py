@@ -135,21 +135,28 @@ class Reference:
             weight.requires_grad_(False)
         return losses.detach(), dict(zip(self.branch_names, gradients))
 
-    def select(self, tokens, answers, alpha):
-        """The error of H_mix against the teacher's H by layer, and the gradient of their mean by gate."""
+    def select(self, tokens, answers, alpha, weights=1.0):
+        """The error of H_mix against the teacher's H by layer, times `weights`, and the gradient of their mean by gate."""
         with torch.no_grad():
             states = self.teacher_states(tokens)
         alpha = alpha.clone().requires_grad_()
-        errors = self.select_errors(tokens, answers, alpha, states)
+        errors = weights * self.select_errors(tokens, answers, alpha, states)
         (gradient,) = torch.autograd.grad(errors.mean(), [alpha])
         return errors.detach(), gradient
 
+    def attention_weights(self, tokens, answers):
+        """1 / the power of what the teacher's attention adds at the answers, with a millionth of the state's, by layer."""
+        power = [((h - x)[answers].square().sum(-1) + 1e-6 * h[answers].square().sum(-1)).mean()
+                 for x, h in self.teacher_states(tokens)]
+        return 1 / torch.stack(power)
+
     def falling_gates(self, tokens, answers, steps, rate, betas):
         """select's gates and prices after each step under a budget that falls from all layers to one, on the same tokens."""
+        weights = self.attention_weights(tokens, answers)
         alpha, mean, square = torch.ones(self.layers, dtype=torch.float64), 0.0, 0.0
         gates, prices = [], []
         for step in range(1, steps + 1):
-            gradient = self.select(tokens, answers, alpha)[1]
+            gradient = self.select(tokens, answers, alpha, weights)[1]
             mean = betas[0] * mean + (1 - betas[0]) * gradient
             square = betas[1] * square + (1 - betas[1]) * gradient**2
             scale = (square.mean() / (1 - betas[1] ** step)).sqrt()

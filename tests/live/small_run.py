@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 FEW_TOKENS = {
-    "stages.align.tokens": "16K", "stages.select.tokens": "8K", "stages.distill.tokens": 4096,
+    "stages.align.tokens": "16K", "stages.select.tokens": "8K", "stages.select.polish": 0, "stages.distill.tokens": 4096,
     "stages.evaluate.compare": "[uniform]", "stages.evaluate.lengths": "[512]", "stages.evaluate.samples": 2,
     "stages.evaluate.greedy_samples": 0, "stages.evaluate.perplexity_tokens": 1024, "stages.export.enabled": "false",
 }

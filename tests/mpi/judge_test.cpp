@@ -27,13 +27,13 @@ constexpr int64_t kLayers = 4;
 RunConfig small_run() {
   return RunConfig::from_yaml(
       "model: {path: unused}\nbudget: {full_layers: 2}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 512}\n  select: {tokens: 512, judge_samples: 10, data: {lengths: [128, 256], passkeys: 2, "
-      "words: 4}}\n",
+      "  align: {tokens: 512}\n  select: {tokens: 512, judge_samples: 10}\n"
+      "  evaluate: {lengths: [128, 256], passkeys: 2, words: 4}\n",
       "test");
 }
 
 at::Tensor numbers_of(const proto::JudgedSet& judged) {
-  return at::tensor({judged.error(), judged.recall(), judged.perplexity()}, at::kDouble);
+  return at::tensor({judged.error(), judged.divergence(), judged.recall(), judged.perplexity()}, at::kDouble);
 }
 
 at::Tensor judged(const std::vector<int64_t>& full_layers, const std::string& path, Mesh& mesh,
@@ -56,7 +56,7 @@ at::Tensor defined(const std::vector<int64_t>& full_layers, const std::string& p
     routes[static_cast<size_t>(layer)] = Route::full();
   }
   const MorphableModel hybrid = model.hybrid(routes);
-  double error = 0.0, answers = 0.0, negative_log = 0.0, plain = 0.0;
+  double error = 0.0, divergence = 0.0, answers = 0.0, negative_log = 0.0, plain = 0.0;
   RecallCount recall;
   for (int64_t i = 0; i < config.stages.select.judge_samples; ++i) {
     const Sample sample = judge_sample(i, here);
@@ -67,13 +67,20 @@ at::Tensor defined(const std::vector<int64_t>& full_layers, const std::string& p
     const int64_t length = batch.tokens_BT.size(1);
     const at::Tensor hidden = hybrid.forward(batch.tokens_BT, routes, hybrid.positions(0, length));
     const at::Tensor log_p = at::log_softmax(hidden[0].matmul(hybrid.head().t()), 1);
+    const Routes all_full(kLayers, Route::full());
+    const at::Tensor teacher = model.forward(batch.tokens_BT, all_full, model.positions(0, length));
+    const at::Tensor teacher_log_p = at::log_softmax(teacher[0].matmul(model.head().t()), 1);
     for (int64_t t = 0; t + 1 < length; ++t) {
-      if (batch.answers_BT[0][t].item<bool>()) continue;
+      if (batch.answers_BT[0][t].item<bool>()) {
+        divergence += (teacher_log_p[t].exp() * (teacher_log_p[t] - log_p[t])).sum().item<double>();
+        continue;
+      }
       negative_log -= log_p[t][batch.tokens_BT[0][t + 1].item<int64_t>()].item<double>();
       plain += 1.0;
     }
   }
-  return at::tensor({error / answers, recall.word_recall(), std::exp(negative_log / plain)}, at::kDouble);
+  return at::tensor({error / answers, divergence / answers, recall.word_recall(), std::exp(negative_log / plain)},
+                    at::kDouble);
 }
 
 TEST(Judge, SaysOfAHardMixtureWhatItsDefinitionSaysOnEveryMesh) {
@@ -104,6 +111,7 @@ TEST(Judge, TheTeacherHasNoErrorAndTokensAndOperationsAreCounted) {
   StageContext here = test::context(mesh, config);
   const proto::JudgedSet whole = HardMixtureJudge(model, here).judge({0, 1, 2, 3});
   EXPECT_EQ(whole.error(), 0.0);
+  EXPECT_EQ(whole.divergence(), 0.0);
   EXPECT_EQ(whole.cost().sets(), 1);
   EXPECT_EQ(whole.cost().tokens(), 6 * 128 + 4 * 256) << "four samples a forward, of one length";
   double parameters = 0.0;

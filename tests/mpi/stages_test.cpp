@@ -143,7 +143,7 @@ TEST(Stages, GatesUnderAFallingBudgetAreTheReferences) {
   const auto descent = gate_descent(gates, LayerBudget::of_layers(2, 1), config.stages.select);
   for (int64_t step = 0; step < expected.size(0); ++step) {
     const at::Tensor alpha = gates.leaf();
-    mix_beside_teacher(model, batch, gates.mixing(alpha), {}).loss.backward();
+    mix_beside_teacher(model, batch, gates.mixing(alpha), {}, ErrorOf::attention).loss.backward();
     const MovedGates moved = descent->step(alpha.grad() / answers, /*learning_rate=*/0.1, step);
     for (int64_t l = 0; l < 2; ++l) EXPECT_NEAR(moved.alpha[l], expected[step][l].item<double>(), 1e-9) << step;
     EXPECT_NEAR(moved.price, prices[step].item<double>(), 1e-6) << step;

@@ -117,7 +117,7 @@ arguments() {
   local name=$1
   shift
   echo configs/quickstart.yaml --set run.dir="$work/runs" --set run.name="$name" --set parallel.pipeline=2 --set stages.align.tokens=512K \
-    --set stages.select.tokens=128K --set stages.distill.tokens=8K --set stages.evaluate.compare='[]' \
+    --set stages.select.tokens=128K --set stages.select.polish=0 --set stages.distill.tokens=8K --set stages.evaluate.compare='[]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=8 --set stages.evaluate.greedy_samples=0 \
     --set stages.evaluate.perplexity_tokens=2048 "$@"
 }

@@ -19,7 +19,7 @@ TEST(Differences, AreShownOldToNewWithFullPaths) {
   const std::vector<ChangedKey> changed =
       changed_keys(with({}), with({"stages.align.tokens=32K", "stages.select.lr.from=0.5", "data.text=other"}));
   EXPECT_EQ(text_of(changed),
-            "data.text: \"t\" -> \"other\"; stages.align.tokens: 16000 -> 32000; stages.select.lr.from: 0.02 -> 0.5");
+            "data.text: \"t\" -> \"other\"; stages.align.tokens: 16000 -> 32000; stages.select.lr.from: 0.05 -> 0.5");
 }
 
 TEST(Differences, OfListsOfAnotherLengthAreShownToo) {

@@ -18,7 +18,7 @@ TEST(RunConfig, ReadsValuesAndKeepsDefaults) {
   const RunConfig config = RunConfig::from_yaml(kGood, "run.yaml");
   EXPECT_EQ(config.stages.align.tokens, 1'000'000);
   EXPECT_EQ(config.stages.select.tokens, 256'000);
-  EXPECT_EQ(config.stages.select.lr.from, 2e-2);
+  EXPECT_EQ(config.stages.select.lr.from, 5e-2);
   EXPECT_EQ(config.stages.distill.tokens, 0);
   EXPECT_EQ(config.mixer.kind, "lightning");
 }
@@ -145,7 +145,7 @@ TEST(RunConfig, StagesHaveTheirOwnDefaults) {
   EXPECT_EQ(stages.align.beta1, 0.9);
   EXPECT_EQ(stages.align.beta2, 0.95);
   EXPECT_EQ(stages.select.clip, 0.0);
-  EXPECT_EQ(stages.select.lr.to, 2e-3);
+  EXPECT_EQ(stages.select.lr.to, 5e-2);
   EXPECT_EQ(stages.select.data.lengths, std::vector<int64_t>{1024});
   EXPECT_EQ(stages.select.data.passkeys.min, 10);
   EXPECT_EQ(stages.select.data.words.min, 32);

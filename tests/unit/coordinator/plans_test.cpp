@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "core/select/by_gates.h"
 #include "distributed/stages/frontier.h"
@@ -15,7 +16,7 @@ namespace {
 RunConfig settings(const std::string& objective = "paper") {
   return RunConfig::from_yaml(
       "model: {path: teacher}\nbudget: {full_layers: 2}\ndata: {text: book.txt}\n"
-      "stages: {align: {tokens: 1M}, select: {tokens: 1M, objective: " +
+      "stages: {align: {tokens: 1M}, select: {tokens: 1M, polish: 0, objective: " +
           objective + "}, evaluate: {compare: [all_linear, uniform]}}",
       "run.yaml");
 }
@@ -129,6 +130,24 @@ TEST(PlanHash, IsOfThePlansAlone) {
   EXPECT_EQ(hash_of(set), hash);
   set.mutable_plans(0)->set_full_layers(0, 0);
   EXPECT_NE(hash_of(set), hash);
+}
+
+TEST(JudgedText, NamesEveryContenderAndWhatCameOfThem) {
+  proto::HybridPlan plan;
+  plan.set_name("flashmorph");
+  for (const int64_t layer : {3, 8}) plan.add_full_layers(layer);
+  for (const auto& [method, layers, recall] :
+       {std::tuple{"flashmorph", std::vector{3, 6}, 0.5}, {"uniform", std::vector{2, 9}, 0.125}}) {
+    proto::Contender& one = *plan.add_contenders();
+    one.set_method(method);
+    one.mutable_full_layers()->Add(layers.begin(), layers.end());
+    one.set_recall(recall);
+  }
+  plan.add_exchanges();
+  plan.mutable_judging()->set_sets(7);
+  EXPECT_EQ(judged_text(plan),
+            "flashmorph: flashmorph 3 6, recall 50.0 %; uniform 2 9, recall 12.5 %; kept 3 8 after 1 exchanges, 7 sets "
+            "judged");
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ Judgement judged(const std::vector<int64_t>& kept) {
   double recall = 0.3 * has(kept, 3) + 0.2 * has(kept, 0);
   if (has(kept, 2) && has(kept, 5)) recall += 0.6;
   return {.error = 10.0 - static_cast<double>(kept.size()) - 0.5 * has(kept, 5) - 0.4 * has(kept, 2),
+          .divergence = 9.0 - static_cast<double>(kept.empty() ? 0 : kept.front()),
           .recall = recall,
           .perplexity = has(kept, 0) ? 1.0 : 2.0};
 }
@@ -83,6 +84,28 @@ TEST(Polish, ExchangesLayersAtTheCutUntilNoneIsBetter) {
   EXPECT_THAT(polished(6, {{9, 1, 1, 9, 1, 1}, 2, "", ""}).full_layers, ElementsAre(2, 5)) << "0 and 3 cost too much";
 }
 
+TEST(Polish, StartsFromTheUniformLayersWhereTheyAreJudgedBetterThanTheGatesPick) {
+  SelectSection settings;
+  settings.own.of<GateSettings>().polish = 1;
+  const auto better = [](const std::vector<int64_t>& kept) {
+    return Judgement{.error = 1.0, .recall = 0.1 * has(kept, 1) + 0.2 * has(kept, 4) + 0.3 * has(kept, 3)};
+  };
+  const Pick found = selector_named("flashmorph")
+                         .pick({.settings = settings,
+                                .budget = LayerBudget::of_layers(6, 2),
+                                .gates = {0.9, 0.2, 0.8, 0.3, 0.1, 0.0},
+                                .judge = better});
+  ASSERT_EQ(found.contenders.size(), 2U);
+  EXPECT_EQ(found.contenders[0].method, "flashmorph");
+  EXPECT_THAT(found.contenders[0].full_layers, ElementsAre(0, 2));
+  EXPECT_EQ(found.contenders[1].method, "uniform");
+  EXPECT_THAT(found.contenders[1].full_layers, ElementsAre(1, 4));
+  EXPECT_NEAR(found.contenders[1].judgement.recall, 0.3, 1e-12);
+  EXPECT_THAT(found.full_layers, ElementsAre(1, 4)) << "the weakest, 4, for the strongest, 0, would lose";
+  EXPECT_TRUE(found.exchanges.empty());
+  EXPECT_NEAR(found.margin, 0.5, 1e-9) << "of the gates' own pick";
+}
+
 TEST(Exhaustive, GoesThroughEverySetThatFillsTheBudget) {
   EXPECT_EQ(filled_sets(LayerBudget::of_layers(12, 3), 1000).size(), 220U);
   const LayerBudget budget{{3, 2, 2}, 4, "", ""};
@@ -105,6 +128,19 @@ TEST(Ablate, KeepsTheLayersWhoseLossCostsRecallAndAmongEqualOnesError) {
   EXPECT_GT(found.scores[5], found.scores[2]) << "the same recall, more error";
   EXPECT_GT(found.scores[1], 0.0);
   EXPECT_LT(found.scores[1], 1e-5);
+}
+
+TEST(KlLs, KeepsTheLayersWhoseFullAttentionAloneDivergesLeast) {
+  std::vector<std::vector<int64_t>> asked;
+  const Pick found = pick("kl_ls", LayerBudget::of_layers(6, 2), {}, [&](const std::vector<int64_t>& kept) {
+    asked.push_back(kept);
+    return judged(kept);
+  });
+  EXPECT_EQ(asked.size(), 6U);
+  EXPECT_EQ(asked[4], std::vector<int64_t>{4});
+  EXPECT_THAT(found.full_layers, ElementsAre(4, 5));
+  EXPECT_THAT(found.scores, ElementsAre(0.0, 1.0, 2.0, 3.0, 4.0, 5.0));
+  EXPECT_EQ(found.margin, 1.0);
 }
 
 // Scores and pick of Qwen3-1.7B as HALO's authors logged them, sums of three tasks' scores x 10^4.

@@ -69,6 +69,22 @@ TEST_P(StagesGolden, SelectsErrorAndGateGradient) {
   }
 }
 
+TEST_P(StagesGolden, AGatesGradientIsTheCentralDifferenceOfTheError) {
+  constexpr double kStep = 1e-5;  // an error of its square, some 1e-10 of the gradient, and rounding of as much
+  const auto error_at = [&](const at::Tensor& alpha) {
+    return mix_beside_teacher(model_, golden_.batch, mixing_routes(alpha, alpha), {}, ErrorOf::attention).loss;
+  };
+  const at::Tensor inside = at::tensor({0.8, 0.35}, at::kDouble), alpha = inside.clone().set_requires_grad(true);
+  error_at(alpha).backward();
+  for (int64_t l = 0; l < inside.size(0); ++l) {
+    at::Tensor above = inside.clone(), below = inside.clone();
+    above[l] += kStep;
+    below[l] -= kStep;
+    const double difference = (error_at(above) - error_at(below)).item<double>() / (2.0 * kStep);
+    EXPECT_NEAR(alpha.grad()[l].item<double>() / difference, 1.0, 1e-8) << l;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(OutputNorms, StagesGolden, testing::Values("head", "hidden"));
 
 }  // namespace

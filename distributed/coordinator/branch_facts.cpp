@@ -1,0 +1,30 @@
+#include "distributed/coordinator/branch_facts.h"
+
+#include "core/base/bad_input.h"
+#include "core/config/writer.h"
+#include "core/io/safetensors.h"
+
+namespace flashmorph {
+
+std::map<std::string, std::string> branch_facts(const RunConfig& config, const std::string& teacher) {
+  std::map<std::string, std::string> facts = {{"teacher", teacher}};
+  for (const auto& [key, value, changes_results] : schema::values_of(config))
+    if (key.starts_with("mixer.") && key != "mixer.init" && changes_results) facts[key] = value;
+  return facts;
+}
+
+void check_branches(const RunConfig& config, const std::string& teacher) {
+  const std::string& file = config.stages.align.branches;
+  if (file.empty()) return;
+  const std::map<std::string, std::string>& stored = SafetensorsFile::open(file)->metadata();
+  for (const auto& [key, expected] : branch_facts(config, teacher)) {
+    const auto found = stored.find(key);
+    if (found == stored.end())
+      throw BadInput(file, "does not say its " + key + ": stages.align.branches takes branches.safetensors of a run");
+    if (found->second != expected)
+      throw BadInput(file, "holds branches whose " + key + " is " + found->second + ", expected " + expected +
+                               ", as stages.align.branches goes on with the same teacher and mixer");
+  }
+}
+
+}  // namespace flashmorph
