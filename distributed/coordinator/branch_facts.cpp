@@ -16,10 +16,10 @@ std::map<std::string, std::string> branch_facts(const RunConfig& config, const s
 void check_branches(const RunConfig& config, const std::string& teacher) {
   const std::string& file = config.stages.align.branches;
   if (file.empty()) return;
-  const std::map<std::string, std::string>& stored = SafetensorsFile::open(file)->metadata();
+  const auto stored = SafetensorsFile::open(file);
   for (const auto& [key, expected] : branch_facts(config, teacher)) {
-    const auto found = stored.find(key);
-    if (found == stored.end())
+    const auto found = stored->metadata().find(key);
+    if (found == stored->metadata().end())
       throw BadInput(file, "does not say its " + key + ": stages.align.branches takes branches.safetensors of a run");
     if (found->second != expected)
       throw BadInput(file, "holds branches whose " + key + " is " + found->second + ", expected " + expected +

@@ -48,7 +48,7 @@ for try in 1 2 3 4 5; do
     awk '{printf "%.3f", 100000 - $1 / 1000 + $2 / 2000}')
   code=0
   "${ranks[@]}" 2 "$program" "${timed[@]}" --set budget.milliseconds="$milliseconds" --set stages.distill.tokens=0 \
-    --set stages.select.polish=0 --set stages.export.enabled=false >"$work/timed.log" 2>&1 || code=$?
+    --set stages.export.enabled=false >"$work/timed.log" 2>&1 || code=$?
   if ((code == 2)) && grep -q "budget.milliseconds: leaves" "$work/timed.log"; then continue; fi
   ((code == 0)) || { tail -30 "$work/timed.log"; fail "a budget of $milliseconds ms"; }
   "$python" - "$work/timed" "$milliseconds" <<'PYTHON' || code=$?

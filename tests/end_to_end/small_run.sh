@@ -7,7 +7,7 @@ source "$(dirname "$0")/../support/ranks.sh"
 
 run() {
   "${ranks[@]}" 2 "$program" configs/quickstart.yaml --set run.dir="$work" --set run.name=small \
-    --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.select.polish=2 --set stages.select.judge_samples=2 --set stages.distill.tokens=4096 \
+    --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.select.polish=0 --set stages.distill.tokens=4096 \
     --set stages.finetune.tokens=2048 --set stages.finetune.batch_tokens=1024 --set stages.evaluate.compare='[uniform]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \
     --set stages.evaluate.perplexity_tokens=1024 "$@"
@@ -52,9 +52,10 @@ grep -q "12, 3 with full attention.*9 linear (lightning)" "$work/inspect.log" ||
 
 # The first run's branches, as they are, in a run of another budget; and none of another mixer.
 taken=(--set run.name=taken --set stages.align.tokens=0 --set stages.align.branches="$work/small/branches/branches.safetensors")
-run "${taken[@]}" --set budget.full_layers=4 --set stages.distill.tokens=0 --set stages.finetune.tokens=0 --set stages.export.enabled=false \
+run "${taken[@]}" --set budget.full_layers=4 --set stages.select.polish=1 --set stages.select.judge_samples=2 --set stages.distill.tokens=0 --set stages.finetune.tokens=0 --set stages.export.enabled=false \
   >"$work/taken.log" || { cat "$work/taken.log"; fail "branches of another run"; }
 cmp "$work/small/branches/branches.safetensors" "$work/taken/branches/branches.safetensors" || fail "the branches were changed"
+grep -q "discretize  flashmorph: flashmorph [0-9 ]*, recall .* uniform 1 4 7 10, recall .* sets judged" "$work/taken.log" || fail "no word of what was judged"
 cmp <(history_of small) <(history_of taken) || fail "the same branches have other gates"
 
 good=(configs/quickstart.yaml --set run.dir="$work" --set run.name=none --set parallel.tensor=1)

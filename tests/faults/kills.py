@@ -22,7 +22,7 @@ import tempfile
 import time
 
 CONFIG = ["tests/data/run64.yaml", "--set", "parallel={tensor: 2}", "--set", "metrics.listen=off",
-          "--set", "stages.align.tokens=4096", "--set", "stages.select.tokens=4096", "--set", "stages.select.polish=0", "--set", "stages.distill.tokens=2048",
+          "--set", "stages.align.tokens=4096", "--set", "stages.select.tokens=4096", "--set", "stages.distill.tokens=2048",
           "--set", "stages.distill.parallel={}", "--set", "stages.evaluate.compare=[]", "--set", "stages.evaluate.samples=2", "--set", "checkpoint.every=2"]
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
                "OMP_NUM_THREADS": "1"}
