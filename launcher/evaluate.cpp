@@ -64,7 +64,6 @@ struct Plan {
   std::vector<int64_t> lengths;
   std::string text;  // that hides what the tasks ask for
   std::vector<std::pair<std::string, std::vector<ChoiceItem>>> choices;
-  int64_t batch_tokens = 0;
   int64_t place_length = 0;  // of a window for perplexity by place; 0: none
 
   int64_t longest() const { return std::max(place_length, lengths.empty() ? 0 : std::ranges::max(lengths)); }
@@ -94,9 +93,6 @@ Plan plan_of(const EvaluateOptions& options) {
   if (!plan.tasks.empty()) plan.lengths = lengths_of(options.lengths, usual_lengths(positions));
   plan.text = options.text.empty() ? std::string(plays()) : text_in(options.text);
   for (const std::string& file : options.choices) plan.choices.emplace_back(file, read_choices(file));
-  plan.batch_tokens = options.batch_tokens > 0              ? options.batch_tokens
-                      : options.place.device.kind == "cuda" ? 262144
-                                                            : 16384;
   if (!options.perplexity.empty() && !fs::is_regular_file(options.perplexity) &&
       !fs::exists(TokenFiles::of(options.perplexity).idx))
     throw BadInput(options.perplexity, "is neither a text file nor the prefix of .bin, .idx and .json");
@@ -320,7 +316,8 @@ class Evaluation {
       for (const Task* task : plan_.tasks)
         for (const int64_t length : plan_.lengths) fits(*task, *material, length);
     });
-    const TaskPlan tasks{*material, seed, options_.samples, options_.depths, plan_.batch_tokens};
+    const TaskPlan tasks{*material, seed, options_.samples, options_.depths,
+                         options_.batch_tokens > 0 ? options_.batch_tokens : usual_batch_tokens(device_)};
     for (const Task* task : plan_.tasks)
       for (const int64_t length : plan_.lengths) {
         if (has_task(known, *task, length) || !fits(*task, *material, length)) continue;

@@ -71,8 +71,8 @@ std::vector<int32_t> filled(const TaskMaterial& material, const std::string& tas
   const int64_t budget = length - most;
   std::vector<int32_t> best = tokens(1);
   if (size_of(best) > budget)
-    throw BadInput("--lengths", fmt::format("{} tokens are too few for {}, which needs {} with its answer", length,
-                                            task, size_of(best) + most));
+    throw BadInput(task, fmt::format("a length of {} tokens is too short, expected at least {}, answer included",
+                                     length, size_of(best) + most));
   const double each = std::max(1.0, static_cast<double>(size_of(tokens(1 + kProbe)) - size_of(best)) / kProbe);
   int64_t units = 1;
   for (int attempt = 0; attempt < 6; ++attempt) {

@@ -134,7 +134,7 @@ def refusals(arguments, folder):
         ([TEACHER, "--tasks", "needles"], "needle-noise"),
         ([TEACHER, "--lengths", "1024,8192"], "beyond the 4096 positions"),
         ([TEACHER, "--lengths", "1k"], "expected numbers of tokens"),
-        ([TEACHER, "--tasks", "values", "--lengths", "140"], "too few for values"),
+        ([TEACHER, "--tasks", "values", "--lengths", "140"], "values: a length of 140 tokens is too short"),
         ([TEACHER, "--choices", str(choices)], "choices.jsonl: line 1"),
         ([TEACHER, "--perplexity", "nowhere.txt"], "nowhere.txt"),
         ([TEACHER, "--tensor", "3"], "tensor"),
