@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 struct EvaluateOptions {
   std::vector<std::string> folders;
   std::string tasks, lengths;  // separated by commas
-  std::string text;            // a file
+  std::string text, chat;      // files
   std::vector<std::string> choices;
   EvaluationPlan plan;  // what is said as it is; the rest by plan_of
   std::string out;
@@ -32,10 +32,11 @@ struct EvaluateOptions {
   std::string words() const {  // what must be the same on every rank
     return fmt::format(
         "evaluate {} --tasks {} --lengths {} --samples {} --seed {} --depths {} --perplexity {} "
-        "--perplexity-length {} --perplexity-tokens {} --choices {} --answers {} --text {} --device {} --dtype {} "
+        "--perplexity-length {} --perplexity-tokens {} --choices {} --answers {} --text {} --chat {} --device {} "
+        "--dtype {} "
         "--tensor {} --pipeline {}",
         listed(folders, " "), tasks, lengths, plan.samples, plan.seed, plan.depths, plan.perplexity, plan.place_length,
-        plan.place_tokens, listed(choices, " "), plan.answers, text, place.device.kind, place.device.dtype,
+        plan.place_tokens, listed(choices, " "), plan.answers, text, chat, place.device.kind, place.device.dtype,
         place.parallel.tensor, place.parallel.pipeline);
   }
 };
@@ -63,6 +64,7 @@ EvaluationPlan plan_of(const EvaluateOptions& options) {
   }
   if (!plan.tasks.empty()) plan.lengths = lengths_of(options.lengths, usual_lengths(positions));
   plan.text = options.text.empty() ? std::string(plays()) : text_in(options.text);
+  if (!options.chat.empty()) plan.chat = text_in(options.chat);
   for (const std::string& file : options.choices) plan.choices.emplace_back(file, read_choices(file));
   if (plan.perplexity.empty()) {
     plan.place_length = 0;
@@ -179,6 +181,9 @@ RanksWork evaluate_command(CLI::App& app) {
   app.add_option("--depths", options->plan.depths, "buckets of depth in the JSON (default: 4)")
       ->check(CLI::Range(1, 100));
   app.add_option("--text", options->text, "a text of your own that hides what the tasks ask for")->type_name("FILE");
+  app.add_option("--chat", options->chat,
+                 "the passkey tasks as a chat's message: a file with what the model's chat template makes of {}")
+      ->type_name("FILE");
   app.add_option("--perplexity", options->plan.perplexity,
                  "by where a token stands, of a text file or the prefix of .bin, .idx and .json of tokenize")
       ->type_name("FILE");

@@ -89,8 +89,9 @@ int64_t EvaluationPlan::longest() const {
 }
 
 std::string EvaluationPlan::words(const std::string& dtype) const {
-  return fmt::format("seed {}, {} samples, {} depths, {}, text {}, perplexity {} {} {}", seed, samples, depths, dtype,
-                     sha256_of_bytes(text.data(), text.size()).substr(0, 12), perplexity, place_length, place_tokens);
+  const auto hash = [](const std::string& of) { return sha256_of_bytes(of.data(), of.size()).substr(0, 12); };
+  return fmt::format("seed {}, {} samples, {} depths, {}, text {}{}, perplexity {} {} {}", seed, samples, depths, dtype,
+                     hash(text), chat.empty() ? "" : ", chat " + hash(chat), perplexity, place_length, place_tokens);
 }
 
 bool EvaluationPlan::is_done(const proto::Measurement& known) const {
@@ -167,7 +168,7 @@ void Evaluation::measure_tasks(RankedModel& model, const Tokenizer& tokenizer, p
   const auto seed = static_cast<uint64_t>(plan_.seed);
   std::optional<TaskMaterial> material;
   on_all_ranks(world_, [&] {
-    material.emplace(tokenizer, plan_.text);
+    material.emplace(tokenizer, plan_.text, plan_.chat);
     for (const Task* task : plan_.tasks)
       for (const int64_t length : plan_.lengths) fits(*task, *material, length);
   });

@@ -25,6 +25,7 @@ struct EvaluationPlan {
   int64_t samples = 32, seed = 1, depths = 4;
   int64_t batch_tokens = 0;  // 0: as many as the device likes
   std::string text;          // that hides what the tasks ask for
+  std::string chat;          // around the passkey tasks' message, as TaskMaterial takes it
   std::string perplexity;    // a text file, or the prefix of .bin, .idx and .json; "": none
   int64_t place_length = 0;  // of its windows; 0: none
   int64_t place_tokens = 262144;

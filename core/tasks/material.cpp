@@ -50,7 +50,7 @@ std::vector<std::string> words_of(std::string_view text) {
 
 }  // namespace
 
-TaskMaterial::TaskMaterial(const Tokenizer& tokenizer, std::string_view text)
+TaskMaterial::TaskMaterial(const Tokenizer& tokenizer, std::string_view text, std::string_view chat)
     : tokenizer_(tokenizer),
       pieces_(pieces_of(text)),
       words_(words_of(text)),
@@ -61,6 +61,12 @@ TaskMaterial::TaskMaterial(const Tokenizer& tokenizer, std::string_view text)
     throw BadInput("the tasks' text", fmt::format("has {} lines and {} different words of 4 to 9 letters, expected at "
                                                   "least {} of each",
                                                   pieces_.size(), words_.size(), kLeast));
+  if (chat.empty()) return;
+  const size_t place = chat.find("{}");
+  if (place == std::string_view::npos || place != chat.rfind("{}"))
+    throw BadInput("the chat", "expected one {} where the message stands, as the model's template renders it");
+  before_message_ = tokenizer.encode(chat.substr(0, place));
+  after_message_ = tokenizer.encode_rest(chat.substr(place + 2));
 }
 
 std::vector<int32_t> filled(const TaskMaterial& material, const std::string& task, int64_t length, int64_t most,
