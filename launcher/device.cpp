@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/SDPBackend.h>
+#include <c10/core/AutogradState.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -43,6 +44,10 @@ void prefer_cudnn_attention() {
   at::globalContext().setSDPPriorityOrder(order);
 }
 
+// Autograd would give a card's work to a thread of its own, and hand over and back costs the host several launches:
+// align has a backward pass a layer. A rank has one card, so there is nothing to do side by side.
+void run_backward_on_this_thread() { c10::AutogradState::get_tls_state().set_multithreading_enabled(false); }
+
 }  // namespace
 
 RunDevice::RunDevice(const DeviceSection& config, Communicator& host, double deadline) : host_(host) {
@@ -64,6 +69,7 @@ RunDevice::RunDevice(const DeviceSection& config, Communicator& host, double dea
   place_ = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(card));
   cuda->use_card(card);
   prefer_cudnn_attention();
+  run_backward_on_this_thread();
 
   at::Tensor shared = at::full({1}, static_cast<int64_t>(here.ranks > cards), at::kLong);
   host.all_reduce(shared, Reduction::max);

@@ -30,8 +30,7 @@ at::Tensor delta_taps(int64_t channels, const at::TensorOptions& options) {
 
 std::array<at::Tensor, 3> convolved_heads(const at::Tensor& x_BTD, const std::array<ConvolvedProjection, 3>& of,
                                           int64_t head_dim, const Positions& positions, LayerCache* cache) {
-  std::array<at::Tensor, 3> x_BTC;
-  for (size_t i = 0; i < 3; ++i) x_BTC[i] = project(x_BTD, of[i].weight);
+  const std::vector<at::Tensor> x_BTC = project_each(x_BTD, {of[0].weight, of[1].weight, of[2].weight});
   const bool continues = cache != nullptr && cache->recent_BPC.defined();
   const std::vector<at::Tensor> past = continues ? cache->recent_BPC.chunk(3, -1) : std::vector<at::Tensor>();
   if (cache != nullptr) keep_recent(at::cat(x_BTC, -1), *cache);

@@ -62,12 +62,12 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
 
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated) {
-  const at::Tensor q = project_heads(x_BTD, weights.q, spec.head_dim, weights.q_bias);
-  const at::Tensor k = project_heads(x_BTD, weights.k, spec.head_dim, weights.k_bias);
-  const at::Tensor v = project_heads(x_BTD, weights.v, spec.head_dim, weights.v_bias);
+  std::vector<at::Tensor> qkv =
+      project_each(x_BTD, {weights.q, weights.k, weights.v}, {weights.q_bias, weights.k_bias, weights.v_bias});
+  for (at::Tensor& x : qkv) x = x.unflatten(-1, {-1, spec.head_dim});
   const bool rotates = rotated && weights.rotates;
-  return {normed_and_placed(q, weights.q_norm, spec.norm_epsilon, rotates, positions),
-          normed_and_placed(k, weights.k_norm, spec.norm_epsilon, rotates, positions), v};
+  return {normed_and_placed(qkv[0], weights.q_norm, spec.norm_epsilon, rotates, positions),
+          normed_and_placed(qkv[1], weights.k_norm, spec.norm_epsilon, rotates, positions), qkv[2]};
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,

@@ -24,9 +24,9 @@ at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Ten
 }
 
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
-  const at::Tensor gate = project(x_BTD, weights.gate, weights.gate_bias),
-                   up = project(x_BTD, weights.up, weights.up_bias);
-  return project(swiglu(gate, up), weights.down, weights.down_bias.here());
+  const std::vector<at::Tensor> gate_and_up =
+      project_each(x_BTD, {weights.gate, weights.up}, {weights.gate_bias, weights.up_bias});
+  return project(swiglu(gate_and_up[0], gate_and_up[1]), weights.down, weights.down_bias.here());
 }
 
 at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <tuple>
@@ -85,6 +86,61 @@ struct ProjectByFrozen : Project {
   static constexpr std::array<size_t, 2> kUnread = {0, 2};
 };
 
+// sum += a b, on a card inside the product.
+void add_product(at::Tensor& sum_NP, const at::Tensor& a_NM, const at::Tensor& b_MP) {
+  if (!a_NM.is_cpu()) return void(sum_NP.addmm_(a_NM, b_MP));
+  sum_NP.add_(product(a_NM, b_MP));
+}
+
+// One node of the graph for all projections of an x, which is kept where a weight is trained.
+struct ProjectEach : torch::autograd::Function<ProjectEach> {
+  using Context = torch::autograd::AutogradContext;
+
+  // biases: one a weight, or none.
+  static variable_list forward(Context* context, const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    variable_list outputs, saved(weights.begin(), weights.end());
+    const bool is_trained = std::ranges::any_of(weights, [](const at::Tensor& w) { return w.requires_grad(); });
+    for (size_t i = 0; i < weights.size(); ++i)
+      outputs.push_back(flashmorph::forward(x, weights[i], biases.empty() ? std::nullopt : OptionalTensor(biases[i])));
+    saved.push_back(is_trained ? x : at::Tensor());
+    context->save_for_backward(saved);
+    context->set_materialize_grads(false);
+    context->saved_data["biases"] = static_cast<int64_t>(biases.size());
+    return outputs;
+  }
+
+  // dx = sum over projections of dy W;  dW = dy^T x;  db = sum of dy.
+  static variable_list backward(Context* context, const variable_list& upstream) {
+    const variable_list saved = context->get_saved_variables();
+    const size_t count = upstream.size();
+    const bool biased = context->saved_data["biases"].toInt() > 0;
+    const at::Tensor& x = saved[count];
+    variable_list gradients(1 + count + (biased ? count : 0));  // of x, of weights, of biases
+    at::Tensor dx_ND;
+    for (size_t i = 0; i < count; ++i) {
+      if (!upstream[i].defined()) continue;
+      const at::Tensor dy_NE = upstream[i].flatten(0, -2);
+      if (context->needs_input_grad(0)) {
+        if (dx_ND.defined())
+          add_product(dx_ND, dy_NE, saved[i]);
+        else
+          dx_ND = product(dy_NE, saved[i]);
+      }
+      if (context->needs_input_grad(1 + i)) gradients[1 + i] = product(dy_NE.t(), x.flatten(0, -2));
+      if (biased && context->needs_input_grad(1 + count + i)) gradients[1 + count + i] = dy_NE.sum(0);
+    }
+    if (dx_ND.defined()) gradients[0] = dx_ND.unflatten(0, upstream_sizes(upstream));
+    return gradients;
+  }
+
+ private:
+  static at::IntArrayRef upstream_sizes(const variable_list& upstream) {
+    const auto given = std::ranges::find_if(upstream, [](const at::Tensor& dy) { return dy.defined(); });
+    return given->sizes().slice(0, given->dim() - 1);
+  }
+};
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
@@ -106,6 +162,16 @@ at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::T
   const bool is_trained = weight_ED.requires_grad() || (bias_E.defined() && bias_E.requires_grad());
   return is_trained ? call<Project>(x, weight_ED, present(bias_E))
                     : call<ProjectByFrozen>(x, weight_ED, present(bias_E));
+}
+
+variable_list project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
+  const auto is_there = [](const at::Tensor& bias) { return bias.defined(); };
+  const bool biased = std::ranges::any_of(biases, is_there);
+  TORCH_CHECK(!biased || (biases.size() == weights.size() && std::ranges::all_of(biases, is_there)),
+              "project_each: a bias for each weight, or for none");
+  for (size_t i = 0; i < weights.size(); ++i)
+    Project::check(x, weights[i], biased ? OptionalTensor(biases[i]) : std::nullopt);
+  return ProjectEach::apply(x, weights, biased ? biases : at::TensorList());
 }
 
 at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP) {

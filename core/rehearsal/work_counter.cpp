@@ -34,6 +34,7 @@ const std::map<std::string_view, Rule>& rules() {
       {"aten::mm", [](Inputs in) { return product(in, 0); }},
       {"aten::bmm", [](Inputs in) { return product(in, 0); }},
       {"aten::addmm", [](Inputs in) { return product(in, 1); }},
+      {"aten::addmm_", [](Inputs in) { return product(in, 1); }},
       {"aten::baddbmm", [](Inputs in) { return product(in, 1); }},
       {"aten::baddbmm_", [](Inputs in) { return product(in, 1); }},
       {"mkldnn::_linear_pointwise", [](Inputs in) { return 2.0 * count(in[0]) * size(in[1], 0); }},

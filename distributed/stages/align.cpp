@@ -51,6 +51,7 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
   const auto numbers =
       static_cast<double>(model.layer_count() * micro_batches * batch.tokens_BT.numel() * model.spec().hidden);
   const at::Tensor share = at::full({}, 1.0 / numbers, loss.options());  // of each squared error in the step's mean
+  std::vector<at::Tensor> errors;
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
     const at::Tensor normed = model.normed_input(l, x_BTD);
@@ -63,10 +64,11 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
       attended = whole_full.detach();
       const at::Tensor error = squared_distance(whole_linear, attended);
       error.backward(share);
-      loss.addcmul_(error.detach(), share);
+      errors.push_back(error.detach());
     }
     if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, model.after_attention(l, x_BTD, attended));
   }
+  loss.addcmul_(at::stack(errors).sum(), share);
   return x_BTD;
 }
 

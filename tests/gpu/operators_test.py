@@ -211,6 +211,9 @@ def pointwise(small):
         for shape in ((tokens, 64), (tokens, 3)):
             gate_mix_case(dtype, shape)
             squared_distance_case(dtype, shape)
+        for rows, width in ((5, 260), (3, 7)) if small else ((777, 49152), (9, 151936), (64, 1001), (3, 7)):
+            for spread in (0.5, 30.0):
+                vocabulary_case(dtype, rows, width, spread)
 
 
 def squared_distance_case(dtype, shape):
@@ -226,6 +229,33 @@ def squared_distance_case(dtype, shape):
     if not all(torch.equal(x, y) for x, y in zip(*runs)):
         failures.append(label)
         print(f"FAIL {label} differs between two runs")
+
+
+def vocabulary_case(dtype, rows, width, spread):
+    """What a loss over a vocabulary asks of rows of logits; the host's form in float64, tested by the unit tests."""
+    ops = torch.ops.flashmorph
+    torch.manual_seed(19)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    z, y = (spread * torch.randn(rows, width, dtype=torch.float64).to(exact) for _ in range(2))
+    y += 3
+    z[0, -1] = y[0, 0] = 8 * spread
+    column = torch.randint(width, (rows,))
+    column[1::4], column[2::4] = -1, -100
+    for name, teacher, places in (("of two", y, None), ("of one", None, column)):
+        label = f"softmax {name} {str(dtype)[6:]} [{rows}, {width}] spread {spread}"
+
+        def run(where, cast, out):
+            on = lambda x: x if x is None else x.to(where, cast if x.is_floating_point() else x.dtype)
+            sums = ops.softmax_sums(on(z), on(teacher))
+            return [sums, ops.softmax_gradient(on(z), on(teacher), on(places), sums, out)]
+
+        mine, again, reference = run("cuda", exact, dtype), run("cuda", exact, dtype), run("cpu", torch.float64, torch.float64)
+        for i, (row, exact_row) in enumerate(zip(mine[0], reference[0])):
+            check(f"{label}: sums {i}", row, exact_row.cuda(), BOUNDS[exact])
+        check(f"{label}: gradient", mine[1], reference[1].cuda(), BOUNDS[dtype])
+        if not all(torch.equal(a, b) for a, b in zip(mine, again)) or mine[1].dtype != dtype:
+            failures.append(label)
+            print(f"FAIL {label} differs between two runs")
 
 
 def softmax_attention_case(dtype, heads, kv_heads, size, documents):

@@ -62,73 +62,6 @@ __global__ void rms_norm_rows(const T* x, const T* weight, T* y, int64_t rows, i
   }
 }
 
-// dx = s (dy w) - x s^3 / width <dy w, x>
-template <class T, int W>
-__global__ void rms_norm_backward_rows(const T* dy, const T* x, const T* weight, T* dx, Acc<T>* inverse_rms,
-                                       int64_t rows, int64_t width, Acc<T> epsilon, RowGroup group) {
-  using A = Acc<T>;
-  const auto [row, first, step, here] = RowPart<W>(group, rows);
-  x += row * width;
-  dy += row * width;
-  dx += row * width;
-  A squares = 0, along = 0;
-  if (here)
-    for (int64_t i = first; i < width; i += step) {
-      const auto values = load<T, W>(x + i), upstream = load<T, W>(dy + i), scale = load<T, W>(weight + i);
-#pragma unroll
-      for (int w = 0; w < W; ++w) {
-        const A value = to<A>(values.value[w]);
-        squares += value * value;
-        along += to<A>(upstream.value[w]) * to<A>(scale.value[w]) * value;
-      }
-    }
-  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
-  along = row_sum(along, group.threads) * s * s * s / static_cast<A>(width);
-  if (!here) return;
-  for (int64_t i = first; i < width; i += step) {
-    const auto values = load<T, W>(x + i), upstream = load<T, W>(dy + i), scale = load<T, W>(weight + i);
-    Vector<T, W> out;
-#pragma unroll
-    for (int w = 0; w < W; ++w)
-      out.value[w] = to<T>(s * to<A>(upstream.value[w]) * to<A>(scale.value[w]) - to<A>(values.value[w]) * along);
-    store<T, W>(dx + i, out);
-  }
-  if (first == 0) inverse_rms[row] = s;
-}
-
-// A block has one part of the rows; `lanes` rows at a time, then the lanes are added in order.
-template <class T, int W>
-__global__ void rms_norm_weight_rows(const T* dy, const T* x, const Acc<T>* inverse_rms, Acc<T>* partial, int64_t rows,
-                                     int64_t width, RowGroup group) {
-  using A = Acc<T>;
-  __shared__ A of_lane[kThreads * W];
-  const int64_t per_part = (rows + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * per_part;
-  const int64_t end = begin + per_part < rows ? begin + per_part : rows;
-  const int lane = threadIdx.x / group.threads, column = threadIdx.x % group.threads * W;
-  for (int64_t start = 0; start < width; start += group.threads * W) {
-    A sums[W] = {};
-    if (start + column < width)
-#pragma unroll 4
-      for (int64_t row = begin + lane; row < end; row += group.rows) {
-        const auto values = load<T, W>(x + row * width + start + column);
-        const auto upstream = load<T, W>(dy + row * width + start + column);
-        const A s = inverse_rms[row];
-#pragma unroll
-        for (int w = 0; w < W; ++w) sums[w] += to<A>(upstream.value[w]) * to<A>(values.value[w]) * s;
-      }
-    __syncthreads();
-#pragma unroll
-    for (int w = 0; w < W; ++w) of_lane[lane * group.threads * W + column + w] = sums[w];
-    __syncthreads();
-    if (lane == 0 && start + column < width)
-      for (int w = 0; w < W; ++w) {
-        A sum = 0;
-        for (int other = 0; other < group.rows; ++other) sum += of_lane[other * group.threads * W + column + w];
-        partial[blockIdx.x * width + start + column + w] = sum;
-      }
-  }
-}
-
 // f(gate) of a gated norm.
 template <class A>
 __device__ __forceinline__ A opened(A gate, bool swish) {
@@ -163,68 +96,82 @@ __global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y
   }
 }
 
-// With u = dy w f(gate): dx = s u - x s^3 / width <u, x>;  d_gate = dy w x s f'(gate).
-template <class T, int W>
-__global__ void gated_norm_backward_rows(const T* dy, const T* x, const T* weight, const T* gate, T* dx, T* d_gate,
-                                         Acc<T>* inverse_rms, int64_t rows, int64_t heads, int64_t width,
-                                         Acc<T> epsilon, bool swish, RowGroup group) {
+// With u = dy w f(gate): dx = s u - x s^3 / width <u, x>;  d_gate = dy w x s f'(gate);  dw = sum of dy x s f(gate)
+// over tokens; f = 1 without a gate. A block has one head and every gridDim.x-th group of tokens, and of the weight's
+// gradient one part. A thread adds up its `columns` in shared memory, the block's threads are added in a fixed order.
+template <class T, int W, bool kGated>
+__global__ void norm_gradients(const T* dy, const T* x, const T* weight, const T* gate, T* dx, T* d_gate,
+                               Acc<T>* partial, int64_t tokens, int64_t heads, int64_t width, int64_t columns,
+                               Acc<T> epsilon, bool swish, RowGroup group) {
   using A = Acc<T>;
-  const auto [row, first, step, here] = RowPart<W>(group, rows);
-  const int64_t start = row * width;
-  weight += row % heads * width;
-  A squares = 0, along = 0;
-  if (here)
-    for (int64_t i = first; i < width; i += step) {
-      const auto values = load<T, W>(x + start + i), upstream = load<T, W>(dy + start + i);
-      const auto scale = load<T, W>(weight + i), gates = load<T, W>(gate + start + i);
+  extern __shared__ double shared[];
+  A* const sums = reinterpret_cast<A*>(shared);  // [columns, threads]
+  const int64_t head = blockIdx.y, first = threadIdx.x % group.threads * W, step = group.threads * W;
+  weight += head * width;
+  if (partial != nullptr)
+    for (int64_t i = 0; i < columns; ++i) sums[i * kThreads + threadIdx.x] = 0;
+  for (int64_t start = int64_t{blockIdx.x} * group.rows; start < tokens; start += int64_t{gridDim.x} * group.rows) {
+    const int64_t token = start + threadIdx.x / group.threads, at = (token * heads + head) * width;
+    const bool here = token < tokens;
+    A squares = 0, along = 0;
+    if (here)
+      for (int64_t i = first; i < width; i += step) {
+        const auto values = load<T, W>(x + at + i), upstream = load<T, W>(dy + at + i), scale = load<T, W>(weight + i);
+        Vector<T, W> gates = {};
+        if constexpr (kGated) gates = load<T, W>(gate + at + i);
 #pragma unroll
-      for (int w = 0; w < W; ++w) {
-        const A value = to<A>(values.value[w]);
-        squares += value * value;
-        along += to<A>(upstream.value[w]) * to<A>(scale.value[w]) * opened(to<A>(gates.value[w]), swish) * value;
+        for (int w = 0; w < W; ++w) {
+          const A value = to<A>(values.value[w]), f = kGated ? opened(to<A>(gates.value[w]), swish) : A(1);
+          squares += value * value;
+          along += to<A>(upstream.value[w]) * to<A>(scale.value[w]) * f * value;
+        }
       }
-    }
-  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
-  along = row_sum(along, group.threads) * s * s * s / static_cast<A>(width);
-  if (!here) return;
-  for (int64_t i = first; i < width; i += step) {
-    const auto values = load<T, W>(x + start + i), upstream = load<T, W>(dy + start + i);
-    const auto scale = load<T, W>(weight + i), gates = load<T, W>(gate + start + i);
-    Vector<T, W> to_x, to_gate;
+    const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+    along = row_sum(along, group.threads) * s * s * s / static_cast<A>(width);
+    if (!here) continue;
+    A* own = sums + threadIdx.x;
+    for (int64_t i = first; i < width; i += step) {
+      const auto values = load<T, W>(x + at + i), upstream = load<T, W>(dy + at + i), scale = load<T, W>(weight + i);
+      Vector<T, W> gates = {}, to_x, to_gate;
+      if constexpr (kGated) gates = load<T, W>(gate + at + i);
 #pragma unroll
-    for (int w = 0; w < W; ++w) {
-      const A value = to<A>(values.value[w]), g = to<A>(gates.value[w]);
-      const A weighted = to<A>(upstream.value[w]) * to<A>(scale.value[w]);
-      to_x.value[w] = to<T>(s * weighted * opened(g, swish) - value * along);
-      to_gate.value[w] = to<T>(weighted * value * s * opened_slope(g, swish));
+      for (int w = 0; w < W; ++w, own += kThreads) {
+        const A value = to<A>(values.value[w]), g = to<A>(gates.value[w]), f = kGated ? opened(g, swish) : A(1);
+        const A d = to<A>(upstream.value[w]), weighted = d * to<A>(scale.value[w]);
+        to_x.value[w] = to<T>(s * weighted * f - value * along);
+        if constexpr (kGated) to_gate.value[w] = to<T>(weighted * value * s * opened_slope(g, swish));
+        if (partial != nullptr) *own += d * value * s * f;
+      }
+      store<T, W>(dx + at + i, to_x);
+      if constexpr (kGated) store<T, W>(d_gate + at + i, to_gate);
     }
-    store<T, W>(dx + start + i, to_x);
-    store<T, W>(d_gate + start + i, to_gate);
   }
-  if (first == 0) inverse_rms[row] = s;
+  if (partial == nullptr) return;
+  __syncthreads();
+  for (int64_t column = threadIdx.x; column < width; column += kThreads) {
+    const int64_t vector = column / W, of_thread = vector / group.threads * W + column % W;
+    A sum = 0;
+    for (int row = 0; row < group.rows; ++row)
+      sum += sums[of_thread * kThreads + row * group.threads + vector % group.threads];
+    partial[(blockIdx.x * heads + head) * width + column] = sum;
+  }
 }
 
-// A block has one part of the tokens and kThreads * W of the channels.
-template <class T, int W>
-__global__ void gated_norm_weight_columns(const T* dy, const T* x, const T* gate, const Acc<T>* inverse_rms,
-                                          Acc<T>* partial, int64_t tokens, int64_t heads, int64_t width, bool swish) {
-  using A = Acc<T>;
-  const int64_t channels = heads * width, column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * W;
-  if (column >= channels) return;
-  const int64_t per_part = (tokens + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * per_part;
-  const int64_t end = begin + per_part < tokens ? begin + per_part : tokens;
-  A sums[W] = {};
-#pragma unroll 4
-  for (int64_t token = begin; token < end; ++token) {
-    const int64_t at = token * channels + column;
-    const auto values = load<T, W>(x + at), upstream = load<T, W>(dy + at), gates = load<T, W>(gate + at);
-    const A s = inverse_rms[token * heads + column / width];
-#pragma unroll
-    for (int w = 0; w < W; ++w)
-      sums[w] += to<A>(upstream.value[w]) * to<A>(values.value[w]) * s * opened(to<A>(gates.value[w]), swish);
-  }
-#pragma unroll
-  for (int w = 0; w < W; ++w) partial[blockIdx.x * channels + column + w] = sums[w];
+template <bool kGated>
+void start_gradients(Element type, const void* dy, const void* x, const void* weight, const void* gate, void* dx,
+                     void* d_gate, void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width,
+                     double epsilon, bool swish, Stream stream) {
+  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
+    const RowGroup group = RowGroup::of(width / W);
+    const int64_t columns = (width + group.threads * W - 1) / (group.threads * W) * W;
+    const size_t bytes = partial == nullptr ? 0 : columns * kThreads * sizeof(Acc<T>);
+    const auto kernel = norm_gradients<T, W, kGated>;
+    allow_shared_memory(kernel, bytes);
+    kernel<<<dim3(static_cast<unsigned>(parts), static_cast<unsigned>(heads)), kThreads, bytes, stream>>>(
+        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const T*>(gate),
+        static_cast<T*>(dx), static_cast<T*>(d_gate), static_cast<Acc<T>*>(partial), tokens, heads, width, columns,
+        static_cast<Acc<T>>(epsilon), swish, group);
+  });
 }
 
 }  // namespace
@@ -240,25 +187,11 @@ void rms_norm(Element type, const void* x, const void* weight, void* y, int64_t 
   check_launch("rms_norm");
 }
 
-void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, void* dx, void* inverse_rms,
-                       int64_t rows, int64_t width, double epsilon, Stream stream) {
-  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    const RowGroup group = RowGroup::of(width / W);
-    rms_norm_backward_rows<T, W><<<blocks_for(rows, group.rows), kThreads, 0, stream>>>(
-        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<T*>(dx),
-        static_cast<Acc<T>*>(inverse_rms), rows, width, static_cast<Acc<T>>(epsilon), group);
-  });
+void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, void* dx, void* partial,
+                       int64_t parts, int64_t rows, int64_t width, double epsilon, Stream stream) {
+  start_gradients<false>(type, dy, x, weight, /*gate=*/nullptr, dx, /*d_gate=*/nullptr, partial, parts, rows,
+                         /*heads=*/1, width, epsilon, /*swish=*/false, stream);
   check_launch("rms_norm_backward");
-}
-
-void rms_norm_weight_gradient(Element type, const void* dy, const void* x, const void* inverse_rms, void* partial,
-                              int64_t parts, int64_t rows, int64_t width, Stream stream) {
-  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    rms_norm_weight_rows<T, W><<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(
-        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const Acc<T>*>(inverse_rms),
-        static_cast<Acc<T>*>(partial), rows, width, RowGroup::of(width / W));
-  });
-  check_launch("rms_norm_weight_gradient");
 }
 
 void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,
@@ -273,28 +206,11 @@ void gated_norm(Element type, const void* x, const void* weight, const void* gat
 }
 
 void gated_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* gate, void* dx,
-                         void* d_gate, void* inverse_rms, int64_t tokens, int64_t heads, int64_t width, double epsilon,
-                         bool swish, Stream stream) {
-  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    const RowGroup group = RowGroup::of(width / W);
-    gated_norm_backward_rows<T, W><<<blocks_for(tokens * heads, group.rows), kThreads, 0, stream>>>(
-        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const T*>(gate),
-        static_cast<T*>(dx), static_cast<T*>(d_gate), static_cast<Acc<T>*>(inverse_rms), tokens * heads, heads, width,
-        static_cast<Acc<T>>(epsilon), swish, group);
-  });
+                         void* d_gate, void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width,
+                         double epsilon, bool swish, Stream stream) {
+  start_gradients<true>(type, dy, x, weight, gate, dx, d_gate, partial, parts, tokens, heads, width, epsilon, swish,
+                        stream);
   check_launch("gated_norm_backward");
-}
-
-void gated_norm_weight_gradient(Element type, const void* dy, const void* x, const void* gate, const void* inverse_rms,
-                                void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width, bool swish,
-                                Stream stream) {
-  with_width(type, width, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    const dim3 grid(static_cast<unsigned>(parts), blocks_for(heads * width / W, kThreads));
-    gated_norm_weight_columns<T, W><<<grid, kThreads, 0, stream>>>(
-        static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(gate),
-        static_cast<const Acc<T>*>(inverse_rms), static_cast<Acc<T>*>(partial), tokens, heads, width, swish);
-  });
-  check_launch("gated_norm_weight_gradient");
 }
 
 }  // namespace flashmorph::cuda

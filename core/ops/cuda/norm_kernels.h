@@ -13,24 +13,18 @@ namespace flashmorph::cuda {
 void rms_norm(Element type, const void* x, const void* weight, void* y, int64_t rows, int64_t width, double epsilon,
               Stream stream);
 
-// inverse_rms [rows] in the accumulator's type is written as well: what rms_norm_weight_gradient reads.
-void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, void* dx, void* inverse_rms,
-                       int64_t rows, int64_t width, double epsilon, Stream stream);
-
-// partial [parts, width] in the accumulator's type: sums of dy x / rms over each part's rows.
-void rms_norm_weight_gradient(Element type, const void* dy, const void* x, const void* inverse_rms, void* partial,
-                              int64_t parts, int64_t rows, int64_t width, Stream stream);
+// partial [parts, width] in the accumulator's type: sums of dy x / rms over each part's rows, unless null. More parts
+// are more blocks.
+void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, void* dx, void* partial,
+                       int64_t parts, int64_t rows, int64_t width, double epsilon, Stream stream);
 
 // gated_norm.h's operator; x, gate, y [tokens, heads, width], weight [heads, width].
 void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,
                 int64_t heads, int64_t width, double epsilon, bool swish, Stream stream);
-// inverse_rms [tokens, heads] is written as well: what gated_norm_weight_gradient reads.
+// partial [parts, heads, width] in the accumulator's type: sums of dy x / rms f(gate) over each part's tokens, unless
+// null. There are parts * heads blocks.
 void gated_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* gate, void* dx,
-                         void* d_gate, void* inverse_rms, int64_t tokens, int64_t heads, int64_t width, double epsilon,
-                         bool swish, Stream stream);
-// partial [parts, heads, width] in the accumulator's type: sums of dy x / rms f(gate) over each part's tokens.
-void gated_norm_weight_gradient(Element type, const void* dy, const void* x, const void* gate, const void* inverse_rms,
-                                void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width, bool swish,
-                                Stream stream);
+                         void* d_gate, void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width,
+                         double epsilon, bool swish, Stream stream);
 
 }  // namespace flashmorph::cuda

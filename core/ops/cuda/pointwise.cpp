@@ -1,5 +1,6 @@
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <tuple>
 
@@ -13,6 +14,9 @@
 
 namespace flashmorph::cuda {
 namespace {
+
+// Of a norm's backward pass: blocks enough for each of Hopper's multiprocessors to have eight.
+int64_t parts_of(int64_t heads) { return std::max<int64_t>(1, 4 * kParts / heads); }
 
 at::Tensor norm(const at::Tensor& x_any, const at::Tensor& weight_any, double epsilon) {
   const c10::cuda::CUDAGuard guard(x_any.device());
@@ -29,16 +33,12 @@ std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy_any, const
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous();
   const int64_t width = x.size(-1), rows = x.numel() / width;
-  at::Tensor dx = at::empty_like(x), inverse_rms = at::empty({rows}, accumulator_of(x)), d_weight;
+  const int64_t parts = parts_of(/*heads=*/1);
+  at::Tensor dx = at::empty_like(x), partial;
+  if (wanted[1]) partial = at::empty({parts, width}, accumulator_of(x));
   rms_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.data_ptr(),
-                    inverse_rms.data_ptr(), rows, width, epsilon, stream_of(x));
-  if (wanted[1]) {
-    at::Tensor partial = at::empty({kParts, width}, accumulator_of(x));
-    rms_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), inverse_rms.const_data_ptr(),
-                             partial.data_ptr(), kParts, rows, width, stream_of(x));
-    d_weight = sum_of_parts(partial, weight);
-  }
-  return {dx, d_weight};
+                    data_or_null(partial), parts, rows, width, epsilon, stream_of(x));
+  return {dx, wanted[1] ? sum_of_parts(partial, weight) : at::Tensor()};
 }
 
 at::Tensor norm_gated(const at::Tensor& x_any, const at::Tensor& weight_any, const at::Tensor& gate_any, double epsilon,
@@ -59,19 +59,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Ten
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
                    gate = gate_any.contiguous();
   const int64_t tokens = x.size(0) * x.size(1), heads = x.size(2), width = x.size(3);
-  at::Tensor dx = at::empty_like(x), d_gate = at::empty_like(gate), d_weight;
-  at::Tensor inverse_rms = at::empty({tokens, heads}, accumulator_of(x));
+  const int64_t parts = parts_of(heads);
+  at::Tensor dx = at::empty_like(x), d_gate = at::empty_like(gate), partial;
+  if (wanted[1]) partial = at::empty({parts, heads * width}, accumulator_of(x));
   gated_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(),
-                      gate.const_data_ptr(), dx.data_ptr(), d_gate.data_ptr(), inverse_rms.data_ptr(), tokens, heads,
-                      width, epsilon, swish, stream_of(x));
-  if (wanted[1]) {
-    at::Tensor partial = at::empty({kParts, heads * width}, accumulator_of(x));
-    gated_norm_weight_gradient(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), gate.const_data_ptr(),
-                               inverse_rms.const_data_ptr(), partial.data_ptr(), kParts, tokens, heads, width, swish,
-                               stream_of(x));
-    d_weight = sum_of_parts(partial, weight);
-  }
-  return {dx, d_weight, d_gate};
+                      gate.const_data_ptr(), dx.data_ptr(), d_gate.data_ptr(), data_or_null(partial), parts, tokens,
+                      heads, width, epsilon, swish, stream_of(x));
+  return {dx, wanted[1] ? sum_of_parts(partial, weight) : at::Tensor(), d_gate};
 }
 
 at::Tensor swiglu_forward(const at::Tensor& gate_any, const at::Tensor& up_any) {

@@ -48,6 +48,51 @@ TEST(Project, WhatIsFrozenGetsNoGradient) {
   EXPECT_FALSE(x.grad().defined());
 }
 
+TEST(ProjectEach, IsEachOfThemAndTheirGradientsAddUp) {
+  for (const auto& [type, tolerance] : {std::pair(at::kDouble, 1e-14), {at::kFloat, 1e-6}, {at::kBFloat16, 1e-2}})
+    for (const bool biased : {false, true})
+      for (const int64_t tokens : {3, 40}) {
+        const at::Tensor x = seeded({2, tokens, 37}, 1, type).requires_grad_(true);
+        std::vector<at::Tensor> weights, biases, leaves = {x};
+        for (const int64_t rows : {48, 16, 24}) weights.push_back(seeded({rows, 37}, rows, type).requires_grad_(true));
+        for (const int64_t rows : {48, 16, 24})
+          biases.push_back(biased ? seeded({rows}, rows + 1, type).requires_grad_(true) : at::Tensor());
+        const std::vector<at::Tensor> y = project_each(x, weights, biases);
+
+        at::Tensor dx = at::zeros({2 * tokens, 37}, at::kDouble), sum = at::zeros({}, type);
+        const auto exact = [](const at::Tensor& t) { return t.detach().to(at::kDouble); };
+        std::vector<at::Tensor> upstream;
+        for (size_t i = 0; i < 3; ++i) {
+          upstream.push_back(seeded(y[i].sizes(), 70 + i, type));
+          sum = sum + (y[i] * upstream[i]).sum();
+          const at::Tensor expected = at::matmul(exact(x), exact(weights[i]).t());
+          EXPECT_LT(relative_error(biased ? expected + exact(biases[i]) : expected, y[i]), tolerance) << type;
+          dx += at::mm(exact(upstream[i]).flatten(0, 1), exact(weights[i]));
+        }
+        sum.backward();
+        EXPECT_LT(relative_error(dx.view_as(x), x.grad()), tolerance) << type << " " << tokens;
+        for (size_t i = 0; i < 3; ++i) {
+          const at::Tensor dy = exact(upstream[i]).flatten(0, 1);
+          EXPECT_LT(relative_error(at::mm(dy.t(), exact(x).flatten(0, 1)), weights[i].grad()), tolerance) << type;
+          if (biased) {
+            EXPECT_LT(relative_error(dy.sum(0), biases[i].grad()), tolerance) << type;
+          }
+        }
+      }
+}
+
+TEST(ProjectEach, WhatNobodyAsksForIsNotWorkedOut) {
+  const at::Tensor x = seeded({2, 20, 8}, 1).requires_grad_(true), frozen = seeded({4, 8}, 2),
+                   other = seeded({6, 8}, 3);
+  const std::vector<at::Tensor> y = project_each(x, {frozen, other});
+  y[1].sum().backward();  // the first has no gradient
+  EXPECT_LT(relative_error(at::mm(at::ones({40, 6}), other).view_as(x), x.grad()), 1e-6);
+  EXPECT_FALSE(frozen.grad().defined());
+  EXPECT_FALSE(project_each(x.detach(), {frozen, other})[0].requires_grad());
+  EXPECT_THROW(project_each(x, {frozen, other}, {at::Tensor(), seeded({6}, 4)}), c10::Error);
+  EXPECT_THROW(project_each(x, {frozen, seeded({6, 9}, 3)}), c10::Error);
+}
+
 TEST(Project, RefusesWhatDoesNotFit) {
   EXPECT_THROW(project(seeded({3, 5}, 1), seeded({4, 6}, 2)), c10::Error);
   EXPECT_THROW(project(seeded({3, 5}, 1), seeded({4, 5}, 2), seeded({5}, 3)), c10::Error);
