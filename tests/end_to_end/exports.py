@@ -37,8 +37,10 @@ tokens. The models are small and random, or those of `tests/data`; every second 
 takes the first that can hold the hybrid, in the order `qwen3_5_text`, `granitemoehybrid`, `qwen2`, `qwen3`, `ministral`,
 `flashmorph`.
 
-Every folder's README.md has the lines that load it and generate. transformers reads config.json before it loads a tokenizer: of
-`flashmorph` its tokenizer, too, asks for `trust_remote_code=True`, of the others nothing asks.
+Every folder's README.md is a model card: the teacher's licence by name, the lines that load it and generate, recall and perplexity, the
+time and rank-hours of every stage, the run's configuration. The teacher's licence files, notices, `tokenizer.model` and chat template go
+along. transformers reads config.json before it loads a tokenizer: of `flashmorph` its tokenizer, too, asks for
+`trust_remote_code=True`, of the others nothing asks.
 
 Real weights need more room in float32. Of SmolLM2-135M-Instruct with random branches in every second layer, `mamba2` as
 `granitemoehybrid` and `window` as `ministral` differ by 2.9e-11 and 2.6e-12 in float64 (`tests/end_to_end/real_model.py`), but by 0.061
