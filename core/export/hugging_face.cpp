@@ -95,8 +95,8 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=16)[0]))
 
 std::string about(const Licence& licence) {
   if (licence.name.empty())
-    return "The teacher's folder names no licence: ask its makers before you use or pass on this model.\n";
-  return fmt::format("The teacher's licence, and so this model's: {}, as the teacher's {} says.\n", licence.name,
+    return "The teacher's folder names no licence: ask its makers before you use or pass on this model.";
+  return fmt::format("The teacher's licence, and so this model's: {}, as the teacher's {} says.", licence.name,
                      licence.file);
 }
 

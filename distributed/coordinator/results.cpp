@@ -52,6 +52,16 @@ std::string markdown(const TextTable& table) {
   return text;
 }
 
+// What the long-context tasks gave, where the run asked any.
+TextTable task_table(const proto::Evaluation& evaluation) {
+  TextTable table(1, {"model", "after", "task", "tokens", "score"});
+  for (const proto::Measurement& measured : evaluation.measurements())
+    for (const proto::TaskScore& task : measured.tasks())
+      table.push_back({measured.name(), measured.after().empty() ? "-" : measured.after(), task.task(),
+                       std::to_string(task.length()), fixed(100.0 * task.score(), 1)});
+  return table;
+}
+
 // What every stage took, and all of them.
 TextTable cost_table(const StageResults& finished) {
   TextTable table(1, {"stage", "tokens", "seconds", "ranks", "rank-hours"});
@@ -92,17 +102,19 @@ std::string model_card(const RunConfig& config, const proto::PlanSet& plans, con
                        const StageResults& finished) {
   const proto::HybridPlan& plan = plans.plans(0);
   const EvaluateSection& evaluate = config.stages.evaluate;
+  const TextTable tasks = task_table(evaluation);
   return fmt::format(
       "# {}\n\nA hybrid-attention model made by flashmorph-dist from `{}`: full attention in layers {} of {} (chosen "
       "by "
       "{} for a budget of {}), {} attention in the others.\n\n"
       "## What it recalls\n\n{}\n"
       "Recall: share of right passkey words on held-out text ({} passkeys of {} words); greedy: the model writes its "
-      "answers itself. KV bytes/token: of the full layers, at {}.\n\n"
+      "answers itself. KV bytes/token: of the full layers, at {}.\n\n{}"
       "## How it was made\n\n{}\nOn {} device, in {}. The run's configuration, whole:\n\n```yaml\n{}```\n",
       config.run.name, config.model.path, layers_of(plans, plan.name()), plans.layers(), plan.name(), plans.budget(),
       config.mixer.kind, markdown(results_table(plans, evaluation)), evaluate.passkeys, evaluate.words,
-      config.device.dtype, markdown(cost_table(finished)), config.device.kind, config.device.dtype, config.to_yaml());
+      config.device.dtype, tasks.size() > 1 ? markdown(tasks) + "\n" : "", markdown(cost_table(finished)),
+      config.device.kind, config.device.dtype, config.to_yaml());
 }
 
 }  // namespace flashmorph

@@ -58,6 +58,10 @@ TEST(ModelCard, SaysWhatItIsWhatItRecallsAndWhatItCost) {
   recall.set_length(1024);
   recall.mutable_teacher_forced()->set_words(8);
   recall.mutable_teacher_forced()->set_right_words(6);
+  proto::TaskScore& task = *measured.add_tasks();
+  task.set_task("values");
+  task.set_length(512);
+  task.set_score(0.625);
   StageResults finished;
   for (const auto& [stage, tokens, seconds] :
        {std::tuple{"align", 1000000, 1800.0}, std::tuple{"evaluate teacher", 0, 36.0}}) {
@@ -72,6 +76,8 @@ TEST(ModelCard, SaysWhatItIsWhatItRecallsAndWhatItCost) {
        {"# run\n\nA hybrid-attention model made by flashmorph-dist from `teacher`: full attention in layers 1 3 of 4 "
         "(chosen by flashmorph for a budget of 2 layers), lightning attention in the others.\n",
         "| flashmorph | align | 1 3 | 75.0 % | 75.0 % | - | 12.3 | 512 |\n",
+        "| model | after | task | tokens | score |\n|---|---|---|---|---|\n| flashmorph | align | values | 512 | 62.5 "
+        "|\n",
         "| stage | tokens | seconds | ranks | rank-hours |\n|---|---|---|---|---|\n| align | 1000000 | 1800.0 | 4 | "
         "2.0000 |\n"
         "| evaluate teacher | 0 | 36.0 | 4 | 0.0400 |\n| in all |  |  |  | 2.0400 |\n",
