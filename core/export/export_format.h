@@ -35,6 +35,9 @@ class ExportFormat {
   // Whether transformers has to run code of the folder to load it.
   virtual bool brings_code() const { return false; }
 
+  // Whether deploy/hf_to_gguf.py makes a file for llama.cpp of it.
+  virtual bool has_gguf() const { return false; }
+
   // config.json, started from the teacher's; without dtype.
   virtual nlohmann::ordered_json config(const HybridSpec& hybrid, const nlohmann::ordered_json& teacher) const = 0;
 

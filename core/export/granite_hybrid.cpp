@@ -66,6 +66,7 @@ bool is_convolution(const std::string& theirs) { return theirs.ends_with("conv1d
 class GraniteHybrid : public ExportFormat {
  public:
   std::string name() const override { return kModelType; }
+  bool has_gguf() const override { return true; }
 
   std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
     const auto lacks = [&](bool has, const char* what) {
@@ -106,6 +107,9 @@ class GraniteHybrid : public ExportFormat {
                        {"mamba_expand", model.heads * model.head_dim / model.hidden},
                        {"mamba_conv_bias", true},
                        {"mamba_proj_bias", false}});
+    // SGLang's class knows the older names alone, and takes a theta of 10000 where they are missing.
+    config["rope_theta"] = model.rope.theta;
+    if (model.rope.kind != Rope::Kind::plain) config["rope_scaling"] = config["rope_parameters"];
     return config;
   }
 

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "core/base/bad_input.h"
+#include "core/export/licence.h"
 #include "core/export/round_trip.h"
 #include "core/export/staging_folder.h"
 #include "core/io/atomic_file.h"
@@ -38,6 +39,8 @@ constexpr const char* kCopiedFiles[] = {"tokenizer.json",
                                         "LICENSE",
                                         "LICENSE.txt",
                                         "LICENSE.md",
+                                        "COPYING",
+                                        "USE_POLICY.md",
                                         "NOTICE",
                                         "NOTICE.txt"};
 
@@ -70,7 +73,7 @@ std::string config_text(const ExportFormat& format, const ExportContent& content
   return config.dump(2) + "\n";
 }
 
-// In this folder; the tests run it.
+// In this folder; the tests run the Python.
 std::string how_to_load(const ExportFormat& format) {
   return fmt::format(R"(It loads with transformers 5 or later{0}:
 
@@ -80,15 +83,31 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer, model = (auto.from_pretrained("."{1}) for auto in (AutoTokenizer, AutoModelForCausalLM))
 prompt = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=16)[0]))
-```)",
+```
+{2})",
                      format.brings_code() ? ", and runs code of this folder" : "",
-                     format.brings_code() ? ", trust_remote_code=True" : "");
+                     format.brings_code() ? ", trust_remote_code=True" : "",
+                     format.has_gguf()
+                         ? "\nIt loads with llama.cpp as the file that `python deploy/hf_to_gguf.py FOLDER "
+                           "MODEL.gguf` of flashmorph-dist makes of this folder.\n"
+                         : "");
 }
 
-// The card with the way to load the folder under its title.
-std::string with_loading(const std::string& card, const std::string& how_to_load) {
+std::string about(const Licence& licence) {
+  if (licence.name.empty())
+    return "The teacher's folder names no licence: ask its makers before you use or pass on this model.";
+  return fmt::format("The teacher's licence, and so this model's: {}, as the teacher's {} says.", licence.name,
+                     licence.file);
+}
+
+// What model hubs read, the title, how to load the folder, its licence, the rest of the card.
+std::string whole_card(const ExportFormat& format, const ExportContent& content) {
+  const Licence licence = licence_of(content.source);
+  const std::string& card = content.model_card;
   const size_t title_end = std::min(card.find('\n'), card.size());
-  return fmt::format("{}\n\n{}\n{}", card.substr(0, title_end), how_to_load, card.substr(title_end));
+  return fmt::format("---\n{}library_name: transformers\npipeline_tag: text-generation\n---\n\n{}\n\n{}\n{}{}",
+                     licence.is_identifier() ? "license: " + licence.name + "\n" : "", card.substr(0, title_end),
+                     how_to_load(format), about(licence), card.substr(title_end));
 }
 
 // The same function as before? The hybrid and the files, run side by side.
@@ -125,7 +144,7 @@ ExportReport export_hugging_face(const fs::path& folder, const ExportFormat& for
   for (const auto& [name, text] : format.more_files(content.hybrid.mixer))
     write_file_atomically(staging.path() / name, text);
   write_file_atomically(staging.path() / "config.json", config);
-  write_file_atomically(staging.path() / "README.md", with_loading(content.model_card, how_to_load(format)));
+  write_file_atomically(staging.path() / "README.md", whole_card(format, content));
   write_safetensors(staging.path() / "model.safetensors", format.tensors(content.hybrid, content.tensors),
                     {{"format", "pt"}});
   const ExportReport report = read_back(staging.path(), format, content);

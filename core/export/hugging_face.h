@@ -12,7 +12,7 @@ struct ExportContent {
   std::filesystem::path source;  // the teacher's folder: config.json, the tokenizer's files
   HybridSpec hybrid;
   NamedTensors tensors;    // under their own names, on the CPU
-  std::string model_card;  // README.md, Markdown; how to load the folder is put under its title
+  std::string model_card;  // README.md, Markdown; how to load the folder and its licence are put under its title
 };
 
 // What was read back before the folder got its name.

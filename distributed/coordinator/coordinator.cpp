@@ -306,11 +306,12 @@ StageCost Coordinator::export_hybrid(const proto::StageCommand&) {
   const ExportFormat& format = export_format(inputs_.config.stages.export_.format, spec.model, spec.mixer);
   on_all_ranks(world_, [&] {
     if (!leads()) return;
-    const ExportReport report = export_hugging_face(folder_.export_folder(), format,
-                                                    {.source = inputs_.config.model.path,
-                                                     .hybrid = spec,
-                                                     .tensors = whole,
-                                                     .model_card = model_card(inputs_.config, plans_, evaluation_)});
+    const ExportReport report = export_hugging_face(
+        folder_.export_folder(), format,
+        {.source = inputs_.config.model.path,
+         .hybrid = spec,
+         .tensors = whole,
+         .model_card = model_card(inputs_.config, plans_, evaluation_, folder_.state().finished())});
     inputs_.observer.exported(report.format, report.tokens, report.largest_difference);
   });
   return {0, watch.seconds()};

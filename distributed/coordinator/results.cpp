@@ -1,5 +1,7 @@
 #include "distributed/coordinator/results.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 
 namespace flashmorph {
@@ -38,6 +40,42 @@ std::string mean_recall(const proto::Measurement& measured, Counts of) {
   return percent(right, words);
 }
 
+std::string markdown(const TextTable& table) {
+  std::string text;
+  for (size_t row = 0; row < table.size(); ++row) {
+    for (const std::string& cell : table[row]) text += "| " + cell + " ";
+    text += "|\n";
+    if (row > 0) continue;
+    for (size_t column = 0; column < table[0].size(); ++column) text += "|---";
+    text += "|\n";
+  }
+  return text;
+}
+
+// What the long-context tasks gave, where the run asked any.
+TextTable task_table(const proto::Evaluation& evaluation) {
+  TextTable table(1, {"model", "after", "task", "tokens", "score"});
+  for (const proto::Measurement& measured : evaluation.measurements())
+    for (const proto::TaskScore& task : measured.tasks())
+      table.push_back({measured.name(), measured.after().empty() ? "-" : measured.after(), task.task(),
+                       std::to_string(task.length()), fixed(100.0 * task.score(), 1)});
+  return table;
+}
+
+// What every stage took, and all of them.
+TextTable cost_table(const StageResults& finished) {
+  TextTable table(1, {"stage", "tokens", "seconds", "ranks", "rank-hours"});
+  double hours = 0.0;
+  for (const proto::StageResult& stage : finished) {
+    const double taken = stage.seconds() * static_cast<double>(stage.ranks()) / 3600.0;
+    hours += taken;
+    table.push_back({stage.stage(), std::to_string(stage.tokens()), fixed(stage.seconds(), 1),
+                     std::to_string(stage.ranks()), fixed(taken, 4)});
+  }
+  table.push_back({"in all", "", "", "", fixed(hours, 4)});
+  return table;
+}
+
 }  // namespace
 
 TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& evaluation) {
@@ -60,27 +98,23 @@ TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& ev
   return table;
 }
 
-std::string model_card(const RunConfig& config, const proto::PlanSet& plans, const proto::Evaluation& evaluation) {
+std::string model_card(const RunConfig& config, const proto::PlanSet& plans, const proto::Evaluation& evaluation,
+                       const StageResults& finished) {
   const proto::HybridPlan& plan = plans.plans(0);
-  std::string card = "# " + config.run.name + "\n\nA hybrid-attention model made by flashmorph-dist from `" +
-                     config.model.path + "`: full attention in layers " + layers_of(plans, plan.name()) + " of " +
-                     std::to_string(plans.layers()) + " (chosen by " + plan.name() + "), " + config.mixer.kind +
-                     " attention in the others.\n\n";
-  const TextTable table = results_table(plans, evaluation);
-  for (size_t row = 0; row < table.size(); ++row) {
-    for (const std::string& cell : table[row]) card += "| " + cell + " ";
-    card += "|\n";
-    if (row > 0) continue;
-    for (size_t column = 0; column < table[0].size(); ++column) card += "|---";
-    card += "|\n";
-  }
-  return card + "\nRecall: share of right passkey words on held-out text (" +
-         std::to_string(config.stages.evaluate.passkeys) + " passkeys of " +
-         std::to_string(config.stages.evaluate.words) +
-         " words); greedy: the model writes its answers itself. Tokens: align " +
-         std::to_string(config.stages.align.tokens) + ", select " + std::to_string(config.stages.select.tokens) +
-         ", distill " + std::to_string(config.stages.distill.tokens) + ", finetune " +
-         std::to_string(config.stages.finetune.tokens) + "; seed " + std::to_string(config.run.seed) + ".\n";
+  const EvaluateSection& evaluate = config.stages.evaluate;
+  const TextTable tasks = task_table(evaluation);
+  return fmt::format(
+      "# {}\n\nA hybrid-attention model made by flashmorph-dist from `{}`: full attention in layers {} of {} (chosen "
+      "by "
+      "{} for a budget of {}), {} attention in the others.\n\n"
+      "## What it recalls\n\n{}\n"
+      "Recall: share of right passkey words on held-out text ({} passkeys of {} words); greedy: the model writes its "
+      "answers itself. KV bytes/token: of the full layers, at {}.\n\n{}"
+      "## How it was made\n\n{}\nOn {} device, in {}. The run's configuration, whole:\n\n```yaml\n{}```\n",
+      config.run.name, config.model.path, layers_of(plans, plan.name()), plans.layers(), plan.name(), plans.budget(),
+      config.mixer.kind, markdown(results_table(plans, evaluation)), evaluate.passkeys, evaluate.words,
+      config.device.dtype, tasks.size() > 1 ? markdown(tasks) + "\n" : "", markdown(cost_table(finished)),
+      config.device.kind, config.device.dtype, config.to_yaml());
 }
 
 }  // namespace flashmorph

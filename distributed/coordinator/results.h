@@ -12,7 +12,9 @@ namespace flashmorph {
 using TextTable = std::vector<std::vector<std::string>>;
 TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& evaluation);
 
-// The exported model's README.md: what it is, how it came about, the table.
-std::string model_card(const RunConfig& config, const proto::PlanSet& plans, const proto::Evaluation& evaluation);
+// The exported model's README.md: what it is, what it recalls, what every finished stage took, the run's configuration.
+using StageResults = google::protobuf::RepeatedPtrField<proto::StageResult>;
+std::string model_card(const RunConfig& config, const proto::PlanSet& plans, const proto::Evaluation& evaluation,
+                       const StageResults& finished);
 
 }  // namespace flashmorph

@@ -22,6 +22,7 @@ A_KEY = re.compile(r"--set ([a-z_.]+)=")
 RUN_BY = {
     "./deploy/quickstart.sh": "itself", "./tests/run.sh": "itself", "tests/slurm/run.sh": "itself", "tests/gpu.sh": "itself",
     "deploy/smollm2.sh": "end_to_end.real_model", "build/venv/bin/python deploy/gguf_to_hf.py": "golden.gguf",
+    "build/venv/bin/python deploy/hf_to_gguf.py": "golden.gguf",
     "mpirun": "end_to_end.small_run", "build/flashmorph-dist": "end_to_end.small_run", "flashmorph-dist": "end_to_end.small_run",
     "sbatch": "tests/slurm/run.sh", "prometheus": "live.prometheus", "deploy/bundle.sh": "tests/gpu.sh", "FOLDER/run": "tests/gpu.sh",
     "python3 tests/benchmarks": "itself", "python tests/benchmarks": "itself", "tests/benchmarks": "itself", "tests/fuzz/run.sh": "itself",

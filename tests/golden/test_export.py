@@ -8,14 +8,18 @@ where the folder holds any.
 """
 
 import argparse
+import contextlib
+import importlib
+import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_rope_utils
 
 LOGIT_TOLERANCE = 2e-4  # float32
 
@@ -26,6 +30,36 @@ def load(folder, dtype):
     if (Path(folder) / "tokenizer.json").exists():
         AutoTokenizer.from_pretrained(folder, trust_remote_code=remote)
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote, dtype=dtype, output_loading_info=True)
+
+
+class Torch64(types.ModuleType):
+    """torch, where what asks for float32 gets float64."""
+
+    def __getattr__(self, name):
+        return torch.float64 if name in ("float32", "float") else getattr(torch, name)
+
+
+@contextlib.contextmanager
+def in_float64(folder):
+    """A class of transformers computes norms, rotary angles and recurrences in float32, whatever its weights are; not here."""
+    kind = json.loads((Path(folder) / "config.json").read_text())["model_type"].removesuffix("_text")
+    modules = [modeling_rope_utils, importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")]
+    to_float = torch.Tensor.float
+    torch.Tensor.float = torch.Tensor.double
+    for module in modules:
+        module.torch = Torch64("torch")
+    try:
+        yield
+    finally:
+        torch.Tensor.float = to_float
+        for module in modules:
+            module.torch = torch
+
+
+def exact_error(folder, logits):
+    """The largest difference of a logit when the class computes everything in float64."""
+    with in_float64(folder):
+        return logits_error(load(folder, torch.float64)[0].eval(), load_file(logits))
 
 
 def logits_error(model, expected):

@@ -1,4 +1,5 @@
 """deploy/gguf_to_hf.py: GGUF files made of the golden families come back as they were; what it does not know is refused.
+deploy/hf_to_gguf.py: files of exports, as gguf_exports.py says.
 
     python tests/golden/test_gguf.py     from the repository's root
 """
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import gguf_exports
 import numpy as np
 import torch
 from gguf import GGUFWriter
@@ -143,7 +145,8 @@ def main():
             check_family(family, work)
         check_tokenizer(work)
         check_refusals(work)
-    print("all GGUF files come back as they were")
+        gguf_exports.check(work)
+    print("all GGUF files come back as they were, those of exports are what llama.cpp has run")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/select/by_gates.h"
+#include "distributed/coordinator/results.h"
 #include "distributed/stages/frontier.h"
 
 namespace flashmorph {
@@ -43,6 +44,46 @@ TEST(Discretize, RecordsPickMarginNoiseAndBudget) {
   EXPECT_THAT(set.plans(1).full_layers(), testing::IsEmpty());
   EXPECT_THAT(set.plans(2).full_layers(), testing::ElementsAre(1, 3));
   EXPECT_EQ(set.plans(2).scores_size(), 0);
+}
+
+TEST(ModelCard, SaysWhatItIsWhatItRecallsAndWhatItCost) {
+  const RunConfig config = settings();
+  const proto::PlanSet set = discretize(config, LayerBudget::of_layers(4, 2), gates({0.1, 0.9, 0.4, 0.5}, 40, 0.02));
+  proto::Evaluation evaluation;
+  proto::Measurement& measured = *evaluation.add_measurements();
+  measured.set_name("flashmorph");
+  measured.set_after("align");
+  measured.set_perplexity(12.34);
+  measured.set_kv_bytes_per_token(512);
+  proto::RecallAtLength& recall = *measured.add_recall();
+  recall.set_length(1024);
+  recall.mutable_teacher_forced()->set_words(8);
+  recall.mutable_teacher_forced()->set_right_words(6);
+  proto::TaskScore& task = *measured.add_tasks();
+  task.set_task("values");
+  task.set_length(512);
+  task.set_score(0.625);
+  StageResults finished;
+  for (const auto& [stage, tokens, seconds] :
+       {std::tuple{"align", 1000000, 1800.0}, std::tuple{"evaluate teacher", 0, 36.0}}) {
+    proto::StageResult& result = *finished.Add();
+    result.set_stage(stage);
+    result.set_tokens(tokens);
+    result.set_seconds(seconds);
+    result.set_ranks(4);
+  }
+  const std::string card = model_card(config, set, evaluation, finished);
+  for (const char* part :
+       {"# run\n\nA hybrid-attention model made by flashmorph-dist from `teacher`: full attention in layers 1 3 of 4 "
+        "(chosen by flashmorph for a budget of 2 layers), lightning attention in the others.\n",
+        "| flashmorph | align | 1 3 | 75.0 % | 75.0 % | - | 12.3 | 512 |\n",
+        "| model | after | task | tokens | score |\n|---|---|---|---|---|\n| flashmorph | align | values | 512 | 62.5 "
+        "|\n",
+        "| stage | tokens | seconds | ranks | rank-hours |\n|---|---|---|---|---|\n| align | 1000000 | 1800.0 | 4 | "
+        "2.0000 |\n"
+        "| evaluate teacher | 0 | 36.0 | 4 | 0.0400 |\n| in all |  |  |  | 2.0400 |\n",
+        "```yaml\nrun:\n", "stages:\n  align:\n    tokens: 1000000\n"})
+    EXPECT_THAT(card, testing::HasSubstr(part));
 }
 
 double noise(const proto::GateSnapshot& gates, const std::string& objective = "paper") {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/bad_input.h"
+#include "core/export/licence.h"
 #include "core/io/safetensors.h"
 #include "core/mixer/lightning.h"
 #include "tests/support/temporary_folder.h"
@@ -59,11 +60,49 @@ TEST_F(ExportHuggingFace, WritesEveryFile) {
   EXPECT_EQ(read(folder() / "tokenizer.json"), read("tests/data/passkey-teacher/tokenizer.json"));
   EXPECT_THAT(
       read(folder() / "README.md"),
-      StartsWith("# A hybrid\n\nIt loads with transformers 5 or later, and runs code of this folder:\n\n```python\n"));
+      StartsWith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n# A hybrid\n\nIt loads with "
+                 "transformers 5 or later, and runs code of this folder:\n\n```python\n"));
   EXPECT_THAT(read(folder() / "README.md"), HasSubstr("Its story.\n"));
   EXPECT_EQ(report.format, "flashmorph");
   EXPECT_EQ(report.tokens, 256);
   EXPECT_EQ(report.largest_difference, 0.0);
+}
+
+TEST_F(ExportHuggingFace, TheTeachersLicenceIsNamedAndItsFilesGoAlong) {
+  std::ofstream(source.path() / "README.md")
+      << "---\ntags: [a]\nlicense: \"apache-2.0\"\n---\n# Teacher\nlicense: mit\n";
+  for (const char* name : {"LICENSE", "NOTICE", "USE_POLICY.md", "tokenizer.model", "chat_template.jinja"})
+    std::ofstream(source.path() / name) << name << "'s text\n";
+  write(small_hybrid(source.path()));
+  const std::string card = read(folder() / "README.md");
+  EXPECT_THAT(card, StartsWith("---\nlicense: apache-2.0\nlibrary_name: transformers\n"));
+  EXPECT_THAT(card,
+              HasSubstr("The teacher's licence, and so this model's: apache-2.0, as the teacher's README.md says.\n"));
+  for (const char* name : {"LICENSE", "NOTICE", "USE_POLICY.md", "tokenizer.model", "chat_template.jinja"})
+    EXPECT_EQ(read(folder() / name), read(source.path() / name)) << name;
+}
+
+TEST(Licence, IsWhatTheFolderSays) {
+  struct {
+    const char *card, *licence, *name, *file;
+  } const cases[] = {
+      {nullptr, nullptr, "", ""},
+      {"---\r\nlicense: mit\r\n---\r\n", nullptr, "mit", "README.md"},
+      {"---\nlicense:\n- llama3.2\n---\n", nullptr, "llama3.2", "README.md"},
+      {"---\nlicense: other\nlicense_name: qwen-research\n---\n", "Text", "qwen-research", "README.md"},
+      {"# license: mit\n", nullptr, "", ""},
+      {"---\ntags: [a]\n---\nlicense: mit\n", "\n   Apache License\nVersion 2.0\n", "Apache License", "LICENSE"},
+      {"---\nlicense: 'mit\\n# Another title'\n---\n", nullptr, "", ""},
+      {"---\nlicense: <script>\n---\n", "MIT License (c) A", "MIT License (c) A", "LICENSE"},
+  };
+  for (const auto& [card, text, name, file] : cases) {
+    const TemporaryFolder folder;
+    if (card != nullptr) std::ofstream(folder.path() / "README.md") << card;
+    if (text != nullptr) std::ofstream(folder.path() / "LICENSE") << text;
+    const Licence licence = licence_of(folder.path());
+    EXPECT_EQ(licence.name, name) << (card != nullptr ? card : "no card");
+    EXPECT_EQ(licence.file, file);
+  }
 }
 
 TEST_F(ExportHuggingFace, TensorsComeBackExactly) {
