@@ -77,7 +77,8 @@ nlohmann::ordered_json json_of(const StageUse& use) {
   return json;
 }
 
-void CostRecorder::finished(const std::string& stage, double) {
+// A run does not end for want of what it cost.
+void CostRecorder::finished(const std::string& stage, double) try {
   const RunRecord record = RunRecord::open(folder_);
   for (const proto::StageResult& done : record.state.finished()) {
     if (done.stage() != stage) continue;
@@ -85,6 +86,8 @@ void CostRecorder::finished(const std::string& stage, double) {
     journal_.cost(use);
     if (metrics_ != nullptr) metrics_->cost(use);
   }
+} catch (const std::exception& error) {
+  journal_.warn("what " + stage + " cost cannot be said: " + error.what());
 }
 
 }  // namespace flashmorph

@@ -109,15 +109,17 @@ TextTable task_table(const proto::Evaluation& evaluation, const EvaluationPlan& 
   return table;
 }
 
+// Of the models that it was measured of: a file may hold others.
 TextTable perplexity_table(const proto::Evaluation& evaluation) {
-  TextTable table(1, {"perplexity at", "model"});
-  for (const proto::PerplexityAtPlace& place : evaluation.measurements(0).perplexity_by_place())
-    table[0].push_back(fmt::format("{}-{}", place.from(), place.to()));
+  TextTable table;
   for (const proto::Measurement& model : evaluation.measurements()) {
-    std::vector<std::string> row = {"", short_name(model.name())};
-    for (const proto::PerplexityAtPlace& place : model.perplexity_by_place())
+    std::vector<std::string> head = {"perplexity at", "model"}, row = {"", short_name(model.name())};
+    for (const proto::PerplexityAtPlace& place : model.perplexity_by_place()) {
+      head.push_back(fmt::format("{}-{}", place.from(), place.to()));
       row.push_back(fmt::format("{:.2f}", place.perplexity()));
-    table.push_back(row);
+    }
+    if (table.empty() && row.size() > 2) table.push_back(head);
+    if (row.size() > 2) table.push_back(row);
   }
   return table;
 }

@@ -26,6 +26,7 @@ RUN_BY = {
     "mpirun": "end_to_end.small_run", "build/flashmorph-dist": "end_to_end.small_run", "flashmorph-dist": "end_to_end.small_run",
     "sbatch": "tests/slurm/run.sh", "prometheus": "live.prometheus", "deploy/bundle.sh": "tests/gpu.sh", "FOLDER/run": "tests/gpu.sh",
     "python3 tests/benchmarks": "itself", "python tests/benchmarks": "itself", "tests/benchmarks": "itself", "tests/fuzz/run.sh": "itself",
+    "python docs/evaluate": "golden.tasks",
 }
 UNTESTED = ("docker", "apptainer", "kubectl")
 

@@ -102,9 +102,10 @@ def made_here(arguments):
                     faults.append(f"two ranks, {mesh}: {name} is {score}, {whole[name]} on one")
         faults += in_a_chat(arguments, folder)
         faults += refusals(arguments, folder)
-        subprocess.run(
-            [arguments.program, "bench", TEACHER, "--hybrid", "lightning:3", "--lengths", "256", "--tokens", "4"], check=True
-        )
+        paces = Path(folder) / "paces.json"
+        timed = ["bench", TEACHER, "--hybrid", "lightning:3", "--lengths", "256,512", "--tokens", "4", "--out", str(paces)]
+        subprocess.run([arguments.program, *timed], check=True)
+        faults += pictures(folder, {"out.json": ["passkey-teacher", ">512<"], "paces.json": ["prefill", "as lightning:3"]})
     return faults
 
 
@@ -155,6 +156,16 @@ def measured(arguments, folder, launcher, asked):
         for model in first["measurements"]
         for task in model["tasks"]
     }
+
+
+def pictures(folder, expected):
+    """docs/evaluate/draw.py draws what was measured."""
+    faults = []
+    for numbers, words in expected.items():
+        picture = Path(folder) / "picture.svg"
+        subprocess.run([sys.executable, "docs/evaluate/draw.py", str(picture), str(Path(folder) / numbers)], check=True)
+        faults += [f"no {word} in the picture of {numbers}" for word in words if word not in picture.read_text()]
+    return faults
 
 
 def refusals(arguments, folder):

@@ -76,6 +76,8 @@ TEST(Status, SaysWhatAStageCostAndSoDoesTheJournal) {
   const nlohmann::json line = RunRecord::open(folder.path()).events.back();
   EXPECT_EQ(line["event"], "stage_cost");
   EXPECT_EQ(line["rank_hours"], 2.0);
+  CostRecorder(folder.path() / "nowhere", journal, nullptr).finished("align", 1800.0);
+  EXPECT_THAT(RunRecord::open(folder.path()).events.back()["detail"], HasSubstr("what align cost cannot be said"));
   EXPECT_EQ(line["flop"], nlohmann::json::parse(status_of(folder.path(), {"--json"}))["finished_stages"][0]["flop"]);
 }
 
