@@ -10,7 +10,7 @@ run() {
     --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.distill.tokens=4096 \
     --set stages.finetune.tokens=2048 --set stages.finetune.batch_tokens=1024 --set stages.evaluate.compare='[uniform]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \
-    --set stages.evaluate.perplexity_tokens=1024 "$@"
+    --set stages.evaluate.perplexity_tokens=1024 --set health.sniff=true "$@"
 }
 
 # refused EXPECTED ARGUMENT...: exit code 2, the expected words, nothing on disk.
@@ -31,6 +31,7 @@ for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.s
 done
 [[ ! -e "$work/small.prometheus.json" ]] || fail "a finished run still names its endpoint"
 grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
+grep -qE "sniff +2 ranks: matrix product .* links .*B/s" "$work/first.log" || fail "no rate of the ranks"
 "$program" status "$work/small" | grep -q "finished" || fail "status of a finished run"
 "$program" status "$work/small" --json | "$python" -c 'import json, sys; assert json.load(sys.stdin)["phase"] == "finished"' ||
   fail "status for programs"
