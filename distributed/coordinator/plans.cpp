@@ -47,6 +47,7 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
 }
 
 std::string hash_of(const proto::PlanSet& plans) {
+  if (plans.plans().empty()) return "";
   proto::PlanSet hashed = plans;
   hashed.clear_provenance();
   for (proto::HybridPlan& plan : *hashed.mutable_plans()) plan.clear_judging();

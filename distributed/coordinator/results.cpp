@@ -1,29 +1,21 @@
 #include "distributed/coordinator/results.h"
 
-#include <cstdio>
+#include <fmt/format.h>
+
+#include "core/base/listed.h"
 
 namespace flashmorph {
 namespace {
 
-std::string fixed(double value, int digits) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
-}
-
 std::string percent(int64_t right, int64_t all) {
-  return all == 0 ? "-" : fixed(100.0 * static_cast<double>(right) / static_cast<double>(all), 1) + " %";
+  return all == 0 ? "-" : fmt::format("{:.1f} %", 100.0 * static_cast<double>(right) / static_cast<double>(all));
 }
 
 std::string percent(const proto::RecallCounts& counts) { return percent(counts.right_words(), counts.words()); }
 
 std::string layers_of(const proto::PlanSet& plans, const std::string& name) {
-  for (const proto::HybridPlan& plan : plans.plans()) {
-    if (plan.name() != name) continue;
-    std::string text;
-    for (const int64_t layer : plan.full_layers()) text += (text.empty() ? "" : " ") + std::to_string(layer);
-    return text.empty() ? "none" : text;
-  }
+  for (const proto::HybridPlan& plan : plans.plans())
+    if (plan.name() == name) return plan.full_layers().empty() ? "none" : listed(plan.full_layers(), " ");
   return "all";
 }
 
@@ -53,7 +45,7 @@ TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& ev
                                     mean_recall(measured, [](const auto& recall) { return recall.teacher_forced(); })};
     for (const proto::RecallAtLength& recall : measured.recall()) row.push_back(percent(recall.teacher_forced()));
     row.push_back(mean_recall(measured, [](const auto& recall) { return recall.greedy(); }));
-    row.push_back(fixed(measured.perplexity(), 1));
+    row.push_back(fmt::format("{:.1f}", measured.perplexity()));
     row.push_back(std::to_string(measured.kv_bytes_per_token()));
     table.push_back(row);
   }
@@ -62,25 +54,19 @@ TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& ev
 
 std::string model_card(const RunConfig& config, const proto::PlanSet& plans, const proto::Evaluation& evaluation) {
   const proto::HybridPlan& plan = plans.plans(0);
-  std::string card = "# " + config.run.name + "\n\nA hybrid-attention model made by flashmorph-dist from `" +
-                     config.model.path + "`: full attention in layers " + layers_of(plans, plan.name()) + " of " +
-                     std::to_string(plans.layers()) + " (chosen by " + plan.name() + "), " + config.mixer.kind +
-                     " attention in the others.\n\n";
-  const TextTable table = results_table(plans, evaluation);
-  for (size_t row = 0; row < table.size(); ++row) {
-    for (const std::string& cell : table[row]) card += "| " + cell + " ";
-    card += "|\n";
-    if (row > 0) continue;
-    for (size_t column = 0; column < table[0].size(); ++column) card += "|---";
-    card += "|\n";
-  }
-  return card + "\nRecall: share of right passkey words on held-out text (" +
-         std::to_string(config.stages.evaluate.passkeys) + " passkeys of " +
-         std::to_string(config.stages.evaluate.words) +
-         " words); greedy: the model writes its answers itself. Tokens: align " +
-         std::to_string(config.stages.align.tokens) + ", select " + std::to_string(config.stages.select.tokens) +
-         ", distill " + std::to_string(config.stages.distill.tokens) + ", finetune " +
-         std::to_string(config.stages.finetune.tokens) + "; seed " + std::to_string(config.run.seed) + ".\n";
+  const StagesSection& stages = config.stages;
+  TextTable table = results_table(plans, evaluation);
+  table.insert(table.begin() + 1, std::vector<std::string>(table[0].size(), "---"));
+  std::string rows;
+  for (const std::vector<std::string>& row : table) rows += fmt::format("| {} |\n", listed(row, " | "));
+  return fmt::format(
+      "# {}\n\nA hybrid-attention model made by flashmorph-dist from `{}`: full attention in layers {} of {} (chosen "
+      "by {}), {} attention in the others.\n\n{}\nRecall: share of right passkey words on held-out text ({} passkeys "
+      "of {} words); greedy: the model writes its answers itself. Tokens: align {}, select {}, distill {}, finetune "
+      "{}; seed {}.\n",
+      config.run.name, config.model.path, layers_of(plans, plan.name()), plans.layers(), plan.name(), config.mixer.kind,
+      rows, stages.evaluate.passkeys, stages.evaluate.words, stages.align.tokens, stages.select.tokens,
+      stages.distill.tokens, stages.finetune.tokens, config.run.seed);
 }
 
 }  // namespace flashmorph

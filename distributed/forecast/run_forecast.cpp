@@ -47,13 +47,13 @@ double flop_of_stage(const std::string& stage, const RunConfig& config, const Mo
 }
 
 RunConfig on_mesh(RunConfig config, const MeshChoice& mesh) {
-  StagesSection& stages = config.stages;
-  for (ParallelSection* parallel : {&config.parallel, &stages.align.parallel, &stages.select.parallel,
-                                    &stages.distill.parallel, &stages.finetune.parallel, &stages.evaluate.parallel}) {
-    parallel->tensor = mesh.tensor;
-    parallel->pipeline = mesh.pipeline;
-    parallel->pipeline_cuts.clear();
-  }
+  const auto choose = [&](ParallelSection& parallel) {
+    parallel.tensor = mesh.tensor;
+    parallel.pipeline = mesh.pipeline;
+    parallel.pipeline_cuts.clear();
+  };
+  choose(config.parallel);
+  for (ParallelSection* stage : config.stages.parallels()) choose(*stage);
   return config;
 }
 
