@@ -4,8 +4,8 @@
 # parts: operators   the CUDA operators against their definitions in float64
 #        sanitizer   the same on small shapes under compute-sanitizer
 #        ranks       gates on cards, several ranks sharing one, against the CPU's
-#        cards       every stage on every kind of mesh over NCCL, each rank with a card of its own: gates, and weights after
-#                    three steps of distill, against the CPU's; on two cards, and on four where there are
+#        cards       every stage on every kind of mesh over NCCL, each rank with a card of its own, against the CPU's: gates in
+#                    float32 and float64, weights after three steps of distill; on two cards, and on four where there are
 #        faults      a rank killed, stopped, out of memory, in another collective: over NCCL, on two cards at least
 #        quickstart  the whole quickstart in bfloat16
 # All that the machine has cards for when none is named. Needs python3 with torch, and compute-sanitizer for that part.
@@ -64,14 +64,16 @@ small_run() {
   "$bundle/run" mpirun --oversubscribe --bind-to none -np "$ranks" flashmorph-dist configs/quickstart.yaml "${sets[@]}"
 }
 
-# The gates of two runs agree after every step to float32's tolerance.
+# same_gates RUN RUN: after every step, within 1e-4 in float32 and 1e-8 in float64.
 same_gates() {
-  python3 - "$work/$1/gates.json" "$work/$2/gates.json" <<'PYTHON'
+  python3 - "$work/$1" "$work/$2" <<'PYTHON'
 import json, sys
-a, b = ([alpha for step in json.load(open(path))["history"] for alpha in step["alpha"]] for path in sys.argv[1:])
+runs = [(folder, open(f"{folder}/run.yaml").read(), json.load(open(f"{folder}/gates.json"))) for folder in sys.argv[1:]]
+bound = 1e-8 if all('dtype: "float64"' in settings for _, settings, _ in runs) else 1e-4
+a, b = ([alpha for step in gates["history"] for alpha in step["alpha"]] for *_, gates in runs)
 off = max(abs(x - y) for x, y in zip(a, b))
-print(f"gates of {sys.argv[2]} differ by {off:.1e}; {[round(x, 4) for x in a[-12:]]}")
-sys.exit(len(a) != len(b) or not off <= 1e-4)
+print(f"gates of {runs[1][0].rsplit('/', 1)[1]} differ by {off:.1e} of {bound:.0e}; {[round(x, 4) for x in a[-12:]]}")
+sys.exit(len(a) != len(b) or not off <= bound)
 PYTHON
 }
 
@@ -141,7 +143,8 @@ two_cards_at_least() {
 }
 
 # Three steps of each stage but finetune, one of the comparison's hybrid, whose layers no gate decides: its weights are compared.
-readonly kEveryStage=(stages.{align,select,distill}.tokens=12288 stages.finetune.tokens=4096
+# In float64: in float32 rounding alone moves a tensor by 1.9e-4 of itself in these steps (float32 beside float64, both on a CPU).
+readonly kEveryStage=(device.dtype=float64 stages.{align,select,distill}.tokens=12288 stages.finetune.tokens=4096
   stages.{align,select,distill,finetune}.batch_tokens=4096 stages.{align,select,distill,finetune}.micro_batch_tokens=1024
   stages.{distill,finetune}.data.lengths=1024 'stages.evaluate.compare=[uniform]' stages.evaluate.greedy_samples=0
   stages.export.enabled=true)
@@ -165,7 +168,7 @@ text = json.dumps(header).encode()
 PYTHON
 }
 
-# The trained weights of two runs agree to float32's tolerance, as a whole and by tensor; and they were trained.
+# The trained weights of two runs, which are kept in float32, agree by tensor; and they were trained.
 same_weights() {
   python3 - "$work/$1" "$work/$2" tests/data/passkey-teacher/model.safetensors <<'PYTHON'
 import json, math, struct, sys
@@ -186,26 +189,36 @@ off = {name: error(b[name], a[name]) for name in a}
 worst = max(off, key=off.get)
 moved = error(a["model.embed_tokens.weight"], teacher["model.embed_tokens.weight"])
 print(f"weights of {sys.argv[2].rsplit('/', 1)[1]} differ by {off[worst]:.1e} at most, {worst}; the embedding moved by {moved:.1e}")
-sys.exit(a.keys() != b.keys() or not off[worst] <= 1e-4 or moved < 1e-3)
+sys.exit(a.keys() != b.keys() or not off[worst] <= 1e-6 or moved < 1e-3)
 PYTHON
 }
 
-# every_stage NAME RANKS CPU_RUN FIRST_CARD KEY=VALUE...
-every_stage() {
+# on_mesh NAME RANKS CPU_RUN FIRST_CARD KEY=VALUE...: gates in float32, every stage in float64.
+on_mesh() {
   local name=$1 ranks=$2 cpu_run=$3 first=$4
   shift 4
-  CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + ranks - 1))) on_cards "$name" "$ranks" NCCL "$cpu_run" "${kEveryStage[@]}" "$@"
-  same_weights "$cpu_run" "$name"
-  test -s "$work/$name/export/config.json"
+  export CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + ranks - 1)))
+  on_cards "$name" "$ranks" NCCL "$cpu_run" "$@"
+  on_cards "$name-float64" "$ranks" NCCL "$cpu_run-float64" "${kEveryStage[@]}" "$@"
+  same_weights "$cpu_run-float64" "$name-float64"
+  test -s "$work/$name-float64/export/config.json"
+}
+
+# on_cpu_twice NAME KEY=VALUE...: what on_mesh compares with.
+on_cpu_twice() {
+  local name=$1
+  shift
+  spawn "$name" on_cpu "$name" "$@"
+  spawn "$name-float64" on_cpu "$name-float64" "${kEveryStage[@]}" "$@"
 }
 
 cards() {
   two_cards_at_least
   untied_teacher
   local mixer first=0
-  spawn cpu on_cpu cpu "${kEveryStage[@]}"
-  spawn cpu-untied on_cpu cpu-untied "${kEveryStage[@]}" model.path="$work/untied-teacher"
-  for mixer in gla gated_delta_net; do spawn "cpu-$mixer" on_cpu "cpu-$mixer" "${kEveryStage[@]}" mixer.kind="$mixer"; done
+  on_cpu_twice cpu
+  on_cpu_twice cpu-untied model.path="$work/untied-teacher"
+  for mixer in gla gated_delta_net; do on_cpu_twice "cpu-$mixer" mixer.kind="$mixer" stages.select.tokens=16384; done
   leave 0
 
   # on RANKS NAME CPU_RUN KEY=VALUE...: where the machine has so many cards; three at a time.
@@ -214,7 +227,7 @@ cards() {
     shift 3
     if ((ranks > cards)); then return; fi
     leave 2
-    spawn "$name" every_stage "$name" "$ranks" "$cpu_run" $((ranks > 2 ? 0 : first)) "$@"
+    spawn "$name" on_mesh "$name" "$ranks" "$cpu_run" $((ranks > 2 ? 0 : first)) "$@"
     first=$((cards < 4 ? 0 : 2 - first))
   }
   on 2 tensor cpu parallel.tensor=2
@@ -222,16 +235,16 @@ cards() {
   on 2 untied cpu-untied model.path="$work/untied-teacher" parallel.pipeline=2
   on 2 sequence cpu parallel.tensor=2 parallel.sequence=true
   on 2 zero cpu stages.{distill,finetune}.parallel.zero=true
-  on 2 gla cpu-gla mixer.kind=gla parallel.pipeline=2
-  on 2 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net parallel.tensor=2
+  on 2 gla cpu-gla mixer.kind=gla stages.select.tokens=16384 parallel.pipeline=2
+  on 2 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net stages.select.tokens=16384 parallel.tensor=2
   on 4 tensor cpu parallel.tensor=4
   on 4 pipeline cpu parallel.pipeline=4
   on 4 untied cpu-untied model.path="$work/untied-teacher" parallel.pipeline=4
   on 4 zero cpu stages.{distill,finetune}.parallel.zero=true
   on 4 data-pipeline cpu parallel.pipeline=2 stages.{select,distill,finetune}.parallel.recompute=full
   on 4 pipeline-tensor cpu parallel.pipeline=2 parallel.tensor=2 parallel.sequence=true
-  on 4 gla cpu-gla mixer.kind=gla parallel.tensor=2
-  on 4 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net parallel.pipeline=4
+  on 4 gla cpu-gla mixer.kind=gla stages.select.tokens=16384 parallel.tensor=2
+  on 4 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net stages.select.tokens=16384 parallel.pipeline=4
   all_well
 }
 
