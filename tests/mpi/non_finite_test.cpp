@@ -269,18 +269,19 @@ TEST(StepWatch, ASlowRankIsNamedOnceWithItsFigures) {
   StageContext here = told_to(listener, mesh, config);
   StepWatch watch("select", 0, 30, here);
   const auto figures = [](double of_second, double of_third) {  // seconds a step, of which the rank waits for 1
-    return std::vector<RankVitals>{{0, "a", 1.25, 1.0, 0}, {1, "b", of_second, 1.0, 0}, {2, "c", of_third, 1.0, 0}};
+    return std::vector<RankVitals>{
+        {0, "a", 1.25, 1.0, 0}, {1, "b", of_second, 1.0, 0}, {2, "c", of_third, 1.0, 0}, {3, "d", 1.25, 1.0, 0}};
   };
   watch.tell(figures(1.25, 1.375), 10);  // 1.5 times the median's own work
   EXPECT_TRUE(listener.warnings.empty());
   watch.tell(figures(1.25, 1.5), 20);
-  watch.tell(figures(2.0, 1.5), 30);
+  watch.tell(figures(2.0, 1.5), 30);  // the third is still slow
   const std::string end = " s a step of its own work; the ranks' median is ";
   EXPECT_EQ(listener.warnings,
             (std::vector<std::string>{"rank 2 on c is slow: select, steps 11 to 20, 0.500" + end +
                                           "0.250 s, and more than 1.5 times as long is told (health.straggler)",
                                       "rank 1 on b is slow: select, steps 21 to 30, 1.000" + end +
-                                          "0.500 s, and more than 1.5 times as long is told (health.straggler)"}));
+                                          "0.250 s, and more than 1.5 times as long is told (health.straggler)"}));
 }
 
 }  // namespace
