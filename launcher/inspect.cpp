@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "core/base/listed.h"
 #include "core/export/describe.h"
 #include "core/io/checksums.h"
 #include "core/tokenizer/tokenizer.h"
@@ -21,10 +22,10 @@ struct InspectOptions {
 void line(const char* label, const std::string& value) { fmt::print("{:<14}{}\n", label, value); }
 
 std::string indices(const std::vector<bool>& layers, bool of) {
-  std::string text;
+  std::vector<size_t> found;
   for (size_t layer = 0; layer < layers.size(); ++layer)
-    if (layers[layer] == of) text += (text.empty() ? "" : " ") + std::to_string(layer);
-  return text;
+    if (layers[layer] == of) found.push_back(layer);
+  return listed(found, " ");
 }
 
 std::string layers_of(const HybridSpec& hybrid) {

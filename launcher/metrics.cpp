@@ -1,5 +1,6 @@
 #include "launcher/metrics.h"
 
+#include <fmt/format.h>
 #include <netdb.h>
 #include <prometheus/counter.h>
 #include <sys/socket.h>
@@ -46,7 +47,7 @@ Metrics::Metrics(const RunConfig& config, const std::string& version)
         std::vector<std::string>{"listening_ports", listen, "num_threads", "4", "request_timeout_ms", "5000"});
   } catch (const std::exception&) {
     throw BadInput("metrics.listen",
-                   "'" + listen + "' cannot be listened at; give another port, or port 0 for any free one");
+                   fmt::format("'{}' cannot be listened at; give another port, or port 0 for any free one", listen));
   }
   address_ = listen.substr(0, listen.rfind(':') + 1) + std::to_string(exposer_->GetListeningPorts().front());
   warnings_ = &prometheus::BuildCounter()

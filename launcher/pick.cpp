@@ -53,7 +53,8 @@ proto::GateSnapshot gates_of(const RunFolder& files, int64_t layers) {
 RunConfig with_budget(const RunRecord& record, const std::string& budget) {
   const size_t equals = budget.find('=');
   if (equals == std::string::npos)
-    throw BadInput("--budget", "is '" + budget + "', expected a key of budget and its value, e.g. full_layers=4");
+    throw BadInput("--budget",
+                   fmt::format("is '{}', expected a key of budget and its value, e.g. full_layers=4", budget));
   const std::string section = fmt::format("budget={{{}: \"{}\", length: {}}}", budget.substr(0, equals),
                                           budget.substr(equals + 1), record.config.budget.length);
   return RunConfig::from_yaml(record.config_text, record.folder / "run.yaml", {section});

@@ -54,11 +54,12 @@ std::vector<Fault> without_room(const std::vector<StageForecast>& stages, const 
   std::vector<Fault> faults;
   for (const StageForecast& stage : stages)
     if (!fits(stage, card))
-      faults.push_back({"stages." + stage.stage,
-                        "takes " + short_bytes(largest_peak(stage)) + " of tensors on a rank; a " + card.name +
-                            " has " + short_bytes(static_cast<int64_t>(card.memory_bytes)) + ", of which " +
-                            short_bytes(static_cast<int64_t>(kFillable * card.memory_bytes - kBesideTensors)) +
-                            " can be filled with them"});
+      faults.push_back(
+          {"stages." + stage.stage,
+           fmt::format("takes {} of tensors on a rank; a {} has {}, of which {} can be filled with them",
+                       short_bytes(largest_peak(stage)), card.name,
+                       short_bytes(static_cast<int64_t>(card.memory_bytes)),
+                       short_bytes(static_cast<int64_t>(kFillable * card.memory_bytes - kBesideTensors)))});
   return faults;
 }
 
@@ -258,10 +259,8 @@ CommandWork plan_command(CLI::App& app) {
   app.add_option("--np", options->ranks, "ranks, as mpirun -np")
       ->required()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
-  std::string cards;
-  for (const Card& card : known_cards()) cards += (cards.empty() ? "" : ", ") + card.name;
   app.add_option("--card", options->card,
-                 "estimate times on such cards, one a rank, and whether it has room: " + cards);
+                 "estimate times on such cards, one a rank, and whether it has room: " + card_names());
   add_set_option(app, options->set);
   app.add_flag("--json", options->json, "for programs");
   return [options] { return make_forecast(*options); };

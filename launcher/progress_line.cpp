@@ -1,5 +1,6 @@
 #include "launcher/progress_line.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 namespace flashmorph {
@@ -14,12 +15,12 @@ ProgressLine::ProgressLine() : live_(isatty(STDERR_FILENO) != 0), next_(between(
 void ProgressLine::show(const std::function<std::string()>& text) {
   if (seconds() < next_) return;
   next_ = seconds() + between(live_);
-  std::fputs(live_ ? ("\r" + text() + "\x1b[K").c_str() : (text() + "\n").c_str(), stderr);
+  fmt::print(stderr, fmt::runtime(live_ ? "\r{}\x1b[K" : "{}\n"), text());
   drawn_ = true;
 }
 
 void ProgressLine::finish(const std::function<std::string()>& text) {
-  if (live_ && drawn_) std::fputs(("\r" + text() + "\x1b[K\n").c_str(), stderr);
+  if (live_ && drawn_) fmt::print(stderr, "\r{}\x1b[K\n", text());
 }
 
 }  // namespace flashmorph

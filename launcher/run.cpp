@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include <sstream>
 
 #include "core/base/bad_input.h"
+#include "core/base/clock.h"
 #include "core/base/endings.h"
 #include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
@@ -21,6 +23,7 @@
 #include "distributed/coordinator/branch_facts.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
+#include "distributed/health/sniff.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/run/run_lock.h"
@@ -96,9 +99,9 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<v
     if (section->tokens > 0) SampleStream(*inputs.corpus, *inputs.passkeys, *section, config.run.seed, stage);
   const int64_t least = inputs.passkeys->least_length(config.stages.evaluate.passkeys, config.stages.evaluate.words);
   if (std::ranges::min(config.stages.evaluate.lengths) < least)
-    throw BadInput("stages.evaluate.lengths", std::to_string(config.stages.evaluate.passkeys) + " passkeys of " +
-                                                  std::to_string(config.stages.evaluate.words) + " words need " +
-                                                  std::to_string(least) + " tokens");
+    throw BadInput("stages.evaluate.lengths",
+                   fmt::format("{} passkeys of {} words need {} tokens", config.stages.evaluate.passkeys,
+                               config.stages.evaluate.words, least));
   const EvaluateSection& evaluate = config.stages.evaluate;
   if (!evaluate.tasks.empty()) inputs.tasks.emplace(*inputs.tokenizer, plays());
   for (const std::string& task : evaluate.tasks)
@@ -123,6 +126,17 @@ std::unique_ptr<RunLock> locked(const RunFolder& folder, bool fresh, std::filesy
     old.folder_moved(aside);
   }
   return std::make_unique<RunLock>(folder.path());
+}
+
+// A rank or link that is slow costs all others: named before it does.
+void sniff(RunDevice& device, const RunConfig& config, Watchdog& watchdog, StageObserver& observer) {
+  const Phase measuring(watchdog, Work::evaluate, "sniff");
+  const Stopwatch watch;
+  Communicator& world = device.world();
+  const std::vector<std::string> hosts = gather_text(host_name(), world);
+  const std::vector<Rates> ranks = gather_rates(measured_rates(world, device.place(), dtype_of(config.device)), world);
+  observer.note(fmt::format("sniff  {}  took {:.1f} s", text_of(ranks), watch.seconds()));
+  for (const std::string& odd : odd_rates(ranks, hosts)) observer.warn(odd);
 }
 
 }  // namespace
@@ -177,7 +191,7 @@ int run(const CommandLine& line, Communicator& host_world) {
     if (metrics) {
       all.push_back(metrics.get());
       metrics->write_target(folder.metrics_target_file());
-      journal->event("metrics", "http://" + metrics->address() + "/metrics");
+      journal->event("metrics", fmt::format("http://{}/metrics", metrics->address()));
     }
     observers = std::make_unique<Observers>(all);
     terminal.header(config, inputs.spec, layouts_of(config, inputs.spec, world.size()), device.description(),
@@ -193,6 +207,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   watchdog.meet_in(folder.health_folder());
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
+  if (config.health.sniff) sniff(device, config, watchdog, observer);
   Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog,
                            inputs.tasks ? &*inputs.tasks : nullptr},
                           world, placed, folder);
@@ -201,7 +216,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   } catch (const Stopped& stopped) {
     if (leads) {
       std::filesystem::remove(folder.metrics_target_file());
-      observers->warn(std::string(stopped.what()) + "; the same command goes on from there");
+      observers->warn(fmt::format("{}; the same command goes on from there", stopped.what()));
     }
     return kStoppedEarly;
   } catch (const BadInput&) {

@@ -1,5 +1,7 @@
 #include "launcher/start_checks.h"
 
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -18,10 +20,11 @@ void check_ranks_found_each_other(int world_size, const Environment& environment
     const char* value = environment(name);
     if (value == nullptr) continue;
     if (world_size == 1 && std::atoll(value) > 1)
-      throw BadInput(name,
-                     "is " + std::string(value) + ", but this process is alone in MPI: every one would run the whole " +
-                         "job as rank 0 of 1. Start the ranks with mpirun -np " + value +
-                         " flashmorph-dist ..., or with srun --mpi=pmix where Slurm and this Open MPI share PMIx");
+      throw BadInput(
+          name, fmt::format("is {0}, but this process is alone in MPI: every one would run the whole job as rank 0 "
+                            "of 1. Start the ranks with mpirun -np {0} flashmorph-dist ..., or with srun "
+                            "--mpi=pmix where Slurm and this Open MPI share PMIx",
+                            value));
     return;
   }
 }
@@ -34,7 +37,7 @@ bool is_first_process(const Environment& environment) {
 
 StartFacts start_facts(const CommandLine& line) {
   StartFacts facts;
-  facts.program = FLASHMORPH_VERSION " (build " + sha256_of_file("/proc/self/exe").substr(0, 12) + ")";
+  facts.program = fmt::format("{} (build {:.12})", FLASHMORPH_VERSION, sha256_of_file("/proc/self/exe"));
   facts.arguments = line.config_file;
   for (const std::string& set : line.set) facts.arguments += " --set " + set;
   if (std::ifstream(line.config_file)) facts.config_hash = sha256_of_file(line.config_file);
@@ -53,9 +56,9 @@ void check_same_start(const StartFacts& facts, Communicator& world) {
     const nlohmann::json theirs = nlohmann::json::parse(all[rank]);
     for (size_t fact = 0; fact < std::size(kWhat); ++fact) {
       if (theirs[fact] == first[fact] || theirs[fact] == "" || first[fact] == "") continue;
-      throw BadInput(kWhat[fact].first, "rank " + std::to_string(rank) + " has " + kWhat[fact].second + " " +
-                                            theirs[fact].get<std::string>() + ", expected that of rank 0, " +
-                                            first[fact].get<std::string>());
+      throw BadInput(kWhat[fact].first,
+                     fmt::format("rank {} has {} {}, expected that of rank 0, {}", rank, kWhat[fact].second,
+                                 theirs[fact].get<std::string>(), first[fact].get<std::string>()));
     }
   }
 }

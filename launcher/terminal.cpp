@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "core/base/listed.h"
+
 namespace flashmorph {
 namespace {
 
@@ -18,12 +20,6 @@ std::string budget_text(const BudgetSection& budget, const ModelSpec& spec) {
   if (budget.kv_bytes_per_token > 0)
     return fmt::format("{} bytes a token of {}", budget.kv_bytes_per_token, spec.layers);
   return fmt::format("{} ms a forward over {} tokens of {}", budget.milliseconds, budget.length, spec.layers);
-}
-
-std::string joined(const std::vector<int64_t>& values) {
-  std::string text;
-  for (const int64_t value : values) text += (text.empty() ? "" : " ") + std::to_string(value);
-  return text;
 }
 
 }  // namespace
@@ -136,7 +132,7 @@ void Terminal::stepped(const StepReport& report) {
   show(report.step,
        fmt::format("{:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens - tokens_before_) / seconds,
                    report.loss),
-       report.top_layers.empty() ? "" : "  top: " + joined(report.top_layers));
+       report.top_layers.empty() ? "" : "  top: " + listed(report.top_layers, " "));
   if (report.step == stage_.steps && !report.gates.empty())
     fmt::print(out_, "\n{}\n", gate_bars(report.gates, report.top_layers));
   std::fflush(out_);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace flashmorph {
@@ -39,13 +40,19 @@ class KeyVisitor {
  public:
   virtual ~KeyVisitor() = default;
 
-  virtual void key(const char* name, std::string& value, const Rule& rule) = 0;
-  virtual void key(const char* name, int64_t& value, const Rule& rule) = 0;
-  virtual void key(const char* name, double& value, const Rule& rule) = 0;
-  virtual void key(const char* name, bool& value, const Rule& rule) = 0;
-  virtual void key(const char* name, Range& value, const Rule& rule) = 0;
-  virtual void key(const char* name, std::vector<int64_t>& value, const Rule& rule) = 0;
-  virtual void key(const char* name, std::vector<std::string>& value, const Rule& rule) = 0;
+  // A key's value, of one of these types.
+  using Value =
+      std::variant<std::string*, int64_t*, double*, bool*, Range*, std::vector<int64_t>*, std::vector<std::string>*>;
+  virtual void visit(const char* name, Value value, const Rule& rule) = 0;
+
+  template <class Field>
+  void key(const char* name, Field& field, const Rule& rule) {
+    visit(name, &field, rule);
+  }
+
+  // What must hold between keys of this section; "" is the section itself. `fault` says what is wrong with the first of
+  // them, when none has a fault of its own: its value is not the user's then.
+  virtual void require(bool /*holds*/, const std::vector<std::string>& /*keys*/, const std::string& /*fault*/) {}
 
   template <class Section>
   void section(const char* name, Section& section) {
@@ -86,24 +93,19 @@ class KeyVisitor {
 template <class Self>
 class EachKey : public KeyVisitor {
  public:
-  void key(const char* name, std::string& value, const Rule& rule) override { self().each(name, value, rule); }
-  void key(const char* name, int64_t& value, const Rule& rule) override { self().each(name, value, rule); }
-  void key(const char* name, double& value, const Rule& rule) override { self().each(name, value, rule); }
-  void key(const char* name, bool& value, const Rule& rule) override { self().each(name, value, rule); }
-  void key(const char* name, Range& value, const Rule& rule) override { self().each(name, value, rule); }
-  void key(const char* name, std::vector<int64_t>& value, const Rule& rule) override { self().each(name, value, rule); }
-  void key(const char* name, std::vector<std::string>& value, const Rule& rule) override {
-    self().each(name, value, rule);
+  void visit(const char* name, KeyVisitor::Value value, const Rule& rule) override {
+    std::visit([&](auto* field) { static_cast<Self&>(*this).each(name, *field, rule); }, value);
   }
 
  protected:
-  std::string path_of(const std::string& name) const { return path_ + name; }  // "stages.align.tokens"
+  // "stages.align.tokens"; of no name the section's own, "stages.align".
+  std::string path_of(const std::string& name) const {
+    return name.empty() && !path_.empty() ? path_.substr(0, path_.size() - 1) : path_ + name;
+  }
   void enter(const char* section) override { path_ += std::string(section) + "."; }
   void leave() override { path_.resize(path_.rfind('.', path_.size() - 2) + 1); }
 
  private:
-  Self& self() { return static_cast<Self&>(*this); }
-
   std::string path_;
 };
 

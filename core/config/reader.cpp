@@ -67,9 +67,7 @@ size_t Reader::enter_list(const char* name, size_t count) {
   YAML::Node items(YAML::NodeType::Map);
   if (found.node.IsDefined() && !found.node.IsNull()) {
     if (!found.node.IsSequence() || found.node.size() == 0) {
-      std::string path = path_of("");
-      path.pop_back();
-      input_.fault(input_.where(path), "is " + text_of(found.node) + ", expected a list of maps");
+      input_.fault(input_.where(path_of("")), fmt::format("is {}, expected a list of maps", text_of(found.node)));
     } else {
       count = found.node.size();
       for (size_t i = 0; i < count; ++i) items[std::to_string(i)] = found.node[i];
@@ -84,14 +82,25 @@ void Reader::leave() {
   EachKey::leave();
 }
 
+void Reader::require(bool holds, const std::vector<std::string>& keys, const std::string& fault) {
+  if (holds) return;
+  broken_.push_back({{}, fault});
+  for (const std::string& key : keys) broken_.back().paths.push_back(path_of(key));
+}
+
+// Behind all faults of single keys.
+void Reader::tell_broken_rules() {
+  for (const auto& [paths, fault] : broken_)
+    if (std::ranges::all_of(paths, [&](const std::string& path) { return input_.is_sound(path); }))
+      input_.fault(input_.where(paths[0]), fault);
+}
+
 void Reader::open(const YAML::Node& node, bool from_set) {
   maps_.push_back({YAML::Node(YAML::NodeType::Map), from_set});
   if (!node.IsDefined() || node.IsNull()) return;
   if (!node.IsMap()) {
     maps_.back().is_map = false;
-    std::string path = path_of("");
-    if (!path.empty()) path.pop_back();
-    return input_.fault(input_.where(path), "is " + text_of(node) + ", expected a map of keys");
+    return input_.fault(input_.where(path_of("")), fmt::format("is {}, expected a map of keys", text_of(node)));
   }
   maps_.back().node.reset(node);
   if (const YAML::Node source = value_of(node, "<<"); source.IsDefined()) merge(source, 0);

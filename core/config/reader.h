@@ -19,9 +19,11 @@ class Reader : public EachKey<Reader> {
     open(input_.root, false);
     config.keys(*this);
     close();
+    tell_broken_rules();
   }
 
   bool reads() const override { return true; }
+  void require(bool holds, const std::vector<std::string>& keys, const std::string& fault) override;
 
   template <class Value>
   void each(const char* name, Value& value, const Rule& rule) {
@@ -51,6 +53,11 @@ class Reader : public EachKey<Reader> {
     std::vector<std::pair<std::string, YAML::Node>> merged = {};  // by `<<`, the nearest first
   };
 
+  struct BrokenRule {
+    std::vector<std::string> paths;
+    std::string fault;
+  };
+
   void open(const YAML::Node& node, bool from_set);
   void close();
   void merge(const YAML::Node& source, int depth);
@@ -66,7 +73,10 @@ class Reader : public EachKey<Reader> {
   std::string path_meant_by(const std::string& text, const std::string& place);
   bool is_allowed(const std::string& found, double number, const std::string& place, const Rule& rule);
 
+  void tell_broken_rules();
+
   YamlInput& input_;
+  std::vector<BrokenRule> broken_;
   std::vector<Map> maps_;  // from the root to where we are
 };
 

@@ -1,5 +1,7 @@
 #include "distributed/coordinator/checks.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -35,24 +37,24 @@ class Checks {
     const std::optional<Layout> here = layout(stage);
     const int64_t micro = section.micro_batch(), micro_batches = section.batch_tokens / micro;
     if (here && micro_batches % here->shape.data != 0)
-      faults.push_back({key + ".batch_tokens", "makes " + std::to_string(micro_batches) + " micro-batches of " +
-                                                   std::to_string(micro) + " tokens a step, which " +
-                                                   std::to_string(here->shape.data) +
-                                                   " data ranks cannot share evenly; change batch_tokens, "
-                                                   "micro_batch_tokens, parallel.tensor or parallel.pipeline"});
+      faults.push_back({key + ".batch_tokens",
+                        fmt::format("makes {} micro-batches of {} tokens a step, which {} data ranks cannot share "
+                                    "evenly; change batch_tokens, micro_batch_tokens, parallel.tensor or "
+                                    "parallel.pipeline",
+                                    micro_batches, micro, here->shape.data)});
     for (const int64_t tokens : section.data.lengths)
       if (here && here->shape.sequence && tokens % here->shape.tensor != 0)
         faults.push_back(
-            {key + ".data.lengths", "asks for " + std::to_string(tokens) + " tokens, which " +
-                                        std::to_string(here->shape.tensor) +
-                                        " tensor ranks cannot share evenly; change it or parallel.sequence"});
+            {key + ".data.lengths", fmt::format("asks for {} tokens, which {} tensor ranks cannot share evenly; change "
+                                                "it or parallel.sequence",
+                                                tokens, here->shape.tensor)});
     length(key + ".data.lengths", section.longest());
   }
 
   void length(const std::string& key, int64_t tokens) {
     if (tokens > spec_.max_positions)
-      faults.push_back({key, "asks for " + std::to_string(tokens) + " tokens; the model's longest position is " +
-                                 std::to_string(spec_.max_positions)});
+      faults.push_back(
+          {key, fmt::format("asks for {} tokens; the model's longest position is {}", tokens, spec_.max_positions)});
   }
 
   std::vector<Fault> faults;

@@ -52,15 +52,13 @@ const proto::HybridPlan& first_alike(const proto::HybridPlan& plan, const proto:
   });
 }
 
-bool is_finished(const proto::RunState& state, const proto::StageCommand& command) {
-  const std::string name = name_of(command);
-  return std::ranges::any_of(state.finished(),
-                             [&](const proto::StageResult& result) { return result.stage() == name; });
+bool is_finished(const proto::RunState& state, const std::string& command) {
+  return std::ranges::count(state.finished(), command, &proto::StageResult::stage) > 0;
 }
 
 proto::StageCommand next_command(const RunConfig& config, const proto::RunState& state, const proto::PlanSet& plans) {
   for (const proto::StageCommand& command : commands_of(config, plans))
-    if (!is_finished(state, command)) return command;
+    if (!is_finished(state, name_of(command))) return command;
   return {};
 }
 

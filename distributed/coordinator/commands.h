@@ -21,7 +21,8 @@ std::vector<proto::StageCommand> commands_of(const RunConfig& config, const prot
 // The first plan that keeps the same layers: its hybrid is this plan's, too.
 const proto::HybridPlan& first_alike(const proto::HybridPlan& plan, const proto::PlanSet& plans);
 
-bool is_finished(const proto::RunState& state, const proto::StageCommand& command);
+// command: its name.
+bool is_finished(const proto::RunState& state, const std::string& command);
 
 // The first command that is not finished; one without a stage when all are.
 proto::StageCommand next_command(const RunConfig& config, const proto::RunState& state, const proto::PlanSet& plans);

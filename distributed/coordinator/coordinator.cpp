@@ -29,12 +29,8 @@
 namespace flashmorph {
 namespace {
 
-int64_t element_bytes(PlacedModel& placed) {
-  return static_cast<int64_t>(c10::elementSize(placed.model().placement().dtype));
-}
-
 LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
-  return layer_budget(config.budget, placed.spec(), element_bytes(placed), numbers_of(latency));
+  return layer_budget(config.budget, placed.spec(), placed.element_bytes(), numbers_of(latency));
 }
 
 constexpr double kNoteEvery = 10.0;  // seconds
@@ -78,23 +74,24 @@ void Coordinator::run() {
     report.set_seconds(cost.seconds);
     report.set_bytes_moved(placed_.bytes_moved() - bytes_before);
     report.set_peak_bytes(peak_bytes());
-    report.set_plan_hash(plans_.plans().empty() ? "" : hash_of(plans_));
+    report.set_plan_hash(hash_of(plans_));
     conclude(command, report);
   }
 }
 
 // What earlier starts of this run have left on disk.
 void Coordinator::recall() {
-  require_as_written(folder_.latency_file());
-  require_as_written(folder_.gates_file());
+  require_as_written({folder_.latency_file(), folder_.gates_file()});
   read_on_all_ranks(folder_.gates_file(), gates_, world_);
-  if (finished("discretize")) read_on_all_ranks(folder_.plan_file(), plans_, world_);
+  const bool has_plans = is_finished(folder_.state(), "discretize");  // as rank 0 knows, which alone reads
+  read_on_all_ranks(has_plans ? folder_.plan_file() : "", plans_, world_);
   read_on_all_ranks(folder_.evaluation_file(), evaluation_, world_);
   on_all_ranks(world_, [&] {
     if (!leads()) return;
     if (const std::string expected = folder_.state().plan_hash(); !expected.empty() && expected != hash_of(plans_))
-      throw BadInput(folder_.plan_file().string(), "is not what this run's discretize wrote: its plans' hash is " +
-                                                       hash_of(plans_) + ", expected " + expected);
+      throw BadInput(folder_.plan_file().string(),
+                     fmt::format("is not what this run's discretize wrote: its plans' hash is {}, expected {}",
+                                 hash_of(plans_), expected));
     for (const proto::StageResult& result : folder_.state().finished())
       inputs_.observer.skipped(result.stage(), folder_.path().string());
     forget_checkpoints();
@@ -114,25 +111,25 @@ proto::StageCommand Coordinator::agreed_next_command() {
 
 // Ranks with other plans would run another model, and might wait for each other forever.
 void Coordinator::check_plans(const proto::StageCommand& command) const {
-  const std::string held = plans_.plans().empty() ? "" : hash_of(plans_);
-  if (held != command.plan_hash())
-    throw BadInput(folder_.plan_file().string(), "rank " + std::to_string(world_.rank()) +
-                                                     " holds other plans than rank 0 before " +
-                                                     (command.stage().empty() ? "the run's end" : name_of(command)) +
-                                                     ": their hash is " + held + ", expected " + command.plan_hash());
+  if (const std::string held = hash_of(plans_); held != command.plan_hash())
+    throw BadInput(
+        folder_.plan_file().string(),
+        fmt::format("rank {} holds other plans than rank 0 before {}: their hash is {}, expected {}", world_.rank(),
+                    command.stage().empty() ? "the run's end" : name_of(command), held, command.plan_hash()));
 }
 
-// A file of the run, before it is read. Collective.
-void Coordinator::require_as_written(const std::filesystem::path& file) {
+// Files of the run, before they are read. Collective.
+void Coordinator::require_as_written(const Stage::Files& files) {
   on_all_ranks(world_, [&] {
-    if (leads()) folder_.require_as_written(file);
+    if (!leads()) return;
+    for (const std::filesystem::path& file : files) folder_.require_as_written(file);
   });
 }
 
 StageCost Coordinator::execute(const proto::StageCommand& command) {
   const Stage& here = stage(command.stage());
   const Stage::Files files = here.reads(folder_, inputs_.config, command);
-  for (const std::filesystem::path& file : files) require_as_written(file);
+  require_as_written(files);
   if (here.mesh != nullptr) place(here.mesh, std::ranges::count(files, folder_.branches_file()) > 0);
   return (this->*here.run)(command);
 }
@@ -223,7 +220,7 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
     });
   }
   for (const proto::FrontierPoint& point :
-       frontier(gates_, inputs_.config.stages.select, budget(), placed_.spec().kv_bytes(element_bytes(placed_))))
+       frontier(gates_, inputs_.config.stages.select, budget(), placed_.spec().kv_bytes(placed_.element_bytes())))
     *plans_.add_frontier() = point;
   *plans_.mutable_provenance() = provenance("discretize", {});
   plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
@@ -232,9 +229,9 @@ StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
     if (!plan.contenders().empty()) inputs_.observer.note("discretize  " + judged_text(plan));
   for (const proto::HybridPlan& plan : plans_.plans())
     if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
-      inputs_.observer.warn(plan.name() + ": the pick's margin, " + std::to_string(plan.margin()) +
-                            ", is within the gates' noise, " + std::to_string(plan.noise()) +
-                            "; more tokens would separate them better");
+      inputs_.observer.warn(fmt::format(
+          "{}: the pick's margin, {:f}, is within the gates' noise, {:f}; more tokens would separate them better",
+          plan.name(), plan.margin(), plan.noise()));
   return {0, watch.seconds()};
 }
 
@@ -270,29 +267,27 @@ StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
   return {0, watch.seconds()};
 }
 
-StageCost Coordinator::distill_hybrid(const proto::StageCommand& command) {
+// The plan's hybrid, as the training before has left it. train(hybrid, routes, plan's name, context).
+template <class Train>
+StageCost Coordinator::train_hybrid(const proto::StageCommand& command, const Train& train) {
   const proto::HybridPlan& plan = plan_of(command.model());
-  const MorphableModel student = hybrid(plan, "align");
+  const MorphableModel student = hybrid(plan, training_before(command.stage(), inputs_.config));
   StageContext here = context(name_of(command));
-  const StageCost cost = distill(placed_.model(), student, routes_of(plan), plan.name(), here);
-  save_hybrid(student, command);
-  return cost;
-}
-
-StageCost Coordinator::finetune_hybrid(const proto::StageCommand& command) {
-  const proto::HybridPlan& plan = plan_of(command.model());
-  const MorphableModel student = hybrid(plan, training_before("finetune", inputs_.config));
-  StageContext here = context(name_of(command));
-  const StageCost cost = finetune(student, routes_of(plan), plan.name(), here);
-  save_hybrid(student, command);
-  return cost;
-}
-
-void Coordinator::save_hybrid(const MorphableModel& hybrid, const proto::StageCommand& command) {
+  const StageCost cost = train(student, routes_of(plan), plan.name(), here);
   const Phase saving(inputs_.watchdog, Work::save, name_of(command));
-  save_global(folder_.hybrid_file(command.model(), command.stage()), hybrid.all_parameters(), placed_.mesh(),
+  save_global(folder_.hybrid_file(command.model(), command.stage()), student.all_parameters(), placed_.mesh(),
               {{"plan", command.model()}, {"after", command.stage()}});
+  return cost;
 }
+
+StageCost Coordinator::distill_hybrid(const proto::StageCommand& command) {
+  return train_hybrid(
+      command, [&](const MorphableModel& student, const Routes& routes, const std::string& plan, StageContext& here) {
+        return distill(placed_.model(), student, routes, plan, here);
+      });
+}
+
+StageCost Coordinator::finetune_hybrid(const proto::StageCommand& command) { return train_hybrid(command, finetune); }
 
 StageCost Coordinator::export_hybrid(const proto::StageCommand&) {
   const Phase saving(inputs_.watchdog, Work::save, "export");
@@ -359,13 +354,6 @@ void Coordinator::forget_checkpoints() {
     StageFolders{folder_.checkpoints_folder(), result.stage()}.remove_all();
 }
 
-// Rank 0's view of the folder, made common: ranks may see a shared file system at different moments.
-bool Coordinator::finished(const std::string& stage) {
-  at::Tensor known = at::full({1}, static_cast<int64_t>(folder_.finished(stage)), at::kLong);
-  world_.broadcast(known, 0);
-  return known.item<int64_t>() != 0;
-}
-
 void Coordinator::write(const std::filesystem::path& file, const google::protobuf::Message& message) {
   const Phase saving(inputs_.watchdog, Work::save, file.filename().string());
   on_all_ranks(world_, [&] {
@@ -394,7 +382,7 @@ Routes Coordinator::routes_of(const proto::HybridPlan& plan) const {
   for (const int64_t layer : plan.full_layers())
     if (layer < 0 || layer >= layers)
       throw BadInput(folder_.plan_file().string(),
-                     "keeps layer " + std::to_string(layer) + " of a model of " + std::to_string(layers) + " layers");
+                     fmt::format("keeps layer {} of a model of {} layers", layer, layers));
   return routes_that_keep({plan.full_layers().begin(), plan.full_layers().end()}, layers);
 }
 

@@ -38,13 +38,17 @@ class Coordinator {
   // A kind of stage: all that the run has to know of it.
   struct Stage {
     using Files = std::vector<std::filesystem::path>;
+    using Command = proto::StageCommand;
     const char* name;
-    const char* mesh;                 // the stage whose layout it works on; nullptr: it needs no model
-    bool (*is_in)(const RunConfig&);  // whether the run has it
-    Files (*reads)(const RunFolder&, const RunConfig&, const proto::StageCommand&);  // what earlier stages have written
-    Files (*writes)(const RunFolder&,
-                    const proto::StageCommand&);                // what later ones go on from; plans are hashed apart
-    StageCost (Coordinator::*run)(const proto::StageCommand&);  // what every rank does
+    const char* mesh = nullptr;  // the stage whose layout it works on; nullptr: it needs no model
+    // Whether the run has it.
+    bool (*is_in)(const RunConfig&) = [](const RunConfig&) { return true; };
+    // What earlier stages have written.
+    Files (*reads)(const RunFolder&, const RunConfig&, const Command&) = [](const RunFolder&, const RunConfig&,
+                                                                            const Command&) { return Files(); };
+    // What later ones go on from; plans are hashed apart.
+    Files (*writes)(const RunFolder&, const Command&) = [](const RunFolder&, const Command&) { return Files(); };
+    StageCost (Coordinator::*run)(const Command&);  // what every rank does
   };
   static const Stage& stage(const std::string& name);
 
@@ -59,7 +63,7 @@ class Coordinator {
   void recall();
   proto::StageCommand agreed_next_command();
   void check_plans(const proto::StageCommand& command) const;
-  void require_as_written(const std::filesystem::path& file);
+  void require_as_written(const Stage::Files& files);
   StageCost execute(const proto::StageCommand& command);
   void conclude(const proto::StageCommand& command, proto::StageReport report);
 
@@ -72,17 +76,17 @@ class Coordinator {
   StageCost finetune_hybrid(const proto::StageCommand& command);
   StageCost export_hybrid(const proto::StageCommand& command);
 
+  template <class Train>
+  StageCost train_hybrid(const proto::StageCommand& command, const Train& train);
   proto::Measurement measure(const proto::StageCommand& command);
   void pick_by_judging();
   void place(const char* mesh, bool with_branches);  // the model, with its trained branches, on a stage's mesh
-  void save_hybrid(const MorphableModel& hybrid, const proto::StageCommand& command);
   MorphableModel hybrid(const proto::HybridPlan& plan, const std::string& after);
   LayerBudget budget();
   StageContext context(const std::string& command = "");
   CheckpointPlace checkpoints_of(const std::string& command);
   void forget_checkpoints();
   bool leads() const { return world_.rank() == 0; }
-  bool finished(const std::string& stage);
   void write(const std::filesystem::path& file, const google::protobuf::Message& message);
   proto::Provenance provenance(const std::string& stage, const StageCost& cost) const;
   const proto::HybridPlan& plan_of(const std::string& name) const;

@@ -31,9 +31,8 @@ class PlacedModel {
   void keep_branches() { trained_ = true; }               // what align made of them is what is on disk
   bool has_trained_branches() const { return trained_; }
 
-  bool is_placed() const { return model_.has_value(); }
-  const Layout& layout() const { return layout_; }
   const ModelSpec& spec() const { return spec_; }
+  int64_t element_bytes() const { return static_cast<int64_t>(c10::elementSize(dtype_)); }
   Mesh& mesh() { return *mesh_; }
   MorphableModel& model() { return *model_; }
   int64_t bytes_moved() const { return retired_bytes_ + (mesh_ ? mesh_->bytes_moved() : 0); }  // on all meshes so far

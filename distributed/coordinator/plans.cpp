@@ -66,6 +66,7 @@ std::string judged_text(const proto::HybridPlan& plan) {
 }
 
 std::string hash_of(const proto::PlanSet& plans) {
+  if (plans.plans().empty()) return "";
   proto::PlanSet hashed = plans;
   hashed.clear_provenance();
   for (proto::HybridPlan& plan : *hashed.mutable_plans()) plan.clear_judging();

@@ -17,7 +17,7 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
 std::string judged_text(const proto::HybridPlan& plan);
 
 // SHA-256 over what the plans are: layers, names, kept layers, scores and margins, not where they came from and what
-// they cost.
+// they cost. Empty when there are none.
 std::string hash_of(const proto::PlanSet& plans);
 
 }  // namespace flashmorph

@@ -2,30 +2,20 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
+#include "core/base/listed.h"
 
 namespace flashmorph {
 namespace {
 
-std::string fixed(double value, int digits) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
-}
-
 std::string percent(int64_t right, int64_t all) {
-  return all == 0 ? "-" : fixed(100.0 * static_cast<double>(right) / static_cast<double>(all), 1) + " %";
+  return all == 0 ? "-" : fmt::format("{:.1f} %", 100.0 * static_cast<double>(right) / static_cast<double>(all));
 }
 
 std::string percent(const proto::RecallCounts& counts) { return percent(counts.right_words(), counts.words()); }
 
 std::string layers_of(const proto::PlanSet& plans, const std::string& name) {
-  for (const proto::HybridPlan& plan : plans.plans()) {
-    if (plan.name() != name) continue;
-    std::string text;
-    for (const int64_t layer : plan.full_layers()) text += (text.empty() ? "" : " ") + std::to_string(layer);
-    return text.empty() ? "none" : text;
-  }
+  for (const proto::HybridPlan& plan : plans.plans())
+    if (plan.name() == name) return plan.full_layers().empty() ? "none" : listed(plan.full_layers(), " ");
   return "all";
 }
 
@@ -58,7 +48,7 @@ TextTable task_table(const proto::Evaluation& evaluation) {
   for (const proto::Measurement& measured : evaluation.measurements())
     for (const proto::TaskScore& task : measured.tasks())
       table.push_back({measured.name(), measured.after().empty() ? "-" : measured.after(), task.task(),
-                       std::to_string(task.length()), fixed(100.0 * task.score(), 1)});
+                       std::to_string(task.length()), fmt::format("{:.1f}", 100.0 * task.score())});
   return table;
 }
 
@@ -69,10 +59,10 @@ TextTable cost_table(const StageResults& finished) {
   for (const proto::StageResult& stage : finished) {
     const double taken = stage.seconds() * static_cast<double>(stage.ranks()) / 3600.0;
     hours += taken;
-    table.push_back({stage.stage(), std::to_string(stage.tokens()), fixed(stage.seconds(), 1),
-                     std::to_string(stage.ranks()), fixed(taken, 4)});
+    table.push_back({stage.stage(), std::to_string(stage.tokens()), fmt::format("{:.1f}", stage.seconds()),
+                     std::to_string(stage.ranks()), fmt::format("{:.4f}", taken)});
   }
-  table.push_back({"in all", "", "", "", fixed(hours, 4)});
+  table.push_back({"in all", "", "", "", fmt::format("{:.4f}", hours)});
   return table;
 }
 
@@ -91,7 +81,7 @@ TextTable results_table(const proto::PlanSet& plans, const proto::Evaluation& ev
                                     mean_recall(measured, [](const auto& recall) { return recall.teacher_forced(); })};
     for (const proto::RecallAtLength& recall : measured.recall()) row.push_back(percent(recall.teacher_forced()));
     row.push_back(mean_recall(measured, [](const auto& recall) { return recall.greedy(); }));
-    row.push_back(fixed(measured.perplexity(), 1));
+    row.push_back(fmt::format("{:.1f}", measured.perplexity()));
     row.push_back(std::to_string(measured.kv_bytes_per_token()));
     table.push_back(row);
   }

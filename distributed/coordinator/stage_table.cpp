@@ -23,26 +23,19 @@ Coordinator::Stage::Files of_hybrid(const RunFolder& run, const std::string& pla
 const Coordinator::Stage& Coordinator::stage(const std::string& name) {
   using Command = proto::StageCommand;
   using Files = Stage::Files;
-  const auto always = [](const RunConfig&) { return true; };
-  const auto nothing_read = [](const RunFolder&, const RunConfig&, const Command&) { return Files(); };
   const auto branches = [](const RunFolder& run, const RunConfig&, const Command&) {
     return Files{run.branches_file()};
   };
-  const auto nothing = [](const RunFolder&, const Command&) { return Files(); };
   const auto hybrid = [](const RunFolder& run, const Command& command) {
     return Files{run.hybrid_file(command.model(), command.stage())};
   };
   static const Stage all[] = {
-      {.name = "latency",
-       .mesh = nullptr,  // measured at the start, before anything is written
+      {.name = "latency",  // measured at the start, before anything is written
        .is_in = [](const RunConfig& config) { return config.budget.milliseconds > 0.0; },
-       .reads = nothing_read,
        .writes = [](const RunFolder& run, const Command&) { return Files{run.latency_file()}; },
        .run = &Coordinator::keep_latency},
       {.name = "align",
        .mesh = "align",
-       .is_in = always,
-       .reads = nothing_read,
        .writes = [](const RunFolder& run, const Command&) { return Files{run.branches_file()}; },
        .run = &Coordinator::align_branches},
       {.name = "select",
@@ -52,18 +45,13 @@ const Coordinator::Stage& Coordinator::stage(const std::string& name) {
        .writes = [](const RunFolder& run, const Command&) { return Files{run.gates_file()}; },
        .run = &Coordinator::select_layers},
       {.name = "discretize",
-       .mesh = nullptr,
-       .is_in = always,
        .reads = [](const RunFolder& run, const RunConfig& config,
                    const Command&) { return asks_a_judge(config.stages) ? Files{run.branches_file()} : Files(); },
-       .writes = nothing,
        .run = &Coordinator::discretize_gates},
       {.name = "evaluate",
        .mesh = "evaluate",
-       .is_in = always,
        .reads = [](const RunFolder& run, const RunConfig&,
                    const Command& command) { return of_hybrid(run, command.model(), command.after()); },
-       .writes = nothing,
        .run = &Coordinator::evaluate_model},
       {.name = "distill",
        .mesh = "distill",
@@ -85,7 +73,6 @@ const Coordinator::Stage& Coordinator::stage(const std::string& name) {
        .is_in = [](const RunConfig& config) { return config.stages.export_.enabled; },
        .reads = [](const RunFolder& run, const RunConfig& config,
                    const Command&) { return of_hybrid(run, methods_of(config.stages).front(), last_training(config)); },
-       .writes = nothing,
        .run = &Coordinator::export_hybrid},
   };
   const auto found = std::ranges::find(all, name, &Stage::name);

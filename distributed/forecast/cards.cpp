@@ -1,8 +1,10 @@
 #include "distributed/forecast/cards.h"
 
 #include <algorithm>
+#include <ranges>
 
 #include "core/base/bad_input.h"
+#include "core/base/listed.h"
 
 namespace flashmorph {
 namespace {
@@ -50,13 +52,12 @@ const std::vector<Card>& known_cards() {
   return cards;
 }
 
+std::string card_names() { return listed(std::views::transform(known_cards(), &Card::name)); }
+
 const Card& card_named(const std::string& name) {
-  std::string known;
-  for (const Card& card : known_cards()) {
-    if (card.name == name) return card;
-    known += (known.empty() ? "" : ", ") + card.name;
-  }
-  throw BadInput("--card", "is '" + name + "', expected one of: " + known);
+  const auto found = std::ranges::find(known_cards(), name, &Card::name);
+  if (found != known_cards().end()) return *found;
+  throw BadInput("--card", fmt::format("is '{}', expected one of: {}", name, card_names()));
 }
 
 double seconds_of_step(const StageForecast& stage, const Card& card, at::ScalarType dtype) {

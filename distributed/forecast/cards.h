@@ -19,6 +19,7 @@ struct Card {
 };
 
 const std::vector<Card>& known_cards();
+std::string card_names();                         // "a100, h100, ..."
 const Card& card_named(const std::string& name);  // BadInput at --card, naming the known ones
 
 // The share of a card's peak that a step's matrix products and attention come to, elementwise work in between included:

@@ -50,13 +50,13 @@ double flop_of(int64_t tokens, const std::string& stage, const RunConfig& config
 }
 
 RunConfig on_mesh(RunConfig config, const MeshChoice& mesh) {
-  StagesSection& stages = config.stages;
-  for (ParallelSection* parallel : {&config.parallel, &stages.align.parallel, &stages.select.parallel,
-                                    &stages.distill.parallel, &stages.finetune.parallel, &stages.evaluate.parallel}) {
-    parallel->tensor = mesh.tensor;
-    parallel->pipeline = mesh.pipeline;
-    parallel->pipeline_cuts.clear();
-  }
+  const auto choose = [&](ParallelSection& parallel) {
+    parallel.tensor = mesh.tensor;
+    parallel.pipeline = mesh.pipeline;
+    parallel.pipeline_cuts.clear();
+  };
+  choose(config.parallel);
+  for (ParallelSection* stage : config.stages.parallels()) choose(*stage);
   return config;
 }
 

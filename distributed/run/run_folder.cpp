@@ -125,11 +125,6 @@ std::filesystem::path RunFolder::move_aside() const {
   }
 }
 
-bool RunFolder::finished(const std::string& stage) const {
-  return std::any_of(state_.finished().begin(), state_.finished().end(),
-                     [&](const proto::StageResult& result) { return result.stage() == stage; });
-}
-
 void RunFolder::finish(proto::StageResult result, const std::vector<std::filesystem::path>& files,
                        const std::string& plan_hash) {
   for (const std::filesystem::path& file : files) {

@@ -68,7 +68,6 @@ class RunFolder {
   // Moves an old run aside, to NAME.1, NAME.2, ...; returns its new place, empty when there was none.
   std::filesystem::path move_aside() const;
 
-  bool finished(const std::string& stage) const;
   // The state with one more finished stage is on disk when this returns. `files`: what it wrote for later stages, on
   // disk; `plan_hash`: empty before there are plans.
   void finish(proto::StageResult result, const std::vector<std::filesystem::path>& files, const std::string& plan_hash);

@@ -20,16 +20,17 @@ StepWatch::StepWatch(std::string stage, int64_t first_step, int64_t steps, Stage
       signs_(context.mesh.world(), gather_text(host_name(), context.mesh.world())) {}
 
 void StepWatch::finished(int64_t step) {
-  if (step % kLookEvery != 0 && step != steps_) return;
-  const std::vector<RankVitals> ranks = signs_.look(step - seen_);
+  if (step % kLookEvery == 0 || step == steps_) tell(signs_.look(step - seen_), step);
+}
+
+void StepWatch::tell(const std::vector<RankVitals>& ranks, int64_t step) {
   context_.observer.ranks(ranks);
   const double factor = context_.config.health.straggler;
   for (const RankVitals& slow : stragglers(ranks, factor))
     if (warned_.insert(slow.rank).second)
       context_.observer.warn(fmt::format(
           "rank {} on {} is slow: {}, steps {} to {}, {:.3f} s a step of its own work; the ranks' median is {:.3f} s, "
-          "and more than "
-          "{:g} times as long is told (health.straggler)",
+          "and more than {:g} times as long is told (health.straggler)",
           slow.rank, slow.host, stage_, seen_ + 1, step, slow.own_seconds(), median_own_seconds(ranks), factor));
   seen_ = step;
 }

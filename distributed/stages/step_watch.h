@@ -16,6 +16,9 @@ class StepWatch {
 
   void finished(int64_t step);  // so many steps are done
 
+  // What the ranks' figures of the steps since the last look say.
+  void tell(const std::vector<RankVitals>& ranks, int64_t step);
+
  private:
   std::string stage_;
   int64_t seen_;  // steps that were done at the last look

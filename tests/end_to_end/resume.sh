@@ -13,19 +13,33 @@ run() {
     --set stages.finetune.tokens=0 --set stages.evaluate.compare='[]' --set stages.export.enabled=false --set checkpoint.every=10 "${@:2}"
 }
 
-# stopped_in STAGE SIGNAL: starts the run, asks its first rank to stop once the stage has done 15 steps, expects 75 and a checkpoint.
-stopped_in() {
-  local stage=$1 code=0
-  run stopped >"$work/$stage.log" 2>&1 &
-  local started=$!
-  until grep -q "\"stage\":\"$stage\".*\"step\":15," "$work/stopped/metrics.jsonl" 2>/dev/null; do
-    kill -0 "$started" 2>/dev/null || { cat "$work/$stage.log"; fail "the run ended before step 15 of $stage"; }
+readonly kMostTries=10  # on a busy machine a stage may be over before this process gets to look
+past_15='"step":(1[5-9]|2[0-9]),'
+
+# held_in STAGE: starts the run and stops its first rank, $rank, between steps 15 and 29 of the stage; false when that was missed.
+held_in() {
+  run stopped >"$work/$1.log" 2>&1 &
+  started=$!
+  until grep -qE "\"stage\":\"$1\".*$past_15" "$work/stopped/metrics.jsonl" 2>/dev/null; do
+    kill -0 "$started" 2>/dev/null || return 1
     sleep 0.02
   done
-  local rank
-  rank=$(awk '{print $2}' "$work/stopped/lock")
-  kill -STOP "$rank"  # it holds its folder while the next one asks
-  in_use "$rank"
+  rank=$(awk '{print $2}' "$work/stopped/lock" 2>/dev/null) && kill -STOP "$rank" 2>/dev/null || return 1
+  tail -n 1 "$work/stopped/metrics.jsonl" | grep -qE "\"stage\":\"$1\".*$past_15" || { kill -CONT "$rank"; return 1; }
+}
+
+# stopped_in STAGE SIGNAL: asks the run's first rank to stop in the middle of the stage, expects 75 and a checkpoint.
+stopped_in() {
+  local stage=$1 code=0 rank started try
+  [[ ! -e "$work/stopped" ]] || cp -a "$work/stopped" "$work/before"
+  for ((try = 1; ; ++try)); do
+    if held_in "$stage"; then break; fi
+    ((try < kMostTries)) || fail "every one of $kMostTries runs was past the middle of $stage before that was seen"
+    wait "$started" || { cat "$work/$stage.log"; fail "the run that was not stopped"; }
+    rm -r "$work/stopped"
+    [[ ! -e "$work/before" ]] || cp -a "$work/before" "$work/stopped"
+  done
+  in_use "$rank"  # it holds its folder while the next one asks
   kill -"$2" "$rank"
   kill -CONT "$rank"
   wait "$started" || code=$?

@@ -12,7 +12,7 @@ run() {
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \
     --set stages.evaluate.perplexity_tokens=1024 --set stages.evaluate.tasks='[passkey, frequent-words]' \
     --set stages.evaluate.task_lengths='[512]' --set stages.evaluate.task_samples=2 \
-    --set report.price_per_gpu_hour=3600 "$@"
+    --set report.price_per_gpu_hour=3600 --set health.sniff=true "$@"
 }
 
 # refused EXPECTED ARGUMENT...: exit code 2, the expected words, nothing on disk.
@@ -35,6 +35,7 @@ for artifact in run.yaml state.pb events.jsonl metrics.jsonl branches/branches.s
 done
 [[ ! -e "$work/small.prometheus.json" ]] || fail "a finished run still names its endpoint"
 grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
+grep -qE "sniff +2 ranks: matrix product .* links .*B/s" "$work/first.log" || fail "no rate of the ranks"
 "$program" status "$work/small" | grep -q "finished" || fail "status of a finished run"
 "$program" status "$work/small" --json | "$python" -c 'import json, sys; assert json.load(sys.stdin)["phase"] == "finished"' ||
   fail "status for programs"

@@ -18,7 +18,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from small_run import SmallRun, free_port
+from small_run import SmallRun, free_port, lines
 
 DEADLINE = 240  # seconds, of everything that is waited for
 OURS = re.compile(r"\bflashmorph_[a-z_]+")
@@ -136,6 +136,18 @@ def check_bounds(prometheus, run, end):
     print(f"  {count} series")
 
 
+def has_shown_all(run):
+    """Whether every stage, and a checkpoint, has been in its metrics; another hybrid is still to be distilled."""
+    return (any(step["what"] == "flashmorph after distill" for step in run.steps("evaluate"))
+            and any('"event":"saved"' in line for line in lines(run.folder / "events.jsonl")))
+
+
+def looked_at_since(prometheus, start):
+    """Whether an answer of the run has come that was asked for after `start`, Unix time."""
+    looks = prometheus.ask("query", query='flashmorph_run_info{run="watched"}[1h]')["result"]
+    return any(float(at) > start for one in looks for at, _ in one["values"])
+
+
 def main():
     program, mpirun = sys.argv[1:3]
     for tool in ("prometheus", "promtool"):
@@ -145,9 +157,12 @@ def main():
         work = Path(folder)
         with Prometheus(work) as prometheus:
             start = time.time()
-            run = SmallRun(program, mpirun, work / "runs", "watched", "--set", "stages.align.tokens=64K",
-                           "--set", "stages.select.tokens=32K", "--set", "checkpoint.every=2")
-            wait_for("the run to be found", lambda: run.ended() or prometheus.ask("query", query='up{job="flashmorph"} == 1')["result"])
+            run = SmallRun.held(has_shown_all, program, mpirun, work / "runs", "watched", "--set", "stages.align.tokens=32K",
+                                "--set", "checkpoint.every=2")
+            for _ in range(2):  # a rate needs two looks
+                now = time.time()
+                wait_for("the run to be looked at", lambda: looked_at_since(prometheus, now))
+            run.let_go()
             run.finish()
             wait_for("the finished run to be let go", lambda: not prometheus.ask("targets", state="active")["activeTargets"])
             wait_for("its alerts to be resolved", lambda: not prometheus.alerts())

@@ -3,9 +3,16 @@
 import hashlib
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
+from kills import MOST_TRIES, lines, ranks_of  # noqa: E402
 
 FEW_TOKENS = {
     "stages.align.tokens": "16K", "stages.select.tokens": "8K", "stages.select.polish": 0, "stages.distill.tokens": 4096,
@@ -33,6 +40,25 @@ class SmallRun:
             [mpirun, "-np", str(ranks), "--oversubscribe", "--bind-to", "none", program, "configs/quickstart.yaml", *sets,
              *arguments], stdout=self.log.open("w"), stderr=subprocess.STDOUT, env=os.environ | MPI)
 
+    @classmethod
+    def held(cls, moment, program, mpirun, runs, name, *arguments):
+        """A run whose last rank is stopped once moment(run) is true: the others wait for it until it is let go."""
+        for _ in range(MOST_TRIES):
+            shutil.rmtree(Path(runs) / name, ignore_errors=True)
+            run = cls(program, mpirun, runs, name, *arguments)
+            while not (came := moment(run)) and not run.ended():
+                time.sleep(0.02)  # between two looks
+            ranks = ranks_of(run.process)
+            if came and ranks:
+                run.last_rank = ranks[max(ranks)]
+                os.kill(run.last_rank, signal.SIGSTOP)
+                return run
+            run.finish()
+        raise SystemExit(f"FAILED: every one of {MOST_TRIES} runs ended before the moment was seen:\n{run.log.read_text()}")
+
+    def let_go(self):
+        os.kill(self.last_rank, signal.SIGCONT)
+
     def ended(self):
         return self.process.poll() is not None
 
@@ -57,5 +83,4 @@ class SmallRun:
         return {"gates": gates["alpha"], "history": gates["history"], "measurements": evaluation["measurements"], **tensors}
 
     def steps(self, stage):
-        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
-        return [line for line in lines if line["stage"] == stage]
+        return [step for step in map(json.loads, lines(self.folder / "metrics.jsonl")) if step["stage"] == stage]

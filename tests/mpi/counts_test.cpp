@@ -18,17 +18,7 @@ using test::world;
 constexpr int64_t kLayers = 6, kTokens = 128, kHidden = 32, kMicroBatches = 4;
 constexpr int64_t kStates = kTokens * kHidden * 8;  // bytes of one micro-batch's states in float64
 
-RunConfig one_step() {
-  const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
-  return RunConfig::from_yaml(
-      "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 512, batch_tokens: 512, " +
-          data + "}\n  select: {tokens: 512, batch_tokens: 512, " + data +
-          "}\n"
-          "  distill: {tokens: 512, batch_tokens: 512, " +
-          data + "}\n",
-      "test");
-}
+RunConfig one_step() { return test::run_of_steps(1, 1, 1); }
 
 Traffic::Entry traffic(const Communicator& group, const std::string& operation) {
   const auto& all = group.traffic().by_operation;

@@ -6,6 +6,7 @@
 
 #include "core/base/clock.h"
 #include "distributed/health/rank_vitals.h"
+#include "distributed/health/sniff.h"
 #include "tests/mpi/world.h"
 
 namespace flashmorph {
@@ -89,7 +90,7 @@ TEST(CallLog, ACardIsInItsOldestCallUntilThatIsDone) {
   EXPECT_FALSE(log.on_card().has_value());
 }
 
-constexpr int kMostLooks = 20;
+constexpr int kMostLooks = 100;
 
 // Own work, by the clock of this thread.
 void work_for(double seconds) {
@@ -123,6 +124,29 @@ TEST(VitalSigns, TheOneThatWorksLongIsTheSlowOneNotThoseThatWait) {
       only_the_worker = slow.size() == 1 && slow[0].rank == worker;
     }
     EXPECT_TRUE(only_the_worker) << "rank " << worker;
+  }
+}
+
+TEST(Sniff, EveryRankAndLinkIsMeasured) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const std::vector<Rates> ranks = gather_rates(measured_rates(world(), at::kCPU, dtype), world());
+    ASSERT_EQ(static_cast<int>(ranks.size()), world().size());
+    for (const Rates& rank : ranks) {
+      EXPECT_GT(rank.product, 0.0);
+      EXPECT_GT(rank.memory, 0.0);
+      EXPECT_EQ(rank.link > 0.0, &rank != &ranks.back()) << "with the next rank";
+    }
+  }
+}
+
+TEST(Sniff, ASlowRankIsNamedOnEveryRank) {
+  const int last = world().size() - 1;
+  const Rates mine{world().rank() == last ? 1e9 : 2e9, 1e9, 1e9};
+  const std::vector<std::string> odd =
+      odd_rates(gather_rates(mine, world()), std::vector<std::string>(world().size(), "host"));
+  ASSERT_EQ(odd.size(), world().size() == 1 ? 0 : 1);
+  if (!odd.empty()) {
+    EXPECT_EQ(odd[0].substr(0, 14), "rank " + std::to_string(last) + " on host");
   }
 }
 

@@ -21,18 +21,9 @@ using test::world;
 constexpr int64_t kSteps = 8, kStoppedAfter = 5;
 
 RunConfig small_run(bool zero) {
-  const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}", steps = "tokens: 4096, batch_tokens: 512, ";
-  RunConfig config = RunConfig::from_yaml(
-      "model: {path: unused}\nbudget: {full_layers: 2}\ndata: {text: tests/data/text/tinyshakespeare.txt}\n"
-      "checkpoint: {every: 0}\nstages:\n  align: {tokens: 512, " +
-          data +
-          "}\n"
-          "  select: {" +
-          steps + data +
-          "}\n"
-          "  distill: {" +
-          steps + "lr: {from: 1e-3, to: 1e-4}, " + data + "}\n",
-      "test");
+  RunConfig config = test::run_of_steps(1, kSteps, kSteps);
+  config.checkpoint.every = 0;
+  config.stages.distill.lr = {1e-3, 1e-4};
   config.stages.distill.parallel.zero = zero;
   config.health.straggler = 1e9;  // no warning of a busy machine
   return config;

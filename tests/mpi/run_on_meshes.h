@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -39,6 +40,18 @@ class SharedModel {
   TemporaryFolder folder_;
   std::string path_;
 };
+
+// So many steps of each stage, 512 tokens of passkeys each.
+inline RunConfig run_of_steps(int64_t align, int64_t select, int64_t distill) {
+  const auto stage = [](const char* name, int64_t steps) {
+    return fmt::format("  {}: {{tokens: {}, batch_tokens: 512, data: {{lengths: 128, passkeys: 2, words: 4}}}}\n", name,
+                       512 * steps);
+  };
+  return RunConfig::from_yaml(
+      "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n" +
+          stage("align", align) + stage("select", select) + stage("distill", distill),
+      "test");
+}
 
 struct StageInputs {
   Tokenizer tokenizer = Tokenizer::open(std::string(kTeacher) + "/tokenizer.json");

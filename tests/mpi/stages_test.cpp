@@ -31,25 +31,21 @@ using test::SharedModel;
 using test::text_of;
 using test::world;
 
-RunConfig small_run(const std::string& select_steps = "20") {
-  const std::string data = "data: {lengths: 128, passkeys: 2, words: 4}";
-  return RunConfig::from_yaml(
-      "model: {path: unused}\nbudget: {full_layers: 3}\ndata: {text: tests/data/text/tinyshakespeare.txt}\nstages:\n"
-      "  align: {tokens: 2048, batch_tokens: 512, " +
-          data +
-          "}\n"
-          "  select: {tokens: " +
-          std::to_string(512 * std::stoll(select_steps)) + ", batch_tokens: 512, " + data +
-          "}\n"
-          "  distill: {tokens: 2560, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " +
-          data +
-          "}\n"
-          "  finetune: {tokens: 1024, batch_tokens: 512, lr: {from: 1e-3, to: 1e-4}, " +
-          data +
-          "}\n"
-          "  evaluate: {lengths: [128], passkeys: 2, words: 4, samples: 6, greedy_samples: 2, perplexity_tokens: 1024, "
-          "perplexity_length: 128}\n",
-      "test");
+RunConfig small_run(int64_t select_steps = 20) {
+  RunConfig config = test::run_of_steps(4, select_steps, 5);
+  DistillSection& distill = config.stages.distill;
+  distill.lr = {1e-3, 1e-4};
+  static_cast<TrainingSection&>(config.stages.finetune) = distill;
+  config.stages.finetune.tokens = 1024;
+  EvaluateSection& evaluate = config.stages.evaluate;
+  evaluate.lengths = {128};
+  evaluate.passkeys = 2;
+  evaluate.words = 4;
+  evaluate.samples = 6;
+  evaluate.greedy_samples = 2;
+  evaluate.perplexity_tokens = 1024;
+  evaluate.perplexity_length = 128;
+  return config;
 }
 
 // Loss, price and gates of every step, then the gates that count.
@@ -116,11 +112,11 @@ TEST(Stages, TheTeachersGatesInDoublePrecisionAreTheSameOnEveryMesh) {
 // Odd numbers of layers, and more tensor ranks than kv heads.
 TEST(Stages, ASmallModelsGatesAreTheSameOnEveryMesh) {
   const SharedModel small({.layers = 5, .head_dim = 8});
-  expect_same_gates(small.path(), small_run("8"), at::kDouble, 1e-10);
+  expect_same_gates(small.path(), small_run(8), at::kDouble, 1e-10);
 }
 
 TEST(Stages, GatesUnderThePapersPenaltyAreTheSameOnEveryMesh) {
-  RunConfig config = small_run("6");
+  RunConfig config = small_run(6);
   config.stages.select.own.of<GateSettings>().objective = "paper";
   config.stages.select.own.of<GateSettings>().gate_penalty = 1.0;
   const SharedModel small({.layers = 5, .head_dim = 8});
@@ -152,7 +148,7 @@ TEST(Stages, GatesUnderAFallingBudgetAreTheReferences) {
 
 TEST(Stages, AFallingBudgetHasNoUnitOfError) {
   const SharedModel small({.layers = 5});
-  const RunConfig config = small_run("4");
+  const RunConfig config = small_run(4);
   Mesh mesh(world(), {.data = world().size()});
   const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
   Gates some(model, mesh), others(model, mesh);
@@ -167,7 +163,7 @@ TEST(Stages, AFallingBudgetHasNoUnitOfError) {
 }
 
 TEST(Stages, SelectEndsWhenItsPickHasSettled) {
-  RunConfig config = small_run("12");
+  RunConfig config = small_run(12);
   const SharedModel small({.layers = 5});
   Mesh mesh(world(), MeshShape::of(world().size(), /*tensor=*/world().size() > 4 ? 2 : 1));
   const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
@@ -187,7 +183,7 @@ TEST(Stages, SelectEndsWhenItsPickHasSettled) {
 
 // With several tensor or pipeline ranks a replica, too: all replicas of the mesh, then each of them alone.
 TEST(Stages, GatesAreTheSameBitsForAnyNumberOfReplicas) {
-  const RunConfig config = small_run("5");
+  const RunConfig config = small_run(5);
   const SharedModel small({.layers = 5});
   for (const MeshShape& shape : every_mesh_and_sequence()) {
     if (shape.data == 1 || shape.data == shape.ranks()) continue;
@@ -376,7 +372,7 @@ TEST(Stages, TheDistilledTeacherInDoublePrecisionIsTheSameOnEveryMesh) {
 }
 
 TEST(Stages, RecomputedGatesAreTheSameBits) {
-  RunConfig config = small_run("3");
+  RunConfig config = small_run(3);
   const SharedModel small({.layers = 5});
   Mesh mesh(world(), MeshShape::of(world().size(), world().size() % 2 == 0 ? 2 : 1));
   const MorphableModel model = load(small.path(), mesh, config, at::kDouble);

@@ -22,11 +22,9 @@ namespace {
 using test::alone;
 using test::kLayer;
 using test::kSeed;
-using test::perturb_norms;
 using test::relative_error;
 using test::seeded;
 using test::SmallTeacher;
-using test::train_all;
 using test::Weights;
 using test::weights_of;
 
@@ -92,25 +90,7 @@ TEST_P(LightningDefinition, ForwardAndEveryGradient) {
   const auto& [output_norm, rope] = GetParam();
   const SmallTeacher teacher;
   const MixerSection mixer = mixer_of(output_norm, rope);
-  const auto fast = teacher.branch(mixer);
-  perturb_norms(*fast);
-  const auto exact = fast->clone();
-  train_all(*fast);
-  train_all(*exact);
-  const at::Tensor input = seeded({2, 11, 32}, 1), upstream = seeded({2, 11, 32}, 2);  // two chunks and a ragged one
-  const at::Tensor x = input.clone().set_requires_grad(true), x_exact = input.clone().set_requires_grad(true);
-
-  const at::Tensor actual = fast->forward(x, teacher.positions(0, 11));
-  const Definition definition{teacher.spec, mixer};
-  const Weights weights = weights_of(*exact);
-  const at::Tensor expected = at::stack({definition(x_exact[0], weights), definition(x_exact[1], weights)});
-  EXPECT_LT(relative_error(expected, actual), 1e-12);
-
-  actual.backward(upstream);
-  expected.backward(upstream);
-  EXPECT_LT(relative_error(x_exact.grad(), x.grad()), 1e-11);
-  for (const auto& [name, value] : weights_of(*fast))
-    EXPECT_LT(relative_error(weights.at(name).grad(), value.grad()), 1e-11) << "gradient of " << name;
+  test::expect_as_defined(teacher, mixer, Definition{teacher.spec, mixer});
 }
 
 INSTANTIATE_TEST_SUITE_P(LightningBranch, LightningDefinition,

@@ -11,6 +11,7 @@
 #include "core/model/attention.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tensors.h"
 
 namespace flashmorph::test {
 
@@ -70,6 +71,30 @@ inline void perturb_norms(const LinearBranch& branch) {
 
 inline void train_all(const LinearBranch& branch) {
   for (const Parameter& parameter : branch.parameters()) parameter.value.set_requires_grad(true);
+}
+
+// A branch does on two sequences what define(x_TD, weights) does on each, forward and in every gradient, to float64's
+// rounding.
+template <class Define>
+void expect_as_defined(const SmallTeacher& teacher, const MixerSection& mixer, const Define& define) {
+  const auto fast = teacher.branch(mixer);
+  perturb_norms(*fast);
+  const auto exact = fast->clone();
+  train_all(*fast);
+  train_all(*exact);
+  const at::Tensor input = seeded({2, 11, 32}, 1), upstream = seeded({2, 11, 32}, 2);  // two chunks and a ragged one
+  const at::Tensor x = input.clone().set_requires_grad(true), x_exact = input.clone().set_requires_grad(true);
+
+  const at::Tensor actual = fast->forward(x, teacher.positions(0, 11));
+  const Weights weights = weights_of(*exact);
+  const at::Tensor expected = at::stack({define(x_exact[0], weights), define(x_exact[1], weights)});
+  EXPECT_LT(relative_error(expected, actual), 1e-12);
+
+  actual.backward(upstream);
+  expected.backward(upstream);
+  EXPECT_LT(relative_error(x_exact.grad(), x.grad()), 1e-11);
+  for (const auto& [name, value] : weights_of(*fast))
+    EXPECT_LT(relative_error(weights.at(name).grad(), value.grad()), 1e-11) << "gradient of " << name;
 }
 
 }  // namespace flashmorph::test
