@@ -144,6 +144,16 @@ struct DataSection {  // exactly one of text, jsonl, tokens and sources
   void rules(KeyVisitor& v) const;
 };
 
+struct ReportSection {
+  double price_per_gpu_hour = 0.0;
+
+  void keys(KeyVisitor& v) {
+    v.key("price_per_gpu_hour", price_per_gpu_hour,
+          without_effect({"of a rank's hour, in any currency: what each stage cost, in report and status; 0: not shown",
+                          0, kMany}));
+  }
+};
+
 struct MetricsSection {
   std::string listen = "127.0.0.1:0";
 
@@ -202,6 +212,7 @@ struct RunConfig {
   ParallelSection parallel;
   DataSection data;
   StagesSection stages;
+  ReportSection report;
   MetricsSection metrics;
   CheckpointSection checkpoint;
   HealthSection health;
@@ -227,6 +238,7 @@ struct RunConfig {
       for (ParallelSection* stage : stages.parallels()) *stage = parallel;
     v.section("data", data);
     v.section("stages", stages);
+    v.section("report", report);
     v.section("metrics", metrics);
     v.section("checkpoint", checkpoint);
     v.section("health", health);

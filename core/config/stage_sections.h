@@ -198,6 +198,9 @@ struct EvaluateSection {
   int64_t depths = 4;
   int64_t perplexity_tokens = 16384;
   int64_t perplexity_length = 512;
+  std::vector<std::string> tasks = {};
+  std::vector<int64_t> task_lengths = {1024};
+  int64_t task_samples = 16;
   ParallelSection parallel;
 
   void keys(KeyVisitor& v) {
@@ -212,6 +215,12 @@ struct EvaluateSection {
     v.key("depths", depths, {"buckets of depth in evaluation.json", 1, 100});
     v.key("perplexity_tokens", perplexity_tokens, {"held-out tokens for perplexity", 2, kMany});
     v.key("perplexity_length", perplexity_length, {"tokens a window", 2, kMany});
+    v.key(
+        "tasks", tasks,
+        {.meaning = "long-context tasks that every model is asked too, as `flashmorph-dist evaluate --help` lists them",
+         .may_be_empty = true});
+    v.key("task_lengths", task_lengths, {"tokens of their samples, answer included", 2, kMany});
+    v.key("task_samples", task_samples, {"samples a task and length", 1, kMany});
     v.group("parallel", [&] { parallel.mesh_keys(v); });
     rules(v);
   }
