@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds test programs of core and distributed with a sanitizer and runs them: every unit test, and the ranks' that have threads
+# of their own (health: watchdog and call log; resume: checkpoints written beside the steps).
+#   tests/sanitize.sh asan|tsan [PROGRAM...]     asan: addresses, undefined behaviour; tsan: data races
+# LibTorch, Open MPI and protobuf are not instrumented: what goes on inside them is not seen, and not counted against us.
+# SANITIZE_BUILD: the build folder (build-asan, build-tsan). Takes long: it is not among the tests that run with every change.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+kind=${1:?asan or tsan}
+shift
+folder=${SANITIZE_BUILD:-build-$kind}
+cmake --preset "$kind" -B "$folder" >/dev/null
+
+export ASAN_OPTIONS=detect_leaks=0:detect_container_overflow=0 UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=ignore_noninstrumented_modules=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+mpirun=$(sed -n 's/^MPIEXEC_EXECUTABLE:.*=//p' "$folder/CMakeCache.txt")
+source tests/support/ranks.sh
+
+programs=("$@")
+if ((${#programs[@]} == 0)); then
+  programs=(core_{base,config,io,tokenizer,train,ops,model,mixer,morph,select,data,eval,export}
+    distributed_{parallel,checkpoint,run,health,stages,coordinator} mpi_health mpi_resume)
+fi
+failed=0
+for program in "${programs[@]}"; do
+  case $program in mpi_*) target=mpi_test_${program#mpi_} start=("${ranks[@]}" 2) ;; *) target=test_$program start=() ;; esac
+  cmake --build "$folder" --target "$target" >"$work/log" 2>&1 || { tail -30 "$work/log"; fail "$target does not build"; }
+  file=$(find "$folder/tests" -type f -name "$target")
+  if setarch -R "${start[@]}" "$file" >"$work/log" 2>&1; then
+    echo "$kind $program: $(grep -aoE '[0-9]+ tests? ran|\[  PASSED  \] [0-9]+ tests?' "$work/log" | tail -1)"
+  else
+    grep -aE -A25 'ERROR: AddressSanitizer|runtime error|WARNING: ThreadSanitizer|FAILED|Failure' "$work/log" | head -80
+    echo "$kind $program: FAILED"
+    failed=1
+  fi
+done
+exit "$failed"
