@@ -18,6 +18,12 @@ void Journal::event(const std::string& name, const std::string& detail) {
   append(events_, {{"time", unix_time()}, {"event", name}, {"detail", detail}});
 }
 
+void Journal::cost(const StageUse& use) {
+  nlohmann::ordered_json line = {{"time", unix_time()}, {"event", "stage_cost"}};
+  line.update(json_of(use));
+  append(events_, line);
+}
+
 void Journal::started(const StageStart& start) {
   stage_ = start;
   append(events_, {{"time", unix_time()},
@@ -62,6 +68,16 @@ void Journal::recalled(const RecallReport& report) {
                     {"step", report.step},
                     {"length", report.length},
                     {"recall", report.recall}});
+}
+
+void Journal::scored(const TaskReport& report) {
+  append(metrics_, {{"time", unix_time()},
+                    {"stage", stage_.stage},
+                    {"what", stage_.what},
+                    {"step", report.step},
+                    {"task", report.task},
+                    {"length", report.length},
+                    {"score", report.score}});
 }
 
 void Journal::saved(int64_t step, double seconds) {

@@ -6,6 +6,7 @@
 
 #include "distributed/run/run_folder.h"
 #include "distributed/stages/context.h"
+#include "launcher/cost.h"
 
 namespace flashmorph {
 
@@ -16,11 +17,13 @@ class Journal : public StageObserver {
   explicit Journal(const RunFolder& folder);
 
   void event(const std::string& name, const std::string& detail);
+  void cost(const StageUse& use);
 
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
   void recalled(const RecallReport& report) override;
+  void scored(const TaskReport& report) override;
   void saved(int64_t step, double seconds) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void finished(const std::string& stage, double seconds) override;
@@ -49,6 +52,9 @@ class Observers : public StageObserver {
   }
   void recalled(const RecallReport& report) override {
     for (StageObserver* one : all_) one->recalled(report);
+  }
+  void scored(const TaskReport& report) override {
+    for (StageObserver* one : all_) one->scored(report);
   }
   void saved(int64_t step, double seconds) override {
     for (StageObserver* one : all_) one->saved(step, seconds);

@@ -148,6 +148,19 @@ void Metrics::stepped(const StepReport& report) {
   }
 }
 
+void Metrics::scored(const TaskReport& report) { step_done(report.step); }
+
+void Metrics::cost(const StageUse& use) {
+  const Labels stage = {{"stage", use.stage}};
+  gauge("flashmorph_stage_rank_seconds", "Wall time of a finished stage times its ranks.", stage)
+      .Set(3600.0 * use.rank_hours());
+  if (use.flop) gauge("flashmorph_stage_flop", "Operations of a finished stage that trains.", stage).Set(*use.flop);
+  if (use.of_peak)
+    gauge("flashmorph_stage_peak_ratio", "Its operations a second and rank, as a share of the card's peak.", stage)
+        .Set(*use.of_peak);
+  if (use.price) gauge("flashmorph_stage_price", "What it cost, by report.price_per_gpu_hour.", stage).Set(*use.price);
+}
+
 void Metrics::saved(int64_t, double) {
   gauge("flashmorph_checkpoint_last_success_timestamp_seconds",
         "When the last checkpoint was whole on disk, Unix time.")
@@ -193,6 +206,12 @@ void Metrics::measured(const proto::Measurement& measurement) {
     gauge("flashmorph_recall_ratio", "Right passkey words on held-out text, teacher-forced.", labels)
         .Set(static_cast<double>(recall.teacher_forced().right_words()) /
              static_cast<double>(recall.teacher_forced().words()));
+  }
+  for (const proto::TaskScore& score : measurement.tasks()) {
+    Labels labels = model;
+    labels["task"] = score.task();
+    labels["length"] = std::to_string(score.length());
+    gauge("flashmorph_task_score", "Mean score of a long-context task, 0 to 1.", labels).Set(score.score());
   }
 }
 

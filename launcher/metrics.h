@@ -14,6 +14,7 @@
 #include "core/base/clock.h"
 #include "core/config/run_config.h"
 #include "distributed/stages/context.h"
+#include "launcher/cost.h"
 
 namespace flashmorph {
 
@@ -26,6 +27,8 @@ class Metrics : public StageObserver {
   Metrics(const RunConfig& config, const std::string& version);
   ~Metrics() override;
 
+  void cost(const StageUse& use);
+
   // Where it listens, with the port that the system chose for port 0.
   const std::string& address() const { return address_; }
 
@@ -37,6 +40,7 @@ class Metrics : public StageObserver {
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
   void recalled(const RecallReport& report) override;
+  void scored(const TaskReport& report) override;
   void saved(int64_t step, double seconds) override;
   void ranks(const std::vector<RankVitals>& vitals) override;
   void measured(const proto::Measurement& measurement) override;

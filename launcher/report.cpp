@@ -7,12 +7,10 @@
 #include <CLI/CLI.hpp>
 #include <ctime>
 #include <memory>
-#include <optional>
 
-#include "core/base/bad_input.h"
 #include "core/io/atomic_file.h"
-#include "distributed/forecast/run_forecast.h"
 #include "launcher/commands.h"
+#include "launcher/cost.h"
 #include "launcher/report_template.h"
 
 namespace flashmorph {
@@ -79,32 +77,11 @@ json losses_of(const RunRecord& record) {
   return charts;
 }
 
-// The model may have been moved since, or the report be made elsewhere.
-std::optional<ModelSpec> model_of(const RunRecord& record) {
-  try {
-    return ModelSpec::open(record.config.model.path);
-  } catch (const BadInput&) {
-    return std::nullopt;
-  }
-}
-
-FullLayers full_layers_of(const std::string& plan, const proto::PlanSet& plans) {
-  for (const proto::HybridPlan& one : plans.plans())
-    if (one.name() == plan) return std::vector<int64_t>(one.full_layers().begin(), one.full_layers().end());
-  return std::nullopt;
-}
-
-// The finished stages; those that train with their operations, where the model is there to ask.
+// The finished stages, with what they took where that is known.
 json stages_of(const RunRecord& record) {
-  const std::optional<ModelSpec> spec = model_of(record);
   json stages = json_of(record.state)["finished"];
-  for (json& done : stages) {
-    if (!spec || done["tokens"] == "0") continue;        // protobuf's JSON has int64 as text
-    const auto name = done["stage"].get<std::string>();  // "select", "distill uniform"
-    const size_t space = name.find(' ');
-    const std::string plan = space == std::string::npos ? "" : name.substr(space + 1);
-    done["flop"] = flop_of_stage(name.substr(0, space), record.config, *spec, full_layers_of(plan, record.plans));
-  }
+  for (size_t i = 0; i < stages.size(); ++i)
+    stages[i].update(json(json_of(use_of(record.state.finished(static_cast<int>(i)), record))));
   return stages;
 }
 

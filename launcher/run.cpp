@@ -16,11 +16,14 @@
 #include "core/base/host_name.h"
 #include "core/data/sample_stream.h"
 #include "core/model/stored_model.h"
+#include "core/tasks/plays.h"
+#include "core/tasks/task.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/run/run_lock.h"
+#include "launcher/cost.h"
 #include "launcher/device.h"
 #include "launcher/journal.h"
 #include "launcher/metrics.h"
@@ -74,6 +77,7 @@ struct Inputs {
   std::optional<Tokenizer> tokenizer;
   std::optional<Corpus> corpus;
   std::optional<PasskeyTask> passkeys;
+  std::optional<TaskMaterial> tasks;  // where evaluate asks any
 };
 
 Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<void()>& between_reads) {
@@ -94,6 +98,11 @@ Inputs read_inputs(const RunConfig& config, int64_t ranks, const std::function<v
     throw BadInput("stages.evaluate.lengths", std::to_string(config.stages.evaluate.passkeys) + " passkeys of " +
                                                   std::to_string(config.stages.evaluate.words) + " words need " +
                                                   std::to_string(least) + " tokens");
+  const EvaluateSection& evaluate = config.stages.evaluate;
+  if (!evaluate.tasks.empty()) inputs.tasks.emplace(*inputs.tokenizer, plays());
+  for (const std::string& task : evaluate.tasks)
+    for (const int64_t length : evaluate.task_lengths)  // one that is too short is refused
+      task_sample(task_named(task, "stages.evaluate.tasks"), *inputs.tasks, 0, length, 0);
   return inputs;
 }
 
@@ -151,6 +160,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   StageObserver silent;
   std::unique_ptr<RunLock> lock;
   std::unique_ptr<Journal> journal;
+  std::unique_ptr<CostRecorder> costs;
   std::unique_ptr<Observers> observers;
   on_all_ranks(world, [&] {
     if (!leads) return;
@@ -159,7 +169,8 @@ int run(const CommandLine& line, Communicator& host_world) {
     const std::vector<ChangedKey> changes = folder.changes(config);
     folder.open(config, sources);
     journal = std::make_unique<Journal>(folder);
-    std::vector<StageObserver*> all = {&terminal, journal.get()};
+    costs = std::make_unique<CostRecorder>(folder.path(), *journal, metrics.get());
+    std::vector<StageObserver*> all = {&terminal, journal.get(), costs.get()};
     if (metrics) {
       all.push_back(metrics.get());
       metrics->write_target(folder.metrics_target_file());
@@ -179,8 +190,9 @@ int run(const CommandLine& line, Communicator& host_world) {
   watchdog.meet_in(folder.health_folder());
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
-  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog}, world, placed,
-                          folder);
+  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog,
+                           inputs.tasks ? &*inputs.tasks : nullptr},
+                          world, placed, folder);
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {

@@ -8,6 +8,7 @@
 #include "distributed/coordinator/results.h"
 #include "distributed/run/run_record.h"
 #include "launcher/commands.h"
+#include "launcher/cost.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -68,8 +69,7 @@ ordered_json status_of(const RunRecord& record) {
   ordered_json status = {{"run", record.config.run.name}, {"phase", phase(record, now)}, {"now", now}};
   status["finished_stages"] = ordered_json::array();
   for (const proto::StageResult& done : record.state.finished())
-    status["finished_stages"].push_back(
-        {{"stage", done.stage()}, {"tokens", done.tokens()}, {"seconds", done.seconds()}});
+    status["finished_stages"].push_back(json_of(use_of(done, record)));
   status["plans"] = ordered_json::object();
   for (const proto::HybridPlan& plan : record.plans.plans())
     status["plans"][plan.name()] = std::vector<int64_t>(plan.full_layers().begin(), plan.full_layers().end());
@@ -78,9 +78,15 @@ ordered_json status_of(const RunRecord& record) {
 
 void print(const RunRecord& record, const ordered_json& status) {
   fmt::print("{}  {}\n", record.config.run.name, status["phase"].get<std::string>());
-  for (const auto& done : status["finished_stages"])
-    fmt::print("  {:<32} {:>6} tokens  {:>8}\n", done["stage"].get<std::string>(),
+  for (const auto& done : status["finished_stages"]) {
+    fmt::print("  {:<32} {:>6} tokens  {:>8}", done["stage"].get<std::string>(),
                short_count(done["tokens"].get<int64_t>()), short_time(done["seconds"].get<double>()));
+    if (done.contains("rank_hours")) fmt::print("  {:>7.3f} rank-hours", done["rank_hours"].get<double>());
+    if (done.contains("flop")) fmt::print("  {:.2e} FLOP", done["flop"].get<double>());
+    if (done.contains("of_peak")) fmt::print("  {:.1f} % of peak", 100 * done["of_peak"].get<double>());
+    if (done.contains("price")) fmt::print("  costs {:.2f}", done["price"].get<double>());
+    fmt::print("\n");
+  }
   const ordered_json& now = status["now"];
   if (!record.finished() && !now.empty()) {
     fmt::print("  {} {}: step {} of {}", now["stage"].get<std::string>(), now["what"].get<std::string>(),

@@ -147,6 +147,11 @@ void Terminal::recalled(const RecallReport& report) {
   std::fflush(out_);
 }
 
+void Terminal::scored(const TaskReport& report) {
+  show(report.step, fmt::format("{} {}: {:.1f} %", report.task, report.length, 100.0 * report.score));
+  std::fflush(out_);
+}
+
 // A line of the stage's progress: the last one, and those in between now and then.
 void Terminal::show(int64_t step, const std::string& what, const std::string& tail) {
   const bool last = step == stage_.steps;

@@ -27,6 +27,7 @@ class Terminal : public StageObserver {
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
   void recalled(const RecallReport& report) override;
+  void scored(const TaskReport& report) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void skipped(const std::string& stage, const std::string& where) override;
   void note(const std::string& note) override;

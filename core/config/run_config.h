@@ -321,6 +321,9 @@ struct EvaluateSection {
   int64_t depths = 4;
   int64_t perplexity_tokens = 16384;
   int64_t perplexity_length = 512;
+  std::vector<std::string> tasks = {};
+  std::vector<int64_t> task_lengths = {1024};
+  int64_t task_samples = 16;
   ParallelSection parallel;
 
   void keys(KeyVisitor& v) {
@@ -335,6 +338,12 @@ struct EvaluateSection {
     v.key("depths", depths, {"buckets of depth in evaluation.json", 1, 100});
     v.key("perplexity_tokens", perplexity_tokens, {"held-out tokens for perplexity", 2, kMany});
     v.key("perplexity_length", perplexity_length, {"tokens a window", 2, kMany});
+    v.key(
+        "tasks", tasks,
+        {.meaning = "long-context tasks that every model is asked too, as `flashmorph-dist evaluate --help` lists them",
+         .may_be_empty = true});
+    v.key("task_lengths", task_lengths, {"tokens of their samples, answer included", 2, kMany});
+    v.key("task_samples", task_samples, {"samples a task and length", 1, kMany});
     v.group("parallel", [&] { parallel.mesh_keys(v); });
   }
 };
@@ -349,6 +358,16 @@ struct ExportSection {
         "format", format,
         {"of the folder, by the name in exports.md: flashmorph holds all hybrids and brings its code, the others load "
          "without; auto takes the first that can hold this one"});
+  }
+};
+
+struct ReportSection {
+  double price_per_gpu_hour = 0.0;
+
+  void keys(KeyVisitor& v) {
+    v.key("price_per_gpu_hour", price_per_gpu_hour,
+          without_effect({"of a rank's hour, in any currency: what each stage cost, in report and status; 0: not shown",
+                          0, kMany}));
   }
 };
 
@@ -426,6 +445,7 @@ struct RunConfig {
   ParallelSection parallel;
   DataSection data;
   StagesSection stages;
+  ReportSection report;
   MetricsSection metrics;
   CheckpointSection checkpoint;
   HealthSection health;
@@ -451,6 +471,7 @@ struct RunConfig {
       for (ParallelSection* stage : stages.parallels()) *stage = parallel;
     v.section("data", data);
     v.section("stages", stages);
+    v.section("report", report);
     v.section("metrics", metrics);
     v.section("checkpoint", checkpoint);
     v.section("health", health);

@@ -88,6 +88,8 @@ PasskeyTask::PasskeyTask(const Tokenizer& tokenizer) {
   statement_after_ = tokenizer.encode_rest(" passkey to the vault:");
   question_before_ = tokenizer.encode_rest("\nWhat is the");
   question_after_ = tokenizer.encode_rest(" passkey to the vault?\nPasskey:");
+  question_end_ = tokenizer.encode_rest(" passkey to the vault?");
+  answer_start_ = tokenizer.encode_rest("Passkey:");
   const Tokens newline = tokenizer.encode_rest("\n");
   if (newline.size() != 1)
     throw BadInput("tokenizer.json", "writes a newline as " + std::to_string(newline.size()) + " tokens, expected one");
@@ -145,6 +147,15 @@ Sample PasskeyTask::make(TokenView background, int64_t length, int64_t passkeys,
   }
   sample.tokens.push_back(end_of_text_);
   return sample;
+}
+
+Tokens PasskeyTask::asked_in_chat(const Sample& sample, const Answer& answer, const Tokens& before,
+                                  const Tokens& after) const {
+  Tokens tokens = before;
+  const auto question_end = answer.first - static_cast<int64_t>(question_after_.size());
+  tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.begin() + question_end);
+  for (const Tokens* piece : {&question_end_, &after, &answer_start_}) append(tokens, *piece);
+  return tokens;
 }
 
 Sample plain_text(TokenView background, int64_t length, KeyedRandom& random) {

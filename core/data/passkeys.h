@@ -39,6 +39,11 @@ class PasskeyTask {
   // The tokens of a sample with no background at all.
   int64_t least_length(int64_t passkeys, int64_t words) const;
 
+  // The tokens up to this answer as a chat has them: a message that ends with the question, between the texts that a
+  // model's chat template puts around one, and the answer's beginning behind them.
+  std::vector<int32_t> asked_in_chat(const Sample& sample, const Answer& answer, const std::vector<int32_t>& before,
+                                     const std::vector<int32_t>& after) const;
+
   int32_t newline() const { return newline_; }
   int32_t end_of_text() const { return end_of_text_; }
 
@@ -46,6 +51,7 @@ class PasskeyTask {
   std::vector<std::vector<int32_t>> words_;     // " alpha" ... " zulu"
   std::vector<std::vector<int32_t>> ordinals_;  // " first" ... " tenth"
   std::vector<int32_t> statement_before_, statement_after_, question_before_, question_after_;
+  std::vector<int32_t> question_end_, answer_start_;  // of question_after_, where a chat parts them
   int32_t newline_ = 0;
   int32_t end_of_text_ = 0;
 };

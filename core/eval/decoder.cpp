@@ -16,17 +16,21 @@ constexpr at::Tensor LayerCache::*kKept[] = {&LayerCache::keys_BPGK, &LayerCache
 
 }  // namespace
 
+LayerCache empty_cache(const MorphableModel& model, int64_t layer, const Route& route, int64_t rows, int64_t room) {
+  LayerCache cache;
+  if (route.kind == Route::Kind::linear) return cache;
+  const Placement& placement = model.placement();
+  const int64_t head_dim = model.spec().head_dim, kv_heads = model.layer(layer).attention->k.size(0) / head_dim;
+  for (auto kept : kKept)  // zeros: what is masked counts 0 times, which would not help against a NaN
+    cache.*kept =
+        at::zeros({rows, room, kv_heads, head_dim}, at::TensorOptions(placement.dtype).device(placement.device));
+  return cache;
+}
+
 Decoder::Decoder(const MorphableModel& model, const Routes& routes, int64_t rows, int64_t room, int64_t chunk)
     : model_(model), routes_(routes), room_(room), chunk_(chunk), storage_(static_cast<size_t>(model.layer_count())) {
-  const Placement& placement = model.placement();
-  // Zeros: what is masked counts 0 times, which would not help against a NaN.
-  for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
-    if (routes[static_cast<size_t>(l)].kind == Route::Kind::linear) continue;
-    const int64_t head_dim = model.spec().head_dim, kv_heads = model.layer(l).attention->k.size(0) / head_dim;
-    for (auto kept : kKept)
-      storage_[l].*kept =
-          at::zeros({rows, room, kv_heads, head_dim}, at::TensorOptions(placement.dtype).device(placement.device));
-  }
+  for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l)
+    storage_[l] = empty_cache(model, l, routes[static_cast<size_t>(l)], rows, room);
   for (int64_t r = 0; r < rows; ++r) {
     Row& row =
         rows_.emplace_back(Row{.length = 0, .caches = std::vector<LayerCache>(storage_.size()), .hidden_1D = {}});

@@ -8,6 +8,9 @@
 
 namespace flashmorph {
 
+// A layer's cache with room for so many tokens in each row, nothing read yet.
+LayerCache empty_cache(const MorphableModel& model, int64_t layer, const Route& route, int64_t rows, int64_t room);
+
 // Rows of tokens that a model reads and goes on with, each by its likeliest next token. A row is read alone, in chunks,
 // into the caches (keys and values of full layers, states of linear ones); all rows write together. Rows may differ in
 // length; each gets what it would alone. Every rank of a pipeline holds one and calls alike. Not differentiable.

@@ -1,8 +1,10 @@
 #include "core/eval/pace.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "core/base/clock.h"
@@ -14,9 +16,21 @@ namespace {
 
 constexpr int kRuns = 3;
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
+// The medians of what several runs took, after one that also sets up.
+template <size_t N, class Run>
+std::array<double, N> medians(const Run& run) {
+  run();
+  std::array<std::vector<double>, N> times;
+  for (int i = 0; i < kRuns; ++i) {
+    const std::array<double, N> took = run();
+    for (size_t n = 0; n < N; ++n) times[n].push_back(took[n]);
+  }
+  std::array<double, N> middle;
+  for (size_t n = 0; n < N; ++n) {
+    std::ranges::sort(times[n]);
+    middle[n] = times[n][kRuns / 2];
+  }
+  return middle;
 }
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary) {
@@ -33,25 +47,43 @@ Pace pace_of(const MorphableModel& model, const Routes& routes, int64_t length, 
   const std::vector<int32_t> prompt = random_tokens(length, model.spec().vocabulary);
   const auto never = [](int64_t, const Decoder::Written&) { return false; };
   Pace pace{.length = length, .rows = rows};
-  std::vector<double> prefills, steps;
-  for (int run = 0; run <= kRuns; ++run) {
+  const auto [prefill, step] = medians<2>([&] {
     Decoder decoder(model, routes, rows, length + tokens + 1);
     const Stopwatch reading;
     for (int64_t row = 0; row < rows; ++row) decoder.read(row, prompt);
     const auto first = decoder.write(std::vector<int64_t>(static_cast<size_t>(rows), 1), never);
-    prefills.push_back(reading.seconds());
+    const double read = reading.seconds();
     for (int64_t row = 0; row < rows; ++row) decoder.read(row, first[static_cast<size_t>(row)]);
     const Stopwatch writing;
     decoder.write(std::vector<int64_t>(static_cast<size_t>(rows), tokens), never);
-    steps.push_back(writing.seconds() / static_cast<double>(std::max<int64_t>(1, tokens - 1)));
+    const double wrote = writing.seconds();
     const Decoder::Memory memory = decoder.memory();
     pace.kv_bytes = memory.kv_bytes;
     pace.state_bytes = memory.state_bytes;
-    if (run == 0) prefills.clear(), steps.clear();  // it also sets up
-  }
-  pace.prefill_seconds = median(prefills);
-  pace.token_seconds = median(steps);
+    return std::array{read, wrote / static_cast<double>(std::max<int64_t>(1, tokens - 1))};
+  });
+  pace.prefill_seconds = prefill;
+  pace.token_seconds = step;
   return pace;
+}
+
+double attention_seconds(const MorphableModel& model, int64_t layer, const Route& route, int64_t length) {
+  const c10::NoGradGuard no_gradient;
+  const Placement& placement = model.placement();
+  const at::Tensor states =
+      at::randn({1, length, model.spec().hidden}, at::TensorOptions(placement.dtype).device(placement.device));
+  const auto [seconds] = medians<1>([&] {
+    LayerCache cache = empty_cache(model, layer, route, 1, length);
+    const Stopwatch reading;
+    at::Tensor read;
+    for (int64_t first = 0; first < length; first += Decoder::kChunk) {
+      const int64_t part = std::min(Decoder::kChunk, length - first);
+      read = model.attend(layer, states.narrow(1, first, part), route, model.positions(first, part), &cache);
+    }
+    read.select(1, -1).sum().item<double>();  // waits for a device as well
+    return std::array{reading.seconds()};
+  });
+  return seconds;
 }
 
 }  // namespace flashmorph

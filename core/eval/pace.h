@@ -24,4 +24,8 @@ struct Pace {
 // Collective over the pipeline and tensor groups.
 Pace pace_of(const MorphableModel& model, const Routes& routes, int64_t length, int64_t rows, int64_t tokens);
 
+// Seconds that this layer's attention takes to read `length` random states as pace_of's prefill does: into a cache, in
+// the decoder's chunks; the median of as many runs. On this rank's clock.
+double attention_seconds(const MorphableModel& model, int64_t layer, const Route& route, int64_t length);
+
 }  // namespace flashmorph

@@ -50,7 +50,7 @@ std::vector<std::string> words_of(std::string_view text) {
 
 }  // namespace
 
-TaskMaterial::TaskMaterial(const Tokenizer& tokenizer, std::string_view text)
+TaskMaterial::TaskMaterial(const Tokenizer& tokenizer, std::string_view text, std::string_view chat)
     : tokenizer_(tokenizer),
       pieces_(pieces_of(text)),
       words_(words_of(text)),
@@ -61,6 +61,12 @@ TaskMaterial::TaskMaterial(const Tokenizer& tokenizer, std::string_view text)
     throw BadInput("the tasks' text", fmt::format("has {} lines and {} different words of 4 to 9 letters, expected at "
                                                   "least {} of each",
                                                   pieces_.size(), words_.size(), kLeast));
+  if (chat.empty()) return;
+  const size_t place = chat.find("{}");
+  if (place == std::string_view::npos || place != chat.rfind("{}"))
+    throw BadInput("the chat", "expected one {} where the message stands, as the model's template renders it");
+  before_message_ = tokenizer.encode(chat.substr(0, place));
+  after_message_ = tokenizer.encode_rest(chat.substr(place + 2));
 }
 
 std::vector<int32_t> filled(const TaskMaterial& material, const std::string& task, int64_t length, int64_t most,
@@ -71,8 +77,8 @@ std::vector<int32_t> filled(const TaskMaterial& material, const std::string& tas
   const int64_t budget = length - most;
   std::vector<int32_t> best = tokens(1);
   if (size_of(best) > budget)
-    throw BadInput("--lengths", fmt::format("{} tokens are too few for {}, which needs {} with its answer", length,
-                                            task, size_of(best) + most));
+    throw BadInput(task, fmt::format("a length of {} tokens is too short, expected at least {}, answer included",
+                                     length, size_of(best) + most));
   const double each = std::max(1.0, static_cast<double>(size_of(tokens(1 + kProbe)) - size_of(best)) / kProbe);
   int64_t units = 1;
   for (int attempt = 0; attempt < 6; ++attempt) {

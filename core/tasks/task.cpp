@@ -42,13 +42,13 @@ const std::vector<Task>& tasks() {
   return all;
 }
 
-const Task& task_named(const std::string& name) {
+const Task& task_named(const std::string& name, const std::string& where) {
   std::string known;
   for (const Task& task : tasks()) {
     if (task.name == name) return task;
     known += (known.empty() ? "" : ", ") + std::string(task.name);
   }
-  throw BadInput("--tasks", fmt::format("'{}' is no task, expected some of: {}", name, known));
+  throw BadInput(where, fmt::format("'{}' is no task, expected some of: {}", name, known));
 }
 
 TaskSample task_sample(const Task& task, const TaskMaterial& material, uint64_t seed, int64_t length, int64_t i) {

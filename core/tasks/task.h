@@ -28,7 +28,7 @@ struct Task {
 };
 
 const std::vector<Task>& tasks();
-const Task& task_named(const std::string& name);  // BadInput at --tasks, naming the known ones
+const Task& task_named(const std::string& name, const std::string& where = "--tasks");  // BadInput, naming all
 
 // Sample i of a task at a length: a pure function of these and the seed, whatever else is made.
 TaskSample task_sample(const Task& task, const TaskMaterial& material, uint64_t seed, int64_t length, int64_t i);

@@ -82,6 +82,9 @@ void check_settings(const RunConfig& config, const ModelSpec& spec, int64_t rank
   for (const auto& [stage, section] : config.stages.training()) checks.training(stage, *section);
   checks.layout("evaluate");
   for (const int64_t length : config.stages.evaluate.lengths) checks.length("stages.evaluate.lengths", length);
+  if (!config.stages.evaluate.tasks.empty())
+    for (const int64_t length : config.stages.evaluate.task_lengths)
+      checks.length("stages.evaluate.task_lengths", length);
   if (!checks.faults.empty()) throw BadInput(checks.faults);
 }
 

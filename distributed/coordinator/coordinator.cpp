@@ -146,6 +146,7 @@ void Coordinator::conclude(const proto::StageCommand& command, proto::StageRepor
   result.set_stage(name_of(command));
   result.set_tokens(report.tokens());
   result.set_seconds(report.seconds());
+  result.set_ranks(world_.size());
   for (const proto::StageReport& theirs : reports) {
     result.set_bytes_moved(result.bytes_moved() + theirs.bytes_moved());
     result.set_peak_bytes(std::max(result.peak_bytes(), theirs.peak_bytes()));
@@ -328,10 +329,10 @@ MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::str
 LayerBudget Coordinator::budget() { return budget_of(inputs_.config, placed_, inputs_.latency); }
 
 StageContext Coordinator::context(const std::string& command) {
-  return {inputs_.config,   placed_.mesh(),
-          inputs_.corpus,   inputs_.passkeys,
-          inputs_.observer, inputs_.stop,
-          inputs_.watchdog, command.empty() ? CheckpointPlace() : checkpoints_of(command)};
+  return {
+      inputs_.config,   placed_.mesh(), inputs_.corpus,   inputs_.passkeys,
+      inputs_.observer, inputs_.stop,   inputs_.watchdog, command.empty() ? CheckpointPlace() : checkpoints_of(command),
+      inputs_.tasks};
 }
 
 // A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0

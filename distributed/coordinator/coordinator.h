@@ -20,6 +20,7 @@ struct RunInputs {
   StageObserver& observer;             // does nothing on ranks other than 0
   StopSignal& stop;
   Watchdog& watchdog;
+  const TaskMaterial* tasks = nullptr;  // for stages.evaluate.tasks
 };
 
 // What a budget in milliseconds needs: each layer's latency, measured on the mesh of evaluate, or, unless `fresh`, as

@@ -40,10 +40,13 @@ std::vector<StageForecast> forecast_run(const RunConfig& config, const ModelSpec
   return stages;
 }
 
-double flop_of_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec,
-                     const FullLayers& full_layers) {
-  const StageForecast forecast = forecast_stage(stage, on_mesh(config, {1, 1}), spec, 1, full_layers);
-  return static_cast<double>(forecast.steps) * forecast.ranks.front().flop;
+double flop_of(int64_t tokens, const std::string& stage, const RunConfig& config, const ModelSpec& spec,
+               const FullLayers& full_layers) {
+  RunConfig once = on_mesh(config, {1, 1});
+  for (ParallelSection* parallel : once.stages.parallels()) parallel->recompute = "none";
+  const double flop = forecast_stage(stage, once, spec, 1, full_layers).ranks.front().flop;
+  const TrainingSection& section = *config.stages.training(stage);
+  return flop * static_cast<double>(tokens) / static_cast<double>(section.batch_tokens);
 }
 
 RunConfig on_mesh(RunConfig config, const MeshChoice& mesh) {

@@ -24,10 +24,10 @@ StageForecast forecast_stage(const std::string& stage, const RunConfig& config, 
                              const FullLayers& full_layers = std::nullopt);
 std::vector<StageForecast> forecast_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks);
 
-// The floating-point operations of all steps of a training stage, rehearsed on one rank: however many ranks share them,
-// what several tensor ranks do alike counts once.
-double flop_of_stage(const std::string& stage, const RunConfig& config, const ModelSpec& spec,
-                     const FullLayers& full_layers);
+// The floating-point operations of a training stage's steps over so many tokens, rehearsed on one rank: however many
+// ranks share them, what several tensor ranks do alike counts once, and what is computed again for want of memory too.
+double flop_of(int64_t tokens, const std::string& stage, const RunConfig& config, const ModelSpec& spec,
+               const FullLayers& full_layers);
 
 struct MeshChoice {
   int64_t tensor;

@@ -5,6 +5,7 @@
 #include "core/config/run_config.h"
 #include "core/data/corpus.h"
 #include "core/data/passkeys.h"
+#include "core/tasks/material.h"
 #include "distributed/checkpoint/stage_checkpoints.h"
 #include "distributed/health/stop_signal.h"
 #include "distributed/health/watchdog.h"
@@ -23,7 +24,8 @@ struct StageContext {
   StageObserver& observer;  // does nothing on ranks other than 0
   StopSignal& stop;
   Watchdog& watchdog;
-  CheckpointPlace checkpoints = {};  // of this stage; none by default
+  CheckpointPlace checkpoints = {};     // of this stage; none by default
+  const TaskMaterial* tasks = nullptr;  // where evaluate asks tasks
 };
 
 // Tokens and wall time of one stage, on rank 0's clock.

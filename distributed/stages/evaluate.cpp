@@ -108,10 +108,11 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
   const EvaluateSection& section = context.config.stages.evaluate;
   const Phase measuring(context.watchdog, Work::evaluate, "evaluate " + name);
   const c10::NoGradGuard no_gradient;
-  context.observer.started({.stage = "evaluate",
-                            .what = after.empty() ? name : name + " after " + after,
-                            .steps = static_cast<int64_t>(section.lengths.size()),
-                            .tokens = 0});
+  context.observer.started(
+      {.stage = "evaluate",
+       .what = after.empty() ? name : name + " after " + after,
+       .steps = static_cast<int64_t>(section.lengths.size() + section.tasks.size() * section.task_lengths.size()),
+       .tokens = 0});
   proto::Measurement result;
   result.set_name(name);
   result.set_after(after);
@@ -131,6 +132,15 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
     for (const RecallCount& count : forced) fill(*recall.add_teacher_forced_by_depth(), count);
     context.observer.recalled({.step = ++step, .length = length, .recall = total(forced).word_recall()});
   }
+  for (const std::string& name : section.tasks)
+    for (const int64_t length : section.task_lengths) {
+      const TaskPlan plan{*context.tasks, static_cast<uint64_t>(context.config.run.seed), section.task_samples,
+                          section.depths, usual_batch_tokens(model.placement().device)};
+      const proto::TaskScore score =
+          measure_task(model, routes, task_named(name), length, plan, context.mesh, stop_before(step, context));
+      *result.add_tasks() = score;
+      context.observer.scored({.step = ++step, .task = name, .length = length, .score = score.score()});
+    }
   result.set_perplexity(perplexity(model, routes, step, context));
   return result;
 }

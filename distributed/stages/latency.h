@@ -7,8 +7,8 @@
 
 namespace flashmorph {
 
-// How long each layer's two attentions take on these ranks, milliseconds a forward over one sequence of `length` random
-// states: the median of several, of the slowest rank that holds a part of the layer. The same on every rank.
+// How long each layer's two attentions take on these ranks, milliseconds to read one sequence of `length` random
+// states (attention_seconds), of the slowest rank that holds a part of the layer. The same on every rank.
 // Collective.
 proto::LayerLatency layer_latency(const MorphableModel& model, int64_t length, Mesh& mesh);
 

@@ -74,6 +74,8 @@ void summarize(const at::Tensor& table, int64_t depths, proto::TaskScore& score)
 
 }  // namespace
 
+int64_t usual_batch_tokens(const at::Device& device) { return device.is_cuda() ? 262144 : 16384; }
+
 void sum_over_items(at::Tensor& counts, Mesh& mesh) {
   mesh.data().all_reduce(counts, Reduction::sum);
   mesh.pipeline().all_reduce(counts, Reduction::sum);

@@ -19,6 +19,9 @@ namespace flashmorph {
 // Called on every rank before each part of the items, with those that this rank has done; it may communicate and throw.
 using BeforePart = std::function<void(int64_t done)>;
 
+// Prompt tokens of the samples that are answered together, where nobody says otherwise.
+int64_t usual_batch_tokens(const at::Device& device);
+
 struct TaskPlan {
   const TaskMaterial& material;
   uint64_t seed;

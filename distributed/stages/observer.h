@@ -38,6 +38,14 @@ struct RecallReport {
   double recall = 0.0;  // right words / words, teacher-forced
 };
 
+// A task of evaluate at one length; a step as well.
+struct TaskReport {
+  int64_t step = 0;
+  std::string task;
+  int64_t length = 0;  // tokens
+  double score = 0.0;  // in [0, 1]
+};
+
 // What a stage tells of itself while it runs; called on rank 0 only. The launcher shows and records it.
 class StageObserver {
  public:
@@ -47,6 +55,7 @@ class StageObserver {
   virtual void resumed(int64_t steps, int64_t tokens) {}
   virtual void stepped(const StepReport& report) {}
   virtual void recalled(const RecallReport& report) {}
+  virtual void scored(const TaskReport& report) {}
   // A checkpoint after so many steps is whole on disk; it took so long since it was copied.
   virtual void saved(int64_t step, double seconds) {}
   // How every rank did over the last steps; now and then while a stage trains.

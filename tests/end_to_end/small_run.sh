@@ -10,7 +10,9 @@ run() {
     --set stages.align.tokens=16K --set stages.select.tokens=8K --set stages.distill.tokens=4096 \
     --set stages.finetune.tokens=2048 --set stages.finetune.batch_tokens=1024 --set stages.evaluate.compare='[uniform]' \
     --set stages.evaluate.lengths='[512]' --set stages.evaluate.samples=2 --set stages.evaluate.greedy_samples=1 \
-    --set stages.evaluate.perplexity_tokens=1024 "$@"
+    --set stages.evaluate.perplexity_tokens=1024 --set stages.evaluate.tasks='[passkey, frequent-words]' \
+    --set stages.evaluate.task_lengths='[512]' --set stages.evaluate.task_samples=2 \
+    --set report.price_per_gpu_hour=3600 "$@"
 }
 
 # refused EXPECTED ARGUMENT...: exit code 2, the expected words, nothing on disk.
@@ -34,6 +36,16 @@ grep -q "KV bytes/token" "$work/first.log" || fail "no closing table"
 "$program" status "$work/small" | grep -q "finished" || fail "status of a finished run"
 "$program" status "$work/small" --json | "$python" -c 'import json, sys; assert json.load(sys.stdin)["phase"] == "finished"' ||
   fail "status for programs"
+"$program" status "$work/small" | grep -Eq "^  align .* rank-hours .* FLOP  costs [0-9]" || fail "status says no cost"
+"$program" evaluate tests/data/passkey-teacher "$work/small/export" --tasks passkey,frequent-words --lengths 512 \
+  --samples 2 --seed 1 --out "$work/tasks.json" >"$work/tasks.log" || fail "evaluate: $(<"$work/tasks.log")"
+"$python" - "$work/small/evaluation.json" "$work/tasks.json" <<'PYTHON' || fail "the run's tasks are not the command's"
+import json, sys
+run, command = (json.load(open(file))["measurements"] for file in sys.argv[1:])
+run = {(m["name"], m.get("after", "")): m["tasks"] for m in run}
+assert run["teacher", ""] == command[0]["tasks"], (run["teacher", ""], command[0]["tasks"])
+assert run["flashmorph", "finetune"] == command[1]["tasks"], (run["flashmorph", "finetune"], command[1]["tasks"])
+PYTHON
 "$program" report "$work/small" | grep -qx "$work/small/report.html" || fail "report"
 run >"$work/second.log" || fail "the second start"
 grep -q "already done" "$work/second.log" || fail "the second start did the work again"
@@ -59,6 +71,10 @@ refused "expected the config.json" inspect tests/data/text
 refused "data.text: $work/none.txt: cannot be opened" "${good[@]}" --set data.text="$work/none.txt"
 refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.lengths='[8192]'
 refused "10 passkeys of 32 words need" "${good[@]}" --set stages.select.data.lengths='[512]'
+refused "stages.evaluate.tasks: 'needles' is no task" "${good[@]}" --set stages.evaluate.tasks='[needles]'
+refused "values: a length of 140 tokens is too short" "${good[@]}" --set stages.evaluate.tasks='[values]' --set stages.evaluate.task_lengths='[140]'
+refused "the model's longest position is 4096" "${good[@]}" --set stages.evaluate.tasks='[values]' \
+  --set stages.evaluate.task_lengths='[8192]'
 refused "is not a folder" "${good[@]}" --set run.dir=README.md/x
 cp -r tests/data/passkey-teacher "$work/broken"
 head -c 1000 tests/data/passkey-teacher/model.safetensors >"$work/broken/model.safetensors"

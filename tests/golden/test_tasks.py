@@ -100,11 +100,44 @@ def made_here(arguments):
             for name, score in shared.items():
                 if score != whole[name]:
                     faults.append(f"two ranks, {mesh}: {name} is {score}, {whole[name]} on one")
+        faults += in_a_chat(arguments, folder)
         faults += refusals(arguments, folder)
         subprocess.run(
             [arguments.program, "bench", TEACHER, "--hybrid", "lightning:3", "--lengths", "256", "--tokens", "4"], check=True
         )
     return faults
+
+
+CHAT = (  # ChatML with a system message of its own, as instruct models have it
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def in_a_chat(arguments, folder):
+    """The passkey's prompt is what the chat template makes of its message, and the answer's beginning."""
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+
+    def rendered(message):
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], chat_template=CHAT, add_generation_prompt=True, tokenize=False
+        )
+
+    chat, answers, faults = Path(folder) / "chat.txt", Path(folder) / "chat.jsonl", []
+    chat.write_text(rendered("{}"))
+    asked = [TEACHER, "--tasks", "passkey", "--lengths", "512", "--samples", "2", "--chat", str(chat)]
+    measured(arguments, folder, [], [*asked, "--answers", str(answers)])
+    before, after = rendered("{}").split("{}")
+    for line in map(json.loads, answers.open()):
+        prompt = tokenizer.decode(line["prompt_tokens"])
+        message = prompt[len(before) :].removesuffix(after + "Passkey:")
+        if prompt != rendered(message) + "Passkey:" or not message.endswith(" passkey to the vault?"):
+            faults.append(f"the chat's prompt is {prompt!r}")
+        if len(line["prompt_tokens"]) > 512 - line["most"]:
+            faults.append(f"the chat's prompt has {len(line['prompt_tokens'])} tokens")
+    return faults + compare(TEACHER, answers, torch.float32, "cpu")
 
 
 def measured(arguments, folder, launcher, asked):
@@ -134,8 +167,9 @@ def refusals(arguments, folder):
         ([TEACHER, "--tasks", "needles"], "needle-noise"),
         ([TEACHER, "--lengths", "1024,8192"], "beyond the 4096 positions"),
         ([TEACHER, "--lengths", "1k"], "expected numbers of tokens"),
-        ([TEACHER, "--tasks", "values", "--lengths", "140"], "too few for values"),
+        ([TEACHER, "--tasks", "values", "--lengths", "140"], "values: a length of 140 tokens is too short"),
         ([TEACHER, "--choices", str(choices)], "choices.jsonl: line 1"),
+        ([TEACHER, "--tasks", "passkey", "--lengths", "512", "--chat", str(choices)], "one {} where the message stands"),
         ([TEACHER, "--perplexity", "nowhere.txt"], "nowhere.txt"),
         ([TEACHER, "--tensor", "3"], "tensor"),
     ]:

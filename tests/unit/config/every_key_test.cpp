@@ -34,7 +34,7 @@ std::vector<std::string> others(const std::vector<int64_t>&, const Rule&) {
   return {yaml_of(std::vector<int64_t>{256, 128})};
 }
 std::vector<std::string> others(const std::vector<std::string>&, const Rule& rule) {
-  return {yaml_of(std::vector<std::string>{rule.choices.back()})};
+  return {yaml_of(std::vector<std::string>{rule.choices.empty() ? "other" : rule.choices.back()})};
 }
 
 struct Key {

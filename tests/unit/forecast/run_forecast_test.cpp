@@ -55,6 +55,22 @@ TEST(RunForecast, AnotherMeshIsOfferedWhereOneDoesNotFit) {
       << "a prime number of ranks and four micro-batches";
 }
 
+// By hand, a token of T of a plain transformer: 2 for each multiply-add of a weight, forward, and twice that back; of
+// attention's scores and their use half the pairs, and back five such products instead of two; the last one has no
+// logits.
+TEST(RunForecast, FlopOfAStageAreThoseCountedByHand) {
+  const RunConfig config = quickstart({"stages.finetune.parallel.recompute=full"});
+  const ModelSpec& m = teacher();
+  const auto T = static_cast<double>(config.stages.finetune.longest()), D = static_cast<double>(m.hidden),
+             Q = static_cast<double>(m.heads * m.head_dim), G = static_cast<double>(m.kv_heads * m.head_dim),
+             F = static_cast<double>(m.intermediate), V = static_cast<double>(m.vocabulary);
+  const double layer = 3.0 * 2.0 * (D * (2.0 * Q + 2.0 * G) + 3.0 * D * F) + (2.0 + 5.0) * T * Q;
+  const double token = static_cast<double>(m.layers) * layer + 3.0 * 2.0 * D * V * (T - 1.0) / T;
+  std::vector<int64_t> all;
+  for (int64_t l = 0; l < m.layers; ++l) all.push_back(l);
+  EXPECT_DOUBLE_EQ(flop_of(16384, "finetune", config, m, all), 16384.0 * token);
+}
+
 TEST(Cards, TheTimeIsFlopAndMessages) {
   StageForecast stage = forecast_stage("align", quickstart(), teacher(), 4);
   const Card& card = card_named("h100");

@@ -128,6 +128,35 @@ TEST(MetricsTest, RecallByModelAndLength) {
   EXPECT_THAT(page, HasSubstr("flashmorph_perplexity{after=\"align\",model=\"uniform\",run=\"a\"} 42.5\n"));
 }
 
+TEST(MetricsTest, TasksByModelAndLength) {
+  Metrics metrics(config_named("a"), "1.2.3");
+  proto::Measurement measured;
+  measured.set_name("teacher");
+  proto::TaskScore& score = *measured.add_tasks();
+  score.set_task("values");
+  score.set_length(512);
+  score.set_score(0.25);
+  metrics.scored({.step = 3, .task = "values", .length = 512, .score = 0.25});
+  metrics.measured(measured);
+  const std::string page = get(metrics);
+  EXPECT_THAT(
+      page,
+      HasSubstr("flashmorph_task_score{after=\"\",length=\"512\",model=\"teacher\",run=\"a\",task=\"values\"} 0.25\n"));
+  EXPECT_THAT(page, HasSubstr("flashmorph_step{run=\"a\",stage=\"\"} 3\n"));
+}
+
+TEST(MetricsTest, WhatAStageCost) {
+  Metrics metrics(config_named("a"), "1.2.3");
+  metrics.cost({.stage = "align", .seconds = 8.0, .ranks = 4, .flop = 2e6, .of_peak = 0.25, .price = 0.5});
+  metrics.cost({.stage = "discretize", .seconds = 1.0, .ranks = 4});
+  const std::string page = get(metrics);
+  for (const char* line : {"rank_seconds{run=\"a\",stage=\"align\"} 32\n", "flop{run=\"a\",stage=\"align\"} 2000000\n",
+                           "peak_ratio{run=\"a\",stage=\"align\"} 0.25\n", "price{run=\"a\",stage=\"align\"} 0.5\n",
+                           "rank_seconds{run=\"a\",stage=\"discretize\"} 4\n"})
+    EXPECT_THAT(page, HasSubstr(std::string("flashmorph_stage_") + line));
+  EXPECT_THAT(page, Not(HasSubstr("flashmorph_stage_flop{run=\"a\",stage=\"discretize\"}")));
+}
+
 TEST(MetricsTest, AnEarlierStageIsNoLongerActive) {
   Metrics metrics(config_named("a"), "1.2.3");
   metrics.started({.stage = "align", .what = "", .steps = 1, .tokens = 1});

@@ -25,16 +25,12 @@ RunRecord quickstart() {
     plan.set_name(name);
     plan.mutable_full_layers()->Add(layers.begin(), layers.end());
   }
-  const std::vector<std::pair<const char*, int64_t>> finished = {{"align", 1000},
-                                                                 {"select", 1000},
-                                                                 {"discretize", 0},
-                                                                 {"distill flashmorph", 1000},
-                                                                 {"distill all_linear", 1000},
-                                                                 {"evaluate teacher", 0}};
-  for (const auto& [stage, tokens] : finished) {
+  for (const std::string stage :
+       {"align", "select", "discretize", "distill flashmorph", "distill all_linear", "evaluate teacher"}) {
     proto::StageResult& done = *record.state.add_finished();
     done.set_stage(stage);
-    done.set_tokens(tokens);
+    if (const TrainingSection* section = record.config.stages.training(stage.substr(0, stage.find(' '))))
+      done.set_tokens(section->steps() * section->batch_tokens);
   }
   return record;
 }
@@ -66,6 +62,30 @@ TEST(Report, HoldsThePickOfEveryBudget) {
   ASSERT_EQ(frontier.size(), 1U);
   EXPECT_EQ(frontier[0]["error"], 0.25);
   EXPECT_EQ(frontier[0]["full_layers"], nlohmann::json({"6"}));
+}
+
+TEST(Report, SaysWhatEachStageCost) {
+  RunRecord record = quickstart();
+  record.state.mutable_finished()->DeleteSubrange(2, 4);
+  record.config.device.kind = "cuda";
+  record.config.device.dtype = "bfloat16";
+  record.config.report.price_per_gpu_hour = 2.5;
+  record.events.push_back(
+      {{"event", "device"}, {"detail", "NVIDIA H100 80GB HBM3, 4 ranks to 4 cards of a host: NCCL"}});
+  record.state.mutable_finished(0)->set_ranks(4);
+  record.state.mutable_finished(0)->set_seconds(1800.0);
+  const auto stages = data_of(record)["stages"];
+  EXPECT_DOUBLE_EQ(stages[0]["rank_hours"].get<double>(), 2.0);
+  EXPECT_DOUBLE_EQ(stages[0]["price"].get<double>(), 5.0);
+  EXPECT_DOUBLE_EQ(stages[0]["of_peak"].get<double>(), stages[0]["flop"].get<double>() / (1800.0 * 4 * 989e12));
+  EXPECT_FALSE(stages[1].contains("rank_hours")) << "of an older program, that did not count its ranks";
+  record.events.push_back(
+      {{"event", "stage_cost"}, {"stage", "align"}, {"flop", 7.0}, {"tokens", stages[0]["tokens"]}});
+  const double whole = stages[1]["flop"].get<double>();
+  record.state.mutable_finished(1)->set_tokens(record.state.finished(1).tokens() / 4);
+  const auto again = data_of(record)["stages"];
+  EXPECT_NEAR(again[1]["flop"].get<double>(), whole / 4, 1e-9 * whole) << "select may stop early";
+  EXPECT_EQ(again[0]["flop"], 7.0) << "what the journal has is not counted anew";
 }
 
 TEST(Report, IsWrittenWhereTheModelIsNot) {

@@ -10,6 +10,7 @@
 #include "core/select/selector.h"
 #include "distributed/checkpoint/messages.h"
 #include "launcher/command_line.h"
+#include "launcher/cost.h"
 #include "launcher/journal.h"
 #include "tests/support/temporary_folder.h"
 
@@ -54,6 +55,28 @@ TEST(Status, NamesTheNewestCheckpointOfTheStageItIsIn) {
   journal.started({.stage = "select", .what = "12 gates", .steps = 100, .tokens = 1000});
   journal.stepped({.step = 1, .tokens = 10, .loss = 1.0, .learning_rate = 0.1, .gates = {}, .top_layers = {}});
   EXPECT_THAT(status_of(folder.path()), Not(HasSubstr("checkpoint"))) << "of the stage before";
+}
+
+TEST(Status, SaysWhatAStageCostAndSoDoesTheJournal) {
+  const test::TemporaryFolder folder;
+  start_run(folder.path());
+  const RunFolder files(folder.path());
+  proto::RunState state;
+  proto::StageResult& done = *state.add_finished();
+  done.set_stage("align");
+  done.set_tokens(16384);
+  done.set_seconds(1800.0);
+  done.set_ranks(4);
+  write_message(files.state_file(), state);
+  EXPECT_THAT(status_of(folder.path()), HasSubstr("align"));
+  EXPECT_THAT(status_of(folder.path()), HasSubstr("2.000 rank-hours"));
+  EXPECT_THAT(status_of(folder.path()), Not(HasSubstr("costs")));
+  Journal journal(files);
+  CostRecorder(folder.path(), journal, nullptr).finished("align", 1800.0);
+  const nlohmann::json line = RunRecord::open(folder.path()).events.back();
+  EXPECT_EQ(line["event"], "stage_cost");
+  EXPECT_EQ(line["rank_hours"], 2.0);
+  EXPECT_EQ(line["flop"], nlohmann::json::parse(status_of(folder.path(), {"--json"}))["finished_stages"][0]["flop"]);
 }
 
 // Gates of the teacher's twelve layers, of which one after the other goes to 0: layer 0 first, layer 11 never.
