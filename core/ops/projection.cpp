@@ -97,17 +97,22 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
   using Context = torch::autograd::AutogradContext;
 
   // biases: one a weight, or none.
-  static variable_list forward(Context* context, const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
+  static variable_list outputs(const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    variable_list outputs, saved(weights.begin(), weights.end());
-    const bool is_trained = std::ranges::any_of(weights, [](const at::Tensor& w) { return w.requires_grad(); });
+    variable_list y;
     for (size_t i = 0; i < weights.size(); ++i)
-      outputs.push_back(flashmorph::forward(x, weights[i], biases.empty() ? std::nullopt : OptionalTensor(biases[i])));
+      y.push_back(flashmorph::forward(x, weights[i], biases.empty() ? std::nullopt : OptionalTensor(biases[i])));
+    return y;
+  }
+
+  static variable_list forward(Context* context, const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
+    const bool is_trained = std::ranges::any_of(weights, [](const at::Tensor& w) { return w.requires_grad(); });
+    variable_list saved(weights.begin(), weights.end());
     saved.push_back(is_trained ? x : at::Tensor());
     context->save_for_backward(saved);
     context->set_materialize_grads(false);
     context->saved_data["biases"] = static_cast<int64_t>(biases.size());
-    return outputs;
+    return outputs(x, weights, biases);
   }
 
   // dx = sum over projections of dy W;  dW = dy^T x;  db = sum of dy.
@@ -171,7 +176,9 @@ variable_list project_each(const at::Tensor& x, at::TensorList weights, at::Tens
               "project_each: a bias for each weight, or for none");
   for (size_t i = 0; i < weights.size(); ++i)
     Project::check(x, weights[i], biased ? OptionalTensor(biases[i]) : std::nullopt);
-  return ProjectEach::apply(x, weights, biased ? biases : at::TensorList());
+  const at::TensorList given = biased ? biases : at::TensorList();
+  if (!c10::GradMode::is_enabled()) return ProjectEach::outputs(x, weights, given);  // the host has no node to make
+  return ProjectEach::apply(x, weights, given);
 }
 
 at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP) {

@@ -211,7 +211,7 @@ def pointwise(small):
         for shape in ((tokens, 64), (tokens, 3)):
             gate_mix_case(dtype, shape)
             squared_distance_case(dtype, shape)
-        for rows, width in ((5, 260), (3, 7)) if small else ((777, 49152), (9, 151936), (64, 1001), (3, 7)):
+        for rows, width in ((5, 2600), (3, 7)) if small else ((40, 49152), (3, 151936), (64, 1001), (3, 7)):
             for spread in (0.5, 30.0):
                 vocabulary_case(dtype, rows, width, spread)
 
