@@ -35,7 +35,10 @@ Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers) {
   cost_.set_tokens(cost_.tokens() + known.cost().tokens());
   cost_.set_flop(cost_.flop() + known.cost().flop());
   cost_.set_seconds(cost_.seconds() + known.cost().seconds());
-  return {.error = known.error(), .divergence = known.divergence(), .recall = known.recall(), .perplexity = known.perplexity()};
+  return {.error = known.error(),
+          .divergence = known.divergence(),
+          .recall = known.recall(),
+          .perplexity = known.perplexity()};
 }
 
 void JudgedSets::save() { save_after(0.0); }

@@ -58,8 +58,8 @@ struct Scratch {
           "run: {dir: " + path("runs").string() + "}\nmodel: {path: " + path("teacher").string() +
               "}\nbudget: {full_layers: 1}\nmetrics: {listen: \"off\"}\ndata: {text: " + path("text.txt").string() +
               "}\nstages:\n  align: {tokens: 128, batch_tokens: 128, " + data +
-              "  select: {tokens: 128, batch_tokens: 128, polish: 0, " + data + "  distill: {tokens: 128, batch_tokens: 128, " +
-              data +
+              "  select: {tokens: 128, batch_tokens: 128, polish: 0, " + data +
+              "  distill: {tokens: 128, batch_tokens: 128, " + data +
               "  evaluate: {compare: [], lengths: [64], passkeys: 1, words: 2, samples: 1, greedy_samples: 0, "
               "perplexity_tokens: 64, perplexity_length: 64}\n");
   }
