@@ -160,13 +160,11 @@ TEST(OperatorsGate, HasTheGradientOfCentralDifferences) {
   EXPECT_NEAR(alpha.grad().item<double>(), expected, 1e-8);
 }
 
-// All that have a gradient.
 TEST(OperatorsAll, AreTried) {
-  const std::string ours = "flashmorph::", backward = "_backward";
-  std::set<std::string> declared, tried;
+  std::set<std::string> declared, tried = {"softmax_sums", "softmax_gradient"};  // without one, by vocabulary_loss_test
   for (const c10::OperatorName& op : c10::Dispatcher::singleton().getAllOpNames())
-    if (const std::string name = op.name; name.starts_with(ours) && name.ends_with(backward))
-      declared.insert(name.substr(ours.size(), name.size() - ours.size() - backward.size()));
+    if (const std::string name = op.name; name.starts_with("flashmorph::") && !name.ends_with("_backward"))
+      declared.insert(name.substr(std::string("flashmorph::").size()));
   for (const std::string& name : names()) tried.insert(name);
   EXPECT_EQ(declared, tried);
 }
