@@ -22,6 +22,7 @@ from small_run import SmallRun, free_port, lines
 
 DEADLINE = 240  # seconds, of everything that is waited for
 OURS = re.compile(r"\bflashmorph_[a-z_]+")
+ON_CARDS = {"flashmorph_stage_peak_ratio"}  # of a card's peak: a CPU's is not known
 HISTOGRAM_PARTS = re.compile(r"_(bucket|sum|count)$")
 
 
@@ -120,7 +121,7 @@ def check_names(prometheus, rules, run, start, end):
     docs = set(OURS.findall(Path("docs/metrics.md").read_text()))
     asked = {HISTOGRAM_PARTS.sub("", name) for text in
              [query for _, query in board_queries(run)] + [rule["query"] for rule in rules] for name in OURS.findall(text)}
-    for what, names in (("asked for but not there", asked - scraped), ("documented but not there", docs - scraped),
+    for what, names in (("asked for but not there", asked - scraped), ("documented but not there", docs - scraped - ON_CARDS),
                         ("there but not documented", scraped - docs)):
         if names:
             fail(f"{what}: {' '.join(sorted(names))}")
@@ -158,6 +159,8 @@ def main():
         with Prometheus(work) as prometheus:
             start = time.time()
             run = SmallRun.held(has_shown_all, program, mpirun, work / "runs", "watched", "--set", "stages.align.tokens=32K",
+                                "--set", "report.price_per_gpu_hour=2", "--set", "stages.evaluate.tasks=[passkey]",
+                                "--set", "stages.evaluate.task_lengths=512", "--set", "stages.evaluate.task_samples=1",
                                 "--set", "checkpoint.every=2")
             for _ in range(2):  # a rate needs two looks
                 now = time.time()
