@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/base/clock.h"
+#include "core/select/selector.h"
 #include "distributed/coordinator/results.h"
 #include "distributed/run/run_record.h"
 #include "launcher/commands.h"
@@ -76,6 +77,18 @@ ordered_json status_of(const RunRecord& record) {
   return status;
 }
 
+// Those that decided, beside the plan's layers; before there is a plan those of the last step.
+std::string gates_of(const RunRecord& record) {
+  for (const proto::HybridPlan& plan : record.plans.plans())
+    if (selector_named(plan.name()).needs_gates())
+      return "\n" + gate_bars({record.gates.alpha().begin(), record.gates.alpha().end()},
+                              {plan.full_layers().begin(), plan.full_layers().end()});
+  const std::vector<nlohmann::json> selected = record.steps_of("select");
+  if (selected.empty() || !selected.back().contains("gates")) return "";
+  return "\n" + gate_bars(selected.back()["gates"].get<std::vector<double>>(),
+                          selected.back()["top_layers"].get<std::vector<int64_t>>());
+}
+
 void print(const RunRecord& record, const ordered_json& status) {
   fmt::print("{}  {}\n", record.config.run.name, status["phase"].get<std::string>());
   for (const auto& done : status["finished_stages"]) {
@@ -98,10 +111,7 @@ void print(const RunRecord& record, const ordered_json& status) {
       fmt::print("  checkpoint after step {}, {} ago\n", now["checkpoint"]["step"].get<int64_t>(),
                  short_time(now["checkpoint"]["seconds_since"].get<double>()));
   }
-  const std::vector<nlohmann::json> selected = record.steps_of("select");
-  if (!selected.empty() && selected.back().contains("gates"))
-    fmt::print("\n{}", gate_bars(selected.back()["gates"].get<std::vector<double>>(),
-                                 selected.back()["top_layers"].get<std::vector<int64_t>>()));
+  fmt::print("{}", gates_of(record));
   if (record.evaluation.measurements_size() > 0)
     fmt::print("\n{}", aligned(results_table(record.plans, record.evaluation)));
 }

@@ -40,6 +40,7 @@ RunRecord RunRecord::open(const std::filesystem::path& folder) {
   record.config_text = text.str();
   record.config = RunConfig::from_yaml(record.config_text, files.config_file().string());
   read_if_there(files.state_file(), record.state);
+  read_if_there(files.gates_file(), record.gates);
   read_if_there(files.plan_file(), record.plans);
   read_if_there(files.evaluation_file(), record.evaluation);
   record.layers = record.plans.layers();

@@ -18,6 +18,7 @@ struct RunRecord {
   std::string config_text;  // run.yaml
   int64_t layers = 0;       // of the model; 0 before discretize
   proto::RunState state;
+  proto::GateSnapshot gates;
   proto::PlanSet plans;
   proto::Evaluation evaluation;
   std::vector<nlohmann::json> events, steps;  // the lines of events.jsonl and metrics.jsonl

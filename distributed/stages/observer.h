@@ -28,7 +28,7 @@ struct StepReport {
   std::vector<double> gates = {};        // select only
   double gate_price = 0.0;               // select only: the lambda that holds the gates where they are
   double gates_cost = 0.0;               // select only: of the gates as they are, in the budget's unit
-  std::vector<int64_t> top_layers = {};  // select only: what a budget of K would keep now
+  std::vector<int64_t> top_layers = {};  // select only: what the gates of all steps so far would keep
 };
 
 // How much of what it was asked a model recalled at one length; a step of evaluate.

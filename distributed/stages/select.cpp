@@ -32,6 +32,13 @@ at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before)
   return squared_distance(after, before) + 1e-6 * squared_distance(after, at::zeros_like(after));
 }
 
+// Of all steps so far.
+std::vector<double> deciding_gates(const proto::GateSnapshot& moved, const SelectSection& section,
+                                   const LayerBudget& budget) {
+  const auto& alpha = moved.history(deciding_step(moved, section, budget)).alpha();
+  return {alpha.begin(), alpha.end()};
+}
+
 }  // namespace
 
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
@@ -50,17 +57,20 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
 
     const double cost = gates_cost(alpha, budget);
     gates.record(gate_step(training.steps_done() + 1, found, alpha, price, cost));
+    const proto::GateSnapshot& moved = gates.moved();
     training.finish({.loss = found.loss,
                      .regularizer = found.regularizer,
                      .gates = alpha,
                      .gate_price = price,
                      .gates_cost = cost,
-                     .top_layers = best_layers(alpha, budget)});
-    if (has_settled(gates.moved(), section, budget)) training.end_early("the pick has settled");
+                     .top_layers = best_layers(deciding_gates(moved, section, budget), budget)});
+    if (has_settled(moved, section, budget)) training.end_early("the pick has settled");
   }
   proto::GateSnapshot snapshot = gates.moved();
-  if (!snapshot.history().empty())
-    *snapshot.mutable_alpha() = snapshot.history(deciding_step(snapshot, section, budget)).alpha();
+  if (!snapshot.history().empty()) {
+    const std::vector<double> decided = deciding_gates(snapshot, section, budget);
+    snapshot.mutable_alpha()->Assign(decided.begin(), decided.end());
+  }
   return {snapshot, training.cost()};
 }
 

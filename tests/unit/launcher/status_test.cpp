@@ -125,6 +125,22 @@ TEST(Pick, TakesAnotherBudgetFromTheGatesAsTheyFell) {
               testing::ElementsAre(9, 10, 11));
 }
 
+TEST(Status, MarksThePlansLayersBesideTheGatesThatDecided) {
+  const test::TemporaryFolder folder;
+  start_run(folder.path());
+  end_select(folder.path());
+  proto::PlanSet plans;
+  plans.set_layers(12);
+  proto::HybridPlan& plan = *plans.add_plans();
+  plan.set_name("flashmorph");
+  for (const int64_t layer : {0, 10, 11}) plan.add_full_layers(layer);  // the judge's exchange
+  write_message(RunFolder(folder.path()).plan_file(), plans);
+  const std::string status = status_of(folder.path());
+  EXPECT_THAT(status, HasSubstr("  layer   0  ................................ 0.000  full\n"));
+  EXPECT_THAT(status, HasSubstr("  layer   9  ################################ 1.000\n"));
+  EXPECT_THAT(status, HasSubstr("  layer  10  ################################ 1.000  full\n"));
+}
+
 TEST(Pick, SaysWhenSelectEndedBeforeTheBudget) {
   const test::TemporaryFolder folder;
   start_run(folder.path());
