@@ -129,11 +129,11 @@ std::unique_ptr<RunLock> locked(const RunFolder& folder, bool fresh, std::filesy
 }
 
 // A rank or link that is slow costs all others: named before it does.
-void sniff(RunDevice& device, const RunConfig& config, Watchdog& watchdog, StageObserver& observer) {
+void sniff(RunDevice& device, const std::vector<std::string>& hosts, const RunConfig& config, Watchdog& watchdog,
+           StageObserver& observer) {
   const Phase measuring(watchdog, Work::evaluate, "sniff");
   const Stopwatch watch;
   Communicator& world = device.world();
-  const std::vector<std::string> hosts = gather_text(host_name(), world);
   const std::vector<Rates> ranks = gather_rates(measured_rates(world, device.place(), dtype_of(config.device)), world);
   observer.note(fmt::format("sniff  {}  took {:.1f} s", text_of(ranks), watch.seconds()));
   for (const std::string& odd : odd_rates(ranks, hosts)) observer.warn(odd);
@@ -149,7 +149,8 @@ int run(const CommandLine& line, Communicator& host_world) {
   Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
   StopSignal stop(config.run.time_limit, slurm_end_time());
-  Watchdog watchdog(config.health, world, gather_text(host_name(), world), std::_Exit);
+  const std::vector<std::string> hosts = gather_text(host_name(), world);
+  Watchdog watchdog(config.health, world, hosts, std::_Exit);
   const Phase between_others(watchdog, Work::load, "load");
 
   Inputs inputs;
@@ -207,7 +208,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   watchdog.meet_in(folder.health_folder());
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
-  if (config.health.sniff) sniff(device, config, watchdog, observer);
+  if (config.health.sniff) sniff(device, hosts, config, watchdog, observer);
   Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog,
                            inputs.tasks ? &*inputs.tasks : nullptr},
                           world, placed, folder);

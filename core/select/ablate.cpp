@@ -21,9 +21,7 @@ class Ablate : public Selector {
     std::vector<double> scores;
     for (const Judgement& one : without)
       scores.push_back(std::max(0.0, whole - one.recall) + (most_error > 0.0 ? kTie * one.error / most_error : 0.0));
-    return {.full_layers = best_layers(scores, evidence.budget),
-            .scores = scores,
-            .margin = keep_margin(scores, evidence.budget)};
+    return best_pick(scores, evidence.budget);
   }
 };
 

@@ -22,10 +22,8 @@ class ByGates : public Selector {
   }
 
   Pick pick(const Evidence& evidence) const override {
-    Pick pick{.full_layers = best_layers(evidence.gates, evidence.budget),
-              .scores = evidence.gates,
-              .margin = keep_margin(evidence.gates, evidence.budget),
-              .noise = evidence.gate_noise};
+    Pick pick = best_pick(evidence.gates, evidence.budget);
+    pick.noise = evidence.gate_noise;
     if (const int64_t width = evidence.settings.own.of<GateSettings>().polish; width > 0 && evidence.judge)
       polish(pick, evidence, width);
     return pick;

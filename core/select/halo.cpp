@@ -51,9 +51,7 @@ class Halo : public Selector {
   Pick pick(const Evidence& evidence) const override {
     const std::string& file = evidence.settings.own.of<HaloSettings>().halo_scores;
     const std::vector<double> scores = file.empty() ? measured(evidence) : scores_in(file, evidence.budget.layers());
-    return {.full_layers = best_layers(scores, evidence.budget),
-            .scores = scores,
-            .margin = keep_margin(scores, evidence.budget)};
+    return best_pick(scores, evidence.budget);
   }
 
  private:

@@ -19,9 +19,7 @@ class KlLs : public Selector {
       divergences.push_back(evidence.judge({layer}).divergence);
     std::vector<double> scores;
     for (const double one : divergences) scores.push_back(std::ranges::max(divergences) - one);
-    return {.full_layers = best_layers(scores, evidence.budget),
-            .scores = scores,
-            .margin = keep_margin(scores, evidence.budget)};
+    return best_pick(scores, evidence.budget);
   }
 };
 

@@ -22,6 +22,10 @@ void require_known(const std::string& method, const std::string& key) {
 
 }  // namespace
 
+Pick best_pick(const std::vector<double>& scores, const LayerBudget& budget) {
+  return {.full_layers = best_layers(scores, budget), .scores = scores, .margin = keep_margin(scores, budget)};
+}
+
 bool add_selector(const std::string& method, std::unique_ptr<Selector> selector) {
   return selectors().emplace(method, std::move(selector)).second;
 }

@@ -56,6 +56,9 @@ struct Pick {
   std::vector<Exchange> exchanges = {};    // that made it from the best of them: polish
 };
 
+// The best layers by these scores (best_layers), and their margin.
+Pick best_pick(const std::vector<double>& scores, const LayerBudget& budget);
+
 // A way to pick. One file per method implements it and registers itself; its name is then a value of
 // stages.select.method and stages.evaluate.compare, and the name of its plan.
 class Selector {

@@ -95,8 +95,7 @@ std::string model_card(const RunConfig& config, const proto::PlanSet& plans, con
   const TextTable tasks = task_table(evaluation);
   return fmt::format(
       "# {}\n\nA hybrid-attention model made by flashmorph-dist from `{}`: full attention in layers {} of {} (chosen "
-      "by "
-      "{} for a budget of {}), {} attention in the others.\n\n"
+      "by {} for a budget of {}), {} attention in the others.\n\n"
       "## What it recalls\n\n{}\n"
       "Recall: share of right passkey words on held-out text ({} passkeys of {} words); greedy: the model writes its "
       "answers itself. KV bytes/token: of the full layers, at {}.\n\n{}"
