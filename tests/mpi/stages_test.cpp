@@ -11,7 +11,7 @@
 #include "core/model/attention.h"
 #include "core/select/by_gates.h"
 #include "distributed/stages/align.h"
-#include "distributed/stages/evaluate.h"
+#include "distributed/measure/evaluate.h"
 #include "distributed/stages/gate_descent.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"

@@ -1,4 +1,4 @@
-#include "distributed/coordinator/judged_sets.h"
+#include "distributed/measure/judged_sets.h"
 
 #include "core/base/clock.h"
 #include "core/base/endings.h"
