@@ -1,21 +1,17 @@
 #include "core/config/kinds.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <map>
 
 #include "core/base/bad_input.h"
 #include "core/base/listed.h"
-#include "core/config/writer.h"
+#include "core/config/values.h"
 
 namespace flashmorph {
 namespace {
 
-using Family = std::map<std::string, std::unique_ptr<kinds::Settings>>;
-
-Family& family_named(const std::string& name) {
-  static std::map<std::string, Family> families;
+std::map<std::string, Kind>& family_named(const std::string& name) {
+  static std::map<std::string, std::map<std::string, Kind>> families;
   return families[name];
 }
 
@@ -27,46 +23,36 @@ std::string quoted(std::string value) {
 
 }  // namespace
 
-bool kinds::add(const std::string& family, std::unique_ptr<Settings> defaults) {
-  const std::string kind = defaults->kind;
-  return family_named(family).emplace(kind, std::move(defaults)).second;
+bool register_kind(const std::string& family, Kind kind) {
+  return family_named(family).emplace(kind.name, kind).second;
 }
 
 std::vector<std::string> kinds_of(const std::string& family) {
   std::vector<std::string> names;
-  for (const auto& [kind, defaults] : family_named(family)) names.push_back(kind);
+  for (const auto& [name, defaults] : family_named(family)) names.push_back(name);
   return names;
 }
 
 KindSettings::KindSettings(const std::string& family) : family_(family) {
-  for (const auto& [kind, defaults] : family_named(family)) all_.push_back(defaults->clone());
-}
-
-KindSettings& KindSettings::operator=(const KindSettings& other) {
-  if (this == &other) return *this;
-  all_.clear();
-  for (const auto& one : other.all_) all_.push_back(one->clone());
-  return *this;
+  for (const auto& [name, defaults] : family_named(family)) all_.push_back(defaults);
 }
 
 void KindSettings::keys(KeyVisitor& v) {
-  for (const auto& one : all_) one->keys(v);
+  for (Kind& kind : all_) kind.keys(v);
 }
 
-void KindSettings::keys_of(const std::string& kind, KeyVisitor& v) const {
-  for (const auto& one : all_)
-    if (one->kind == kind) one->keys(v);
+void KindSettings::keys_of(const std::string& name, KeyVisitor& v) {
+  for (Kind& kind : all_)
+    if (kind.name == name) kind.keys(v);
 }
 
 void KindSettings::check_only(const std::vector<std::string>& used, const std::string& section) const {
-  for (const auto& one : all_) {
-    if (std::ranges::count(used, one->kind) > 0) continue;
-    const auto found = schema::values_of(*one), usual = schema::values_of(*family_named(family_).at(one->kind));
-    for (size_t i = 0; i < found.size(); ++i)
-      if (found[i].value != usual[i].value)
-        throw BadInput(section + "." + found[i].path,
-                       fmt::format("is {}, but {} {} no such setting, it is {}'s: leave it out", quoted(found[i].value),
-                                   listed(used), used.size() == 1 ? "has" : "have", one->kind));
+  for (const Kind& kind : all_) {
+    if (std::ranges::count(used, kind.name) > 0) continue;
+    for (const ChangedKey& changed : changed_keys(family_named(family_).at(kind.name), kind))
+      throw BadInput(section + "." + changed.path,
+                     fmt::format("is {}, but {} {} no such setting, it is {}'s: leave it out", quoted(changed.now),
+                                 listed(used), used.size() == 1 ? "has" : "have", kind.name));
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <memory>
+#include <any>
 #include <stdexcept>
 #include <string>
 #include <typeinfo>
@@ -12,37 +12,24 @@ namespace flashmorph {
 
 // What the YAML chooses by name and knows nothing else of: a mixer, a selector. Each kind registers itself beside its
 // code, with a struct of the settings that are its alone; their keys then stand in the section that chooses.
+struct Kind {
+  std::string name;
+  std::any settings;
+  void (*visit)(std::any& settings, KeyVisitor& v);
 
-namespace kinds {
-
-struct Settings {  // of one kind, with its type behind it
-  std::string kind;
-  explicit Settings(std::string kind_name) : kind(std::move(kind_name)) {}
-  virtual ~Settings() = default;
-  virtual std::unique_ptr<Settings> clone() const = 0;
-  virtual void keys(KeyVisitor& v) = 0;
+  void keys(KeyVisitor& v) { visit(settings, v); }
 };
-
-template <class Values>
-struct SettingsOf : Settings {
-  using Settings::Settings;
-  Values values;
-  std::unique_ptr<Settings> clone() const override { return std::make_unique<SettingsOf>(*this); }
-  void keys(KeyVisitor& v) override { values.keys(v); }
-};
-
-bool add(const std::string& family, std::unique_ptr<Settings> defaults);
-
-}  // namespace kinds
 
 struct NoSettings {
   void keys(KeyVisitor&) {}
 };
 
 // At start-up: `kind` is one of the family ("mixer", "selector"). Returns true.
+bool register_kind(const std::string& family, Kind kind);
 template <class Values = NoSettings>
 bool register_kind(const std::string& family, const std::string& kind) {
-  return kinds::add(family, std::make_unique<kinds::SettingsOf<Values>>(kind));
+  const auto visit = [](std::any& settings, KeyVisitor& v) { std::any_cast<Values&>(settings).keys(v); };
+  return register_kind(family, Kind{kind, Values(), visit});
 }
 
 std::vector<std::string> kinds_of(const std::string& family);  // in alphabetical order
@@ -51,15 +38,13 @@ std::vector<std::string> kinds_of(const std::string& family);  // in alphabetica
 class KindSettings {
  public:
   explicit KindSettings(const std::string& family);  // their defaults
-  KindSettings(const KindSettings& other) : family_(other.family_) { *this = other; }
-  KindSettings& operator=(const KindSettings& other);
 
   void keys(KeyVisitor& v);
 
   template <class Values>
   Values& of() {
-    for (const auto& one : all_)
-      if (auto* found = dynamic_cast<kinds::SettingsOf<Values>*>(one.get())) return found->values;
+    for (Kind& kind : all_)
+      if (auto* found = std::any_cast<Values>(&kind.settings)) return *found;
     throw std::logic_error(std::string("no kind has registered ") + typeid(Values).name());
   }
   template <class Values>
@@ -68,14 +53,14 @@ class KindSettings {
   }
 
   // The keys of one kind; nothing for a kind that is not there.
-  void keys_of(const std::string& kind, KeyVisitor& v) const;
+  void keys_of(const std::string& kind, KeyVisitor& v);
 
   // BadInput for a key that is not at its default though its kind is not in use: `section` is where the keys stand.
   void check_only(const std::vector<std::string>& used, const std::string& section) const;
 
  private:
   std::string family_;
-  std::vector<std::unique_ptr<kinds::Settings>> all_;
+  std::vector<Kind> all_;
 };
 
 }  // namespace flashmorph

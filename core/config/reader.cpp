@@ -1,21 +1,41 @@
 #include "core/config/reader.h"
 
-#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
-#include "core/config/writer.h"
+#include "core/base/bad_input.h"
+#include "core/base/listed.h"
+#include "core/config/values.h"
 
-namespace flashmorph::schema {
+namespace flashmorph {
 namespace {
 
 constexpr size_t kLongestName = 255;  // bytes, on common file systems
+
+std::string line_of(const YAML::Mark& mark) { return " (line " + std::to_string(mark.line + 1) + ")"; }
+
+YAML::Node parse(const std::string& text, const std::string& file_name) {
+  std::vector<YAML::Node> documents;
+  try {
+    documents = YAML::LoadAll(text);
+  } catch (const YAML::Exception& error) {
+    throw BadInput(file_name + (error.mark.is_null() ? "" : line_of(error.mark)), "is not YAML: " + error.msg);
+  }
+  if (documents.size() > 1)
+    throw BadInput(file_name, "holds " + std::to_string(documents.size()) + " YAML documents, expected one");
+  if (documents.empty() || documents[0].IsNull()) throw BadInput(file_name, "is empty; docs/yaml.md lists the keys");
+  if (!documents[0].IsMap()) throw BadInput(file_name, "is not a map of keys; docs/yaml.md lists them");
+  return documents[0];
+}
 
 std::string text_of(const YAML::Node& node) {
   if (node.IsScalar()) return "'" + node.Scalar() + "'";
@@ -24,12 +44,24 @@ std::string text_of(const YAML::Node& node) {
 
 std::string name_of(const YAML::Node& key) { return key.IsScalar() ? key.Scalar() : "?"; }
 
-YAML::Node value_of(const YAML::Node& map, const std::string& name) {
-  return map[name];
-}  // [] on const inserts nothing
+std::string below(const std::string& section, const std::string& name) {
+  return section.empty() ? name : section + "." + name;
+}
 
-std::string place_of(const std::string& path, const YAML::Node& node, bool from_set) {
-  return path + (from_set ? " (--set)" : " (line " + std::to_string(node.Mark().line + 1) + ")");
+// The names right below a section.
+std::vector<std::string> names_below(const std::string& section, const std::vector<std::string>& paths) {
+  const std::string prefix = below(section, "");
+  std::vector<std::string> names;
+  for (const std::string& path : paths)
+    if (path.starts_with(prefix) && path.find('.', prefix.size()) == std::string::npos)
+      names.push_back(path.substr(prefix.size()));
+  return names;
+}
+
+// "no such key; did you mean tokens?", or the known ones.
+std::string no_such_key(const std::string& name, const std::vector<std::string>& known) {
+  const std::string near = nearest_word(name, known);
+  return "no such key; " + (near.empty() ? "known here: " + listed(known) : "did you mean " + near + "?");
 }
 
 std::optional<double> number_of(const std::string& text) {
@@ -41,215 +73,287 @@ std::optional<double> number_of(const std::string& text) {
 }
 
 // "512", "2M", "0.5e6". The suffix becomes an exponent, not a factor: 1.005 * 1e6 is not a whole number.
-std::optional<double> whole_number_of(std::string text) {
-  for (const auto& [suffix, exponent] : {std::pair{'K', "e3"}, {'M', "e6"}, {'G', "e9"}}) {
-    if (text.empty() || text.back() != suffix) continue;
-    text.pop_back();
-    text += exponent;
-    break;
-  }
-  const auto number = number_of(text);
+std::optional<double> whole_number_of(const std::string& text) {
+  const size_t suffix = text.empty() ? std::string::npos : std::string("KMG").find(text.back());
+  const auto number = suffix == std::string::npos
+                          ? number_of(text)
+                          : number_of(text.substr(0, text.size() - 1) + "e" + std::to_string(3 * (suffix + 1)));
   return number && *number == std::floor(*number) ? number : std::nullopt;
 }
 
-}  // namespace
+// The value of one key; what is wrong with it goes to `fault`.
+struct ValueReader {
+  const Rule& rule;
+  const std::function<void(const std::string& what)>& fault;
 
-void Reader::enter(const char* section) {
-  const Found found = take(section);
-  EachKey::enter(section);
-  open(found.node, found.from_set);  // also when the section is missing, so that its required keys are named
-}
+  void read(const YAML::Node& node, std::string& value) const {
+    if (!node.IsScalar() || node.Scalar().empty()) return fault("is " + text_of(node) + ", expected a text");
+    const std::string& text = node.Scalar();
+    if (!rule.choices.empty() && std::ranges::count(rule.choices, text) == 0)
+      return fault("is '" + text + "', expected " + allowed_by(rule));
+    value = rule.is_path ? path_meant_by(text) : text;
+  }
 
-// A list is read as the map of its items by their numbers.
-size_t Reader::enter_list(const char* name, size_t count) {
-  const Found found = take(name);
-  EachKey::enter(name);
-  YAML::Node items(YAML::NodeType::Map);
-  if (found.node.IsDefined() && !found.node.IsNull()) {
-    if (!found.node.IsSequence() || found.node.size() == 0) {
-      input_.fault(input_.where(path_of("")), fmt::format("is {}, expected a list of maps", text_of(found.node)));
-    } else {
-      count = found.node.size();
-      for (size_t i = 0; i < count; ++i) items[std::to_string(i)] = found.node[i];
+  void read(const YAML::Node& node, double& value) const {
+    if (const auto number = allowed(node, number_of, "a number")) value = *number;
+  }
+
+  void read(const YAML::Node& node, int64_t& value) const {
+    if (const auto number = allowed(node, whole_number_of, "a whole number")) value = static_cast<int64_t>(*number);
+  }
+
+  void read(const YAML::Node& node, bool& value) const {
+    const std::string text = node.IsScalar() ? node.Scalar() : "";
+    const bool is_true = text == "true" || text == "True" || text == "TRUE";
+    if (!is_true && text != "false" && text != "False" && text != "FALSE")
+      return fault("is " + text_of(node) + ", expected true or false");
+    value = is_true;
+  }
+
+  void read(const YAML::Node& node, Range& value) const {
+    const bool is_pair = node.IsSequence() && node.size() == 2;
+    if (!is_pair && !node.IsScalar()) return fault("is " + text_of(node) + ", expected a number or [min, max]");
+    const auto min = allowed(is_pair ? node[0] : node, whole_number_of, "a whole number");
+    const auto max = is_pair ? allowed(node[1], whole_number_of, "a whole number") : min;
+    if (!min || !max) return;
+    const Range found = {static_cast<int64_t>(*min), static_cast<int64_t>(*max)};
+    if (found.min > found.max) return fault("is " + yaml_of(found) + ", expected min <= max");
+    value = found;
+  }
+
+  void read(const YAML::Node& node, std::vector<int64_t>& value) const {
+    if (!node.IsScalar() && (!node.IsSequence() || (node.size() == 0 && !rule.may_be_empty)))
+      return fault("is " + text_of(node) + ", expected a number or a list of numbers");
+    value.assign(node.IsScalar() ? 1 : node.size(), 0);
+    for (size_t i = 0; i < value.size(); ++i) read(node.IsScalar() ? node : node[i], value[i]);
+  }
+
+  void read(const YAML::Node& node, std::vector<std::string>& value) const {
+    if (!node.IsSequence()) return fault("is " + text_of(node) + ", expected a list");
+    value.clear();
+    for (const YAML::Node& element : node) {
+      std::string word;
+      read(element, word);
+      if (word.empty()) continue;  // a fault already
+      if (std::ranges::count(value, word) > 0) fault("names " + word + " twice");
+      value.push_back(word);
     }
   }
-  open(items, found.from_set);
-  return count;
-}
 
-void Reader::leave() {
-  close();
-  EachKey::leave();
-}
-
-void Reader::require(bool holds, const std::vector<std::string>& keys, const std::string& fault) {
-  if (holds) return;
-  broken_.push_back({{}, fault});
-  for (const std::string& key : keys) broken_.back().paths.push_back(path_of(key));
-}
-
-// Behind all faults of single keys.
-void Reader::tell_broken_rules() {
-  for (const auto& [paths, fault] : broken_)
-    if (std::ranges::all_of(paths, [&](const std::string& path) { return input_.is_sound(path); }))
-      input_.fault(input_.where(paths[0]), fault);
-}
-
-void Reader::open(const YAML::Node& node, bool from_set) {
-  maps_.push_back({YAML::Node(YAML::NodeType::Map), from_set});
-  if (!node.IsDefined() || node.IsNull()) return;
-  if (!node.IsMap()) {
-    maps_.back().is_map = false;
-    return input_.fault(input_.where(path_of("")), fmt::format("is {}, expected a map of keys", text_of(node)));
+ private:
+  template <class Parse>
+  std::optional<double> allowed(const YAML::Node& node, const Parse& parse, const char* expected) const {
+    const auto number = node.IsScalar() ? parse(node.Scalar()) : std::nullopt;
+    if (!number) fault("is " + text_of(node) + ", expected " + expected);
+    if (!number || (*number >= rule.least && *number <= rule.most)) return number;
+    const bool is_beyond_all = rule.most >= kMany && *number > rule.most;
+    fault("is " + node.Scalar() + ", expected a number " +
+          (is_beyond_all ? "at most " + yaml_of(rule.most) : allowed_by(rule)));
+    return std::nullopt;
   }
-  maps_.back().node.reset(node);
-  if (const YAML::Node source = value_of(node, "<<"); source.IsDefined()) merge(source, 0);
-}
 
-// YAML's merge key: what the map does not say itself is as in the maps of `<<`, one or a list, the first before others.
-void Reader::merge(const YAML::Node& source, int depth) {
-  constexpr int kDeepest = 20;  // an alias may lead back to where it stands
-  if (source.IsSequence() && depth < kDeepest) {
-    for (const YAML::Node& one : source) merge(one, depth + 1);
-    return;
+  // As a shell would have it: a path is often copied from one. What cannot be meant is a fault.
+  std::string path_meant_by(const std::string& text) const {
+    const auto variable = [&](const std::string& name) -> std::string {
+      const char* value = std::getenv(name.c_str());
+      if (value == nullptr) fault("is '" + text + "', but $" + name + " is not set");
+      return value == nullptr ? "" : value;
+    };
+    std::string path;
+    size_t at = 0;
+    if (text[0] == '~') {
+      if (text.size() > 1 && text[1] != '/')
+        fault("is '" + text + "', expected ~/... or a whole path: other homes are not looked up");
+      path = variable("HOME");
+      at = 1;
+    }
+    for (size_t open = text.find("${", at); open != std::string::npos; open = text.find("${", at)) {
+      const size_t close = text.find('}', open);
+      if (close == std::string::npos) break;
+      path += text.substr(at, open - at) + variable(text.substr(open + 2, close - open - 2));
+      at = close + 1;
+    }
+    path += text.substr(at);
+    for (const auto& part : std::filesystem::path(path))
+      if (part.native().size() > kLongestName)
+        fault(fmt::format("has a part of {} bytes, expected at most {}", part.native().size(), kLongestName));
+    return path;
   }
-  if (!source.IsMap() || depth == kDeepest)
-    return input_.fault(place_of(path_of("<<"), source, maps_.back().from_set), "expected a map or a list of maps");
-  for (const auto& entry : source)
-    if (const std::string name = name_of(entry.first); name != "<<")
-      maps_.back().merged.emplace_back(name, entry.second);
-  if (const YAML::Node further = value_of(source, "<<"); further.IsDefined()) merge(further, depth + 1);
-}
+};
 
-Reader::Found Reader::take(const std::string& name) {
-  const std::string path = path_of(name);
-  Map& map = maps_.back();
-  map.known.push_back(name);
-  input_.known.push_back(path);
-  const auto override = input_.overrides.find(path);
-  const bool from_set = map.from_set || override != input_.overrides.end();
-  const YAML::Node own = value_of(map.node, name);
-  const auto merged = std::ranges::find(map.merged, name, &std::pair<std::string, YAML::Node>::first);
-  const bool is_merged = !own.IsDefined() && merged != map.merged.end();
-  const YAML::Node node = override != input_.overrides.end() ? override->second : (is_merged ? merged->second : own);
-  if (node.IsDefined()) input_.places[path] = place_of(path, node, from_set);
-  return {node, from_set};
-}
+// Goes through the YAML's maps with the keys. --set's values stand beside its tree, where an alias would share them.
+class Reader : public KeyVisitor {
+ public:
+  Reader(const YAML::Node& root, const std::vector<std::string>& set) {
+    for (const std::string& entry : set) add_override(entry);
+    open("", {root, false}, /*is_list=*/false);
+  }
 
-void Reader::close() {
-  const Map& map = maps_.back();
-  const auto require_known = [&](const std::string& name, const YAML::Node& at) {
-    if (std::ranges::count(map.known, name) == 0)
-      input_.fault(place_of(path_of(name), at, map.from_set), no_such_key(name, map.known));
+  void finish() {
+    leave();
+    for (const auto& [paths, what] : broken_)  // behind all faults of single keys
+      if (std::ranges::all_of(paths, [&](const std::string& path) { return is_sound(path); })) fault(paths[0], what);
+    reject_unknown_overrides();
+    if (!faults_.empty()) throw BadInput(faults_);
+  }
+
+  bool reads() const override { return true; }
+
+  void require(bool holds, const std::vector<std::string>& keys, const std::string& what) override {
+    if (holds) return;
+    broken_.push_back({{}, what});
+    for (const std::string& key : keys) broken_.back().first.push_back(path_of(key));
+  }
+
+ protected:
+  void visit(const std::string& path, Value value, const Rule& rule) override {
+    const Given given = take(path);
+    const std::function<void(const std::string&)> at_fault = [&](const std::string& what) { fault(path, what); };
+    if (given.node.IsDefined())
+      std::visit([&](auto* field) { ValueReader{rule, at_fault}.read(given.node, *field); }, value);
+    else if (rule.required && maps_.back().is_map)
+      at_fault("is missing: " + rule.meaning);
+  }
+
+  // Also when the section is missing, so that its required keys are named.
+  void enter(const std::string& section, bool is_list) override { open(section, take(section), is_list); }
+
+  size_t items(size_t count) override { return maps_.back().node.size() > 0 ? maps_.back().node.size() : count; }
+
+  void leave() override {
+    const Map map = maps_.back();
+    maps_.pop_back();
+    const std::vector<std::string> known = names_below(map.path, known_);
+    const auto require_known = [&](const std::string& name, const YAML::Node& at) {
+      if (std::ranges::count(known, name) == 0)
+        add_fault(place_of(below(map.path, name), at, map.from_set), no_such_key(name, known));
+    };
+    std::set<std::string> seen;
+    for (const auto& entry : map.node) {
+      const std::string name = name_of(entry.first);
+      if (!seen.insert(name).second)
+        add_fault(place_of(below(map.path, name), entry.first, map.from_set), "stands here a second time");
+      if (name != "<<") require_known(name, entry.first);
+    }
+    for (const auto& [name, node] : map.merged) require_known(name, node);
+  }
+
+ private:
+  struct Given {
+    YAML::Node node;
+    bool from_set;  // by --set, so its lines are not the file's
   };
-  std::set<std::string> seen;
-  for (const auto& entry : map.node) {
-    const std::string name = name_of(entry.first);
-    if (!seen.insert(name).second)
-      input_.fault(place_of(path_of(name), entry.first, map.from_set), "stands here a second time");
-    if (name != "<<") require_known(name, entry.first);
-  }
-  for (const auto& [name, node] : map.merged) require_known(name, node);
-  maps_.pop_back();
-}
-
-bool Reader::is_allowed(const std::string& found, double number, const std::string& place, const Rule& rule) {
-  if (number >= rule.least && number <= rule.most) return true;
-  const bool is_beyond_all = rule.most >= kMany && number > rule.most;
-  input_.fault(place, "is " + found + ", expected a number " +
-                          (is_beyond_all ? "at most " + yaml_of(rule.most) : range_of(rule)));
-  return false;
-}
-
-void Reader::read(const YAML::Node& node, const std::string& place, std::string& value, const Rule& rule) {
-  if (!node.IsScalar() || node.Scalar().empty())
-    return input_.fault(place, "is " + text_of(node) + ", expected a text");
-  const std::string& text = node.Scalar();
-  if (!rule.choices.empty() && std::find(rule.choices.begin(), rule.choices.end(), text) == rule.choices.end())
-    return input_.fault(place, "is '" + text + "', expected " + choices_of(rule));
-  value = rule.is_path ? path_meant_by(text, place) : text;
-}
-
-// As a shell would have it: a path is often copied from one. What cannot be meant is a fault.
-std::string Reader::path_meant_by(const std::string& text, const std::string& place) {
-  const auto variable = [&](const std::string& name) -> std::string {
-    const char* value = std::getenv(name.c_str());
-    if (value == nullptr) input_.fault(place, "is '" + text + "', but $" + name + " is not set");
-    return value == nullptr ? "" : value;
+  struct Map {  // that is being read, or a list by its numbers
+    std::string path;
+    YAML::Node node;
+    bool from_set;
+    bool is_map = true;                                           // else that is the fault
+    std::vector<std::pair<std::string, YAML::Node>> merged = {};  // by `<<`, the nearest first
   };
-  std::string path;
-  size_t at = 0;
-  if (text[0] == '~') {
-    if (text.size() > 1 && text[1] != '/')
-      input_.fault(place, "is '" + text + "', expected ~/... or a whole path: other homes are not looked up");
-    path = variable("HOME");
-    at = 1;
+
+  void open(const std::string& path, const Given& given, bool is_list) {
+    maps_.push_back({path, YAML::Node(YAML::NodeType::Map), given.from_set});
+    const YAML::Node& found = given.node;
+    if (!found.IsDefined() || found.IsNull()) return;
+    if (is_list ? !found.IsSequence() || found.size() == 0 : !found.IsMap()) {
+      maps_.back().is_map = false;
+      return fault(path, "is " + text_of(found) + ", expected " + (is_list ? "a list of maps" : "a map of keys"));
+    }
+    if (!is_list) {
+      maps_.back().node.reset(found);
+      if (const YAML::Node source = found["<<"]; source.IsDefined()) merge(source, 0);
+    }
+    for (size_t i = 0; is_list && i < found.size(); ++i) maps_.back().node[std::to_string(i)] = found[i];
   }
-  for (size_t open = text.find("${", at); open != std::string::npos; open = text.find("${", at)) {
-    const size_t close = text.find('}', open);
-    if (close == std::string::npos) break;
-    path += text.substr(at, open - at) + variable(text.substr(open + 2, close - open - 2));
-    at = close + 1;
+
+  // YAML's merge key: what the map does not say itself is as in the maps of `<<`, one or a list, the first before
+  // others.
+  void merge(const YAML::Node& source, int depth) {
+    constexpr int kDeepest = 20;  // an alias may lead back to where it stands
+    Map& map = maps_.back();
+    if (source.IsSequence() && depth < kDeepest) {
+      for (const YAML::Node& one : source) merge(one, depth + 1);
+      return;
+    }
+    if (!source.IsMap() || depth == kDeepest)
+      return add_fault(place_of(below(map.path, "<<"), source, map.from_set), "expected a map or a list of maps");
+    for (const auto& entry : source)
+      if (const std::string name = name_of(entry.first); name != "<<") map.merged.emplace_back(name, entry.second);
+    if (const YAML::Node further = source["<<"]; further.IsDefined()) merge(further, depth + 1);
   }
-  path += text.substr(at);
-  for (const auto& part : std::filesystem::path(path))
-    if (part.native().size() > kLongestName)
-      input_.fault(place,
-                   fmt::format("has a part of {} bytes, expected at most {}", part.native().size(), kLongestName));
-  return path;
-}
 
-void Reader::read(const YAML::Node& node, const std::string& place, double& value, const Rule& rule) {
-  const auto number = node.IsScalar() ? number_of(node.Scalar()) : std::nullopt;
-  if (!number) return input_.fault(place, "is " + text_of(node) + ", expected a number");
-  if (is_allowed(node.Scalar(), *number, place, rule)) value = *number;
-}
-
-void Reader::read(const YAML::Node& node, const std::string& place, int64_t& value, const Rule& rule) {
-  const auto number = node.IsScalar() ? whole_number_of(node.Scalar()) : std::nullopt;
-  if (!number) return input_.fault(place, "is " + text_of(node) + ", expected a whole number");
-  if (is_allowed(node.Scalar(), *number, place, rule)) value = static_cast<int64_t>(*number);
-}
-
-void Reader::read(const YAML::Node& node, const std::string& place, bool& value, const Rule&) {
-  const std::string text = node.IsScalar() ? node.Scalar() : "";
-  const bool is_true = text == "true" || text == "True" || text == "TRUE";
-  if (!is_true && text != "false" && text != "False" && text != "FALSE")
-    return input_.fault(place, "is " + text_of(node) + ", expected true or false");
-  value = is_true;
-}
-
-void Reader::read(const YAML::Node& node, const std::string& place, Range& value, const Rule& rule) {
-  const bool is_pair = node.IsSequence() && node.size() == 2;
-  if (!is_pair && !node.IsScalar())
-    return input_.fault(place, "is " + text_of(node) + ", expected a number or [min, max]");
-  Range found = value;
-  const size_t faults = input_.faults.size();
-  read(is_pair ? node[0] : node, place, found.min, rule);
-  if (is_pair) read(node[1], place, found.max, rule);
-  if (input_.faults.size() > faults) return;
-  if (!is_pair) found.max = found.min;
-  if (found.min > found.max) return input_.fault(place, "is " + yaml_of(found) + ", expected min <= max");
-  value = found;
-}
-
-void Reader::read(const YAML::Node& node, const std::string& place, std::vector<int64_t>& value, const Rule& rule) {
-  if (!node.IsScalar() && (!node.IsSequence() || (node.size() == 0 && !rule.may_be_empty)))
-    return input_.fault(place, "is " + text_of(node) + ", expected a number or a list of numbers");
-  value.assign(node.IsScalar() ? 1 : node.size(), 0);
-  for (size_t i = 0; i < value.size(); ++i) read(node.IsScalar() ? node : node[i], place, value[i], rule);
-}
-
-void Reader::read(const YAML::Node& node, const std::string& place, std::vector<std::string>& value, const Rule& rule) {
-  if (!node.IsSequence()) return input_.fault(place, "is " + text_of(node) + ", expected a list");
-  value.clear();
-  for (const YAML::Node& element : node) {
-    std::string word;
-    read(element, place, word, rule);
-    if (word.empty()) continue;  // a fault already
-    if (std::find(value.begin(), value.end(), word) != value.end()) input_.fault(place, "names " + word + " twice");
-    value.push_back(word);
+  // What is given for a key or section: by --set, else by its map. Remembers that it is known.
+  Given take(const std::string& path) {
+    known_.push_back(path);
+    const Map& map = maps_.back();
+    const std::string name = path.substr(path.rfind('.') + 1);
+    const auto override = overrides_.find(path);
+    const auto merged = std::ranges::find(map.merged, name, &std::pair<std::string, YAML::Node>::first);
+    const YAML::Node own = map.node[name];
+    const bool is_merged = !own.IsDefined() && merged != map.merged.end(), is_set = override != overrides_.end();
+    const Given given{is_set ? override->second : is_merged ? merged->second : own, map.from_set || is_set};
+    if (given.node.IsDefined()) places_[path] = place_of(path, given.node, given.from_set);
+    return given;
   }
+
+  void add_override(const std::string& entry) {
+    const size_t equals = entry.find('=');
+    if (equals == 0 || equals == std::string::npos)
+      return add_fault("--set " + entry, "expected key=value, for example budget.full_layers=4");
+    const std::string path = entry.substr(0, equals);
+    try {
+      overrides_.insert_or_assign(path, YAML::Load(entry.substr(equals + 1)));
+    } catch (const YAML::Exception& error) {
+      add_fault(path + " (--set)", "is not YAML: " + error.msg);
+    }
+  }
+
+  void reject_unknown_overrides() {
+    for (const auto& [path, value] : overrides_) {
+      std::string section = path, name;
+      while (!section.empty() && std::ranges::count(known_, section) == 0) {  // up to the part that exists
+        const size_t dot = section.rfind('.');
+        name = section.substr(dot + 1);
+        section = dot == std::string::npos ? "" : section.substr(0, dot);
+      }
+      if (section == path) continue;
+      const auto siblings = names_below(section, known_);
+      add_fault(path + " (--set)",
+                siblings.empty() ? "no such key; " + section + " is a value" : no_such_key(name, siblings));
+    }
+  }
+
+  static std::string place_of(const std::string& path, const YAML::Node& node, bool from_set) {
+    return path + (from_set ? " (--set)" : line_of(node.Mark()));
+  }
+  std::string where(const std::string& path) const {  // its place, or the bare path of a default
+    const auto place = places_.find(path);
+    return place == places_.end() ? path : place->second;
+  }
+  bool is_sound(const std::string& path) const {  // no fault stands there
+    return std::ranges::count(faults_, one_line(where(path)), &Fault::where) == 0;
+  }
+  void fault(const std::string& path, const std::string& what) { add_fault(where(path), what); }
+  void add_fault(const std::string& where, const std::string& what) {
+    faults_.push_back({one_line(where), one_line(what)});
+  }
+
+  std::map<std::string, YAML::Node> overrides_;
+  std::vector<Map> maps_;                      // from the root to where we are
+  std::vector<std::string> known_;             // paths of the keys and sections met, in their order
+  std::map<std::string, std::string> places_;  // of those that were given: "stages.align.tokens (line 7)"
+  std::vector<std::pair<std::vector<std::string>, std::string>>
+      broken_;  // rules between keys: paths, and what is wrong
+  std::vector<Fault> faults_;
+};
+
+}  // namespace
+
+void read_yaml(const std::string& text, const std::string& file_name, const std::vector<std::string>& set,
+               const std::function<void(KeyVisitor&)>& keys) {
+  Reader reader(parse(text, file_name), set);
+  keys(reader);
+  reader.finish();
 }
 
-}  // namespace flashmorph::schema
+}  // namespace flashmorph

@@ -9,8 +9,9 @@
 #include <optional>
 #include <sstream>
 
+#include "core/base/bad_input.h"
 #include "core/config/reader.h"
-#include "core/config/writer.h"
+#include "core/config/values.h"
 
 namespace flashmorph {
 namespace {
@@ -116,9 +117,7 @@ int64_t BudgetSection::full_layers_of(int64_t model_layers) const {
   return keep;
 }
 
-int64_t TrainingSection::steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }
 int64_t TrainingSection::longest() const { return std::ranges::max(data.lengths); }
-int64_t TrainingSection::micro_batch() const { return micro_batch_tokens == 0 ? longest() : micro_batch_tokens; }
 
 std::array<std::pair<const char*, const TrainingSection*>, 4> StagesSection::training() const {
   return {{{"align", &align}, {"select", &select}, {"distill", &distill}, {"finetune", &finetune}}};
@@ -136,11 +135,8 @@ std::array<ParallelSection*, 5> StagesSection::parallels() {
 
 RunConfig RunConfig::from_yaml(const std::string& text, const std::string& file_name,
                                const std::vector<std::string>& set) {
-  schema::YamlInput input(text, file_name, set);
   RunConfig config;
-  schema::Reader(input).read(config);
-  input.reject_unknown_overrides();
-  if (!input.faults.empty()) throw BadInput(input.faults);
+  read_yaml(text, file_name, set, [&](KeyVisitor& v) { config.keys(v); });
   return config;
 }
 
@@ -152,16 +148,25 @@ RunConfig RunConfig::from_file(const std::filesystem::path& file, const std::vec
   return from_yaml(text.str(), file.string(), set);
 }
 
-std::string RunConfig::to_yaml() const {
-  schema::Writer writer;
-  RunConfig(*this).keys(writer);
-  return writer.text();
-}
+std::string RunConfig::to_yaml() const { return whole_yaml(values_of(*this)); }
 
 std::string yaml_reference() {
-  schema::Reference reference;
-  RunConfig().keys(reference);
-  return reference.text();
+  RunConfig config;
+  config.data.sources.resize(1);  // which stands for all
+  std::string rows;
+  for (const auto& [path, value, rule] : values_of(config))
+    rows += fmt::format("| `{}` | {} | {} | {} | {} |\n", path, rule.required ? "required" : "`" + value + "`",
+                        rule.meaning, allowed_by(rule), rule.changes_results ? "" : "yes");
+  return "# The YAML of a run\n\n"
+         "Whole numbers may end in K, M or G (2M = 2000000). true and false are those of YAML 1.2 (yes and no are "
+         "texts). Merge keys (`<<: *name`) are known. A key that is not listed here is refused.\n\n"
+         "In paths `~` at the start is the home folder and `${NAME}` a variable of the environment; what is relative "
+         "after that is relative to the folder in which the program is started, not to the YAML's.\n\n"
+         "*may change*: a run that is there goes on with another value of this key; with another of any other key it "
+         "is another run. The teacher and the texts may lie elsewhere then, with the same bytes: their hashes are "
+         "compared.\n\n"
+         "| key | default | meaning | allowed | may change |\n|---|---|---|---|---|\n" +
+         rows;
 }
 
 }  // namespace flashmorph

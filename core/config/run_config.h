@@ -21,13 +21,13 @@ struct RunSection {
   double time_limit = 0.0;
 
   void keys(KeyVisitor& v) {
-    v.key("name", name, without_effect({"name of the run; its folder is dir/name"}));
-    v.key("dir", dir, without_effect({.meaning = "folder of all runs", .is_path = true}));
+    v.may_change("name", name, {"name of the run; its folder is dir/name"});
+    v.may_change("dir", dir, {.meaning = "folder of all runs", .is_path = true});
     v.key("seed", seed, {"all randomness follows from it", 0, kMany});
-    v.key("time_limit", time_limit,
-          without_effect({"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its "
-                          "Slurm job",
-                          0, kMany}));
+    v.may_change("time_limit", time_limit,
+                 {"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its "
+                  "Slurm job",
+                  0, kMany});
     rules(v);
   }
   void rules(KeyVisitor& v) const;
@@ -60,7 +60,7 @@ struct MixerSection {
                "learned decays at the start: the usual ones, or half-lives from the mean distance of the teacher's "
                "attention",
            .choices = {"default", "data"}});
-    v.key("chunk", chunk, without_effect({"tokens a chunk of linear attention; changes speed, not results", 1, 4096}));
+    v.may_change("chunk", chunk, {"tokens a chunk of linear attention; changes speed, not results", 1, 4096});
   }
 };
 
@@ -99,7 +99,7 @@ struct DeviceSection {
     v.key("kind", kind,
           {.meaning = "where tensors live; cuda: each rank of a host takes a card", .choices = {"cpu", "cuda"}});
     v.key("dtype", dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64", "bfloat16"}});
-    v.key("threads", threads, without_effect({"torch threads a rank", 1, 1024}));
+    v.may_change("threads", threads, {"torch threads a rank", 1, 1024});
   }
 };
 
@@ -148,9 +148,9 @@ struct ReportSection {
   double price_per_gpu_hour = 0.0;
 
   void keys(KeyVisitor& v) {
-    v.key("price_per_gpu_hour", price_per_gpu_hour,
-          without_effect({"of a rank's hour, in any currency: what each stage cost, in report and status; 0: not shown",
-                          0, kMany}));
+    v.may_change(
+        "price_per_gpu_hour", price_per_gpu_hour,
+        {"of a rank's hour, in any currency: what each stage cost, in report and status; 0: not shown", 0, kMany});
   }
 };
 
@@ -160,9 +160,9 @@ struct MetricsSection {
   bool enabled() const { return listen != "off"; }
 
   void keys(KeyVisitor& v) {
-    v.key("listen", listen,
-          without_effect({"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in "
-                          "NAME.prometheus.json beside the run's folder; off: none"}));
+    v.may_change("listen", listen,
+                 {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in "
+                  "NAME.prometheus.json beside the run's folder; off: none"});
     rules(v);
   }
   void rules(KeyVisitor& v) const;
@@ -173,9 +173,9 @@ struct CheckpointSection {
   int64_t keep = 2;
 
   void keys(KeyVisitor& v) {
-    v.key("every", every,
-          without_effect({"steps of a training stage between two checkpoints; 0: only when asked to stop", 0, kMany}));
-    v.key("keep", keep, without_effect({"newest checkpoints kept", 1, 1000}));
+    v.may_change("every", every,
+                 {"steps of a training stage between two checkpoints; 0: only when asked to stop", 0, kMany});
+    v.may_change("keep", keep, {"newest checkpoints kept", 1, 1000});
   }
 };
 
@@ -189,17 +189,16 @@ struct HealthSection {  // past a deadline the run ends and names who is missing
   bool sniff = false;
 
   void keys(KeyVisitor& v) {
-    v.key("load", load, without_effect({"seconds that reading model and data may take", 0.1, kMany}));
-    v.key("step", step, without_effect({"seconds that a training step may take", 0.1, kMany}));
-    v.key("save", save, without_effect({"seconds that writing a result or checkpoint may take", 0.1, kMany}));
-    v.key("evaluate", evaluate, without_effect({"seconds that measuring one model may take", 0.1, kMany}));
-    v.key("straggler", straggler, without_effect({"a rank so many times slower than the median is named", 1, kMany}));
-    v.key("weights_every", weights_every,
-          without_effect({"steps between checks of the frozen weights' checksums; 0: none", 0, kMany}));
-    v.key(
-        "sniff", sniff,
-        without_effect({"at the start measure each rank's matrix product and memory and each link between them, a few "
-                        "seconds, and name those that are slow beside the others"}));
+    v.may_change("load", load, {"seconds that reading model and data may take", 0.1, kMany});
+    v.may_change("step", step, {"seconds that a training step may take", 0.1, kMany});
+    v.may_change("save", save, {"seconds that writing a result or checkpoint may take", 0.1, kMany});
+    v.may_change("evaluate", evaluate, {"seconds that measuring one model may take", 0.1, kMany});
+    v.may_change("straggler", straggler, {"a rank so many times slower than the median is named", 1, kMany});
+    v.may_change("weights_every", weights_every,
+                 {"steps between checks of the frozen weights' checksums; 0: none", 0, kMany});
+    v.may_change("sniff", sniff,
+                 {"at the start measure each rank's matrix product and memory and each link between them, a few "
+                  "seconds, and name those that are slow beside the others"});
   }
 };
 

@@ -25,27 +25,25 @@ struct ParallelSection {  // of a run, and of each stage: by default the run's
 
   // A stage has those that mean something to it.
   void mesh_keys(KeyVisitor& v) {
-    v.key("tensor", tensor, without_effect({"ranks a layer is split over", 1, 65536}));
-    v.key("pipeline", pipeline,
-          without_effect({"ranks the layers are dealt out to; the other ranks share the data", 1, 65536}));
-    v.key("pipeline_cuts", pipeline_cuts,
-          without_effect({.meaning = "first layers of pipeline ranks 1, 2, ...; empty: balanced by cost",
-                          .least = 1,
-                          .most = 65536,
-                          .may_be_empty = true}));
+    v.may_change("tensor", tensor, {"ranks a layer is split over", 1, 65536});
+    v.may_change("pipeline", pipeline, {"ranks the layers are dealt out to; the other ranks share the data", 1, 65536});
+    v.may_change("pipeline_cuts", pipeline_cuts,
+                 {.meaning = "first layers of pipeline ranks 1, 2, ...; empty: balanced by cost",
+                  .least = 1,
+                  .most = 65536,
+                  .may_be_empty = true});
   }
   void recompute_key(KeyVisitor& v) {
-    v.key("recompute", recompute,
-          without_effect(
-              {.meaning = "full: keep a layer's input only and make its activations again in the backward pass",
-               .choices = {"none", "full"}}));
+    v.may_change("recompute", recompute,
+                 {.meaning = "full: keep a layer's input only and make its activations again in the backward pass",
+                  .choices = {"none", "full"}});
   }
   void zero_key(KeyVisitor& v) {
-    v.key("zero", zero, without_effect({"ZeRO-1: each data rank keeps its share of AdamW's states"}));
+    v.may_change("zero", zero, {"ZeRO-1: each data rank keeps its share of AdamW's states"});
   }
   void sequence_key(KeyVisitor& v) {
-    v.key("sequence", sequence,
-          without_effect({"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"}));
+    v.may_change("sequence", sequence,
+                 {"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"});
   }
   void keys(KeyVisitor& v) {
     mesh_keys(v);
@@ -99,17 +97,13 @@ struct TrainingSection {
   SequenceSection data;
   ParallelSection parallel;
 
-  int64_t steps() const;        // to come to all tokens
-  int64_t longest() const;      // tokens of the longest sequence
-  int64_t micro_batch() const;  // tokens a forward
+  int64_t steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }  // to come to all tokens
+  int64_t longest() const;                                                      // tokens of the longest sequence
+  int64_t micro_batch() const { return micro_batch_tokens == 0 ? longest() : micro_batch_tokens; }  // tokens a forward
 
  protected:
-  void step_keys(KeyVisitor& v, bool required) {
-    v.key("tokens", tokens,
-          {.meaning = required ? "tokens in all, rounded up to whole batches" : "tokens in all; 0 leaves the stage out",
-           .least = required ? 1.0 : 0.0,
-           .most = kMany,
-           .required = required});
+  void step_keys(KeyVisitor& v, const Rule& of_tokens) {
+    v.key("tokens", tokens, of_tokens);
     v.key("batch_tokens", batch_tokens, {"tokens a step, over all ranks", 2, kMany});
     v.key("micro_batch_tokens", micro_batch_tokens, {"tokens a forward; 0: the longest sequence", 0, kMany});
     v.section("lr", lr);
@@ -117,8 +111,8 @@ struct TrainingSection {
     v.key("beta1", beta1, {"AdamW's first moment", 0, 0.999999});
     v.key("beta2", beta2, {"AdamW's second moment", 0, 0.999999});
   }
-  void weight_keys(KeyVisitor& v) {
-    step_keys(v, false);
+  void weight_keys(KeyVisitor& v, const std::string& no_tokens) {
+    step_keys(v, {"tokens in all; 0 " + no_tokens, 0, kMany});
     v.key("clip", clip, {"gradient norm at most; 0: off", 0, kMany});
     v.key("weight_decay", weight_decay, {"AdamW's decoupled decay", 0, 1});
     v.section("data", data);
@@ -135,7 +129,7 @@ struct AlignSection : TrainingSection {
           {.meaning = "branches.safetensors of another run, with the same teacher and mixer, from which these start; "
                       "with tokens: 0 they are taken as they are",
            .is_path = true});
-    weight_keys(v);
+    weight_keys(v, "with branches alone: they are taken as they are");
     v.require(tokens > 0 || !branches.empty(), {"tokens"},
               "is missing or 0: the branches need tokens to train, or stages.align.branches to be taken from");
     v.group("parallel", [&] {  // no backward crosses a layer
@@ -163,7 +157,8 @@ struct SelectSection : TrainingSection {
            "set of layers",
            1, kMany});
     own.keys(v);
-    step_keys(v, true);
+    step_keys(v,
+              {.meaning = "tokens in all, rounded up to whole batches", .least = 1, .most = kMany, .required = true});
     v.group("data", [&] {
       data.length_keys(v);
       data.passkey_keys(v);
@@ -177,24 +172,21 @@ struct SelectSection : TrainingSection {
   }
 };
 
-struct DistillSection : TrainingSection {
-  DistillSection() { lr = {1e-4, 1e-5}; }
-
+struct HybridSection : TrainingSection {
   void keys(KeyVisitor& v) {
-    weight_keys(v);
+    weight_keys(v, "leaves the stage out");
     v.section("parallel", parallel);
   }
 };
 
-struct FinetuneSection : TrainingSection {
+struct DistillSection : HybridSection {
+  DistillSection() { lr = {1e-4, 1e-5}; }
+};
+
+struct FinetuneSection : HybridSection {
   FinetuneSection() {
     lr = {1e-5, 1e-5};
     data.lengths = {1024};
-  }
-
-  void keys(KeyVisitor& v) {
-    weight_keys(v);
-    v.section("parallel", parallel);
   }
 };
 

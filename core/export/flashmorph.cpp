@@ -21,40 +21,51 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kRopeKeys[] = {"rope_theta", "rope_scaling", "rope_parameters"};
 
 // A mixer's own settings as they are written, and back.
-class SettingsToJson : public EachKey<SettingsToJson> {
+class SettingsToJson : public KeyVisitor {
  public:
   explicit SettingsToJson(Json& json) : json_(json) {}
-  template <class Value>
-  void each(const char* name, const Value& value, const Rule&) {
-    if constexpr (std::is_same_v<Value, Range>)
-      json_[name] = {value.min, value.max};
-    else
-      json_[name] = value;
+
+ protected:
+  void visit(const std::string& name, Value value, const Rule&) override {
+    std::visit([&](const auto* field) { write(json_[name], *field); }, value);
   }
 
  private:
+  template <class Field>
+  static void write(Json& json, const Field& field) {
+    if constexpr (std::is_same_v<Field, Range>)
+      json = {field.min, field.max};
+    else
+      json = field;
+  }
+
   Json& json_;
 };
 
-class SettingsFromJson : public EachKey<SettingsFromJson> {
+class SettingsFromJson : public KeyVisitor {
  public:
   explicit SettingsFromJson(const ConfigJson& json) : json_(json) {}
   bool reads() const override { return true; }
-  template <class Value>
-  void each(const char* name, Value& value, const Rule& rule) {
+
+ protected:
+  void visit(const std::string& name, Value value, const Rule& rule) override {
     if (!json_.has(name)) return;  // an export of a time when there was no such setting
     try {
-      const nlohmann::json& found = json_.values()[name];
-      if constexpr (std::is_same_v<Value, Range>)
-        value = {found.at(0).get<int64_t>(), found.at(1).get<int64_t>()};
-      else
-        value = found.get<Value>();
+      std::visit([&](auto* field) { read(json_.values()[name], *field); }, value);
     } catch (const nlohmann::json::exception&) {
       json_.fail(name, fmt::format("is {}, expected {}", json_.values()[name].dump(), rule.meaning));
     }
   }
 
  private:
+  template <class Field>
+  static void read(const nlohmann::json& json, Field& field) {
+    if constexpr (std::is_same_v<Field, Range>)
+      field = {json.at(0).get<int64_t>(), json.at(1).get<int64_t>()};
+    else
+      field = json.get<Field>();
+  }
+
   const ConfigJson& json_;
 };
 
@@ -77,7 +88,7 @@ Json settings_of(const HybridSpec& hybrid) {
                    {"rope", hybrid.mixer.rope},
                    {"chunk", hybrid.mixer.chunk}};
   SettingsToJson own(settings);
-  hybrid.mixer.own.keys_of(hybrid.mixer.kind, own);
+  KindSettings(hybrid.mixer.own).keys_of(hybrid.mixer.kind, own);
   if (const MixerKind& kind = mixer_kind(hybrid.mixer); kind.facts != nullptr)
     settings.update(kind.facts(hybrid.mixer, model));
   if (model.experts.count > 0)

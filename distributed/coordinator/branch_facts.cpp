@@ -1,15 +1,15 @@
 #include "distributed/coordinator/branch_facts.h"
 
 #include "core/base/bad_input.h"
-#include "core/config/writer.h"
+#include "core/config/values.h"
 #include "core/io/safetensors.h"
 
 namespace flashmorph {
 
 std::map<std::string, std::string> branch_facts(const RunConfig& config, const std::string& teacher) {
   std::map<std::string, std::string> facts = {{"teacher", teacher}};
-  for (const auto& [key, value, changes_results] : schema::values_of(config))
-    if (key.starts_with("mixer.") && key != "mixer.init" && changes_results) facts[key] = value;
+  for (const auto& [key, value, rule] : values_of(config))
+    if (key.starts_with("mixer.") && key != "mixer.init" && rule.changes_results) facts[key] = value;
   return facts;
 }
 

@@ -31,7 +31,7 @@ RunConfig wherever_its_sources_are(RunConfig config) {
 }
 
 std::string config_hash(const RunConfig& config) {
-  const std::string text = result_keys(wherever_its_sources_are(config));
+  const std::string text = result_keys(values_of(wherever_its_sources_are(config)));
   return sha256_of_bytes(text.data(), text.size());
 }
 

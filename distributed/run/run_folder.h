@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/config/differences.h"
 #include "core/config/run_config.h"
+#include "core/config/values.h"
 #include "core/data/corpus_files.h"
 #include "core/io/model_files.h"
 #include "distributed/communication/communicator.h"

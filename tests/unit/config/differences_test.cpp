@@ -1,7 +1,8 @@
-#include "core/config/differences.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "core/config/run_config.h"
+#include "core/config/values.h"
 
 namespace flashmorph {
 namespace {
@@ -43,14 +44,14 @@ TEST(Differences, ARunMayGoOnWithOtherValuesOfWhatChangesNoResult) {
                                              "stages.distill.parallel.zero=true",
                                              "stages.select.parallel.recompute=full"};
   for (const std::string& set : harmless) {
-    EXPECT_EQ(result_keys(with({set})), result_keys(with({}))) << set;
+    EXPECT_EQ(result_keys(values_of(with({set}))), result_keys(values_of(with({})))) << set;
     const auto changed = changed_keys(with({}), with({set}));
     EXPECT_FALSE(changed.empty()) << set;
     for (const ChangedKey& change : changed) EXPECT_FALSE(change.changes_result) << set << ": " << change.path;
   }
   for (const std::string set : {"run.seed=2", "device.dtype=float64", "mixer.kind=gla", "budget.full_layers=4",
                                 "stages.select.tokens=9K", "stages.evaluate.samples=40"})
-    EXPECT_NE(result_keys(with({set})), result_keys(with({}))) << set;
+    EXPECT_NE(result_keys(values_of(with({set}))), result_keys(values_of(with({})))) << set;
 }
 
 }  // namespace

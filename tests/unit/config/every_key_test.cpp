@@ -4,7 +4,7 @@
 #include <map>
 #include <sstream>
 
-#include "core/config/writer.h"
+#include "core/config/values.h"
 #include "core/mixer/linear_branch.h"
 #include "core/select/selector.h"
 #include "tests/unit/config/sample.h"
@@ -12,7 +12,6 @@
 namespace flashmorph {
 namespace {
 
-using schema::yaml_of;
 using test::faults_of;
 using test::kGood;
 
@@ -42,12 +41,11 @@ struct Key {
   std::vector<std::string> others;
 };
 
-struct Walk : EachKey<Walk> {
+struct Walk : KeyVisitor {
   std::vector<Key> found;
 
-  template <class Value>
-  void each(const char* name, const Value& value, const Rule& rule) {
-    found.push_back({path_of(name), others(value, rule)});
+  void visit(const std::string& path, Value value, const Rule& rule) override {
+    found.push_back({path, std::visit([&](const auto* field) { return others(*field, rule); }, value)});
   }
 };
 
