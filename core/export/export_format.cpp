@@ -1,9 +1,11 @@
 #include "core/export/export_format.h"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include "core/base/bad_input.h"
 #include "core/base/listed.h"
+#include "core/model/weights.h"
 
 namespace flashmorph {
 
@@ -39,6 +41,16 @@ Json rope_parameters(const Rope& rope) {
   return json;
 }
 
+// Formats that users ask for by name and that are none here, and why.
+const std::map<std::string, std::string>& refused_formats() {
+  static const std::map<std::string, std::string> known = {
+      {"minicpm_sala",
+       "SGLang's kernel for the next token gives nothing for heads of fewer than 128 channels, and nothing else reads "
+       "the format to compare with"},
+      {"gguf", "deploy/hf_to_gguf.py makes it of an export in qwen3_5_text or granitemoehybrid"}};
+  return known;
+}
+
 }  // namespace
 
 const std::vector<const ExportFormat*>& export_formats() {
@@ -58,6 +70,8 @@ const ExportFormat* format_of(const ConfigJson& config) {
 }
 
 const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer) {
+  if (const auto refused = refused_formats().find(name); refused != refused_formats().end())
+    throw BadInput("stages.export.format", fmt::format("is '{}', which is not written: {}", name, refused->second));
   std::string reasons;
   std::vector<std::string> names;
   for (const ExportFormat* format : export_formats()) {
@@ -80,6 +94,27 @@ std::string beyond_llama(const ModelSpec& model) {
   const bool scaled = model.embedding_multiplier != 1.0 || model.residual_multiplier != 1.0 ||
                       model.attention_multiplier != 0.0 || model.logit_divisor != 1.0;
   return scaled ? "multipliers of embeddings, scores, residuals and logits" : "";
+}
+
+std::string beyond_granite(const ModelSpec& model) {
+  if (model.query_key_norm) return "norm of queries and keys";
+  if (model.norm_after) return "norms behind attention and feed-forward";
+  if (model.output_bias && !model.attention_bias) return "bias of attention's output alone";
+  return model.experts.count > 0 ? "experts that are a feed-forward each" : "";
+}
+
+Json granite_multipliers(const ModelSpec& model) {
+  return {{"embedding_multiplier", model.embedding_multiplier},
+          {"residual_multiplier", model.residual_multiplier},
+          {"attention_multiplier", model.attention_scale()},
+          {"logits_scaling", model.logit_divisor}};
+}
+
+bool lacks_output_bias(const ModelSpec& model) { return model.attention_bias && !model.output_bias; }
+
+std::pair<std::string, at::Tensor> no_output_bias(const ModelSpec& model, int64_t layer, const NamedTensors& own) {
+  return {layer_prefix(layer) + "self_attn.o_proj.bias",
+          at::zeros({model.hidden}, own.front().second.options().requires_grad(false))};
 }
 
 Json decoder_config(const char* architecture, const char* model_type, const ModelSpec& model, const Json& teacher) {

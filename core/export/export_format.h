@@ -27,13 +27,16 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 class ExportFormat {
  public:
   virtual ~ExportFormat() = default;
-  virtual std::string name() const = 0;
+  virtual std::string name() const = 0;  // config.json's model_type
 
   // Why a hybrid of this teacher and mixer cannot be written in this format; "" when it can.
   virtual std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const = 0;
 
   // Whether transformers has to run code of the folder to load it.
   virtual bool brings_code() const { return false; }
+
+  // The oldest transformers that loads it.
+  virtual const char* transformers() const { return "5"; }
 
   // Whether deploy/hf_to_gguf.py makes a file for llama.cpp of it.
   virtual bool has_gguf() const { return false; }
@@ -49,7 +52,7 @@ class ExportFormat {
 
   // Back from the files of an export: the hybrid, and its tensors under their own names. BadInput when they are not as
   // this format has them.
-  virtual bool reads(const ConfigJson& config) const = 0;
+  virtual bool reads(const ConfigJson& config) const { return config.text("model_type", "") == name(); }
   virtual HybridSpec hybrid_of(const ConfigJson& config) const = 0;
   virtual ModelFiles own_tensors(const ModelFiles& files, const HybridSpec& hybrid) const = 0;
 };
@@ -64,12 +67,21 @@ const ExportFormat* format_of(const ConfigJson& config);
 // reason.
 const ExportFormat& export_format(const std::string& name, const ModelSpec& model, const MixerSection& mixer);
 
-// What of a teacher's decoder Llama's has not, in words: "" when there is nothing.
+// What of a teacher's decoder Llama's has not, or Granite's, in words: "" when there is nothing.
 std::string beyond_llama(const ModelSpec& model);
+std::string beyond_granite(const ModelSpec& model);
 
 // config.json as the decoders of transformers have it in common; what does not change the numbers is the teacher's.
 nlohmann::ordered_json decoder_config(const char* architecture, const char* model_type, const ModelSpec& model,
                                       const nlohmann::ordered_json& teacher);
+
+// Granite's four multipliers in config.json.
+nlohmann::ordered_json granite_multipliers(const ModelSpec& model);
+
+// Granite's classes have a bias of the output wherever queries, keys and values have one: of zeros for a teacher that
+// has none.
+bool lacks_output_bias(const ModelSpec& model);
+std::pair<std::string, at::Tensor> no_output_bias(const ModelSpec& model, int64_t layer, const NamedTensors& own);
 
 // Written as layer_types in config.json.
 struct LayerNames {

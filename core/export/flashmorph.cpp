@@ -138,8 +138,6 @@ class Flashmorph : public ExportFormat {
     return {{"modeling_flashmorph.py", fmt::format("{}\n\n{}", modeling_code(), mixer_kind(mixer).python())}};
   }
 
-  bool reads(const ConfigJson& config) const override { return config.text("model_type", "") == "flashmorph"; }
-
   HybridSpec hybrid_of(const ConfigJson& config) const override {
     const ConfigJson settings = config.inside("flashmorph");
     nlohmann::json teacher = config.values();

@@ -69,18 +69,11 @@ class GraniteHybrid : public ExportFormat {
   bool has_gguf() const override { return true; }
 
   std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
-    const auto lacks = [&](bool has, const char* what) {
-      return has ? fmt::format("it has no {}, {} does", what, model.model_type) : "";
-    };
     if (mixer.kind != "mamba2") return fmt::format("its linear attention is mamba2, not {}", mixer.kind);
-    for (const std::string& reason :
-         {lacks(model.query_key_norm, "norm of queries and keys"),
-          lacks(!model.no_rope.empty(), "layers without rotation"),
-          lacks(model.norm_after, "norms behind attention and feed-forward"),
-          lacks(model.mlp_bias, "bias of the feed-forward"),
-          lacks(model.output_bias && !model.attention_bias, "bias of attention's output alone"),
-          lacks(model.experts.count > 0, "experts that are a feed-forward each")})
-      if (!reason.empty()) return reason;
+    std::string difference = beyond_granite(model);
+    if (difference.empty() && !model.no_rope.empty()) difference = "layers without rotation";
+    if (difference.empty() && model.mlp_bias) difference = "bias of the feed-forward";
+    if (!difference.empty()) return fmt::format("it has no {}, {} does", difference, model.model_type);
     if (model.heads * model.head_dim % model.hidden != 0)
       return fmt::format("its heads' {} channels must be a multiple of the {} hidden ones",
                          model.heads * model.head_dim, model.hidden);
@@ -90,12 +83,9 @@ class GraniteHybrid : public ExportFormat {
   Json config(const HybridSpec& hybrid, const Json& teacher) const override {
     const ModelSpec& model = hybrid.model;
     Json config = decoder_config("GraniteMoeHybridForCausalLM", kModelType, model, teacher);
+    config.update(granite_multipliers(model));
     config.update(Json{{"shared_intermediate_size", model.intermediate},
                        {"position_embedding_type", "rope"},
-                       {"embedding_multiplier", model.embedding_multiplier},
-                       {"residual_multiplier", model.residual_multiplier},
-                       {"attention_multiplier", model.attention_scale()},
-                       {"logits_scaling", model.logit_divisor},
                        {"num_local_experts", 0},
                        {"num_experts_per_tok", 0},
                        {"layer_types", layer_types(hybrid.full, kNames)},
@@ -126,14 +116,10 @@ class GraniteHybrid : public ExportFormat {
         const at::Tensor whole = at::cat(parts);
         written.emplace_back(joined.theirs, is_convolution(joined.theirs) ? whole.unsqueeze(1) : whole);
       }
-      if (full && hybrid.model.attention_bias && !hybrid.model.output_bias)
-        written.emplace_back(layer_prefix(layer) + "self_attn.o_proj.bias",
-                             at::zeros({hybrid.model.hidden}, own.front().second.options().requires_grad(false)));
+      if (full && lacks_output_bias(hybrid.model)) written.push_back(no_output_bias(hybrid.model, layer, own));
     }
     return written;
   }
-
-  bool reads(const ConfigJson& config) const override { return config.text("model_type", "") == kModelType; }
 
   // As a Granite whose multipliers may be neutral.
   HybridSpec hybrid_of(const ConfigJson& config) const override {

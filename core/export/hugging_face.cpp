@@ -75,7 +75,7 @@ std::string config_text(const ExportFormat& format, const ExportContent& content
 
 // In this folder; the tests run the Python.
 std::string how_to_load(const ExportFormat& format) {
-  return fmt::format(R"(It loads with transformers 5 or later{0}:
+  return fmt::format(R"(It loads with transformers {3} or later{0}:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -90,7 +90,8 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=16)[0]))
                      format.has_gguf()
                          ? "\nIt loads with llama.cpp as the file that `python deploy/hf_to_gguf.py FOLDER "
                            "MODEL.gguf` of flashmorph-dist makes of this folder.\n"
-                         : "");
+                         : "",
+                     format.transformers());
 }
 
 std::string about(const Licence& licence) {

@@ -145,14 +145,12 @@ class FullAttention(nn.Module):
             k, v = torch.cat([remembered[0], k], dim=2), torch.cat([remembered[1], v], dim=2)
         visible = self.visible_keys(x.shape[1], k.shape[2], valid, x.device)
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
-        o = F.scaled_dot_product_attention(
-            q,
-            k.repeat_interleave(groups, 1),
-            v.repeat_interleave(groups, 1),
-            attn_mask=visible,
-            scale=self.config.flashmorph["attention_scale"],
-        )
+        o = self.attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), visible)
         return self.o_proj(o.transpose(1, 2).reshape(*x.shape[:2], -1)), (k, v)
+
+    def attend(self, q, k, v, visible):
+        scale = self.config.flashmorph["attention_scale"]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
 
     def visible_keys(self, tokens, keys, valid, device):
         """[B or 1, 1, T, S]: a token sees the keys up to its own that are not padding, and always itself."""

@@ -7,6 +7,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/export/export_format.h"
+#include "core/mixer/convolved.h"
 #include "core/model/weights.h"
 
 // qwen3_5_text (Qwen3_5ForCausalLM of transformers 5): gated delta net beside full attention, without remote code.
@@ -21,8 +22,6 @@ namespace flashmorph {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr int64_t kConvolution = 4;  // taps
 
 bool ends_with_any(const std::string& name, std::initializer_list<const char*> endings) {
   return std::ranges::any_of(endings, [&](const char* ending) { return name.ends_with(ending); });
@@ -89,7 +88,7 @@ class Qwen3_5 : public ExportFormat {
     Json config = decoder_config("Qwen3_5ForCausalLM", "qwen3_5_text", model, teacher);
     config["rope_parameters"]["partial_rotary_factor"] = 1.0;  // a quarter is the default there
     config.update(Json{{"layer_types", layer_types(hybrid.full)},
-                       {"linear_conv_kernel_dim", kConvolution},
+                       {"linear_conv_kernel_dim", kTaps},
                        {"linear_key_head_dim", model.head_dim},
                        {"linear_value_head_dim", model.head_dim},
                        {"linear_num_key_heads", model.heads},
@@ -117,8 +116,6 @@ class Qwen3_5 : public ExportFormat {
     return written;
   }
 
-  bool reads(const ConfigJson& config) const override { return config.text("model_type", "") == name(); }
-
   HybridSpec hybrid_of(const ConfigJson& config) const override {
     nlohmann::json teacher = config.values();
     teacher["model_type"] = "qwen3";
@@ -130,7 +127,7 @@ class Qwen3_5 : public ExportFormat {
       if (config.size(key) != expected)
         config.fail(key, fmt::format("is {}, only {} is supported", config.size(key), expected));
     };
-    expect("linear_conv_kernel_dim", kConvolution);
+    expect("linear_conv_kernel_dim", kTaps);
     expect("linear_key_head_dim", hybrid.model.head_dim);
     expect("linear_value_head_dim", hybrid.model.head_dim);
     expect("linear_num_key_heads", hybrid.model.heads);
@@ -168,7 +165,7 @@ class Qwen3_5 : public ExportFormat {
       for (int64_t part = 0; part < 3; ++part) {
         const auto rows = [part, width](const at::Tensor& all) { return all.narrow(0, part * width, width); };
         add(prefix + kProjections[part], prefix + "in_proj_qkv.weight", {width, hybrid.model.hidden}, rows);
-        add(prefix + kConvolutions[part], prefix + "conv1d.weight", {width, kConvolution},
+        add(prefix + kConvolutions[part], prefix + "conv1d.weight", {width, kTaps},
             [rows](const at::Tensor& all) { return rows(all).squeeze(1); });
       }
       for (const auto& [ours, theirs] : kRenamed)

@@ -1,12 +1,14 @@
 #include "core/mixer/convolved.h"
 
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
+#include "core/mixer/initial.h"
 #include "core/mixer/linear_branch.h"
 #include "core/ops/projection.h"
 #include "core/ops/short_convolution.h"
@@ -41,6 +43,19 @@ std::array<at::Tensor, 3> convolved_heads(const at::Tensor& x_BTD, const std::ar
     y_BTHK[i] = at::silu(of[i].bias.defined() ? y_BTC + of[i].bias : y_BTC).unflatten(-1, {-1, head_dim});
   }
   return y_BTHK;
+}
+
+at::Tensor exact(const at::Tensor& x) { return x.to(at::toOpMathType(x.scalar_type())); }
+
+Steps steps_of(const at::Tensor& x_BTD, const at::Tensor& weight_HD, const at::Tensor& dt_bias_H,
+               const at::Tensor& A_log_H) {
+  const at::Tensor step_BTH = at::softplus(exact(project(x_BTD, weight_HD)) + dt_bias_H);
+  return {step_BTH, -exact(A_log_H).exp() * step_BTH};
+}
+
+void start_steps(const at::Tensor& A_log_H, const at::Tensor& dt_bias_H, const at::Tensor& distance_H) {
+  A_log_H.detach().zero_();
+  dt_bias_H.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
 }
 
 nlohmann::ordered_json convolved_facts(const MixerSection&, const ModelSpec&) { return {{"convolution", kTaps}}; }

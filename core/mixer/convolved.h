@@ -32,6 +32,20 @@ struct ConvolvedProjection {
 std::array<at::Tensor, 3> convolved_heads(const at::Tensor& x_BTD, const std::array<ConvolvedProjection, 3>& of,
                                           int64_t head_dim, const Positions& positions, LayerCache* cache);
 
+// In float32 at least.
+at::Tensor exact(const at::Tensor& x);
+
+// How long a token is for each head, softplus(projection of x + dt_bias), and the log-decay over it, -exp(A_log) times
+// that; [B, T, H] each.
+struct Steps {
+  at::Tensor step_BTH, log_decay_BTH;
+};
+Steps steps_of(const at::Tensor& x_BTD, const at::Tensor& weight_HD, const at::Tensor& dt_bias_H,
+               const at::Tensor& A_log_H);
+
+// One decay a head whatever the projection adds: with exp(A_log) = 1 a step is the log-decay.
+void start_steps(const at::Tensor& A_log_H, const at::Tensor& dt_bias_H, const at::Tensor& distance_H);
+
 // What a mixer of them registers: its facts, and the bytes of a sequence's cache, the state and the last projections.
 nlohmann::ordered_json convolved_facts(const MixerSection& mixer, const ModelSpec& model);
 int64_t convolved_cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element);

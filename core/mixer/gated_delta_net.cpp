@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/OpMathType.h>
 
 #include "core/mixer/branch_with.h"
 #include "core/mixer/convolved.h"
@@ -75,22 +74,18 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
     const auto [q, k, v] =
         convolved_heads(x_BTD, {{{w.q, w.q_conv, no_bias}, {w.k, w.k_conv, no_bias}, {w.v, w.v_conv, no_bias}}},
                         spec_.head_dim, positions, cache);
-    const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
-    const at::Tensor beta_BTH = at::sigmoid(exact(project(x_BTD, weights_.b)));
-    const at::Tensor step_BTH = at::softplus(exact(project(x_BTD, weights_.a)) + weights_.dt_bias);
-    const at::Tensor g_BTH = -exact(weights_.A_log).exp() * step_BTH;
+    const at::Tensor beta_BTH = at::sigmoid(exact(project(x_BTD, w.b)));
+    const Steps steps = steps_of(x_BTD, w.a, w.dt_bias, w.A_log);
     const auto [o_BTHK, state] =
-        gated_delta_rule(l2_norm(q, kLengthEpsilon), l2_norm(k, kLengthEpsilon), v, g_BTH, beta_BTH, state_of(cache),
-                         positions.documents, scale(), mixer_.chunk);
+        gated_delta_rule(l2_norm(q, kLengthEpsilon), l2_norm(k, kLengthEpsilon), v, steps.log_decay_BTH, beta_BTH,
+                         state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    const at::Tensor normed = rms_norm(o_BTHK, weights_.norm, spec_.norm_epsilon);
-    return project(swiglu(project_heads(x_BTD, weights_.z, spec_.head_dim), normed).flatten(2, 3), weights_.out);
+    const at::Tensor normed = rms_norm(o_BTHK, w.norm, spec_.norm_epsilon);
+    return project(swiglu(project_heads(x_BTD, w.z, spec_.head_dim), normed).flatten(2, 3), w.out);
   }
 
-  // One decay per head whatever a x adds: exp(A_log) = 1, softplus(dt_bias) = |log_decay|.
   void start_decays(const at::Tensor& distance_H) override {
-    weights_.A_log.detach().zero_();
-    weights_.dt_bias.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
+    start_steps(weights_.A_log, weights_.dt_bias, distance_H);
   }
 };
 

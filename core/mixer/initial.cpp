@@ -46,6 +46,10 @@ AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec
           .rotates = teacher.rotates};
 }
 
+std::array<at::Tensor*, 10> every_weight(AttentionWeights& w) {
+  return {&w.q, &w.k, &w.v, &w.o, &w.q_norm, &w.k_norm, &w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias.value};
+}
+
 at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns) {
   if (context.placement.device.is_meta())
     return at::empty({rows, columns}, at::TensorOptions(context.placement.dtype).device(at::kMeta));

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 
@@ -23,6 +24,9 @@ struct OwnHeads {
 // A copy of the teacher's attention in which each kv head's rows are repeated, one head after the other, once for each
 // of its query heads on this rank; without a bias of the output.
 AttentionWeights expanded(const AttentionWeights& teacher, const ModelSpec& spec);
+
+// Those of an attention, undefined ones as well.
+std::array<at::Tensor*, 10> every_weight(AttentionWeights& weights);
 
 // Uniform in +-1/sqrt(columns): rows [first, first + rows) of the global [.., columns].
 at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns);

@@ -6,6 +6,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/base/listed.h"
+#include "core/mixer/initial.h"
 
 namespace flashmorph {
 namespace {
@@ -60,8 +61,7 @@ std::unique_ptr<LinearBranch> make_blank_branch(const BranchContext& context) {
   Placement shapes = context.placement;
   shapes.device = at::kMeta;
   AttentionWeights blank = load_attention(none, context.spec, context.layer, shapes);
-  for (at::Tensor* weight : {&blank.q, &blank.k, &blank.v, &blank.o, &blank.q_norm, &blank.k_norm, &blank.q_bias,
-                             &blank.k_bias, &blank.v_bias, &blank.o_bias.value})
+  for (at::Tensor* weight : every_weight(blank))
     if (weight->defined()) *weight = at::zeros(weight->sizes(), weight->options().device(context.placement.device));
   return make_branch(context, blank);
 }

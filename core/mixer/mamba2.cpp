@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/OpMathType.h>
 
 #include "core/mixer/branch_with.h"
 #include "core/mixer/convolved.h"
@@ -83,23 +82,19 @@ class Mamba2Branch : public BranchWith<Mamba2Branch, Weights> {
     const auto [q, k, v] =
         convolved_heads(x_BTD, {{{w.q, w.q_conv, w.q_bias}, {w.k, w.k_conv, w.k_bias}, {w.v, w.v_conv, w.v_bias}}},
                         spec_.head_dim, positions, cache);
-    const auto exact = [](const at::Tensor& gate) { return gate.to(at::toOpMathType(gate.scalar_type())); };
-    const at::Tensor dt_BTH = at::softplus(exact(project(x_BTD, weights_.dt)) + weights_.dt_bias);
-    const at::Tensor g_BTH = -exact(weights_.A_log).exp() * dt_BTH;
+    const auto [dt_BTH, g_BTH] = steps_of(x_BTD, w.dt, w.dt_bias, w.A_log);
     const at::Tensor written = (exact(v) * dt_BTH.unsqueeze(-1)).to(v.scalar_type());
     const auto [o_BTHK, state] = scalar_gated_attention(q, k, written, g_BTH, state_of(cache), positions.documents,
                                                         /*scale=*/1.0, mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    const at::Tensor z_BTHK = project_heads(x_BTD, weights_.z, spec_.head_dim);
-    const at::Tensor gated = swiglu(z_BTHK, o_BTHK + weights_.D.unsqueeze(-1) * v);
-    const at::Tensor unit_K = at::ones({spec_.head_dim}, weights_.norm.options().requires_grad(false));
-    return project(rms_norm(gated, unit_K, spec_.norm_epsilon).flatten(2, 3) * weights_.norm, weights_.out);
+    const at::Tensor z_BTHK = project_heads(x_BTD, w.z, spec_.head_dim);
+    const at::Tensor gated = swiglu(z_BTHK, o_BTHK + w.D.unsqueeze(-1) * v);
+    const at::Tensor unit_K = at::ones({spec_.head_dim}, w.norm.options().requires_grad(false));
+    return project(rms_norm(gated, unit_K, spec_.norm_epsilon).flatten(2, 3) * w.norm, w.out);
   }
 
-  // With A = 1 a step is the log-decay.
   void start_decays(const at::Tensor& distance_H) override {
-    weights_.A_log.detach().zero_();
-    weights_.dt_bias.detach().copy_(inverse_softplus(-log_decay_of_distance(distance_H)));
+    start_steps(weights_.A_log, weights_.dt_bias, distance_H);
   }
 };
 

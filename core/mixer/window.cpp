@@ -3,16 +3,17 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 
+#include "core/mixer/initial.h"
 #include "core/mixer/linear_branch.h"
 #include "core/model/attention.h"
 #include "core/ops/projection.h"
-#include "core/ops/softmax_attention.h"
 #include "core/ops/windowed_attention.h"
 
-// Sliding-window attention: the teacher's own, over the last W tokens alone. It starts as the teacher, whose key and
-// value heads it keeps grouped; its cache holds W tokens at most. Letters: B batch, T tokens, P tokens with those of
-// the cache, G key and value heads, K head dim.
+// Sliding-window attention: the teacher's own, over the last W tokens alone, and if asked a sink a head. It starts as
+// the teacher, whose key and value heads it keeps grouped; its cache holds W tokens at most. Letters: B batch, T
+// tokens, P tokens with those of the cache, H query heads, G key and value heads, K head dim.
 
 namespace flashmorph {
 
@@ -29,15 +30,17 @@ class WindowBranch : public LinearBranch {
         layer_(context.layer),
         weights_(teacher) {
     own_weights();
+    if (context.mixer.own.of<WindowSettings>().sinks)
+      sinks_H_ = at::zeros({teacher.q.size(0) / spec_.head_dim}, teacher.q.options().requires_grad(false));
   }
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
     QueriesKeysValues x = queries_keys_values(x_BTD, weights_, spec_, positions, rope_);
     x.q_BTHK = with_scale(x.q_BTHK, spec_);
-    const at::Tensor o_BTHK = cache == nullptr
-                                  ? windowed_attention(x.q_BTHK, x.k_BTGK, x.v_BTGK, window_, positions.place_T)
-                              : positions.rows ? next_of_rows(x, positions, *cache)
-                                               : after_cached(x, positions.start, *cache);
+    const at::Tensor o_BTHK =
+        cache == nullptr ? windowed_attention(x.q_BTHK, x.k_BTGK, x.v_BTGK, window_, positions.place_T, sinks_H_)
+        : positions.rows ? next_of_rows(x, positions, *cache)
+                         : after_cached(x, positions.start, *cache);
     return project(o_BTHK.flatten(2, 3), weights_.o, weights_.o_bias.here());
   }
 
@@ -45,6 +48,7 @@ class WindowBranch : public LinearBranch {
     Parameters all = parameters_of(weights_, layer_);
     const std::string theirs = layer_prefix(layer_) + "self_attn.", ours = layer_prefix(layer_) + "linear_attn.";
     for (Parameter& parameter : all) parameter.name.replace(0, theirs.size(), ours);
+    if (sinks_H_) all.push_back({ours + "sinks", *sinks_H_, Split::rows});
     return all;
   }
 
@@ -56,10 +60,9 @@ class WindowBranch : public LinearBranch {
 
  private:
   void own_weights() {
-    AttentionWeights& w = weights_;
-    for (at::Tensor* weight :
-         {&w.q, &w.k, &w.v, &w.o, &w.q_norm, &w.k_norm, &w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias.value})
+    for (at::Tensor* weight : every_weight(weights_))
       if (weight->defined()) *weight = weight->detach().clone();
+    if (sinks_H_) sinks_H_ = sinks_H_->detach().clone();
   }
 
   // The cache is a ring, [B, W, 2*G*K]: position p has its key and value at p mod W. Softmax asks for no order.
@@ -74,8 +77,8 @@ class WindowBranch : public LinearBranch {
     at::Tensor& ring = ring_of(cache, kv_B1C);
     ring.index_put_({positions.rows->row_B, positions.rows->start_B.remainder(window_)}, kv_B1C.select(1, 0));
     const std::vector<at::Tensor> kv = ring.unflatten(2, {-1, spec_.head_dim}).chunk(2, 2);
-    return next_token_attention(x.q_BTHK, kv[0], kv[1], positions.rows->visible_B.clamp_max(window_),
-                                std::min(positions.start + 1, window_));
+    return next_windowed_attention(x.q_BTHK, kv[0], kv[1], positions.rows->visible_B.clamp_max(window_),
+                                   std::min(positions.start + 1, window_), sinks_H_);
   }
 
   at::Tensor after_cached(const QueriesKeysValues& x, int64_t start, LayerCache& cache) const {
@@ -88,13 +91,14 @@ class WindowBranch : public LinearBranch {
     const at::Tensor all_BPC = at::cat({ring.index_select(1, places(start - past, start)), kv_BTC}, 1);
     ring.index_copy_(1, places(start + tokens - kept, start + tokens), kv_BTC.narrow(1, tokens - kept, kept));
     const std::vector<at::Tensor> kv = all_BPC.unflatten(2, {-1, spec_.head_dim}).chunk(2, 2);
-    return windowed_attention(x.q_BTHK, kv[0], kv[1], window_, std::nullopt);
+    return windowed_attention(x.q_BTHK, kv[0], kv[1], window_, std::nullopt, sinks_H_);
   }
 
   ModelSpec spec_;
   bool rope_;
   int64_t window_, layer_;
   AttentionWeights weights_;
+  std::optional<at::Tensor> sinks_H_;  // this rank's heads
 };
 
 int64_t cache_bytes(const MixerSection& mixer, const ModelSpec& model, int64_t element) {

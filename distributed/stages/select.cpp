@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "core/morph/teacher_pass.h"
 #include "core/ops/squared_distance.h"
 #include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
@@ -117,26 +118,30 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
   const auto [first, last] = model.own_layers();
   std::vector<at::Tensor> errors, powers;  // by own layer
   if (model.has_embedding()) x.teacher = x.mixture = model.embed(batch.tokens_BT);
+  std::vector<at::Tensor> teachers;  // states at the answers
+  const auto teacher = std::make_shared<TeacherPass>(
+      model, x.teacher, positions, [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
+        teachers.push_back(at_answers(h));
+        if (of == ErrorOf::attention) powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
+      });
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
-    at::Tensor teacher;
-    {
-      const c10::NoGradGuard no_gradient;
-      const at::Tensor h = model.attend(l, x.teacher, Route::full(), positions);
-      teacher = at_answers(h);
-      if (of == ErrorOf::attention) powers.push_back(power_of_attention(teacher, at_answers(x.teacher)));
-      if (goes_on) x.teacher = model.feed_forward(l, h);
-    }
-    const auto mixed_layer = [&model, l, goes_on, positions, at_answers,
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, teacher, before = 2 * (l - first),
                               route = mixing.at(l - first)](const std::vector<at::Tensor>& inputs) {
-      const at::Tensor h = model.attend(l, inputs[0], route, positions);
+      Arriving attended = model.start_attention(l, inputs[0], route, positions);
+      teacher->reach(before + 1);
+      const at::Tensor h = model.after_attention(l, inputs[0], attended.here());
       std::vector<at::Tensor> outputs = {at_answers(h)};
-      if (goes_on) outputs.push_back(model.feed_forward(l, h));
+      if (!goes_on) return outputs;
+      Arriving fed = model.start_feed_forward(l, h);
+      teacher->reach(before + 2);
+      outputs.push_back(model.after_feed_forward(l, h, fed.here()));
       return outputs;
     };
     const std::vector<at::Tensor> mixed =
         recompute ? recomputed(mixed_layer, {x.mixture}, {mixing.at(l - first).alpha}) : mixed_layer({x.mixture});
-    errors.push_back(squared_distance(mixed[0], teacher));
+    if (l + 1 == last) x.teacher = teacher->states();
+    errors.push_back(squared_distance(mixed[0], teachers.at(static_cast<size_t>(l - first))));
     if (goes_on) x.mixture = mixed[1];
   }
   at::Tensor errors_l = at::stack(errors);

@@ -1,6 +1,6 @@
-// random_hybrid TEACHER MIXER OUTPUT [FORMAT]: exports a hybrid of the teacher, every second layer linear, whose
-// branches are random around their start, so that every weight of them counts, to OUTPUT/FORMAT for each format, or for
-// this one. Prints a line a format: its name, and after a tab the reason when it cannot hold the hybrid.
+// random_hybrid TEACHER MIXER[+sinks] OUTPUT [FORMAT]: exports a hybrid of the teacher, every second layer linear,
+// whose branches are random around their start, so that every weight of them counts, to OUTPUT/FORMAT for each format,
+// or for this one. Prints a line a format: its name, and after a tab the reason when it cannot hold the hybrid.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
@@ -18,8 +18,10 @@ int main(int argc, char** argv) {
   const std::filesystem::path teacher = argv[1];
   const StoredModel stored = StoredModel::open(teacher);
   HybridSpec hybrid{.model = stored.spec, .mixer = {}, .full = {}};
-  hybrid.mixer.kind = argv[2];
-  if (hybrid.mixer.kind == "window") hybrid.mixer.own.of<WindowSettings>().window = 50;  // shorter than what is run
+  const std::string mixer = argv[2];
+  hybrid.mixer.kind = mixer.substr(0, mixer.find('+'));
+  if (hybrid.mixer.kind == "window")  // shorter than what is run
+    hybrid.mixer.own.of<WindowSettings>() = {.window = 50, .sinks = mixer.ends_with("+sinks")};
 
   Shard whole;
   MorphableModel model = MorphableModel::load(stored.weights, stored.spec, {}, whole);
@@ -27,8 +29,8 @@ int main(int argc, char** argv) {
   at::Generator generator = at::detail::createCPUGenerator(5);
   for (const Parameter& parameter : model.branch_parameters()) {
     at::Tensor value = parameter.value;
-    value.add_(0.2 * value.std(/*unbiased=*/false).clamp_min(0.5 * value.abs().mean()) *
-               at::randn(value.sizes(), generator));
+    const at::Tensor size = value.std(/*unbiased=*/false).clamp_min(0.5 * value.abs().mean());
+    value.add_((size.item<double>() > 0.0 ? 0.2 * size : at::ones({})) * at::randn(value.sizes(), generator));
   }
   Routes routes;
   for (int64_t layer = 0; layer < model.layer_count(); ++layer) {

@@ -109,8 +109,10 @@ class Recurrences(unittest.TestCase):
 class Branches(unittest.TestCase):
     def test_cuts_and_padding_change_nothing(self):
         torch.manual_seed(4)
-        for kind, modeling in MIXERS.items():
-            branch = modeling.Branch(CONFIG, 0).double()
+        with_sinks = types.SimpleNamespace(**{**vars(CONFIG), "flashmorph": {**SETTINGS, "sinks": True}})
+        cases = [(kind, modeling, CONFIG) for kind, modeling in MIXERS.items()]
+        for kind, modeling, config in [*cases, ("window, sinks", MIXERS["window"], with_sinks)]:
+            branch = modeling.Branch(config, 0).double()
             for parameter in branch.parameters():
                 torch.nn.init.normal_(parameter, 0.0, 0.3)
             x = random(B, 21, D)

@@ -42,6 +42,13 @@ Setting of_kind(const std::string& kind, const std::string& output_norm = "head"
   return setting;
 }
 
+Setting window_with_sinks() {
+  Setting setting = of_kind("window");
+  setting.name = "window_sinks";
+  setting.mixer.own.of<WindowSettings>().sinks = true;
+  return setting;
+}
+
 class Branches : public testing::TestWithParam<Setting> {
  protected:
   const MixerSection& mixer() const { return GetParam().mixer; }
@@ -51,7 +58,7 @@ class Branches : public testing::TestWithParam<Setting> {
 INSTANTIATE_TEST_SUITE_P(Kinds, Branches,
                          testing::Values(of_kind("lightning"), of_kind("lightning", "hidden"), of_kind("gla"),
                                          of_kind("gated_delta_net"), of_kind("mamba2"), of_kind("window"),
-                                         of_kind("plain")),
+                                         window_with_sinks(), of_kind("plain")),
                          [](const auto& info) { return info.param.name; });
 
 // The whole tensor's gradient from the two ranks'.

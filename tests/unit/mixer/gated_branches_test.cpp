@@ -123,32 +123,40 @@ struct Definition {
   }
 };
 
-// A window as wide as the sequence is the teacher's attention; a narrower one is that of the last tokens alone.
+// A window as wide as the sequence is the teacher's attention; a narrower one is that of the last tokens alone. A sink
+// is one more logit in the denominator.
 TEST(Window, IsTheTeachersAttentionOfTheLastTokens) {
   const SmallTeacher teacher;
-  const at::Tensor x = seeded({2, 150, 32}, 1);
-  for (const int64_t window : {1, 5, 64, 70, 149, 150, 400}) {
-    MixerSection mixer = mixer_of("window");
-    mixer.own.of<WindowSettings>().window = window;
-    const auto branch = teacher.branch(mixer);
-    train_all(*branch);
-    const at::Tensor input = x.clone().set_requires_grad(true), x_exact = x.clone().set_requires_grad(true);
-    const at::Tensor actual = branch->forward(input, teacher.positions(0, 150));
-    const AttentionWeights w = teacher.attention();
-    const auto [q, k, v] = queries_keys_values(x_exact, w, teacher.spec, teacher.positions(0, 150));
-    const auto heads = [](const at::Tensor& x_BTGK) {
-      return x_BTGK.repeat_interleave(4 / x_BTGK.size(2), 2).transpose(1, 2);
-    };
-    const at::Tensor scores = at::matmul(heads(q), heads(k).transpose(2, 3)) / std::sqrt(8.0);
-    const at::Tensor hidden =
-        at::ones({150, 150}, at::kBool).tril().logical_not().logical_or(at::ones({150, 150}, at::kBool).tril(-window));
-    const at::Tensor shares = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(-1);
-    const at::Tensor expected = at::linear(at::matmul(shares, heads(v)).transpose(1, 2).flatten(2), w.o);
-    EXPECT_LT(relative_error(expected, actual), 1e-12) << window;
-    actual.square().sum().backward();
-    expected.square().sum().backward();
-    EXPECT_LT(relative_error(x_exact.grad(), input.grad()), 1e-11) << window;
-  }
+  const at::Tensor x = seeded({2, 150, 32}, 1), sinks = 2.0 * seeded({4}, 2);
+  for (const bool has_sinks : {false, true})
+    for (const int64_t window : {1, 5, 64, 70, 149, 150, 400}) {
+      MixerSection mixer = mixer_of("window");
+      mixer.own.of<WindowSettings>() = {.window = window, .sinks = has_sinks};
+      const auto branch = teacher.branch(mixer);
+      if (has_sinks) weights_of(*branch).at("sinks").copy_(sinks);
+      train_all(*branch);
+      const at::Tensor input = x.clone().set_requires_grad(true), x_exact = x.clone().set_requires_grad(true);
+      const at::Tensor sinks_exact = sinks.clone().set_requires_grad(true);
+      const at::Tensor actual = branch->forward(input, teacher.positions(0, 150));
+      const AttentionWeights w = teacher.attention();
+      const auto [q, k, v] = queries_keys_values(x_exact, w, teacher.spec, teacher.positions(0, 150));
+      const auto heads = [](const at::Tensor& x_BTGK) {
+        return x_BTGK.repeat_interleave(4 / x_BTGK.size(2), 2).transpose(1, 2);
+      };
+      const at::Tensor scores = at::matmul(heads(q), heads(k).transpose(2, 3)) / std::sqrt(8.0);
+      const at::Tensor ones = at::ones({150, 150}, at::kBool);
+      const at::Tensor weights =
+          scores.exp().masked_fill(ones.tril().logical_xor(ones.tril(-window)).logical_not(), 0.0);
+      at::Tensor sum = weights.sum(-1, /*keepdim=*/true);
+      if (has_sinks) sum = sum + sinks_exact.exp().view({4, 1, 1});
+      const at::Tensor expected = at::linear(at::matmul(weights / sum, heads(v)).transpose(1, 2).flatten(2), w.o);
+      EXPECT_LT(relative_error(expected, actual), 1e-12) << window;
+      actual.square().sum().backward();
+      expected.square().sum().backward();
+      EXPECT_LT(relative_error(x_exact.grad(), input.grad()), 1e-11) << window;
+      if (has_sinks)
+        EXPECT_LT(relative_error(sinks_exact.grad(), weights_of(*branch).at("sinks").grad()), 1e-11) << window;
+    }
 }
 
 struct Case {

@@ -62,10 +62,10 @@ inline Weights weights_of(const LinearBranch& branch, int64_t layer = kLayer) {
   return weights;
 }
 
-// Norm weights start at one and taps at a delta, where a forgotten factor would not show.
+// Norm weights start at one, taps at a delta and sinks at zero, where a forgotten factor would not show.
 inline void perturb_norms(const LinearBranch& branch) {
   for (const auto& [name, value] : weights_of(branch))
-    if (name.find("norm") != std::string::npos || name.find("conv") != std::string::npos)
+    if (name.find("norm") != std::string::npos || name.find("conv") != std::string::npos || name == "sinks")
       value.add_(0.3 * seeded(value.sizes(), value.numel() + name[0]));
 }
 
