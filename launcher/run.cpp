@@ -20,7 +20,6 @@
 #include "core/model/stored_model.h"
 #include "core/tasks/plays.h"
 #include "core/tasks/task.h"
-#include "distributed/coordinator/branch_facts.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/health/sniff.h"
@@ -33,6 +32,7 @@
 #include "launcher/metrics.h"
 #include "launcher/report.h"
 #include "launcher/start_checks.h"
+#include "launcher/start_times.h"
 #include "launcher/terminal.h"
 
 namespace flashmorph {
@@ -142,9 +142,12 @@ void sniff(RunDevice& device, const std::vector<std::string>& hosts, const RunCo
 }  // namespace
 
 int run(const CommandLine& line, Communicator& host_world) {
+  StartTimes times;
   const bool leads = host_world.rank() == 0;
   const RunConfig config = shared_config(line, host_world);
+  times.done("MPI and config");
   RunDevice device(config.device, host_world, config.health.step);  // no tensor before it
+  times.done("device");
   check_same_start(start_facts(line), host_world);
   Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
@@ -158,16 +161,24 @@ int run(const CommandLine& line, Communicator& host_world) {
   std::unique_ptr<Metrics> metrics;
   const std::function<void()> between_reads = stop_loading_if_asked(stop);
   on_all_ranks(world, [&] { inputs = read_inputs(config, world.size(), between_reads); });
-  const RunSources sources = RunSources::read(config, *inputs.files, world, between_reads);
+  times.done("inputs");
+  RunSourcesAhead sources_ahead(config, *inputs.files, world, between_reads);
   on_all_ranks(world, [&] {
     if (!leads) return;
-    check_branches(config, sources.teacher);
-    if (!line.fresh) folder.check(config, sources);
+    if (!line.fresh) folder.check(config);
     if (config.metrics.enabled()) metrics = std::make_unique<Metrics>(config, FLASHMORPH_VERSION);
   });
   PlacedModel placed(world, config, inputs.spec, *inputs.files, dtype_of(config.device), device.place());
   const Layout layout = layout_of("align", config, inputs.spec, world.size());
-  placed.place(layout);                                                // weights that cannot be read are refused here
+  placed.place(layout);  // weights that cannot be read are refused here
+  times.done("weights");
+  const RunSources sources = sources_ahead.agreed(world);
+  times.done("hashes");
+  on_all_ranks(world, [&] {
+    if (!leads) return;
+    check_branches(config, sources.teacher);
+    if (!line.fresh) folder.check(config, sources);
+  });
   if (!config.stages.align.branches.empty()) placed.start_branches();  // and so are branches
   const proto::LayerLatency latency = [&] {
     const Phase measuring(watchdog, Work::evaluate, "latency");
@@ -203,6 +214,8 @@ int run(const CommandLine& line, Communicator& host_world) {
     if (!changes.empty()) observers->note("other than at the last start: " + text_of(changes));
     journal->event("device", device.description());
     journal->event("started", rank_map(layout.shape, layout.layers));
+    times.done("the rest");
+    journal->event("ready", times.text());
   });
 
   watchdog.meet_in(folder.health_folder());

@@ -40,11 +40,18 @@ std::string file_name(const json& value, const std::string& where) {
   throw BadInput(folder.string(), "has neither model.safetensors nor model.safetensors.index.json" + instead);
 }
 
-at::Tensor checked_copy(const at::Tensor& part, at::ScalarType dtype, const std::string& where) {
+// One pass: the smallest and the largest of values are not finite where any of them is not.
+bool all_finite(const at::Tensor& values) {
+  if (values.numel() == 0) return true;
+  const auto [least, most] = at::aminmax(values);
+  return at::stack({least, most}).isfinite().all().item<bool>();
+}
+
+at::Tensor checked_copy(const at::Tensor& part, at::ScalarType dtype, at::Device device, const std::string& where) {
   if (!part.is_floating_point())
     throw BadInput(where, std::string("is ") + c10::toString(part.scalar_type()) + ", expected a floating-point type");
-  const at::Tensor copy = at::empty(part.sizes(), dtype).copy_(part);
-  if (!copy.isfinite().all().item<bool>())
+  const at::Tensor copy = at::empty(part.sizes(), at::TensorOptions(dtype).device(device)).copy_(part);
+  if (!all_finite(copy))
     throw BadInput(where, std::string("holds values that are not finite as ") + c10::toString(dtype));
   return copy;
 }
@@ -146,15 +153,16 @@ at::Tensor ModelFiles::stored(const std::string& name, at::IntArrayRef expected)
 
 std::string ModelFiles::where(const std::string& name) const { return path_.string() + ": tensor " + name; }
 
-at::Tensor ModelFiles::read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const {
-  return checked_copy(stored(name, expected), dtype, where(name));
+at::Tensor ModelFiles::read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype,
+                            at::Device device) const {
+  return checked_copy(stored(name, expected), dtype, device, where(name));
 }
 
 at::Tensor ModelFiles::read(const std::string& name) const { return read(name, shape(name), entry(name).dtype); }
 
 at::Tensor ModelFiles::read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
-                                  int64_t start, int64_t length) const {
-  return checked_copy(stored(name, expected).narrow(dim, start, length), dtype, where(name));
+                                  int64_t start, int64_t length, at::Device device) const {
+  return checked_copy(stored(name, expected).narrow(dim, start, length), dtype, device, where(name));
 }
 
 std::vector<std::filesystem::path> ModelFiles::files() const {

@@ -52,12 +52,13 @@ class ModelFiles {
   // The stored values as they are, not copied and not checked.
   at::Tensor view(const std::string& name) const { return stored(name, shape(name)); }
 
-  // A copy in `dtype` on the CPU of rows (dim 0) or columns (dim 1) [start, start + length) of a tensor; BadInput when
+  // A copy in `dtype` on `device` of rows (dim 0) or columns (dim 1) [start, start + length) of a tensor; BadInput when
   // it is missing or its shape is not `expected`, or when a value read is not finite.
-  at::Tensor read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype) const;
+  at::Tensor read(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype,
+                  at::Device device = at::kCPU) const;
   at::Tensor read(const std::string& name) const;  // its own shape and dtype
   at::Tensor read_slice(const std::string& name, at::IntArrayRef expected, at::ScalarType dtype, int64_t dim,
-                        int64_t start, int64_t length) const;
+                        int64_t start, int64_t length, at::Device device = at::kCPU) const;
 
   // From now on called before each tensor is read, by copies of this as well; it may throw.
   void before_each_read(std::function<void()> call) { before_each_read_ = std::move(call); }

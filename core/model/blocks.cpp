@@ -23,14 +23,16 @@ at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Ten
   return x + times(spec.norm_after ? rms_norm(y, norm, spec.norm_epsilon) : y, spec.residual_multiplier);
 }
 
-at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
+at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights, Shard* shard) {
   const std::vector<at::Tensor> gate_and_up =
-      project_each(x_BTD, {weights.gate, weights.up}, {weights.gate_bias, weights.up_bias});
+      project_each(x_BTD, {weights.gate, weights.up}, {weights.gate_bias, weights.up_bias}, shard);
   return project(swiglu(gate_and_up[0], gate_and_up[1]), weights.down, weights.down_bias.here());
 }
 
-at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {
-  return weights.experts ? mixture_of_experts(x_BTD, *weights.experts, spec.experts) : mlp(x_BTD, weights.mlp);
+at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec, Shard* shard) {
+  if (!weights.experts) return mlp(x_BTD, weights.mlp, shard);
+  const at::Tensor x_of_all = shard != nullptr ? into_shards(x_BTD, *shard) : x_BTD;
+  return mixture_of_experts(x_of_all, *weights.experts, spec.experts);
 }
 
 at::Tensor embed(const at::Tensor& tokens_on_host_BT, const EmbeddingWeights& weights, Shard& shard) {

@@ -31,9 +31,9 @@ at::Tensor without_values(const std::string& name, Shape shape, Split split, con
 at::Tensor read_split(const ModelFiles& files, const std::string& name, const Shape& global, Split split,
                       const Placement& placement) {
   if (placement.device.is_meta()) return without_values(name, global, split, placement);
-  if (split == Split::none) return files.read(name, global, placement.dtype).to(placement.device);
+  if (split == Split::none) return files.read(name, global, placement.dtype, placement.device);
   const int64_t dim = split == Split::rows ? 0 : 1, each = rows_or_columns(name, global, split, placement);
-  return files.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each).to(placement.device);
+  return files.read_slice(name, global, placement.dtype, dim, placement.shard_rank * each, each, placement.device);
 }
 
 namespace {

@@ -158,6 +158,11 @@ at::Tensor MorphableModel::linear_attention(int64_t layer, const at::Tensor& nor
 
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                                   LayerCache* cache) const {
+  return after_attention(layer, x, start_attention(layer, x, route, positions, cache).here());
+}
+
+Arriving MorphableModel::start_attention(int64_t layer, const at::Tensor& x, const Route& route,
+                                         const Positions& positions, LayerCache* cache) const {
   TORCH_CHECK(cache == nullptr || !positions.documents, "packed documents do not continue a cache");
   const at::Tensor normed = normed_input(layer, x);
   const auto full = [&] { return full_attention(layer, normed, positions, cache); };
@@ -174,7 +179,7 @@ at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Rout
       partial = gate_mix(full(), linear(), route.alpha, route.value);
       break;
   }
-  return after_attention(layer, x, out_of_shards(partial, *shard_));
+  return start_out_of_shards(partial, *shard_);
 }
 
 at::Tensor MorphableModel::after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const {
@@ -183,10 +188,18 @@ at::Tensor MorphableModel::after_attention(int64_t layer, const at::Tensor& x, c
 }
 
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
+  return after_feed_forward(layer, h, start_feed_forward(layer, h).here());
+}
+
+Arriving MorphableModel::start_feed_forward(int64_t layer, const at::Tensor& h) const {
   const BlockWeights& block = this->layer(layer).block;
-  const at::Tensor normed = into_shards(read_by_sublayer(h, block.post_norm, spec_), *shard_);
-  const at::Tensor fed = out_of_shards(flashmorph::feed_forward(normed, block, spec_), *shard_);
-  return StateWatch::seen(*this, layer, "the feed-forward's output", with_sublayer(h, fed, block.post_norm, spec_));
+  const at::Tensor normed = read_by_sublayer(h, block.post_norm, spec_);
+  return start_out_of_shards(flashmorph::feed_forward(normed, block, spec_, shard_), *shard_);
+}
+
+at::Tensor MorphableModel::after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const {
+  return StateWatch::seen(*this, layer, "the feed-forward's output",
+                          with_sublayer(h, fed, this->layer(layer).block.post_norm, spec_));
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
@@ -194,21 +207,33 @@ at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
 }
 
 at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
-                                          std::vector<LayerCache>* caches) const {
+                                          std::vector<LayerCache>* caches, const Meanwhile& meanwhile) const {
   check_routes(routes);
   TORCH_CHECK(caches == nullptr || static_cast<int64_t>(caches->size()) == layer_count(), "one cache a layer");
   for (int64_t l = own_.first; l < own_.last; ++l)
-    x = feed_forward(l, attend(l, x, routes[l], positions, caches != nullptr ? &(*caches)[l] : nullptr));
+    x = through_layer(l, x, routes[l], positions, caches != nullptr ? &(*caches)[l] : nullptr, meanwhile);
   return x;
 }
 
-at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes& routes,
-                                                     const Positions& positions) const {
+at::Tensor MorphableModel::through_layer(int64_t layer, const at::Tensor& x, const Route& route,
+                                         const Positions& positions, LayerCache* cache,
+                                         const Meanwhile& meanwhile) const {
+  const int64_t before = 2 * (layer - own_.first);
+  Arriving attended = start_attention(layer, x, route, positions, cache);
+  if (meanwhile) meanwhile(before + 1);
+  const at::Tensor h = after_attention(layer, x, attended.here());
+  Arriving fed = start_feed_forward(layer, h);
+  if (meanwhile) meanwhile(before + 2);
+  return after_feed_forward(layer, h, fed.here());
+}
+
+at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions,
+                                                     const Meanwhile& meanwhile) const {
   check_routes(routes);
   for (int64_t l = own_.first; l < own_.last; ++l)
     x = recomputed(
-        [this, l, route = routes[l], positions](const std::vector<at::Tensor>& inputs) {
-          return std::vector{feed_forward(l, attend(l, inputs[0], route, positions))};
+        [this, l, route = routes[l], positions, meanwhile](const std::vector<at::Tensor>& inputs) {
+          return std::vector{through_layer(l, inputs[0], route, positions, /*cache=*/nullptr, meanwhile)};
         },
         {x}, weights_of(l))[0];
   return x;

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -85,16 +86,27 @@ class MorphableModel {
                     LayerCache* cache = nullptr) const;                                              // H: one reduction
   at::Tensor after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;  // H of whole A
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction
+  // Both in halves, for those who have other work while the shards' sums arrive:
+  //   attend(l, x, ..) = after_attention(l, x, start_attention(l, x, ..).here()), feed_forward likewise.
+  Arriving start_attention(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
+                           LayerCache* cache = nullptr) const;
+  Arriving start_feed_forward(int64_t layer, const at::Tensor& h) const;
+  at::Tensor after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const;
   at::Tensor final_hidden(const at::Tensor& x) const;  // ready for the head, all tokens on every rank; the last piece
+
+  // Called whenever a shards' sum is under way, with the number of sublayers (an attention or a feed-forward each) that
+  // this pass has begun: other work may be done then.
+  using Meanwhile = std::function<void(int64_t sublayers)>;
 
   // X through this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens continue
   // the cached ones; packed documents cannot.
   at::Tensor through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
-                            std::vector<LayerCache>* caches = nullptr) const;
+                            std::vector<LayerCache>* caches = nullptr, const Meanwhile& meanwhile = {}) const;
 
   // The same without caches, keeping of each layer only its input for the backward pass, where the layer runs again
-  // (core/train/recompute.h). The model must outlive the backward pass.
-  at::Tensor through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions) const;
+  // (core/train/recompute.h), and so does `meanwhile`. The model must outlive the backward pass.
+  at::Tensor through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions,
+                                       const Meanwhile& meanwhile = {}) const;
 
   // The whole model on these tokens: embed (or the states of the piece before), through_layers, final_hidden. Undefined
   // on every piece but the last: there the states went on. No gradient crosses from piece to piece.
@@ -124,6 +136,8 @@ class MorphableModel {
       : spec_(spec), placement_(placement), shard_(&shard), own_(own), pipeline_peers_(&pipeline_peers) {}
 
   void check_routes(const Routes& routes) const;
+  at::Tensor through_layer(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
+                           LayerCache* cache, const Meanwhile& meanwhile) const;
   std::vector<at::Tensor> weights_of(int64_t layer) const;
   Parameters embedding_parameters() const;
   Parameters head_parameters() const;

@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "core/shard/shard.h"
+
 namespace flashmorph {
 
 // y = x W^T + b: x [.., D], weight_ED, bias_E (undefined: none), one dtype; y [.., E]. Any strides; differentiable in
@@ -12,8 +14,10 @@ namespace flashmorph {
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E = {});
 
 // The same by several weights, and by a bias (undefined: none) each or none at all; what their gradients pull on x is
-// added up inside the products.
-std::vector<at::Tensor> project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases = {});
+// added up inside the products. With a shard: of into_shards(x), [.., T, D], whose gradient is summed over the shards
+// while those of the weights are computed.
+std::vector<at::Tensor> project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases = {},
+                                     Shard* shard = nullptr);
 
 // a b of matrices, by the same products; no gradient of its own.
 at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP);

@@ -10,11 +10,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-at::Tensor summed(const at::Tensor& values, Shard& shard) {
-  at::Tensor sum = values.clone(at::MemoryFormat::Contiguous);
-  shard.all_reduce_sum(sum);
-  return sum;
-}
+using Wait = std::function<void()>;
 
 // [.., T/R, D] of each rank -> [.., T, D].
 at::Tensor joined(const at::Tensor& own, Shard& shard) {
@@ -26,8 +22,21 @@ at::Tensor partitions(const at::Tensor& whole, const Shard& shard) {
   return whole.unflatten(-2, {shard.size(), shard.own_count(whole.size(-2))}).movedim(-3, 0);
 }
 
-at::Tensor own_partition_of_sum(const at::Tensor& whole, Shard& shard) {
-  return shard.reduce_scatter(partitions(whole, shard).contiguous());
+Arriving own_partition_of_sum(const at::Tensor& whole, Shard& shard) {
+  return shard.start_reduce_scatter(partitions(whole, shard).contiguous());
+}
+
+// Autograd's functions return tensors alone: how to wait for them is handed out beside.
+at::Tensor begun(Arriving arriving, Wait& wait) {
+  wait = std::move(arriving.wait);
+  return arriving.values;
+}
+
+template <class Reduction>
+Arriving started(const at::Tensor& partial, Shard& shard) {
+  Wait wait;
+  const at::Tensor sum = Reduction::apply(partial, &shard, &wait);
+  return {sum, wait};
 }
 
 struct CopyToShards : Function<CopyToShards> {
@@ -37,16 +46,16 @@ struct CopyToShards : Function<CopyToShards> {
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     auto* shard = reinterpret_cast<Shard*>(context->saved_data["shard"].toInt());
-    return {summed(gradients[0], *shard), at::Tensor()};
+    return {shard->start_sum(gradients[0].contiguous()).here(), at::Tensor()};
   }
 };
 
 struct SumOverShards : Function<SumOverShards> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& partial, Shard* shard) {
-    return summed(partial, *shard);
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& partial, Shard* shard, Wait* wait) {
+    return begun(shard->start_sum(partial.contiguous()), *wait);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return {gradients[0], at::Tensor()};
+    return {gradients[0], at::Tensor(), at::Tensor()};
   }
 };
 
@@ -59,38 +68,58 @@ struct Joined : Function<Joined> {
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     auto* shard = reinterpret_cast<Shard*>(context->saved_data["shard"].toInt());
-    const at::Tensor own = context->saved_data["summed"].toBool() ? own_partition_of_sum(gradients[0], *shard)
+    const at::Tensor own = context->saved_data["summed"].toBool() ? own_partition_of_sum(gradients[0], *shard).here()
                                                                   : partitions(gradients[0], *shard)[shard->rank()];
     return {own, at::Tensor(), at::Tensor()};
   }
 };
 
 struct OwnPartitionOfSum : Function<OwnPartitionOfSum> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& partial, Shard* shard) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& partial, Shard* shard, Wait* wait) {
     context->saved_data["shard"] = reinterpret_cast<int64_t>(shard);
-    return own_partition_of_sum(partial, *shard);
+    return begun(own_partition_of_sum(partial, *shard), *wait);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    return {joined(gradients[0], *reinterpret_cast<Shard*>(context->saved_data["shard"].toInt())), at::Tensor()};
+    return {joined(gradients[0], *reinterpret_cast<Shard*>(context->saved_data["shard"].toInt())), at::Tensor(),
+            at::Tensor()};
   }
 };
 
 }  // namespace
+
+Arriving Shard::start_sum(const at::Tensor& values) {
+  at::Tensor sum = values.clone();
+  all_reduce_sum(sum);
+  return {sum};
+}
 
 at::Tensor copy_to_shards(const at::Tensor& x, Shard& shard) {
   return shard.size() == 1 ? x : CopyToShards::apply(x, &shard);
 }
 
 at::Tensor sum_over_shards(const at::Tensor& partial, Shard& shard) {
-  return shard.size() == 1 ? partial : SumOverShards::apply(partial, &shard);
+  return shard.size() == 1 ? partial : started<SumOverShards>(partial, shard).here();
 }
 
 at::Tensor into_shards(const at::Tensor& x, Shard& shard) {
   return shard.sequence_parallel() ? Joined::apply(x, &shard, /*summed=*/true) : copy_to_shards(x, shard);
 }
 
-at::Tensor out_of_shards(const at::Tensor& partial, Shard& shard) {
-  return shard.sequence_parallel() ? OwnPartitionOfSum::apply(partial, &shard) : sum_over_shards(partial, shard);
+at::Tensor values_in_shards(const at::Tensor& x, Shard& shard) {
+  return shard.sequence_parallel() ? joined(x, shard) : x;
+}
+
+Arriving start_gradient_of_into_shards(const at::Tensor& gradient, Shard& shard) {
+  if (shard.size() == 1) return {gradient};
+  return shard.sequence_parallel() ? own_partition_of_sum(gradient, shard) : shard.start_sum(gradient.contiguous());
+}
+
+at::Tensor out_of_shards(const at::Tensor& partial, Shard& shard) { return start_out_of_shards(partial, shard).here(); }
+
+Arriving start_out_of_shards(const at::Tensor& partial, Shard& shard) {
+  if (shard.size() == 1) return {partial};
+  return shard.sequence_parallel() ? started<OwnPartitionOfSum>(partial, shard)
+                                   : started<SumOverShards>(partial, shard);
 }
 
 at::Tensor all_tokens(const at::Tensor& x, Shard& shard) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/shard/arriving.h"
+
 namespace flashmorph {
 
 // What one rank's piece of a model knows of the other pieces: its place in the tensor group and a reduction.
@@ -21,6 +23,10 @@ class Shard {
   // [size, ...values' shape] in rank order; and of such slots this rank's, summed over the group.
   virtual at::Tensor all_gather(const at::Tensor& values) { return values.unsqueeze(0); }
   virtual at::Tensor reduce_scatter(const at::Tensor& values) { return values.squeeze(0); }
+
+  // The sum of all ranks' values, and reduce_scatter, begun. Every rank begins and waits in the same order.
+  virtual Arriving start_sum(const at::Tensor& values);
+  virtual Arriving start_reduce_scatter(const at::Tensor& values) { return {reduce_scatter(values)}; }
 
   // Whether the pieces share the residual stream's tokens as well, each having one of size() equal partitions, in rank
   // order.
@@ -41,6 +47,12 @@ at::Tensor sum_over_shards(const at::Tensor& partial, Shard& shard);
 //   out_of_shards: y = this rank's partition of the sum  dx = the partitions of all ranks' dy
 at::Tensor into_shards(const at::Tensor& x, Shard& shard);
 at::Tensor out_of_shards(const at::Tensor& partial, Shard& shard);
+Arriving start_out_of_shards(const at::Tensor& partial, Shard& shard);  // begun; only the way back is at once
+
+// into_shards in two, for an operator that computes something else while the gradient is summed: the values, and from
+// their gradient that of x, begun.
+at::Tensor values_in_shards(const at::Tensor& x, Shard& shard);
+Arriving start_gradient_of_into_shards(const at::Tensor& gradient, Shard& shard);
 
 // The residual stream's tokens, all of them on every rank, where dy is complete on each: dx is its own partition.
 at::Tensor all_tokens(const at::Tensor& x, Shard& shard);

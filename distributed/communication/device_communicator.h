@@ -34,6 +34,15 @@ class DeviceCommunicator : public Communicator {
     check_slots(values);
     return values.is_cpu() ? host_->reduce_scatter(values) : reduce_scatter_on_device(values);
   }
+  Arriving start_sum(const at::Tensor& values) final {
+    const Call call = begin("all_reduce", values);
+    return values.is_cpu() ? host_->start_sum(values) : start_sum_on_device(values);
+  }
+  Arriving start_reduce_scatter(const at::Tensor& values) final {
+    const Call call = begin("reduce_scatter", values);
+    check_slots(values);
+    return values.is_cpu() ? host_->start_reduce_scatter(values) : start_reduce_scatter_on_device(values);
+  }
   void connect(int peer) override { host_->connect(peer); }
   void send(const at::Tensor& values, int to) final {
     const Call call = begin("send", values, to);
@@ -57,6 +66,14 @@ class DeviceCommunicator : public Communicator {
   virtual void broadcast_on_device(at::Tensor& values, int root) = 0;
   virtual at::Tensor all_gather_on_device(const at::Tensor& values) = 0;
   virtual at::Tensor reduce_scatter_on_device(const at::Tensor& values) = 0;
+  virtual Arriving start_sum_on_device(const at::Tensor& values) {
+    at::Tensor sum = values.clone();
+    all_reduce_on_device(sum, Reduction::sum);
+    return {sum};
+  }
+  virtual Arriving start_reduce_scatter_on_device(const at::Tensor& values) {
+    return {reduce_scatter_on_device(values)};
+  }
   virtual void send_on_device(const at::Tensor& values, int to) = 0;
   virtual void receive_on_device(at::Tensor& values, int from) = 0;
   virtual void send_later_on_device(const at::Tensor& values, int to) = 0;

@@ -5,7 +5,13 @@
 namespace flashmorph {
 
 void PlacedModel::place(const Layout& layout) {
-  if (model_ && layout_ == layout) return;
+  Layout same_pieces = layout;
+  same_pieces.shape.sequence = layout_.shape.sequence;
+  if (model_ && layout_ == same_pieces) {
+    mesh_->share_tokens(layout.shape.sequence);
+    layout_ = layout;
+    return;
+  }
   model_.reset();
   if (!mesh_ || mesh_->shape() != layout.shape) {
     retired_bytes_ = bytes_moved();
@@ -19,11 +25,12 @@ void PlacedModel::place(const Layout& layout) {
                                   mesh_->pipeline_peers());
   });
   model_->add_branches(config_.mixer, config_.run.seed);
+  branches_are_new_ = true;
   trained_ = false;
 }
 
 void PlacedModel::start_branches() {
-  model_->add_branches(config_.mixer, config_.run.seed);
+  if (!std::exchange(branches_are_new_, false)) model_->add_branches(config_.mixer, config_.run.seed);
   if (const std::string& file = config_.stages.align.branches; !file.empty()) read_branches(file);
   trained_ = false;
 }
@@ -32,6 +39,7 @@ void PlacedModel::read_branches(const std::filesystem::path& file) {
   on_all_ranks(world_,
                [&] { read_into(model_->branch_parameters(), ModelFiles::open_file(file), model_->placement()); });
   trained_ = true;
+  branches_are_new_ = false;
 }
 
 }  // namespace flashmorph

@@ -11,7 +11,7 @@
 namespace flashmorph {
 
 // This rank's piece of the teacher, and the mesh that it lies on. A stage with another layout gets a new mesh and a new
-// piece, read from disk again: only one is held at a time.
+// piece, read from disk again: only one is held at a time. Whether tensor ranks share the tokens changes no piece.
 class PlacedModel {
  public:
   PlacedModel(Communicator& world, const RunConfig& config, ModelSpec spec, ModelFiles teacher, at::ScalarType dtype,
@@ -48,6 +48,7 @@ class PlacedModel {
   std::unique_ptr<Mesh> mesh_;
   std::optional<MorphableModel> model_;
   bool trained_ = false;
+  bool branches_are_new_ = false;
   int64_t retired_bytes_ = 0;
 };
 

@@ -28,11 +28,12 @@ std::vector<int64_t> expected_layers(const RunConfig& config, const ModelSpec& s
                                           : uniform_layers(layer_budget(config.budget, spec, element));
 }
 
-// So many tokens at the end of each sequence are answers.
+// So many tokens of each sequence are answers: its first ones, so that the tensor rank that rehearses has them where
+// the ranks share the tokens, as one of them will.
 Batch batch_on_host(const StepShape& shape, int64_t answers) {
   Batch batch{at::zeros({shape.sequences, shape.length}, at::kLong),
               at::zeros({shape.sequences, shape.length}, at::kBool), std::nullopt};
-  batch.answers_BT.narrow(1, shape.length - answers, answers).fill_(true);
+  batch.answers_BT.narrow(1, 0, answers).fill_(true);
   return batch;
 }
 

@@ -3,7 +3,6 @@
 #include "core/base/bad_input.h"
 
 namespace flashmorph {
-namespace {
 
 class GroupShard : public Shard {
  public:
@@ -14,12 +13,17 @@ class GroupShard : public Shard {
   void all_reduce_max(at::Tensor& values) override { group_.all_reduce(values, Reduction::max); }
   at::Tensor all_gather(const at::Tensor& values) override { return group_.all_gather(values); }
   at::Tensor reduce_scatter(const at::Tensor& values) override { return group_.reduce_scatter(values); }
+  Arriving start_sum(const at::Tensor& values) override { return group_.start_sum(values); }
+  Arriving start_reduce_scatter(const at::Tensor& values) override { return group_.start_reduce_scatter(values); }
   bool sequence_parallel() const override { return sequence_parallel_; }
+  void share_tokens(bool sequence) { sequence_parallel_ = sequence; }
 
  private:
   Communicator& group_;
   bool sequence_parallel_;
 };
+
+namespace {
 
 class GroupPipelinePeers : public PipelinePeers {
  public:
@@ -69,6 +73,15 @@ Mesh::Mesh(Communicator& world, MeshShape shape) : world_(&world), shape_(shape)
   if (p + 1 < pipelines) pipeline_->connect(p + 1);
   shard_ = std::make_unique<GroupShard>(*tensor_, shape.sequence);
   pipeline_peers_ = std::make_unique<GroupPipelinePeers>(*pipeline_);
+}
+
+Mesh::~Mesh() = default;
+
+Shard& Mesh::shard() { return *shard_; }
+
+void Mesh::share_tokens(bool sequence) {
+  shape_.sequence = sequence;
+  shard_->share_tokens(sequence);
 }
 
 std::vector<const Communicator*> Mesh::groups() const {

@@ -38,12 +38,16 @@ struct MeshShape {
   static MeshShape of(int64_t ranks, int64_t tensor, int64_t pipeline = 1, const std::string& section = "parallel");
 };
 
+class GroupShard;
+
 // The ranks as a grid of data x pipeline x tensor, and this rank's groups in it.
 class Mesh {
  public:
   Mesh(Communicator& world, MeshShape shape);
+  ~Mesh();
 
   const MeshShape& shape() const { return shape_; }
+  void share_tokens(bool sequence);  // from now on; on every rank, between steps
   int64_t data_rank() const { return place_.data; }
   int64_t pipeline_rank() const { return place_.pipeline; }
   int64_t tensor_rank() const { return place_.tensor; }
@@ -54,7 +58,7 @@ class Mesh {
   Communicator& pipeline_ends() { return *ends_; }  // on its first and last rank, which hold a tied weight together
   Communicator& tensor() { return *tensor_; }       // same samples and layers, other heads
   Communicator& replica() { return *replica_; }     // same samples: one whole model, pipeline x tensor
-  Shard& shard() { return *shard_; }                // the tensor group, as core sees it
+  Shard& shard();                                   // the tensor group, as core sees it
   PipelinePeers& pipeline_peers() { return *pipeline_peers_; }  // the pipeline group, as core sees it
   std::vector<const Communicator*> groups() const;              // all but the world: those of more than one rank
   int64_t bytes_moved() const;  // of this rank's tensors, through all of them, since the start
@@ -64,7 +68,7 @@ class Mesh {
   MeshShape shape_;
   MeshPlace place_;
   std::unique_ptr<Communicator> data_, pipeline_, ends_, tensor_, replica_;
-  std::unique_ptr<Shard> shard_;
+  std::unique_ptr<GroupShard> shard_;
   std::unique_ptr<PipelinePeers> pipeline_peers_;
 };
 

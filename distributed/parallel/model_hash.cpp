@@ -5,21 +5,34 @@
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
+namespace {
 
-std::string hash_of_model(const std::filesystem::path& folder, const ModelFiles& model, Communicator& world,
-                          const std::function<void()>& between_reads) {
+constexpr size_t kDigits = 64;
+
+}  // namespace
+
+std::string hashes_of_share(const std::filesystem::path& folder, const ModelFiles& model, int rank, int ranks,
+                            const std::function<void()>& between_reads) {
   const std::vector<std::filesystem::path> files = deciding_files(folder, model);
-  const auto ranks = static_cast<size_t>(world.size());
-  std::string mine;
-  on_all_ranks(world, [&] {
-    for (auto i = static_cast<size_t>(world.rank()); i < files.size(); i += ranks)
-      mine += sha256_of_file(files[i], between_reads);
-  });
-  const std::vector<std::string> by_rank = gather_text(mine, world);
-  constexpr size_t kDigits = 64;
+  std::string share;
+  for (auto i = static_cast<size_t>(rank); i < files.size(); i += static_cast<size_t>(ranks))
+    share += sha256_of_file(files[i], between_reads);
+  return share;
+}
+
+std::string hash_of_shares(const std::string& share, Communicator& world) {
+  const std::vector<std::string> by_rank = gather_text(share, world);
   std::vector<std::string> sha256;
-  for (size_t i = 0; i < files.size(); ++i) sha256.push_back(by_rank[i % ranks].substr(i / ranks * kDigits, kDigits));
+  for (size_t turn = 0; turn * kDigits < by_rank[0].size(); ++turn)
+    for (const std::string& theirs : by_rank)
+      if (turn * kDigits < theirs.size()) sha256.push_back(theirs.substr(turn * kDigits, kDigits));
   return hash_of_model(sha256);
+}
+
+std::string hash_of_model(const std::filesystem::path& folder, const ModelFiles& model, Communicator& world) {
+  std::string share;
+  on_all_ranks(world, [&] { share = hashes_of_share(folder, model, world.rank(), world.size()); });
+  return hash_of_shares(share, world);
 }
 
 }  // namespace flashmorph

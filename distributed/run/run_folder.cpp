@@ -44,19 +44,27 @@ std::filesystem::path existing_ancestor(std::filesystem::path folder) {
 
 }  // namespace
 
-RunSources RunSources::read(const RunConfig& config, const ModelFiles& teacher, Communicator& world,
-                            const std::function<void()>& between_reads) {
-  RunSources sources;
-  sources.teacher = hash_of_model(config.model.path, teacher, world, between_reads);
-  on_all_ranks(world, [&] {
-    if (world.rank() == 0) sources.corpus = corpus_files(config.data, between_reads);
-  });
-  return sources;
+RunSourcesAhead::RunSourcesAhead(const RunConfig& config, const ModelFiles& teacher, const Communicator& world,
+                                 const std::function<void()>& between_reads)
+    : share_(std::async(std::launch::async, [&, rank = world.rank(), ranks = world.size(), between_reads] {
+        const auto while_wanted = [&] {
+          if (not_wanted_) throw Stopped("not wanted any more");
+          between_reads();
+        };
+        Share share{hashes_of_share(config.model.path, teacher, rank, ranks, while_wanted), {}};
+        if (rank == 0) share.corpus = corpus_files(config.data, while_wanted);
+        return share;
+      })) {}
+
+RunSources RunSourcesAhead::agreed(Communicator& world) {
+  Share share;
+  on_all_ranks(world, [&] { share = share_.get(); });
+  return {hash_of_shares(share.teacher, world), std::move(share.corpus)};
 }
 
 RunFolder::RunFolder(const RunConfig& config) : path_(std::filesystem::path(config.run.dir) / config.run.name) {}
 
-void RunFolder::check(const RunConfig& config, const RunSources& sources) const {
+void RunFolder::check(const RunConfig& config) const {
   const std::filesystem::path base = existing_ancestor(path_);
   if (!std::filesystem::is_directory(base))
     throw BadInput(path_.string(), "cannot be made: " + base.string() + " is not a folder");
@@ -74,6 +82,13 @@ void RunFolder::check(const RunConfig& config, const RunSources& sources) const 
                    "holds a run of another configuration; this one changes " +
                        (changed.empty() ? "what " + config_file().string() + " no longer says" : text_of(changed)) +
                        kOtherwise);
+}
+
+void RunFolder::check(const RunConfig& config, const RunSources& sources) const {
+  check(config);
+  if (!std::filesystem::exists(state_file())) return;
+  proto::RunState state;
+  read_message(state_file(), state);
   if (state.source_hash() != sources.teacher)
     throw BadInput(path_.string(),
                    "was made from another teacher than " + config.model.path + " holds now" + kOtherwise);

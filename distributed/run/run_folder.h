@@ -1,7 +1,9 @@
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <set>
 #include <string>
 #include <utility>
@@ -20,11 +22,28 @@ namespace flashmorph {
 struct RunSources {
   std::string teacher;  // hash_of_model
   std::vector<CorpusFile> corpus = {};
+};
 
-  // The ranks read the teacher's files side by side, each a share of them, and rank 0 the samples of the corpus, which
-  // it alone has then. `between_reads` is called now and then, and may throw. Collective.
-  static RunSources read(const RunConfig& config, const ModelFiles& teacher, Communicator& world,
-                         const std::function<void()>& between_reads);
+// The sources of a run, read by a thread from where this is made: what a rank does meanwhile brings the same files into
+// memory. The ranks read the teacher's files side by side, each a share of them, and rank 0 the samples of the corpus.
+class RunSourcesAhead {
+ public:
+  // `between_reads` is called by the thread now and then, and may throw. Everything outlives this.
+  RunSourcesAhead(const RunConfig& config, const ModelFiles& teacher, const Communicator& world,
+                  const std::function<void()>& between_reads);
+  ~RunSourcesAhead() { not_wanted_ = true; }  // the thread ends at its next read
+
+  // On every rank, the corpus on rank 0 alone. Once. Collective.
+  RunSources agreed(Communicator& world);
+
+ private:
+  struct Share {
+    std::string teacher;  // hashes_of_share
+    std::vector<CorpusFile> corpus;
+  };
+
+  std::atomic<bool> not_wanted_ = false;
+  std::future<Share> share_;  // the last: its end waits for the thread
 };
 
 // The folder of one run: where each artifact lies and which stages are finished. Only rank 0 writes through it.
@@ -55,8 +74,9 @@ class RunFolder {
   }
 
   // Whether the folder can be used: BadInput when it cannot be written, or when it holds a run of another config
-  // (naming the keys that differ, old -> new), teacher or corpus; the same bytes elsewhere are the same. Changes
-  // nothing on disk.
+  // (naming the keys that differ, old -> new). Changes nothing on disk.
+  void check(const RunConfig& config) const;
+  // And of another teacher or corpus; the same bytes elsewhere are the same.
   void check(const RunConfig& config, const RunSources& sources) const;
 
   // What `config` asks for differently than the run that is there.

@@ -35,11 +35,10 @@ StepResult align_step(const MorphableModel& model, const MicroBatches& batches, 
 
 namespace {
 
-// Both out of the shards, in one reduction.
-std::pair<at::Tensor, at::Tensor> summed_together(const at::Tensor& a, const at::Tensor& b, Shard& shard) {
-  if (shard.size() == 1) return {a, b};
-  const at::Tensor sums = out_of_shards(at::stack({a, b}), shard);
-  return {sums[0], sums[1]};
+template <class Work>
+auto with_gradient(const Work& work) {
+  const c10::AutoGradMode gradient(true);
+  return work();
 }
 
 }  // namespace
@@ -54,19 +53,23 @@ at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at
   std::vector<at::Tensor> errors;
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
+    const bool goes_on = l + 1 < model.layer_count();
     const at::Tensor normed = model.normed_input(l, x_BTD);
-    const at::Tensor full = model.full_attention(l, normed, positions);
-    at::Tensor attended;
-    {
-      const c10::AutoGradMode gradient(true);
-      const at::Tensor linear = model.linear_attention(l, normed, positions);
-      const auto [whole_full, whole_linear] = summed_together(full, linear, model.shard());
-      attended = whole_full.detach();
-      const at::Tensor error = squared_distance(whole_linear, attended);
+    // Each sum over the shards arrives while the next piece is computed: the linear branch behind the teacher's
+    // attention, the teacher's feed-forward behind the branch, and the branch's gradients behind that.
+    Arriving full = start_out_of_shards(model.full_attention(l, normed, positions), model.shard());
+    Arriving linear =
+        with_gradient([&] { return start_out_of_shards(model.linear_attention(l, normed, positions), model.shard()); });
+    const at::Tensor attended = full.here();
+    at::Tensor h;
+    Arriving fed;
+    if (goes_on) fed = model.start_feed_forward(l, h = model.after_attention(l, x_BTD, attended));
+    with_gradient([&] {
+      const at::Tensor error = squared_distance(linear.here(), attended);
       error.backward(share);
       errors.push_back(error.detach());
-    }
-    if (l + 1 < model.layer_count()) x_BTD = model.feed_forward(l, model.after_attention(l, x_BTD, attended));
+    });
+    if (goes_on) x_BTD = model.after_feed_forward(l, h, fed.here());
   }
   loss.addcmul_(at::stack(errors).sum(), share);
   return x_BTD;

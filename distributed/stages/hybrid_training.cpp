@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "core/morph/teacher_pass.h"
 #include "core/ops/vocabulary_loss.h"
 #include "distributed/stages/weights.h"
 
@@ -27,12 +28,23 @@ StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std
 
 namespace {
 
-// The hybrid's states behind this rank's layers; `input` is undefined on the first rank.
+// What goes into this rank's layers; `input` is undefined on the first rank.
+at::Tensor first_states(const MorphableModel& model, const Batch& batch, const at::Tensor& input) {
+  return model.has_embedding() ? model.embed(batch.tokens_BT) : input;
+}
+
+at::Tensor without_gradient(const std::function<at::Tensor()>& make) {
+  const c10::NoGradGuard no_gradient;
+  return make();
+}
+
+// The hybrid's states behind this rank's layers. `meanwhile`: see through_layers.
 at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, const at::Tensor& input,
-                          const Routes& routes, const Positions& positions, const ParallelSection& parallel) {
-  const at::Tensor x = hybrid.has_embedding() ? hybrid.embed(batch.tokens_BT) : input;
-  return parallel.recompute == "full" ? hybrid.through_layers_recomputed(x, routes, positions)
-                                      : hybrid.through_layers(x, routes, positions);
+                          const Routes& routes, const Positions& positions, const ParallelSection& parallel,
+                          const MorphableModel::Meanwhile& meanwhile = {}) {
+  const at::Tensor x = first_states(hybrid, batch, input);
+  return parallel.recompute == "full" ? hybrid.through_layers_recomputed(x, routes, positions, meanwhile)
+                                      : hybrid.through_layers(x, routes, positions, /*caches=*/nullptr, meanwhile);
 }
 
 // The mean over a micro-batch's tokens, as its share of the step's mean.
@@ -52,23 +64,19 @@ double sum_of(const std::vector<at::Tensor>& losses) {
 
 StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                         const MicroBatches& batches, const DistillSection& section, Mesh& mesh) {
-  const Routes all_full(teacher.layer_count(), Route::full());
   const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
       batches.mine, state_shape(hybrid, batches.shape), /*with_teacher=*/true,
       [&](int64_t index, const States& input) -> StageOutput {
         const Batch batch = batches.batch(index);
         const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-        const at::Tensor student = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel);
-        at::Tensor target;
-        {
-          const c10::NoGradGuard no_gradient;
-          const at::Tensor x = teacher.has_embedding() ? teacher.embed(batch.tokens_BT) : input.teacher;
-          target = teacher.through_layers(x, all_full, positions);
-          if (teacher.has_head()) target = teacher.final_hidden(target).flatten(0, 1);
-        }
-        if (!hybrid.has_head()) return {{student, target}, {}};
-        const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(), target,
-                                              teacher.head(), hybrid.shard());
+        const auto targets = std::make_shared<TeacherPass>(
+            teacher, without_gradient([&] { return first_states(teacher, batch, input.teacher); }), positions);
+        const at::Tensor student = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel,
+                                                  [targets](int64_t sublayers) { targets->reach(sublayers); });
+        if (!hybrid.has_head()) return {{student, targets->states()}, {}};
+        const at::Tensor target = without_gradient([&] { return teacher.final_hidden(targets->states()); });
+        const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(),
+                                              target.flatten(0, 1), teacher.head(), hybrid.shard());
         return {{}, share_of_step(loss, batch.tokens_BT.numel(), batches)};
       });
   return over_mesh(sum_of(losses), hybrid.all_parameters(), section, mesh);

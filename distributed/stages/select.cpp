@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "core/morph/teacher_pass.h"
 #include "core/ops/squared_distance.h"
 #include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
@@ -15,16 +16,15 @@
 namespace flashmorph {
 namespace {
 
-proto::GateStep gate_step(int64_t step, const StepResult& found, const std::vector<double>& alpha, double price,
-                          double cost) {
-  proto::GateStep moved;
-  moved.set_step(step);
-  moved.set_loss(found.loss);
-  moved.set_regularizer(found.regularizer);
-  moved.mutable_alpha()->Add(alpha.begin(), alpha.end());
-  moved.set_price(price);
-  moved.set_cost(cost);
-  return moved;
+proto::GateStep gate_step(int64_t step, const StepResult& found, const MovedGates& moved, const LayerBudget& budget) {
+  proto::GateStep done;
+  done.set_step(step);
+  done.set_loss(found.loss);
+  done.set_regularizer(found.regularizer);
+  done.mutable_alpha()->Add(moved.alpha.begin(), moved.alpha.end());
+  done.set_price(moved.price);
+  done.set_cost(gates_cost(moved.alpha, budget));
+  return done;
 }
 
 // Over the answers: the sum of what the attention has added to the states before it, and a little of the states.
@@ -32,11 +32,21 @@ at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before)
   return squared_distance(after, before) + 1e-6 * squared_distance(after, at::zeros_like(after));
 }
 
-// Of all steps so far.
-std::vector<double> deciding_gates(const proto::GateSnapshot& moved, const SelectSection& section,
-                                   const LayerBudget& budget) {
+// With the gates that count, of all steps so far.
+proto::GateSnapshot decided(proto::GateSnapshot moved, const SelectSection& section, const LayerBudget& budget) {
+  if (!moved.history().empty()) *moved.mutable_alpha() = moved.history(deciding_step(moved, section, budget)).alpha();
+  return moved;
+}
+
+StepReport report_of(const proto::GateSnapshot& moved, const SelectSection& section, const LayerBudget& budget) {
+  const proto::GateStep& last = *moved.history().rbegin();
   const auto& alpha = moved.history(deciding_step(moved, section, budget)).alpha();
-  return {alpha.begin(), alpha.end()};
+  return {.loss = last.loss(),
+          .regularizer = last.regularizer(),
+          .gates = {last.alpha().begin(), last.alpha().end()},
+          .gate_price = last.price(),
+          .gates_cost = last.cost(),
+          .top_layers = best_layers({alpha.begin(), alpha.end()}, budget)};
 }
 
 }  // namespace
@@ -53,25 +63,13 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
     const StepResult found = training.run([&](const MicroBatches& batches) {
       return select_step(model, gates, batches, section, context.mesh);  // the mixture beside the teacher
     });
-    const auto [alpha, price] = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
+    const MovedGates moved = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
 
-    const double cost = gates_cost(alpha, budget);
-    gates.record(gate_step(training.steps_done() + 1, found, alpha, price, cost));
-    const proto::GateSnapshot& moved = gates.moved();
-    training.finish({.loss = found.loss,
-                     .regularizer = found.regularizer,
-                     .gates = alpha,
-                     .gate_price = price,
-                     .gates_cost = cost,
-                     .top_layers = best_layers(deciding_gates(moved, section, budget), budget)});
-    if (has_settled(moved, section, budget)) training.end_early("the pick has settled");
+    gates.record(gate_step(training.steps_done() + 1, found, moved, budget));
+    training.finish(report_of(gates.moved(), section, budget));
+    if (has_settled(gates.moved(), section, budget)) training.end_early("the pick has settled");
   }
-  proto::GateSnapshot snapshot = gates.moved();
-  if (!snapshot.history().empty()) {
-    const std::vector<double> decided = deciding_gates(snapshot, section, budget);
-    snapshot.mutable_alpha()->Assign(decided.begin(), decided.end());
-  }
-  return {snapshot, training.cost()};
+  return {decided(gates.moved(), section, budget), training.cost()};
 }
 
 StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
@@ -120,26 +118,30 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
   const auto [first, last] = model.own_layers();
   std::vector<at::Tensor> errors, powers;  // by own layer
   if (model.has_embedding()) x.teacher = x.mixture = model.embed(batch.tokens_BT);
+  std::vector<at::Tensor> teachers;  // states at the answers
+  const auto teacher = std::make_shared<TeacherPass>(
+      model, x.teacher, positions, [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
+        teachers.push_back(at_answers(h));
+        if (of == ErrorOf::attention) powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
+      });
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
-    at::Tensor teacher;
-    {
-      const c10::NoGradGuard no_gradient;
-      const at::Tensor h = model.attend(l, x.teacher, Route::full(), positions);
-      teacher = at_answers(h);
-      if (of == ErrorOf::attention) powers.push_back(power_of_attention(teacher, at_answers(x.teacher)));
-      if (goes_on) x.teacher = model.feed_forward(l, h);
-    }
-    const auto mixed_layer = [&model, l, goes_on, positions, at_answers,
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, teacher, before = 2 * (l - first),
                               route = mixing.at(l - first)](const std::vector<at::Tensor>& inputs) {
-      const at::Tensor h = model.attend(l, inputs[0], route, positions);
+      Arriving attended = model.start_attention(l, inputs[0], route, positions);
+      teacher->reach(before + 1);
+      const at::Tensor h = model.after_attention(l, inputs[0], attended.here());
       std::vector<at::Tensor> outputs = {at_answers(h)};
-      if (goes_on) outputs.push_back(model.feed_forward(l, h));
+      if (!goes_on) return outputs;
+      Arriving fed = model.start_feed_forward(l, h);
+      teacher->reach(before + 2);
+      outputs.push_back(model.after_feed_forward(l, h, fed.here()));
       return outputs;
     };
     const std::vector<at::Tensor> mixed =
         recompute ? recomputed(mixed_layer, {x.mixture}, {mixing.at(l - first).alpha}) : mixed_layer({x.mixture});
-    errors.push_back(squared_distance(mixed[0], teacher));
+    if (l + 1 == last) x.teacher = teacher->states();
+    errors.push_back(squared_distance(mixed[0], teachers.at(static_cast<size_t>(l - first))));
     if (goes_on) x.mixture = mixed[1];
   }
   at::Tensor errors_l = at::stack(errors);

@@ -99,5 +99,36 @@ TEST(PlacedModel, ARankThatIsAskedToStopBetweenTensorsStopsAll) {
   }
 }
 
+// A stage that shares the tokens and one that does not lie on the same pieces.
+TEST(PlacedModel, IsReadOnceForMeshesOfTheSamePieces) {
+  const RunConfig config = RunConfig::from_yaml(
+      std::string("model: {path: ") + test::kTeacher +
+          "}\nbudget: {full_layers: 3}\ndata: {text: text}\n"
+          "parallel: {tensor: 2, sequence: true}\n"
+          "stages: {align: {tokens: 8K}, select: {tokens: 8K}, distill: {parallel: {tensor: 1}}}\n",
+      "test");
+  const ModelSpec spec = ModelSpec::open(test::kTeacher);
+  ModelFiles teacher = ModelFiles::open(test::kTeacher);
+  int reads = 0;
+  teacher.before_each_read([&] { ++reads; });
+  PlacedModel placed(world(), config, spec, teacher, at::kFloat);
+  const auto reads_of = [&](const std::string& stage) {
+    reads = 0;
+    placed.place(layout_of(stage, config, spec, world().size()));
+    return reads;
+  };
+  EXPECT_GT(reads_of("align"), 0);
+  placed.keep_branches();
+  EXPECT_TRUE(placed.model().shard().sequence_parallel());
+  EXPECT_EQ(reads_of("evaluate"), 0);
+  EXPECT_FALSE(placed.model().shard().sequence_parallel());
+  EXPECT_FALSE(placed.mesh().shape().sequence);
+  EXPECT_EQ(reads_of("select"), 0);
+  EXPECT_TRUE(placed.model().shard().sequence_parallel());
+  EXPECT_TRUE(placed.has_trained_branches());
+  EXPECT_GT(reads_of("distill"), 0);
+  EXPECT_FALSE(placed.has_trained_branches());
+}
+
 }  // namespace
 }  // namespace flashmorph

@@ -1,9 +1,11 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
+#include "tests/mpi/strict_communicator.h"
 
 // What one step sends, counted by the groups themselves.
 
@@ -59,6 +61,43 @@ TEST(SelectTraffic, AMixedAttentionsShareIsOneEachWay) {
   EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 1);
   h.sum().backward();
   EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 2);
+}
+
+// Two layers' sums over the tensor ranks, in the order in which they are begun (+) and waited for (-): while one
+// arrives, another part of the step is computed.
+TEST(Overlap, SumsArriveWhileTheOtherPassComputes) {
+  if (world().size() == 1) return;
+  const SharedModel small({.layers = 2});
+  RunConfig config = one_step();
+  std::string diary;
+  const auto all = test::strict_communicator(world().split(0, world().rank(), "all"), &diary);
+  Mesh mesh(*all, MeshShape::of(world().size(), world().size()));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  const MicroBatches one{.mine = {0, 1}, .count = 1, .shape = {1, kTokens}, .batch = [](int64_t) {
+                           return Batch{at::ones({1, kTokens}, at::kLong), at::ones({1, kTokens}, at::kBool), {}};
+                         }};
+  const Gates gates(model, mesh);
+  select_step(model, gates, one, config.stages.select, mesh);
+  // Mixture and teacher in turns, both behind the embedding; the last layer needs no feed-forward. Then the mixture's
+  // way back, which has nobody beside it.
+  EXPECT_EQ(diary, "+1 -1 +2 +3 -2 +4 -3 +5 -4 +6 -5 +7 -6 -7 +8 -8 +9 -9");
+
+  const Parameters branches = model.branch_parameters();
+  for (const Parameter& parameter : branches) parameter.value.set_requires_grad(true);
+  diary.clear();
+  align_step(model, one, config.stages.align, mesh);
+  // In each layer the teacher's attention, the branch and the teacher's feed-forward.
+  EXPECT_EQ(diary, "+10 -10 +11 +12 -11 +13 -12 -13 +14 +15 -14 -15");
+  for (const Parameter& parameter : branches) parameter.value.set_requires_grad(false);
+
+  const Routes routes = {Route::full(), Route::linear()};
+  const MorphableModel hybrid = model.hybrid(routes);
+  diary.clear();
+  distill_step(model, hybrid, routes, one, config.stages.distill, mesh);
+  // Hybrid and teacher in turns behind their embeddings; then the hybrid's way back.
+  EXPECT_EQ(diary,
+            "+16 -16 +17 -17 +18 +19 -18 +20 -19 +21 -20 +22 -21 +23 -22 +24 -23 +25 -24 -25 "
+            "+26 -26 +27 -27 +28 -28 +29 -29");
 }
 
 TEST(SequenceTraffic, AMixedAttentionGathersOnceAndReducesOnceEachWay) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/bad_input.h"
+#include "core/ops/projection.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/mesh.h"
 #include "tests/mpi/world.h"
@@ -121,6 +122,38 @@ TEST(SharedTokens, GoIntoTheShardsAndComeOutOfThem) {
     EXPECT_TRUE(own.equal(at::stack({stretch(whole) * all, stretch(whole) * ranks})));
     own.backward(at::stack({stretch(whole), stretch(whole) * 2}));
     EXPECT_TRUE(partial.grad().equal(at::stack({whole, whole * 2})));
+  }
+}
+
+// The way into a split layer inside the projection that reads it.
+TEST(Projections, OfWhatGoesIntoTheShardsAreThoseBehindTheWayIn) {
+  for (const MeshShape& plain : every_shape()) {
+    for (const bool sequence : {false, true}) {
+      if (plain.tensor == 1) continue;
+      SCOPED_TRACE(text_of(plain) + (sequence ? ", tokens shared" : ""));
+      MeshShape shape = plain;
+      shape.sequence = sequence;
+      Mesh mesh(world(), shape);
+      const auto numbers = [](at::IntArrayRef sizes, int64_t start) {
+        return at::arange(start, start + c10::multiply_integers(sizes), at::kDouble).sin().view(sizes);
+      };
+      const int64_t mine = sequence ? 100 * mesh.tensor_rank() : 0, own = world().rank() + 1;
+      const at::Tensor x = numbers({2, 2, 3}, mine).set_requires_grad(true);
+      const std::vector<at::Tensor> weights = {numbers({4, 3}, own).set_requires_grad(true),
+                                               numbers({5, 3}, 2 * own).set_requires_grad(true)};
+      std::vector<std::vector<at::Tensor>> gradients;
+      for (const bool inside : {false, true}) {
+        const auto y =
+            inside ? project_each(x, weights, {}, &mesh.shard()) : project_each(into_shards(x, mesh.shard()), weights);
+        (y[0].square().sum() + y[1].square().sum()).backward();
+        auto& found = gradients.emplace_back(y);
+        for (const at::Tensor& leaf : {x, weights[0], weights[1]}) {
+          found.push_back(leaf.grad().clone());
+          leaf.mutable_grad().reset();
+        }
+      }
+      for (size_t i = 0; i < gradients[0].size(); ++i) EXPECT_TRUE(gradients[1][i].equal(gradients[0][i])) << i;
+    }
   }
 }
 

@@ -41,7 +41,7 @@ TEST(Start, RanksTogetherHashATeacherAsOneAlone) {
   config.model.path = "tests/data/passkey-teacher";
   config.data.text = "tests/data/text/tinyshakespeare.txt";
   const ModelFiles teacher = ModelFiles::open(config.model.path);
-  const RunSources sources = RunSources::read(config, teacher, world(), [] {});
+  const RunSources sources = RunSourcesAhead(config, teacher, world(), [] {}).agreed(world());
   EXPECT_EQ(sources.teacher, hash_of_model(config.model.path, teacher));
   EXPECT_EQ(sources.corpus.size(), world().rank() == 0 ? 1 : 0);
 }
@@ -50,7 +50,7 @@ TEST(Start, ATeacherThatCannotBeReadIsRefusedByAll) {
   RunConfig config;
   const ModelFiles teacher = ModelFiles::open("tests/data/passkey-teacher");
   config.model.path = "tests/data/none";
-  EXPECT_THROW(RunSources::read(config, teacher, world(), [] {}), BadInput);
+  EXPECT_THROW(RunSourcesAhead(config, teacher, world(), [] {}).agreed(world()), BadInput);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <set>
@@ -13,8 +14,10 @@ namespace {
 
 class StrictCommunicator : public Communicator {
  public:
-  explicit StrictCommunicator(std::unique_ptr<Communicator> inner)
-      : inner_(std::move(inner)), receipts_(inner_->split(0, inner_->rank(), inner_->name() + ", receipts")) {
+  StrictCommunicator(std::unique_ptr<Communicator> inner, std::string* diary)
+      : inner_(std::move(inner)),
+        receipts_(inner_->split(0, inner_->rank(), inner_->name() + ", receipts")),
+        diary_(diary) {
     join_as(*inner_);
   }
 
@@ -37,6 +40,15 @@ class StrictCommunicator : public Communicator {
   at::Tensor reduce_scatter(const at::Tensor& values) override {
     const Call call = begin("reduce_scatter", values);
     return inner_->reduce_scatter(values);
+  }
+
+  Arriving start_sum(const at::Tensor& values) override {
+    const Call call = begin("all_reduce", values);
+    return unreadable_before_it_is_here(inner_->start_sum(values));
+  }
+  Arriving start_reduce_scatter(const at::Tensor& values) override {
+    const Call call = begin("reduce_scatter", values);
+    return unreadable_before_it_is_here(inner_->start_reduce_scatter(values));
   }
 
   void connect(int peer) override { connected_.insert(peer); }
@@ -71,24 +83,41 @@ class StrictCommunicator : public Communicator {
   std::string broadcast_text(const std::string& text, int root) override { return inner_->broadcast_text(text, root); }
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name) override {
     std::unique_ptr<Communicator> part = inner_->split(color, key, name);
-    return part == nullptr ? nullptr : strict_communicator(std::move(part));
+    return part == nullptr ? nullptr : strict_communicator(std::move(part), diary_);
   }
 
  private:
+  // Not a number until somebody has waited for it.
+  Arriving unreadable_before_it_is_here(Arriving inner) {
+    const at::Tensor result = inner.here(), shown = at::full_like(result, std::nan(""));
+    const std::string number = std::to_string(++begun_);
+    note("+" + number);
+    return {shown, [this, number, result, alias = shown.detach()] {
+              note("-" + number);
+              alias.copy_(result);
+            }};
+  }
+
+  void note(const std::string& entry) {
+    if (diary_ != nullptr) *diary_ += (diary_->empty() ? "" : " ") + entry;
+  }
+
   void take_receipts(int peer) {
     for (at::Tensor receipt = at::zeros({1}, at::kByte); outstanding_[peer] > 0; --outstanding_[peer])
       receipts_->receive(receipt, peer);
   }
 
   std::unique_ptr<Communicator> inner_, receipts_;
+  std::string* diary_;
+  int64_t begun_ = 0;
   std::set<int> connected_;
   std::map<int, int64_t> outstanding_;  // messages to a peer of which no receipt was taken
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> strict_communicator(std::unique_ptr<Communicator> inner) {
-  return std::make_unique<StrictCommunicator>(std::move(inner));
+std::unique_ptr<Communicator> strict_communicator(std::unique_ptr<Communicator> inner, std::string* diary) {
+  return std::make_unique<StrictCommunicator>(std::move(inner), diary);
 }
 
 }  // namespace flashmorph::test

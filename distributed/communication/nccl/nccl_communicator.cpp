@@ -70,7 +70,7 @@ class NcclCommunicator : public DeviceCommunicator {
     at::Tensor probe =
         at::zeros({1}, at::TensorOptions(at::kByte).device(at::kCUDA, static_cast<c10::DeviceIndex>(card_)));
     for (const bool upwards : {true, false}) {
-      low == upwards ? put(probe, peer, /*crosses_back=*/true) : receive_on_device(probe, peer);
+      low == upwards ? send_on_device(probe, peer) : receive_on_device(probe, peer);
       (upwards ? lanes.up : lanes.down)->finish();
     }
   }
@@ -83,45 +83,56 @@ class NcclCommunicator : public DeviceCommunicator {
  protected:
   void all_reduce_on_device(at::Tensor& values, Reduction reduction) override {
     const bool sums = reduction == Reduction::sum && values.scalar_type() != at::kBool;  // truths: any
-    group_.call("ncclAllReduce", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+    group_.call("ncclAllReduce", values, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclAllReduce(values.data_ptr(), values.data_ptr(), values.numel(), nccl_type(values.scalar_type()),
                            sums ? ncclSum : ncclMax, comm, stream);
     });
   }
 
   void broadcast_on_device(at::Tensor& values, int root) override {
-    group_.call("ncclBroadcast", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+    group_.call("ncclBroadcast", values, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclBroadcast(values.data_ptr(), values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), root,
                            comm, stream);
     });
   }
 
   at::Tensor all_gather_on_device(const at::Tensor& values) override {
+    TORCH_CHECK(values.is_contiguous(), "ncclAllGather needs a contiguous tensor");
     std::vector<int64_t> shape = values.sizes().vec();
     shape.insert(shape.begin(), size());
     at::Tensor all = at::empty(shape, values.options());
-    all[rank()].copy_(values);
-    group_.call("ncclAllGather", all, true, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclAllGather(all[rank()].data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()),
-                           comm, stream);
+    group_.call("ncclAllGather", all, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllGather(values.data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()), comm,
+                           stream);
     });
     return all;
   }
 
   at::Tensor reduce_scatter_on_device(const at::Tensor& values) override {
-    at::Tensor own = at::empty(values.sizes().slice(1), values.options());
-    group_.call("ncclReduceScatter", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclReduceScatter(values.data_ptr(), own.data_ptr(), own.numel(), nccl_type(values.scalar_type()), ncclSum,
-                               comm, stream);
-    });
-    return own;
+    return start_reduce_scatter_on_device(values).here();
   }
 
-  void send_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/true); }
-  void send_later_on_device(const at::Tensor& values, int to) override { put(values, to, /*crosses_back=*/false); }
+  Arriving start_sum_on_device(const at::Tensor& values) override {
+    at::Tensor sum = at::empty_like(values);
+    return held(values, sum, group_.start("ncclAllReduce", sum, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllReduce(values.data_ptr(), sum.data_ptr(), values.numel(), nccl_type(values.scalar_type()), ncclSum,
+                           comm, stream);
+    }));
+  }
+
+  Arriving start_reduce_scatter_on_device(const at::Tensor& values) override {
+    at::Tensor own = at::empty(values.sizes().slice(1), values.options());
+    return held(values, own, group_.start("ncclReduceScatter", own, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclReduceScatter(values.data_ptr(), own.data_ptr(), own.numel(), nccl_type(values.scalar_type()), ncclSum,
+                               comm, stream);
+    }));
+  }
+
+  void send_on_device(const at::Tensor& values, int to) override { start_send(values, to)(); }
+  void send_later_on_device(const at::Tensor& values, int to) override { (void)start_send(values, to); }
 
   void receive_on_device(at::Tensor& values, int from) override {
-    receiving(lanes_with(from), from).call("ncclRecv", values, true, [&](ncclComm_t comm, cudaStream_t stream) {
+    receiving(lanes_with(from), from).call("ncclRecv", values, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclRecv(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), kSender, comm, stream);
     });
   }
@@ -137,8 +148,13 @@ class NcclCommunicator : public DeviceCommunicator {
   NcclGroup& sending(const Lanes& lanes, int peer) const { return rank() < peer ? *lanes.up : *lanes.down; }
   NcclGroup& receiving(const Lanes& lanes, int peer) const { return rank() < peer ? *lanes.down : *lanes.up; }
 
-  void put(const at::Tensor& values, int to, bool crosses_back) {
-    sending(lanes_with(to), to).call("ncclSend", values, crosses_back, [&](ncclComm_t comm, cudaStream_t stream) {
+  // The memory of what is summed is free for others only behind the sum.
+  static Arriving held(const at::Tensor& values, const at::Tensor& result, std::function<void()> wait) {
+    return {result, [values, wait = std::move(wait)] { wait(); }};
+  }
+
+  std::function<void()> start_send(const at::Tensor& values, int to) {
+    return sending(lanes_with(to), to).start("ncclSend", values, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclSend(values.data_ptr(), values.numel(), nccl_type(values.scalar_type()), kReceiver, comm, stream);
     });
   }

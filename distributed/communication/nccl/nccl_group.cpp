@@ -15,11 +15,12 @@ namespace {
 constexpr std::chrono::milliseconds kBetweenLooks{50}, kBetweenQueries{1};
 
 // A marker on one stream that another stream, or the host, waits for.
-cudaEvent_t mark(cudaStream_t stream) {
+std::shared_ptr<CUevent_st> mark(cudaStream_t stream) {
   cudaEvent_t event = nullptr;
   C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  std::shared_ptr<CUevent_st> owned(event, [](cudaEvent_t mine) { (void)cudaEventDestroy(mine); });
   C10_CUDA_CHECK(cudaEventRecord(event, stream));
-  return event;
+  return owned;
 }
 
 }  // namespace
@@ -56,14 +57,11 @@ NcclGroup::~NcclGroup() {  // must not throw, and must not wait for peers that m
   }
   changed_.notify_all();
   watcher_.join();
-  for (const Pending& pending : pending_) {
-    (void)cudaEventDestroy(pending.done);
-    log_.done_on_card(pending.ticket);
-  }
+  for (const Pending& pending : pending_) log_.done_on_card(pending.ticket);
 }
 
-void NcclGroup::call(std::string_view name, const at::Tensor& values, bool crosses_back,
-                     const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& enqueue, std::source_location at) {
+std::function<void()> NcclGroup::start(std::string_view name, const at::Tensor& values, const Enqueue& enqueue,
+                                       std::source_location at) {
   TORCH_CHECK(values.is_cuda() && values.get_device() == card_ && values.is_contiguous(), name,
               " needs a contiguous tensor on card ", card_);
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
@@ -71,27 +69,26 @@ void NcclGroup::call(std::string_view name, const at::Tensor& values, bool cross
   const std::lock_guard lock(mutex_);
   if (!failure_.empty()) throw CommunicationError(failure_);
 
-  const cudaEvent_t ready = mark(callers.stream());
-  C10_CUDA_CHECK(cudaStreamWaitEvent(stream_.stream(), ready));
-  C10_CUDA_CHECK(cudaEventDestroy(ready));
+  C10_CUDA_CHECK(cudaStreamWaitEvent(stream_.stream(), mark(callers.stream()).get()));
   const ncclResult_t result = enqueue(comm_, stream_.stream());
   if (result != ncclSuccess) {
     fail(described(name, std::string(ncclGetErrorString(result)) + ": " + ncclGetLastError(comm_), &at));
     throw CommunicationError(failure_);
   }
   c10::cuda::CUDACachingAllocator::recordStream(values.storage().data_ptr(), stream_);
-  const cudaEvent_t done = mark(stream_.stream());
-  if (crosses_back) C10_CUDA_CHECK(cudaStreamWaitEvent(callers.stream(), done));
+  const std::shared_ptr<CUevent_st> done = mark(stream_.stream());
   pending_.push_back({done, log_.goes_on_on_card(), std::string(name), std::chrono::steady_clock::now()});
   changed_.notify_all();
+  return [done, card = static_cast<c10::DeviceIndex>(card_)] {
+    const c10::cuda::CUDAGuard on_card(card);
+    C10_CUDA_CHECK(cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream(card).stream(), done.get()));
+  };
 }
 
 void NcclGroup::wait() {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
-  const cudaEvent_t done = mark(stream_.stream());
-  C10_CUDA_CHECK(
-      cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_)).stream(), done));
-  C10_CUDA_CHECK(cudaEventDestroy(done));
+  C10_CUDA_CHECK(cudaStreamWaitEvent(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_)).stream(),
+                                     mark(stream_.stream()).get()));
 }
 
 void NcclGroup::finish() {
@@ -101,8 +98,7 @@ void NcclGroup::finish() {
 }
 
 void NcclGroup::drop_done() {
-  while (!pending_.empty() && cudaEventQuery(pending_.front().done) == cudaSuccess) {
-    (void)cudaEventDestroy(pending_.front().done);
+  while (!pending_.empty() && cudaEventQuery(pending_.front().done.get()) == cudaSuccess) {
     log_.done_on_card(pending_.front().ticket);
     pending_.pop_front();
   }

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <source_location>
 #include <string>
@@ -33,18 +34,26 @@ class NcclGroup {
 
   static ncclUniqueId new_id();
 
-  // Runs `enqueue` behind what the caller's stream has so far. `values` is what it reads or writes. The caller's stream
-  // goes on behind it, or, when `crosses_back` is false, at once: then `values` must not be written until `wait`.
-  void call(std::string_view name, const at::Tensor& values, bool crosses_back,
-            const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& enqueue,
-            std::source_location at = std::source_location::current());
+  using Enqueue = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
+
+  // Runs `enqueue` behind what the caller's stream has so far, which goes on at once. `values` is what it reads or
+  // writes. What it writes may be read, and what it reads be written or freed, behind the wait that is returned, for
+  // the caller's stream of that moment, or behind a later one of the group.
+  std::function<void()> start(std::string_view name, const at::Tensor& values, const Enqueue& enqueue,
+                              std::source_location at = std::source_location::current());
+
+  // The caller's stream goes on behind it.
+  void call(std::string_view name, const at::Tensor& values, const Enqueue& enqueue,
+            std::source_location at = std::source_location::current()) {
+    start(name, values, enqueue, at)();
+  }
 
   void wait();    // the caller's stream, for all calls so far
   void finish();  // the host, for all calls so far
 
  private:
   struct Pending {
-    cudaEvent_t done;
+    std::shared_ptr<CUevent_st> done;
     int64_t ticket;  // in the log
     std::string call;
     std::chrono::steady_clock::time_point start;

@@ -125,6 +125,13 @@ TEST(Rehearsal, RecomputingKeepsLessAndComputesMore) {
   }
 }
 
+// Where tensor ranks share the tokens, the answers of a sequence may all be one rank's.
+TEST(Rehearsal, FewAnswersBelongToARankThatRehearses) {
+  const SmallRun whole({}, "lightning", "parallel: {tensor: 2}\n"),
+      shared({}, "lightning", "parallel: {tensor: 2, sequence: true}\n");
+  EXPECT_NEAR(shared.rehearsed("select", 2).flop / whole.rehearsed("select", 2).flop, 1.0, 1e-3);
+}
+
 TEST(Rehearsal, EveryMixerAndStageCanBeRehearsed) {
   for (const char* mixer : {"lightning", "gla", "gated_delta_net", "mamba2", "window"})
     for (const char* dtype : {"float32", "float64", "bfloat16"}) {
