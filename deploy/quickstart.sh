@@ -2,6 +2,10 @@
 # Installs, builds and runs configs/quickstart.yaml on 4 ranks.
 #   deploy/quickstart.sh [--fresh] [--set key=value ...]     arguments go to the program
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,3s/^# //p' "$0"
+  exit
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/steps.sh
 

@@ -79,7 +79,7 @@ nlohmann::ordered_json json_of(const StageUse& use) {
 
 // A run does not end for want of what it cost.
 void CostRecorder::finished(const std::string& stage, double) try {
-  const RunRecord record = RunRecord::open(folder_);
+  const RunRecord record = RunRecord::outline(folder_);
   for (const proto::StageResult& done : record.state.finished()) {
     if (done.stage() != stage) continue;
     const StageUse use = use_of(done, record);

@@ -23,7 +23,7 @@ struct StageUse {
   std::optional<double> of_peak = {};  // MFU: these operations a second and rank, as a share of its card's peak
   std::optional<double> price = {};    // where report.price_per_gpu_hour is given
 
-  double rank_hours() const { return seconds * static_cast<double>(ranks) / 3600.0; }
+  double rank_hours() const { return flashmorph::rank_hours(seconds, ranks); }
 };
 
 // Its operations are those that the journal has, or, where it has none, rehearsed if the model is still there.

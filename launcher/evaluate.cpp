@@ -204,7 +204,8 @@ RanksWork evaluate_command(CLI::App& app) {
   app.add_option("--answers", options->plan.answers, "JSON lines: every sample's prompt, what was written, its score")
       ->type_name("FILE");
   app.add_option("--batch-tokens", options->plan.batch_tokens,
-                 "prompt tokens of the samples that are answered together (default: 262144 on cuda, 16384 on cpu)")
+                 fmt::format("prompt tokens of the samples that are answered together (default: {} on cuda, {} on cpu)",
+                             usual_batch_tokens(at::kCUDA), usual_batch_tokens(at::kCPU)))
       ->check(CLI::PositiveNumber);
   options->place.add_options(app);
   return [options](Communicator& world) { return evaluate_models(*options, world); };

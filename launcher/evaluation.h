@@ -10,7 +10,7 @@
 #include "core/tasks/task.h"
 #include "distributed/health/stop_signal.h"
 #include "distributed/health/watchdog.h"
-#include "distributed/stages/measures.h"
+#include "distributed/measure/measures.h"
 #include "launcher/progress_line.h"
 #include "launcher/ranked_models.h"
 #include "proto/run.pb.h"

@@ -10,11 +10,11 @@
 #include "core/base/bad_input.h"
 #include "core/model/stored_model.h"
 #include "distributed/checkpoint/messages.h"
+#include "distributed/measure/latency.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/run/run_folder.h"
 #include "distributed/run/run_record.h"
 #include "distributed/stages/frontier.h"
-#include "distributed/stages/latency.h"
 #include "launcher/commands.h"
 
 // The layers that a run's gates keep within another budget than its own: nothing is trained again.

@@ -20,7 +20,6 @@
 #include "core/model/stored_model.h"
 #include "core/tasks/plays.h"
 #include "core/tasks/task.h"
-#include "distributed/coordinator/branch_facts.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/coordinator.h"
 #include "distributed/health/sniff.h"

@@ -6,7 +6,7 @@
 
 #include "core/base/clock.h"
 #include "core/select/selector.h"
-#include "distributed/coordinator/results.h"
+#include "distributed/run/results.h"
 #include "distributed/run/run_record.h"
 #include "launcher/commands.h"
 #include "launcher/cost.h"

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "core/model/model_spec.h"
-#include "distributed/coordinator/results.h"
 #include "distributed/parallel/layout.h"
+#include "distributed/run/results.h"
 #include "distributed/stages/context.h"
 
 namespace flashmorph {

@@ -2,20 +2,9 @@
 
 #include <algorithm>
 
-#include "distributed/coordinator/coordinator.h"
+#include "distributed/coordinator/stage_table.h"
 
 namespace flashmorph {
-namespace {
-
-proto::StageCommand command(const std::string& stage, const std::string& model = "", const std::string& after = "") {
-  proto::StageCommand command;
-  command.set_stage(stage);
-  command.set_model(model);
-  command.set_after(after);
-  return command;
-}
-
-}  // namespace
 
 std::string name_of(const proto::StageCommand& command) {
   std::string name = command.stage();
@@ -27,7 +16,11 @@ std::string name_of(const proto::StageCommand& command) {
 std::vector<proto::StageCommand> commands_of(const RunConfig& config, const proto::PlanSet& plans) {
   std::vector<proto::StageCommand> commands;
   const auto add = [&](const std::string& stage, const std::string& model = "", const std::string& after = "") {
-    if (Coordinator::stage(stage).is_in(config)) commands.push_back(command(stage, model, after));
+    if (!stage_named(stage).is_in(config)) return;
+    proto::StageCommand& command = commands.emplace_back();
+    command.set_stage(stage);
+    command.set_model(model);
+    command.set_after(after);
   };
   for (const char* stage : {"latency", "align", "select", "discretize"}) add(stage);
   if (plans.plans().empty()) return commands;
@@ -66,7 +59,7 @@ std::string training_before(const std::string& stage, const RunConfig& config) {
   std::string before = "align";
   for (const char* training : {"distill", "finetune"}) {
     if (training == stage) break;
-    if (Coordinator::stage(training).is_in(config)) before = training;
+    if (stage_named(training).is_in(config)) before = training;
   }
   return before;
 }

@@ -5,35 +5,15 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "core/base/bad_input.h"
-#include "core/export/hugging_face.h"
-#include "core/select/selector.h"
-#include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
-#include "distributed/coordinator/branch_facts.h"
 #include "distributed/coordinator/commands.h"
 #include "distributed/coordinator/plans.h"
-#include "distributed/coordinator/results.h"
 #include "distributed/parallel/on_all_ranks.h"
-#include "distributed/parallel/stage_layouts.h"
-#include "distributed/stages/align.h"
-#include "distributed/stages/evaluate.h"
-#include "distributed/stages/frontier.h"
-#include "distributed/stages/hybrid_training.h"
-#include "distributed/stages/judge.h"
-#include "distributed/stages/latency.h"
-#include "distributed/stages/select.h"
 
 namespace flashmorph {
 namespace {
-
-LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
-  return layer_budget(config.budget, placed.spec(), placed.element_bytes(), numbers_of(latency));
-}
-
-constexpr double kNoteEvery = 10.0;  // seconds
 
 int64_t peak_bytes() {
   rusage used{};
@@ -43,347 +23,90 @@ int64_t peak_bytes() {
 
 }  // namespace
 
-proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,
-                                   Communicator& world) {
-  proto::LayerLatency latency;
-  if (config.budget.milliseconds == 0.0) return latency;
-  if (!fresh) read_on_all_ranks(folder.latency_file(), latency, world);
-  if (latency.full().empty()) {
-    const Stopwatch watch;
-    placed.place(layout_of("evaluate", config, placed.spec(), world.size()));
-    latency = layer_latency(placed.model(), config.budget.length, placed.mesh());
-    latency.mutable_provenance()->set_seconds(watch.seconds());
-  }
-  on_all_ranks(world, [&] { check_methods(config.stages, budget_of(config, placed, latency)); });
-  return latency;
-}
-
-Coordinator::Coordinator(RunInputs inputs, Communicator& world, PlacedModel& placed, RunFolder& folder)
-    : inputs_(inputs), world_(world), placed_(placed), folder_(folder) {}
-
 void Coordinator::run() {
   recall();
   for (auto command = agreed_next_command(); !command.stage().empty(); command = agreed_next_command()) {
-    if (const StopReason reason = inputs_.stop.agreed(world_); reason != StopReason::none)
+    if (const StopReason reason = run_.inputs.stop.agreed(run_.world); reason != StopReason::none)
       throw Stopped("stopped before " + name_of(command) + ": " + text_of(reason));
-    const int64_t bytes_before = placed_.bytes_moved();
+    const int64_t bytes_before = run_.placed.bytes_moved();
     const StageCost cost = execute(command);
-    proto::StageReport report;
-    report.set_rank(world_.rank());
-    report.set_tokens(cost.tokens);
-    report.set_seconds(cost.seconds);
-    report.set_bytes_moved(placed_.bytes_moved() - bytes_before);
-    report.set_peak_bytes(peak_bytes());
-    report.set_plan_hash(hash_of(plans_));
-    conclude(command, report);
+    conclude(command, cost, run_.placed.bytes_moved() - bytes_before);
   }
 }
 
 // What earlier starts of this run have left on disk.
 void Coordinator::recall() {
-  require_as_written({folder_.latency_file(), folder_.gates_file()});
-  read_on_all_ranks(folder_.gates_file(), gates_, world_);
-  const bool has_plans = is_finished(folder_.state(), "discretize");  // as rank 0 knows, which alone reads
-  read_on_all_ranks(has_plans ? folder_.plan_file() : "", plans_, world_);
-  read_on_all_ranks(folder_.evaluation_file(), evaluation_, world_);
-  on_all_ranks(world_, [&] {
-    if (!leads()) return;
-    if (const std::string expected = folder_.state().plan_hash(); !expected.empty() && expected != hash_of(plans_))
-      throw BadInput(folder_.plan_file().string(),
-                     fmt::format("is not what this run's discretize wrote: its plans' hash is {}, expected {}",
-                                 hash_of(plans_), expected));
-    for (const proto::StageResult& result : folder_.state().finished())
-      inputs_.observer.skipped(result.stage(), folder_.path().string());
-    forget_checkpoints();
+  RunFolder& folder = run_.folder;
+  require_as_written({folder.latency_file(), folder.gates_file()});
+  read_on_all_ranks(folder.gates_file(), run_.gates, run_.world);
+  const bool has_plans = is_finished(folder.state(), "discretize");  // as rank 0 knows, which alone reads
+  read_on_all_ranks(has_plans ? folder.plan_file() : "", run_.plans, run_.world);
+  read_on_all_ranks(folder.evaluation_file(), run_.evaluation, run_.world);
+  on_all_ranks(run_.world, [&] {
+    if (!run_.leads()) return;
+    if (const std::string expected = folder.state().plan_hash(), found = hash_of(run_.plans);
+        !expected.empty() && expected != found)
+      throw BadInput(
+          folder.plan_file().string(),
+          fmt::format("is not what this run's discretize wrote: its plans' hash is {}, expected {}", found, expected));
+    for (const proto::StageResult& result : folder.state().finished())
+      run_.inputs.observer.skipped(result.stage(), folder.path().string());
+    forget_checkpoints(folder);
   });
 }
 
+// Ranks with other plans would run another model, and might wait for each other forever.
 proto::StageCommand Coordinator::agreed_next_command() {
   proto::StageCommand command;
-  if (leads()) {
-    command = next_command(inputs_.config, folder_.state(), plans_);
-    command.set_plan_hash(folder_.state().plan_hash());
+  if (run_.leads()) {
+    command = next_command(run_.inputs.config, run_.folder.state(), run_.plans);
+    command.set_plan_hash(run_.folder.state().plan_hash());
   }
-  command.ParseFromString(world_.broadcast_text(command.SerializeAsString(), 0));
-  on_all_ranks(world_, [&] { check_plans(command); });
+  command.ParseFromString(run_.world.broadcast_text(command.SerializeAsString(), 0));
+  on_all_ranks(run_.world, [&] {
+    if (const std::string held = hash_of(run_.plans); held != command.plan_hash())
+      throw BadInput(run_.folder.plan_file().string(),
+                     fmt::format("rank {} holds other plans than rank 0 before {}: their hash is {}, expected {}",
+                                 run_.world.rank(), command.stage().empty() ? "the run's end" : name_of(command), held,
+                                 command.plan_hash()));
+  });
   return command;
-}
-
-// Ranks with other plans would run another model, and might wait for each other forever.
-void Coordinator::check_plans(const proto::StageCommand& command) const {
-  if (const std::string held = hash_of(plans_); held != command.plan_hash())
-    throw BadInput(
-        folder_.plan_file().string(),
-        fmt::format("rank {} holds other plans than rank 0 before {}: their hash is {}, expected {}", world_.rank(),
-                    command.stage().empty() ? "the run's end" : name_of(command), held, command.plan_hash()));
 }
 
 // Files of the run, before they are read. Collective.
 void Coordinator::require_as_written(const Stage::Files& files) {
-  on_all_ranks(world_, [&] {
-    if (!leads()) return;
-    for (const std::filesystem::path& file : files) folder_.require_as_written(file);
+  on_all_ranks(run_.world, [&] {
+    if (!run_.leads()) return;
+    for (const std::filesystem::path& file : files) run_.folder.require_as_written(file);
   });
 }
 
 StageCost Coordinator::execute(const proto::StageCommand& command) {
-  const Stage& here = stage(command.stage());
-  const Stage::Files files = here.reads(folder_, inputs_.config, command);
+  const Stage& stage = stage_named(command.stage());
+  const Stage::Files files = stage.reads(run_.folder, run_.inputs.config, command);
   require_as_written(files);
-  if (here.mesh != nullptr) place(here.mesh, std::ranges::count(files, folder_.branches_file()) > 0);
-  return (this->*here.run)(command);
+  if (stage.mesh != nullptr) place(run_, stage.mesh, std::ranges::count(files, run_.folder.branches_file()) > 0);
+  return stage.run(run_, command);
 }
 
 // Every rank has done its part; the stage is finished once rank 0 has written so.
-void Coordinator::conclude(const proto::StageCommand& command, proto::StageReport report) {
-  const Phase saving(inputs_.watchdog, Work::save, name_of(command));
-  std::vector<proto::StageReport> reports;
-  for (const std::string& text : gather_text(report.SerializeAsString(), world_))
-    reports.emplace_back().ParseFromString(text);
+void Coordinator::conclude(const proto::StageCommand& command, const StageCost& cost, int64_t bytes_moved) {
+  const Phase saving(run_.inputs.watchdog, Work::save, name_of(command));
+  const at::Tensor used = run_.world.all_gather(at::tensor({bytes_moved, peak_bytes()}, at::kLong));  // a row a rank
   proto::StageResult result;
   result.set_stage(name_of(command));
-  result.set_tokens(report.tokens());
-  result.set_seconds(report.seconds());
-  result.set_ranks(world_.size());
-  for (const proto::StageReport& theirs : reports) {
-    result.set_bytes_moved(result.bytes_moved() + theirs.bytes_moved());
-    result.set_peak_bytes(std::max(result.peak_bytes(), theirs.peak_bytes()));
-  }
-  on_all_ranks(world_, [&] {
-    if (!leads()) return;
-    folder_.finish(result, stage(command.stage()).writes(folder_, command), report.plan_hash());
-    forget_checkpoints();
+  result.set_tokens(cost.tokens);
+  result.set_seconds(cost.seconds);
+  result.set_ranks(run_.world.size());
+  result.set_bytes_moved(used.select(1, 0).sum().item<int64_t>());
+  result.set_peak_bytes(used.select(1, 1).max().item<int64_t>());
+  on_all_ranks(run_.world, [&] {
+    if (!run_.leads()) return;
+    const Stage& stage = stage_named(command.stage());
+    run_.folder.finish(result, stage.writes(run_.folder, run_.inputs.config, command), hash_of(run_.plans));
+    forget_checkpoints(run_.folder);
   });
-  inputs_.observer.finished(result.stage(), result.seconds());
-}
-
-StageCost Coordinator::keep_latency(const proto::StageCommand&) {
-  proto::LayerLatency latency = inputs_.latency;
-  const StageCost cost{0, latency.provenance().seconds()};
-  *latency.mutable_provenance() = provenance("latency", cost);
-  write(folder_.latency_file(), latency);
-  return cost;
-}
-
-StageCost Coordinator::align_branches(const proto::StageCommand&) {
-  const AlignSection& section = inputs_.config.stages.align;
-  placed_.start_branches();
-  StageContext here = context("align");
-  if (!section.branches.empty()) inputs_.observer.note("align  goes on from " + section.branches);
-  const StageCost cost = section.tokens > 0 ? align(placed_.model(), here) : StageCost();
-  const Phase saving(inputs_.watchdog, Work::save, "align");
-  save_global(folder_.branches_file(), placed_.model().branch_parameters(), placed_.mesh(),
-              branch_facts(inputs_.config, folder_.state().source_hash()));
-  placed_.keep_branches();
-  return cost;
-}
-
-StageCost Coordinator::select_layers(const proto::StageCommand&) {
-  StageContext here = context("select");
-  const auto [gates, cost] = select_gates(placed_.model(), budget(), here);
-  gates_ = gates;
-  gates_.set_method(inputs_.config.stages.select.method);
-  *gates_.mutable_provenance() = provenance("select", cost);
-  write(folder_.gates_file(), gates_);
-  return cost;
-}
-
-// Every rank picks, as all of them take part in judging.
-void Coordinator::pick_by_judging() {
-  place("evaluate", /*with_branches=*/true);
-  StageContext here = context();
-  std::optional<HardMixtureJudge> judge;  // made for the first set that is not known yet
-  Stopwatch since_note;
-  int64_t count = 0;
-  JudgedSets judged(folder_.judgements_file(), world_, [&](const std::vector<int64_t>& full_layers) {
-    if (!judge) judge.emplace(placed_.model(), here);
-    const proto::JudgedSet set = judge->judge(full_layers);
-    if (++count; since_note.seconds() > kNoteEvery) {
-      inputs_.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %", count,
-                                        100.0 * set.recall()));
-      since_note = Stopwatch();
-    }
-    return set;
-  });
-  plans_ = discretize(inputs_.config, budget(), gates_, &judged);
-  judged.save();
-}
-
-// Rank 0 decides and writes; every rank gets the plans.
-StageCost Coordinator::discretize_gates(const proto::StageCommand&) {
-  const Stopwatch watch;
-  if (asks_a_judge(inputs_.config.stages)) {
-    pick_by_judging();
-  } else {
-    on_all_ranks(world_, [&] {
-      if (leads()) plans_ = discretize(inputs_.config, budget(), gates_);
-    });
-  }
-  for (const proto::FrontierPoint& point :
-       frontier(gates_, inputs_.config.stages.select, budget(), placed_.spec().kv_bytes(placed_.element_bytes())))
-    *plans_.add_frontier() = point;
-  *plans_.mutable_provenance() = provenance("discretize", {});
-  plans_.ParseFromString(world_.broadcast_text(plans_.SerializeAsString(), 0));
-  write(folder_.plan_file(), plans_);
-  for (const proto::HybridPlan& plan : plans_.plans())
-    if (!plan.contenders().empty()) inputs_.observer.note("discretize  " + judged_text(plan));
-  for (const proto::HybridPlan& plan : plans_.plans())
-    if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
-      inputs_.observer.warn(fmt::format(
-          "{}: the pick's margin, {:f}, is within the gates' noise, {:f}; more tokens would separate them better",
-          plan.name(), plan.margin(), plan.noise()));
-  return {0, watch.seconds()};
-}
-
-// Of plans that keep the same layers, and so are one hybrid, the first is measured.
-proto::Measurement Coordinator::measure(const proto::StageCommand& command) {
-  StageContext here = context();
-  if (command.model() == "teacher")
-    return evaluate(placed_.model(), Routes(placed_.spec().layers, Route::full()), "teacher", "", here);
-  const proto::HybridPlan &plan = plan_of(command.model()), &first = first_alike(plan, plans_);
-  for (proto::Measurement known : evaluation_.measurements()) {
-    if (&first == &plan || known.name() != first.name() || known.after() != command.after()) continue;
-    known.set_name(plan.name());
-    inputs_.observer.note(
-        fmt::format("evaluate  {} keeps the same layers as {}: one hybrid, measured once", plan.name(), first.name()));
-    return known;
-  }
-  if (command.after() == "align") return evaluate(placed_.model(), routes_of(plan), plan.name(), command.after(), here);
-  return evaluate(hybrid(plan, command.after()), routes_of(plan), plan.name(), command.after(), here);
-}
-
-StageCost Coordinator::evaluate_model(const proto::StageCommand& command) {
-  const Stopwatch watch;
-  const proto::Measurement measured = measure(command);
-  auto& all = *evaluation_.mutable_measurements();
-  all.erase(
-      std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
-                     [&](const auto& old) { return old.name() == measured.name() && old.after() == measured.after(); }),
-      all.end());
-  *evaluation_.add_measurements() = measured;
-  *evaluation_.mutable_provenance() = provenance("evaluate", {});
-  inputs_.observer.measured(measured);
-  write(folder_.evaluation_file(), evaluation_);
-  return {0, watch.seconds()};
-}
-
-// The plan's hybrid, as the training before has left it. train(hybrid, routes, plan's name, context).
-template <class Train>
-StageCost Coordinator::train_hybrid(const proto::StageCommand& command, const Train& train) {
-  const proto::HybridPlan& plan = plan_of(command.model());
-  const MorphableModel student = hybrid(plan, training_before(command.stage(), inputs_.config));
-  StageContext here = context(name_of(command));
-  const StageCost cost = train(student, routes_of(plan), plan.name(), here);
-  const Phase saving(inputs_.watchdog, Work::save, name_of(command));
-  save_global(folder_.hybrid_file(command.model(), command.stage()), student.all_parameters(), placed_.mesh(),
-              {{"plan", command.model()}, {"after", command.stage()}});
-  return cost;
-}
-
-StageCost Coordinator::distill_hybrid(const proto::StageCommand& command) {
-  return train_hybrid(
-      command, [&](const MorphableModel& student, const Routes& routes, const std::string& plan, StageContext& here) {
-        return distill(placed_.model(), student, routes, plan, here);
-      });
-}
-
-StageCost Coordinator::finetune_hybrid(const proto::StageCommand& command) { return train_hybrid(command, finetune); }
-
-StageCost Coordinator::export_hybrid(const proto::StageCommand&) {
-  const Phase saving(inputs_.watchdog, Work::save, "export");
-  const Stopwatch watch;
-  const proto::HybridPlan& plan = plans_.plans(0);
-  const NamedTensors whole =
-      gather_global(hybrid(plan, last_training(inputs_.config)).all_parameters(), placed_.mesh());
-  HybridSpec spec{placed_.spec(), inputs_.config.mixer,
-                  std::vector<bool>(static_cast<size_t>(placed_.spec().layers), false)};
-  for (const int64_t layer : plan.full_layers()) spec.full[static_cast<size_t>(layer)] = true;
-  const ExportFormat& format = export_format(inputs_.config.stages.export_.format, spec.model, spec.mixer);
-  on_all_ranks(world_, [&] {
-    if (!leads()) return;
-    const ExportReport report = export_hugging_face(
-        folder_.export_folder(), format,
-        {.source = inputs_.config.model.path,
-         .hybrid = spec,
-         .tensors = whole,
-         .model_card = model_card(inputs_.config, plans_, evaluation_, folder_.state().finished())});
-    inputs_.observer.exported(report.format, report.tokens, report.largest_difference);
-  });
-  return {0, watch.seconds()};
-}
-
-void Coordinator::place(const char* mesh, bool with_branches) {
-  const Phase loading(inputs_.watchdog, Work::load, mesh);
-  placed_.place(layout_of(mesh, inputs_.config, placed_.spec(), world_.size()));
-  if (with_branches && !placed_.has_trained_branches()) placed_.read_branches(folder_.branches_file());
-}
-
-// The plan's model after a training stage.
-MorphableModel Coordinator::hybrid(const proto::HybridPlan& plan, const std::string& after) {
-  MorphableModel hybrid = placed_.model().hybrid(routes_of(plan));
-  if (after == "align") return hybrid;
-  const std::filesystem::path file = folder_.hybrid_file(first_alike(plan, plans_).name(), after);
-  on_all_ranks(world_, [&] { read_into(hybrid.all_parameters(), ModelFiles::open_file(file), hybrid.placement()); });
-  return hybrid;
-}
-
-LayerBudget Coordinator::budget() { return budget_of(inputs_.config, placed_, inputs_.latency); }
-
-StageContext Coordinator::context(const std::string& command) {
-  return {
-      inputs_.config,   placed_.mesh(), inputs_.corpus,   inputs_.passkeys,
-      inputs_.observer, inputs_.stop,   inputs_.watchdog, command.empty() ? CheckpointPlace() : checkpoints_of(command),
-      inputs_.tasks};
-}
-
-// A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0
-// compares.
-CheckpointPlace Coordinator::checkpoints_of(const std::string& command) {
-  CheckpointPlace place{.folder = folder_.checkpoints_folder(), .stage = command};
-  on_all_ranks(world_, [&] {
-    if (!leads()) return;
-    place.frozen["teacher"] = folder_.state().source_hash();
-    if (command != "align") place.frozen["branches"] = folder_.sha256_as_written(folder_.branches_file());
-  });
-  return place;
-}
-
-// A finished stage is on disk. On rank 0.
-void Coordinator::forget_checkpoints() {
-  for (const proto::StageResult& result : folder_.state().finished())
-    StageFolders{folder_.checkpoints_folder(), result.stage()}.remove_all();
-}
-
-void Coordinator::write(const std::filesystem::path& file, const google::protobuf::Message& message) {
-  const Phase saving(inputs_.watchdog, Work::save, file.filename().string());
-  on_all_ranks(world_, [&] {
-    if (leads()) write_message(file, message);
-  });
-}
-
-proto::Provenance Coordinator::provenance(const std::string& stage, const StageCost& cost) const {
-  proto::Provenance origin;
-  origin.set_stage(stage);
-  origin.set_tokens(cost.tokens);
-  origin.set_seconds(cost.seconds);
-  origin.set_seed(inputs_.config.run.seed);
-  origin.set_source_hash(folder_.state().source_hash());
-  return origin;
-}
-
-const proto::HybridPlan& Coordinator::plan_of(const std::string& name) const {
-  for (const proto::HybridPlan& plan : plans_.plans())
-    if (plan.name() == name) return plan;
-  throw BadInput(folder_.plan_file().string(), "has no plan named " + name);
-}
-
-Routes Coordinator::routes_of(const proto::HybridPlan& plan) const {
-  const int64_t layers = placed_.spec().layers;
-  for (const int64_t layer : plan.full_layers())
-    if (layer < 0 || layer >= layers)
-      throw BadInput(folder_.plan_file().string(),
-                     fmt::format("keeps layer {} of a model of {} layers", layer, layers));
-  return routes_that_keep({plan.full_layers().begin(), plan.full_layers().end()}, layers);
+  run_.inputs.observer.finished(result.stage(), result.seconds());
 }
 
 }  // namespace flashmorph

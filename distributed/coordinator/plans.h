@@ -4,7 +4,7 @@
 
 #include "core/config/run_config.h"
 #include "core/select/budget.h"
-#include "distributed/coordinator/judged_sets.h"
+#include "distributed/measure/judged_sets.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {

@@ -1,83 +1,331 @@
-#include <c10/util/Exception.h>
+#include "distributed/coordinator/stage_table.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
+#include "core/base/bad_input.h"
+#include "core/base/clock.h"
+#include "core/export/hugging_face.h"
+#include "core/select/selector.h"
+#include "distributed/checkpoint/global_tensors.h"
+#include "distributed/checkpoint/messages.h"
+#include "distributed/coordinator/checks.h"
 #include "distributed/coordinator/commands.h"
-#include "distributed/coordinator/coordinator.h"
 #include "distributed/coordinator/plans.h"
+#include "distributed/measure/evaluate.h"
+#include "distributed/measure/judge.h"
+#include "distributed/measure/judged_sets.h"
+#include "distributed/measure/latency.h"
+#include "distributed/parallel/on_all_ranks.h"
+#include "distributed/parallel/stage_layouts.h"
+#include "distributed/run/results.h"
+#include "distributed/stages/align.h"
+#include "distributed/stages/frontier.h"
+#include "distributed/stages/hybrid_training.h"
+#include "distributed/stages/select.h"
 
-// The stages of a run: whether it has one, what one reads and writes, on which mesh, and how it runs.
+// The stages of a run: whether it has one, what one reads and writes, on which mesh, and what every rank does.
 
 namespace flashmorph {
 namespace {
 
-// What a plan's model after a training stage is read from.
-Coordinator::Stage::Files of_hybrid(const RunFolder& run, const std::string& plan, const std::string& after) {
-  Coordinator::Stage::Files files = {run.branches_file()};
+using Command = Stage::Command;
+using Files = Stage::Files;
+
+LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto::LayerLatency& latency) {
+  return layer_budget(config.budget, placed.spec(), placed.element_bytes(), numbers_of(latency));
+}
+
+LayerBudget budget_of(RunUnderWay& run) { return budget_of(run.inputs.config, run.placed, run.inputs.latency); }
+
+// A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0
+// compares.
+CheckpointPlace checkpoints_of(RunUnderWay& run, const std::string& command) {
+  CheckpointPlace place{.folder = run.folder.checkpoints_folder(), .stage = command};
+  on_all_ranks(run.world, [&] {
+    if (!run.leads()) return;
+    place.frozen["teacher"] = run.folder.state().source_hash();
+    if (command != "align") place.frozen["branches"] = run.folder.sha256_as_written(run.folder.branches_file());
+  });
+  return place;
+}
+
+StageContext context(RunUnderWay& run, CheckpointPlace checkpoints = {}) {
+  const RunInputs& in = run.inputs;
+  return {in.config, run.placed.mesh(), in.corpus,   in.passkeys, in.observer,
+          in.stop,   in.watchdog,       checkpoints, in.tasks};
+}
+
+void write(RunUnderWay& run, const std::filesystem::path& file, const google::protobuf::Message& message) {
+  const Phase saving(run.inputs.watchdog, Work::save, file.filename().string());
+  on_all_ranks(run.world, [&] {
+    if (run.leads()) write_message(file, message);
+  });
+}
+
+proto::Provenance provenance(const RunUnderWay& run, const std::string& stage, const StageCost& cost = {}) {
+  proto::Provenance origin;
+  origin.set_stage(stage);
+  origin.set_tokens(cost.tokens);
+  origin.set_seconds(cost.seconds);
+  origin.set_seed(run.inputs.config.run.seed);
+  origin.set_source_hash(run.folder.state().source_hash());
+  return origin;
+}
+
+const proto::HybridPlan& plan_of(const RunUnderWay& run, const std::string& name) {
+  for (const proto::HybridPlan& plan : run.plans.plans())
+    if (plan.name() == name) return plan;
+  throw BadInput(run.folder.plan_file().string(), "has no plan named " + name);
+}
+
+Routes routes_of(const RunUnderWay& run, const proto::HybridPlan& plan) {
+  const int64_t layers = run.placed.spec().layers;
+  for (const int64_t layer : plan.full_layers())
+    if (layer < 0 || layer >= layers)
+      throw BadInput(run.folder.plan_file().string(),
+                     fmt::format("keeps layer {} of a model of {} layers", layer, layers));
+  return routes_that_keep({plan.full_layers().begin(), plan.full_layers().end()}, layers);
+}
+
+// The plan's model after a training stage.
+MorphableModel hybrid(RunUnderWay& run, const proto::HybridPlan& plan, const std::string& after) {
+  MorphableModel hybrid = run.placed.model().hybrid(routes_of(run, plan));
+  if (after == "align") return hybrid;
+  const std::filesystem::path file = run.folder.hybrid_file(first_alike(plan, run.plans).name(), after);
+  on_all_ranks(run.world, [&] { read_into(hybrid.all_parameters(), ModelFiles::open_file(file), hybrid.placement()); });
+  return hybrid;
+}
+
+// It was measured at the start, before anything was written.
+StageCost keep_latency(RunUnderWay& run, const Command&) {
+  proto::LayerLatency latency = run.inputs.latency;
+  const StageCost cost{0, latency.provenance().seconds()};
+  *latency.mutable_provenance() = provenance(run, "latency", cost);
+  write(run, run.folder.latency_file(), latency);
+  return cost;
+}
+
+StageCost align_branches(RunUnderWay& run, const Command&) {
+  const AlignSection& section = run.inputs.config.stages.align;
+  run.placed.start_branches();
+  StageContext here = context(run, checkpoints_of(run, "align"));
+  if (!section.branches.empty()) run.inputs.observer.note("align  goes on from " + section.branches);
+  const StageCost cost = section.tokens > 0 ? align(run.placed.model(), here) : StageCost();
+  const Phase saving(run.inputs.watchdog, Work::save, "align");
+  save_global(run.folder.branches_file(), run.placed.model().branch_parameters(), run.placed.mesh(),
+              branch_facts(run.inputs.config, run.folder.state().source_hash()));
+  run.placed.keep_branches();
+  return cost;
+}
+
+StageCost select_layers(RunUnderWay& run, const Command&) {
+  StageContext here = context(run, checkpoints_of(run, "select"));
+  const auto [gates, cost] = select_gates(run.placed.model(), budget_of(run), here);
+  run.gates = gates;
+  run.gates.set_method(run.inputs.config.stages.select.method);
+  *run.gates.mutable_provenance() = provenance(run, "select", cost);
+  write(run, run.folder.gates_file(), run.gates);
+  return cost;
+}
+
+// Every rank picks, as all of them take part in judging.
+proto::PlanSet pick_by_judging(RunUnderWay& run) {
+  constexpr double kNoteEvery = 10.0;  // seconds
+  place(run, "evaluate", /*with_branches=*/true);
+  StageContext here = context(run);
+  std::optional<HardMixtureJudge> judge;  // made for the first set that is not known yet
+  Stopwatch since_note;
+  int64_t count = 0;
+  JudgedSets judged(run.folder.judgements_file(), run.world, [&](const std::vector<int64_t>& full_layers) {
+    if (!judge) judge.emplace(run.placed.model(), here);
+    const proto::JudgedSet set = judge->judge(full_layers);
+    if (++count; since_note.seconds() > kNoteEvery) {
+      run.inputs.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %",
+                                           count, 100.0 * set.recall()));
+      since_note = Stopwatch();
+    }
+    return set;
+  });
+  const proto::PlanSet plans = discretize(run.inputs.config, budget_of(run), run.gates, &judged);
+  judged.save();
+  return plans;
+}
+
+// Rank 0 decides and writes; every rank gets the plans.
+StageCost discretize_gates(RunUnderWay& run, const Command&) {
+  const Stopwatch watch;
+  const RunConfig& config = run.inputs.config;
+  if (asks_a_judge(config.stages)) {
+    run.plans = pick_by_judging(run);
+  } else {
+    on_all_ranks(run.world, [&] {
+      if (run.leads()) run.plans = discretize(config, budget_of(run), run.gates);
+    });
+  }
+  for (const proto::FrontierPoint& point : frontier(run.gates, config.stages.select, budget_of(run),
+                                                    run.placed.spec().kv_bytes(run.placed.element_bytes())))
+    *run.plans.add_frontier() = point;
+  *run.plans.mutable_provenance() = provenance(run, "discretize");
+  run.plans.ParseFromString(run.world.broadcast_text(run.plans.SerializeAsString(), 0));
+  write(run, run.folder.plan_file(), run.plans);
+  for (const proto::HybridPlan& plan : run.plans.plans())
+    if (!plan.contenders().empty()) run.inputs.observer.note("discretize  " + judged_text(plan));
+  for (const proto::HybridPlan& plan : run.plans.plans())
+    if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
+      run.inputs.observer.warn(fmt::format(
+          "{}: the pick's margin, {:f}, is within the gates' noise, {:f}; more tokens would separate them better",
+          plan.name(), plan.margin(), plan.noise()));
+  return {0, watch.seconds()};
+}
+
+// Of plans that keep the same layers, and so are one hybrid, the first is measured.
+proto::Measurement measure(RunUnderWay& run, const Command& command) {
+  StageContext here = context(run);
+  const MorphableModel& model = run.placed.model();
+  if (command.model() == "teacher")
+    return evaluate(model, Routes(model.spec().layers, Route::full()), "teacher", "", here);
+  const proto::HybridPlan &plan = plan_of(run, command.model()), &first = first_alike(plan, run.plans);
+  for (proto::Measurement known : run.evaluation.measurements()) {
+    if (&first == &plan || known.name() != first.name() || known.after() != command.after()) continue;
+    known.set_name(plan.name());
+    run.inputs.observer.note(
+        fmt::format("evaluate  {} keeps the same layers as {}: one hybrid, measured once", plan.name(), first.name()));
+    return known;
+  }
+  if (command.after() == "align") return evaluate(model, routes_of(run, plan), plan.name(), command.after(), here);
+  return evaluate(hybrid(run, plan, command.after()), routes_of(run, plan), plan.name(), command.after(), here);
+}
+
+StageCost evaluate_model(RunUnderWay& run, const Command& command) {
+  const Stopwatch watch;
+  const proto::Measurement measured = measure(run, command);
+  auto& all = *run.evaluation.mutable_measurements();
+  all.erase(
+      std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
+                     [&](const auto& old) { return old.name() == measured.name() && old.after() == measured.after(); }),
+      all.end());
+  *run.evaluation.add_measurements() = measured;
+  *run.evaluation.mutable_provenance() = provenance(run, "evaluate");
+  run.inputs.observer.measured(measured);
+  write(run, run.folder.evaluation_file(), run.evaluation);
+  return {0, watch.seconds()};
+}
+
+// The plan's hybrid, as the training before has left it.
+StageCost train_hybrid(RunUnderWay& run, const Command& command) {
+  const proto::HybridPlan& plan = plan_of(run, command.model());
+  const MorphableModel student = hybrid(run, plan, training_before(command.stage(), run.inputs.config));
+  StageContext here = context(run, checkpoints_of(run, name_of(command)));
+  const StageCost cost = command.stage() == "distill"
+                             ? distill(run.placed.model(), student, routes_of(run, plan), plan.name(), here)
+                             : finetune(student, routes_of(run, plan), plan.name(), here);
+  const Phase saving(run.inputs.watchdog, Work::save, name_of(command));
+  save_global(run.folder.hybrid_file(plan.name(), command.stage()), student.all_parameters(), run.placed.mesh(),
+              {{"plan", plan.name()}, {"after", command.stage()}});
+  return cost;
+}
+
+StageCost export_hybrid(RunUnderWay& run, const Command&) {
+  const Phase saving(run.inputs.watchdog, Work::save, "export");
+  const Stopwatch watch;
+  const RunConfig& config = run.inputs.config;
+  const proto::HybridPlan& plan = run.plans.plans(0);
+  const NamedTensors whole =
+      gather_global(hybrid(run, plan, last_training(config)).all_parameters(), run.placed.mesh());
+  HybridSpec spec{run.placed.spec(), config.mixer,
+                  std::vector<bool>(static_cast<size_t>(run.placed.spec().layers), false)};
+  for (const int64_t layer : plan.full_layers()) spec.full[static_cast<size_t>(layer)] = true;
+  const ExportFormat& format = export_format(config.stages.export_.format, spec.model, spec.mixer);
+  on_all_ranks(run.world, [&] {
+    if (!run.leads()) return;
+    const ExportReport report = export_hugging_face(
+        run.folder.export_folder(), format,
+        {.source = config.model.path,
+         .hybrid = spec,
+         .tensors = whole,
+         .model_card = model_card(config, run.plans, run.evaluation, run.folder.state().finished())});
+    run.inputs.observer.exported(report.format, report.tokens, report.largest_difference);
+  });
+  return {0, watch.seconds()};
+}
+
+bool always(const RunConfig&) { return true; }
+bool has_milliseconds(const RunConfig& config) { return config.budget.milliseconds > 0.0; }
+bool has_gates(const RunConfig& config) { return trains_gates(config.stages); }
+bool has_distill(const RunConfig& config) { return config.stages.distill.tokens > 0; }
+bool has_finetune(const RunConfig& config) { return config.stages.finetune.tokens > 0; }
+bool has_export(const RunConfig& config) { return config.stages.export_.enabled; }
+
+Files nothing(const RunFolder&, const RunConfig&, const Command&) { return {}; }
+Files latency_file(const RunFolder& run, const RunConfig&, const Command&) { return {run.latency_file()}; }
+Files gates_file(const RunFolder& run, const RunConfig&, const Command&) { return {run.gates_file()}; }
+Files branches_file(const RunFolder& run, const RunConfig&, const Command&) { return {run.branches_file()}; }
+Files hybrid_file(const RunFolder& run, const RunConfig&, const Command& command) {
+  return {run.hybrid_file(command.model(), command.stage())};
+}
+
+Files branches_if_judged(const RunFolder& run, const RunConfig& config, const Command&) {
+  return asks_a_judge(config.stages) ? Files{run.branches_file()} : Files();
+}
+
+// What the model that a stage begins with is read from.
+Files model_files(const RunFolder& run, const RunConfig& config, const Command& command) {
+  const bool exports = command.stage() == "export";
+  const std::string plan = exports ? methods_of(config.stages).front() : command.model();
+  const std::string after = command.stage() == "evaluate" ? command.after() : training_before(command.stage(), config);
+  Files files = {run.branches_file()};
   if (!after.empty() && after != "align") files.push_back(run.hybrid_file(plan, after));
   return files;
 }
 
+constexpr Stage kStages[] = {
+    // name, mesh, is_in, reads, writes, run
+    {"latency", nullptr, has_milliseconds, nothing, latency_file, keep_latency},
+    {"align", "align", always, nothing, branches_file, align_branches},
+    {"select", "select", has_gates, branches_file, gates_file, select_layers},
+    {"discretize", nullptr, always, branches_if_judged, nothing, discretize_gates},
+    {"evaluate", "evaluate", always, model_files, nothing, evaluate_model},
+    {"distill", "distill", has_distill, model_files, hybrid_file, train_hybrid},
+    {"finetune", "finetune", has_finetune, model_files, hybrid_file, train_hybrid},
+    {"export", "evaluate", has_export, model_files, nothing, export_hybrid},
+};
+
 }  // namespace
 
-const Coordinator::Stage& Coordinator::stage(const std::string& name) {
-  using Command = proto::StageCommand;
-  using Files = Stage::Files;
-  const auto branches = [](const RunFolder& run, const RunConfig&, const Command&) {
-    return Files{run.branches_file()};
-  };
-  const auto hybrid = [](const RunFolder& run, const Command& command) {
-    return Files{run.hybrid_file(command.model(), command.stage())};
-  };
-  static const Stage all[] = {
-      {.name = "latency",  // measured at the start, before anything is written
-       .is_in = [](const RunConfig& config) { return config.budget.milliseconds > 0.0; },
-       .writes = [](const RunFolder& run, const Command&) { return Files{run.latency_file()}; },
-       .run = &Coordinator::keep_latency},
-      {.name = "align",
-       .mesh = "align",
-       .writes = [](const RunFolder& run, const Command&) { return Files{run.branches_file()}; },
-       .run = &Coordinator::align_branches},
-      {.name = "select",
-       .mesh = "select",
-       .is_in = [](const RunConfig& config) { return trains_gates(config.stages); },
-       .reads = branches,
-       .writes = [](const RunFolder& run, const Command&) { return Files{run.gates_file()}; },
-       .run = &Coordinator::select_layers},
-      {.name = "discretize",
-       .reads = [](const RunFolder& run, const RunConfig& config,
-                   const Command&) { return asks_a_judge(config.stages) ? Files{run.branches_file()} : Files(); },
-       .run = &Coordinator::discretize_gates},
-      {.name = "evaluate",
-       .mesh = "evaluate",
-       .reads = [](const RunFolder& run, const RunConfig&,
-                   const Command& command) { return of_hybrid(run, command.model(), command.after()); },
-       .run = &Coordinator::evaluate_model},
-      {.name = "distill",
-       .mesh = "distill",
-       .is_in = [](const RunConfig& config) { return config.stages.distill.tokens > 0; },
-       .reads = branches,
-       .writes = hybrid,
-       .run = &Coordinator::distill_hybrid},
-      {.name = "finetune",
-       .mesh = "finetune",
-       .is_in = [](const RunConfig& config) { return config.stages.finetune.tokens > 0; },
-       .reads =
-           [](const RunFolder& run, const RunConfig& config, const Command& command) {
-             return of_hybrid(run, command.model(), training_before("finetune", config));
-           },
-       .writes = hybrid,
-       .run = &Coordinator::finetune_hybrid},
-      {.name = "export",
-       .mesh = "evaluate",
-       .is_in = [](const RunConfig& config) { return config.stages.export_.enabled; },
-       .reads = [](const RunFolder& run, const RunConfig& config,
-                   const Command&) { return of_hybrid(run, methods_of(config.stages).front(), last_training(config)); },
-       .run = &Coordinator::export_hybrid},
-  };
-  const auto found = std::ranges::find(all, name, &Stage::name);
-  TORCH_CHECK(found != std::end(all), "unknown stage ", name);
+const Stage& stage_named(const std::string& name) {
+  const auto found = std::ranges::find(kStages, name, &Stage::name);
+  TORCH_CHECK(found != std::end(kStages), "unknown stage ", name);
   return *found;
+}
+
+void place(RunUnderWay& run, const char* mesh, bool with_branches) {
+  const Phase loading(run.inputs.watchdog, Work::load, mesh);
+  run.placed.place(layout_of(mesh, run.inputs.config, run.placed.spec(), run.world.size()));
+  if (with_branches && !run.placed.has_trained_branches()) run.placed.read_branches(run.folder.branches_file());
+}
+
+void forget_checkpoints(const RunFolder& folder) {
+  for (const proto::StageResult& result : folder.state().finished())
+    StageFolders{folder.checkpoints_folder(), result.stage()}.remove_all();
+}
+
+proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,
+                                   Communicator& world) {
+  proto::LayerLatency latency;
+  if (config.budget.milliseconds == 0.0) return latency;
+  if (!fresh) read_on_all_ranks(folder.latency_file(), latency, world);
+  if (latency.full().empty()) {
+    const Stopwatch watch;
+    placed.place(layout_of("evaluate", config, placed.spec(), world.size()));
+    latency = layer_latency(placed.model(), config.budget.length, placed.mesh());
+    latency.mutable_provenance()->set_seconds(watch.seconds());
+  }
+  on_all_ranks(world, [&] { check_methods(config.stages, budget_of(config, placed, latency)); });
+  return latency;
 }
 
 }  // namespace flashmorph

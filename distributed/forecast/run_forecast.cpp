@@ -2,7 +2,7 @@
 
 #include "core/base/bad_input.h"
 #include "distributed/coordinator/checks.h"
-#include "distributed/coordinator/coordinator.h"
+#include "distributed/coordinator/stage_table.h"
 #include "distributed/parallel/stage_layouts.h"
 
 namespace flashmorph {
@@ -36,7 +36,7 @@ StageForecast forecast_stage(const std::string& stage, const RunConfig& config, 
 std::vector<StageForecast> forecast_run(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   std::vector<StageForecast> stages;
   for (const char* stage : kStagesOnMeshes)
-    if (Coordinator::stage(stage).is_in(config)) stages.push_back(forecast_stage(stage, config, spec, ranks));
+    if (stage_named(stage).is_in(config)) stages.push_back(forecast_stage(stage, config, spec, ranks));
   return stages;
 }
 

@@ -28,7 +28,7 @@ std::vector<nlohmann::json> lines_of(const std::filesystem::path& file) {
 
 }  // namespace
 
-RunRecord RunRecord::open(const std::filesystem::path& folder) {
+RunRecord RunRecord::outline(const std::filesystem::path& folder) {
   const RunFolder files(folder);
   std::ifstream yaml(files.config_file());
   if (!yaml) throw BadInput(folder.string(), "is not a run's folder: it has no run.yaml");
@@ -40,11 +40,17 @@ RunRecord RunRecord::open(const std::filesystem::path& folder) {
   record.config_text = text.str();
   record.config = RunConfig::from_yaml(record.config_text, files.config_file().string());
   read_if_there(files.state_file(), record.state);
-  read_if_there(files.gates_file(), record.gates);
   read_if_there(files.plan_file(), record.plans);
-  read_if_there(files.evaluation_file(), record.evaluation);
   record.layers = record.plans.layers();
   record.events = lines_of(files.events_file());
+  return record;
+}
+
+RunRecord RunRecord::open(const std::filesystem::path& folder) {
+  const RunFolder files(folder);
+  RunRecord record = outline(folder);
+  read_if_there(files.gates_file(), record.gates);
+  read_if_there(files.evaluation_file(), record.evaluation);
   record.steps = lines_of(files.metrics_file());
   return record;
 }

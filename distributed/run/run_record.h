@@ -10,6 +10,9 @@
 
 namespace flashmorph {
 
+// What a stage of so many ranks took of all of them.
+constexpr double rank_hours(double seconds, int64_t ranks) { return seconds * static_cast<double>(ranks) / 3600.0; }
+
 // What a run folder tells of its run, finished or not, read without touching it. Artifacts that are not there yet are
 // empty.
 struct RunRecord {
@@ -25,6 +28,8 @@ struct RunRecord {
 
   // BadInput when this is no run folder, or an artifact is damaged.
   static RunRecord open(const std::filesystem::path& folder);
+  // Without what grows with the steps: gates, steps and evaluation are empty.
+  static RunRecord outline(const std::filesystem::path& folder);
 
   bool finished() const;  // the last start went through to its end
 

@@ -34,7 +34,4 @@ struct StageCost {
   double seconds = 0.0;
 };
 
-// Throws Stopped on every rank when any rank was asked to stop before this step, from 0. Collective.
-void stop_if_asked(StageContext& context, const std::string& stage, int64_t step);
-
 }  // namespace flashmorph

@@ -16,16 +16,15 @@
 namespace flashmorph {
 namespace {
 
-proto::GateStep gate_step(int64_t step, const StepResult& found, const std::vector<double>& alpha, double price,
-                          double cost) {
-  proto::GateStep moved;
-  moved.set_step(step);
-  moved.set_loss(found.loss);
-  moved.set_regularizer(found.regularizer);
-  moved.mutable_alpha()->Add(alpha.begin(), alpha.end());
-  moved.set_price(price);
-  moved.set_cost(cost);
-  return moved;
+proto::GateStep gate_step(int64_t step, const StepResult& found, const MovedGates& moved, const LayerBudget& budget) {
+  proto::GateStep done;
+  done.set_step(step);
+  done.set_loss(found.loss);
+  done.set_regularizer(found.regularizer);
+  done.mutable_alpha()->Add(moved.alpha.begin(), moved.alpha.end());
+  done.set_price(moved.price);
+  done.set_cost(gates_cost(moved.alpha, budget));
+  return done;
 }
 
 // Over the answers: the sum of what the attention has added to the states before it, and a little of the states.
@@ -33,11 +32,21 @@ at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before)
   return squared_distance(after, before) + 1e-6 * squared_distance(after, at::zeros_like(after));
 }
 
-// Of all steps so far.
-std::vector<double> deciding_gates(const proto::GateSnapshot& moved, const SelectSection& section,
-                                   const LayerBudget& budget) {
+// With the gates that count, of all steps so far.
+proto::GateSnapshot decided(proto::GateSnapshot moved, const SelectSection& section, const LayerBudget& budget) {
+  if (!moved.history().empty()) *moved.mutable_alpha() = moved.history(deciding_step(moved, section, budget)).alpha();
+  return moved;
+}
+
+StepReport report_of(const proto::GateSnapshot& moved, const SelectSection& section, const LayerBudget& budget) {
+  const proto::GateStep& last = *moved.history().rbegin();
   const auto& alpha = moved.history(deciding_step(moved, section, budget)).alpha();
-  return {alpha.begin(), alpha.end()};
+  return {.loss = last.loss(),
+          .regularizer = last.regularizer(),
+          .gates = {last.alpha().begin(), last.alpha().end()},
+          .gate_price = last.price(),
+          .gates_cost = last.cost(),
+          .top_layers = best_layers({alpha.begin(), alpha.end()}, budget)};
 }
 
 }  // namespace
@@ -54,25 +63,13 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
     const StepResult found = training.run([&](const MicroBatches& batches) {
       return select_step(model, gates, batches, section, context.mesh);  // the mixture beside the teacher
     });
-    const auto [alpha, price] = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
+    const MovedGates moved = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
 
-    const double cost = gates_cost(alpha, budget);
-    gates.record(gate_step(training.steps_done() + 1, found, alpha, price, cost));
-    const proto::GateSnapshot& moved = gates.moved();
-    training.finish({.loss = found.loss,
-                     .regularizer = found.regularizer,
-                     .gates = alpha,
-                     .gate_price = price,
-                     .gates_cost = cost,
-                     .top_layers = best_layers(deciding_gates(moved, section, budget), budget)});
-    if (has_settled(moved, section, budget)) training.end_early("the pick has settled");
+    gates.record(gate_step(training.steps_done() + 1, found, moved, budget));
+    training.finish(report_of(gates.moved(), section, budget));
+    if (has_settled(gates.moved(), section, budget)) training.end_early("the pick has settled");
   }
-  proto::GateSnapshot snapshot = gates.moved();
-  if (!snapshot.history().empty()) {
-    const std::vector<double> decided = deciding_gates(snapshot, section, budget);
-    snapshot.mutable_alpha()->Assign(decided.begin(), decided.end());
-  }
-  return {snapshot, training.cost()};
+  return {decided(gates.moved(), section, budget), training.cost()};
 }
 
 StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,

@@ -1,4 +1,4 @@
-#include "distributed/stages/judge.h"
+#include "distributed/measure/judge.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -8,7 +8,7 @@
 
 #include "core/base/endings.h"
 #include "core/eval/recall.h"
-#include "distributed/coordinator/judged_sets.h"
+#include "distributed/measure/judged_sets.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
 

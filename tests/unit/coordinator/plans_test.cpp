@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "core/select/by_gates.h"
-#include "distributed/coordinator/results.h"
+#include "distributed/run/results.h"
 #include "distributed/stages/frontier.h"
 
 namespace flashmorph {

@@ -1,8 +1,9 @@
-#include "distributed/coordinator/results.h"
+#include "distributed/run/results.h"
 
 #include <fmt/format.h>
 
 #include "core/base/listed.h"
+#include "distributed/run/run_record.h"
 
 namespace flashmorph {
 namespace {
@@ -57,7 +58,7 @@ TextTable cost_table(const StageResults& finished) {
   TextTable table(1, {"stage", "tokens", "seconds", "ranks", "rank-hours"});
   double hours = 0.0;
   for (const proto::StageResult& stage : finished) {
-    const double taken = stage.seconds() * static_cast<double>(stage.ranks()) / 3600.0;
+    const double taken = rank_hours(stage.seconds(), stage.ranks());
     hours += taken;
     table.push_back({stage.stage(), std::to_string(stage.tokens()), fmt::format("{:.1f}", stage.seconds()),
                      std::to_string(stage.ranks()), fmt::format("{:.4f}", taken)});

@@ -1,4 +1,4 @@
-#include "distributed/stages/judge.h"
+#include "distributed/measure/judge.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -36,12 +36,12 @@ Sample judge_sample(int64_t index, const StageContext& context) {
 }
 
 HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context)
-    : model_(model), context_(context) {
-  const int64_t ranks = context.mesh.shape().data, rank = context.mesh.data_rank();
-  count_ = (context.config.stages.select.judge_samples + kSamplesAtATime - 1) / kSamplesAtATime;
-  first_ = count_ * rank / ranks;
+    : model_(model),
+      context_(context),
+      count_((context.config.stages.select.judge_samples + kSamplesAtATime - 1) / kSamplesAtATime),
+      own_(count_, context.mesh) {
   on_all_ranks(context.mesh.world(), [&] {  // there may be no place for the passkeys
-    for (int64_t index = first_; index < count_ * (rank + 1) / ranks; ++index) mine_.push_back(item_of(index));
+    for (int64_t index = own_.first; index < own_.last; ++index) mine_.push_back(item_of(index));
   });
   const Routes all_full(static_cast<size_t>(model.layer_count()), Route::full());
   at::Tensor unused = at::zeros({kSums}, at::kDouble);
@@ -58,7 +58,7 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
   {
     const WorkCounter work;
     for (size_t i = 0; i < mine_.size(); ++i) {
-      at::Tensor sums = rows[first_ + static_cast<int64_t>(i)];
+      at::Tensor sums = rows[own_.first + static_cast<int64_t>(i)];
       through_layers(mine_[i], routes, /*is_teacher=*/false, sums);
       if (model_.has_embedding() && model_.shard().rank() == 0)
         cost[0] += static_cast<double>(mine_[i].batch.tokens_BT.numel());

@@ -23,14 +23,12 @@ class JudgedSets {
   // From memory, or judged now. When the run is stopped here, what is known is on disk. Collective.
   Judgement judge(const std::vector<int64_t>& full_layers);
 
-  void save();  // collective
+  void save(double after = 0.0);  // when the last time is so many seconds ago. Collective
 
   // What the sets would have cost that were asked for since the last call, each of them judged anew.
   proto::JudgeCost take_cost();
 
  private:
-  void save_after(double seconds);  // since the last time
-
   std::filesystem::path file_;
   Communicator& world_;
   Work judge_;

@@ -1,4 +1,4 @@
-#include "distributed/stages/latency.h"
+#include "distributed/measure/latency.h"
 
 #include <ATen/ATen.h>
 

@@ -1,4 +1,4 @@
-#include "distributed/stages/measures.h"
+#include "distributed/measure/measures.h"
 
 #include <ATen/ATen.h>
 
@@ -7,7 +7,6 @@
 
 #include "core/eval/answers.h"
 #include "core/eval/perplexity.h"
-#include "distributed/stages/shared_out.h"
 
 namespace flashmorph {
 namespace {
@@ -73,6 +72,25 @@ void summarize(const at::Tensor& table, int64_t depths, proto::TaskScore& score)
 }
 
 }  // namespace
+
+OwnItems::OwnItems(int64_t count, const Mesh& mesh)
+    : first(count * mesh.data_rank() / mesh.shape().data), last(count * (mesh.data_rank() + 1) / mesh.shape().data) {}
+
+void stop_if_asked(StageContext& context, const std::string& stage, int64_t step) {
+  if (const StopReason reason = context.stop.agreed(context.mesh.world()); reason != StopReason::none)
+    throw Stopped("stopped in " + stage + " before step " + std::to_string(step + 1) + ": " + text_of(reason));
+}
+
+void in_parts(int64_t count, int64_t few, const Mesh& mesh,
+              const std::function<void(int64_t first, int64_t last)>& measure, const BeforePart& before) {
+  const OwnItems own(count, mesh);
+  const int64_t most = (count + mesh.shape().data - 1) / mesh.shape().data;
+  for (int64_t done = 0; done < most; done += few) {
+    const int64_t first = std::min(own.last, own.first + done);
+    before(first - own.first);
+    if (first < own.last) measure(first, std::min(own.last, first + few));
+  }
+}
 
 int64_t usual_batch_tokens(const at::Device& device) { return device.is_cuda() ? 262144 : 16384; }
 

@@ -9,6 +9,7 @@
 #include "core/morph/morphable_model.h"
 #include "core/tasks/task.h"
 #include "distributed/parallel/mesh.h"
+#include "distributed/stages/context.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
@@ -16,8 +17,21 @@ namespace flashmorph {
 // Measurements of any model over a mesh: items are shared out over the data ranks, the result is the same on every
 // rank, whatever the mesh. All are collective.
 
+// Items of a measurement, 0 to count - 1, shared out over the data ranks in stretches: this rank's.
+struct OwnItems {
+  int64_t first, last;
+  OwnItems(int64_t count, const Mesh& mesh);
+};
+
 // Called on every rank before each part of the items, with those that this rank has done; it may communicate and throw.
 using BeforePart = std::function<void(int64_t done)>;
+
+// Throws Stopped on every rank when any rank was asked to stop before this step of a stage, from 0. Collective.
+void stop_if_asked(StageContext& context, const std::string& stage, int64_t step);
+
+// Measures this data rank's items, `few` at a time. Every rank calls `before` as often.
+void in_parts(int64_t count, int64_t few, const Mesh& mesh,
+              const std::function<void(int64_t first, int64_t last)>& measure, const BeforePart& before);
 
 // Prompt tokens of the samples that are answered together, where nobody says otherwise.
 int64_t usual_batch_tokens(const at::Device& device);

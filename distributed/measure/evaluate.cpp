@@ -1,4 +1,4 @@
-#include "distributed/stages/evaluate.h"
+#include "distributed/measure/evaluate.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -9,8 +9,7 @@
 #include "core/base/random.h"
 #include "core/eval/perplexity.h"
 #include "core/eval/recall.h"
-#include "distributed/stages/measures.h"
-#include "distributed/stages/shared_out.h"
+#include "distributed/measure/measures.h"
 
 namespace flashmorph {
 namespace {
@@ -30,15 +29,12 @@ std::vector<Sample> samples_of(int64_t length, int64_t first, int64_t last, cons
 }
 
 RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
-  at::Tensor counts = at::zeros({static_cast<int64_t>(mine.size()), 4}, at::kLong);
-  auto cell = counts.accessor<int64_t, 2>();
-  for (size_t b = 0; b < mine.size(); ++b) {
-    cell[b][0] = mine[b].words;
-    cell[b][1] = mine[b].right_words;
-    cell[b][2] = mine[b].answers;
-    cell[b][3] = mine[b].whole_answers;
-  }
+  std::vector<at::Tensor> rows;
+  for (const RecallCount& one : mine)
+    rows.push_back(at::tensor({one.words, one.right_words, one.answers, one.whole_answers}, at::kLong));
+  at::Tensor counts = at::stack(rows);
   sum_over_items(counts, mesh);
+  const auto cell = counts.accessor<int64_t, 2>();
   RecallByDepth all;
   for (size_t b = 0; b < mine.size(); ++b) all.push_back({cell[b][0], cell[b][1], cell[b][2], cell[b][3]});
   return all;

@@ -1,4 +1,4 @@
-#include "distributed/coordinator/judged_sets.h"
+#include "distributed/measure/judged_sets.h"
 
 #include "core/base/clock.h"
 #include "core/base/endings.h"
@@ -28,7 +28,7 @@ Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers) {
       save();
       throw;
     }
-    save_after(kSaveEvery);
+    save(kSaveEvery);
   }
   const proto::JudgedSet& known = found->second;
   cost_.set_sets(cost_.sets() + 1);
@@ -41,11 +41,9 @@ Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers) {
           .perplexity = known.perplexity()};
 }
 
-void JudgedSets::save() { save_after(0.0); }
-
-void JudgedSets::save_after(double seconds) {
+void JudgedSets::save(double after) {
   on_all_ranks(world_, [&] {
-    if (world_.rank() != 0 || unix_time() - saved_at_ < seconds) return;
+    if (world_.rank() != 0 || unix_time() - saved_at_ < after) return;
     proto::JudgedSets all;
     for (const auto& [layers, judged] : known_) *all.add_sets() = judged;
     write_message(file_, all);

@@ -8,6 +8,7 @@
 #include "core/data/sample_stream.h"
 #include "core/morph/morphable_model.h"
 #include "core/select/selector.h"
+#include "distributed/measure/measures.h"
 #include "distributed/stages/context.h"
 #include "proto/run.pb.h"
 
@@ -46,7 +47,7 @@ class HardMixtureJudge {
   const MorphableModel& model_;
   StageContext& context_;
   int64_t count_;  // items over all data ranks
-  int64_t first_;  // this rank's begin there
+  OwnItems own_;
   std::vector<Item> mine_;
   int64_t judged_ = 0;
 };

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "distributed/coordinator/placed_model.h"
+#include "distributed/run/run_folder.h"
+#include "distributed/stages/context.h"
+#include "proto/run.pb.h"
+
+namespace flashmorph {
+
+// What a run works with besides its model; owned by the launcher.
+struct RunInputs {
+  const RunConfig& config;
+  const Corpus& corpus;
+  const PasskeyTask& passkeys;
+  const proto::LayerLatency& latency;  // of a budget in milliseconds (latency_of_run)
+  StageObserver& observer;             // does nothing on ranks other than 0
+  StopSignal& stop;
+  Watchdog& watchdog;
+  const TaskMaterial* tasks = nullptr;  // for stages.evaluate.tasks
+};
+
+// A run under way: what its stages work with, and what they have found so far, the same on every rank.
+struct RunUnderWay {
+  RunInputs inputs;
+  Communicator& world;
+  PlacedModel& placed;
+  RunFolder& folder;
+  proto::GateSnapshot gates = {};
+  proto::PlanSet plans = {};
+  proto::Evaluation evaluation = {};
+
+  bool leads() const { return world.rank() == 0; }
+};
+
+// A kind of stage: all that the run has to know of it.
+struct Stage {
+  using Files = std::vector<std::filesystem::path>;
+  using Command = proto::StageCommand;
+  const char* name;
+  const char* mesh;  // the stage whose layout it works on; nullptr: it needs no model
+  bool (*is_in)(const RunConfig&);
+  Files (*reads)(const RunFolder&, const RunConfig&, const Command&);   // of what earlier stages have written
+  Files (*writes)(const RunFolder&, const RunConfig&, const Command&);  // what later ones go on from; plans are hashed
+                                                                        // apart
+  StageCost (*run)(RunUnderWay&, const Command&);                       // what every rank does
+};
+
+const Stage& stage_named(const std::string& name);
+
+// The model on a stage's mesh, with its trained branches when it is asked for them. Collective.
+void place(RunUnderWay& run, const char* mesh, bool with_branches);
+
+// On rank 0, what every finished stage has left under checkpoints/: its result is on disk.
+void forget_checkpoints(const RunFolder& folder);
+
+// What a budget in milliseconds needs: each layer's latency, measured on the mesh of evaluate, or, unless `fresh`, as
+// an earlier start of this run has left it. Empty for other budgets. BadInput for a budget that cannot be met. To be
+// called before anything is written. Collective.
+proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,
+                                   Communicator& world);
+
+}  // namespace flashmorph
