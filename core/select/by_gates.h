@@ -10,7 +10,7 @@ struct GateSettings {
   std::string objective = "budget";  // what moves the gates
   double gate_penalty = 0.1;         // lambda, the paper's
   int64_t stop = 0;
-  int64_t polish = 4;
+  int64_t polish = 2;
 
   bool has_penalty() const { return objective == "paper"; }
   double lambda() const { return has_penalty() ? gate_penalty : 0.0; }
@@ -28,8 +28,8 @@ struct GateSettings {
            0, kMany});
     v.key(
         "polish", polish,
-        {"flashmorph: hard mixtures are judged on held-out samples, the gates' pick beside layers spread evenly, then "
-         "so many layers on each side of the cut in each other's place; 0: the gates alone pick",
+        {"flashmorph: hard mixtures are judged on held-out samples, the gates' pick beside uniform's and ablate's, "
+         "then so many of the dropped layers, those that help most, in each kept one's place; 0: the gates alone pick",
          0, 1000});
   }
 };

@@ -10,17 +10,7 @@ namespace {
 
 using Layers = std::vector<int64_t>;
 
-// The layers at the cut: `width` of those that `is_kept`, from the lowest score up, or from the highest down.
-Layers at_the_cut(const Pick& pick, bool is_kept, int64_t width) {
-  Layers layers;
-  for (int64_t layer = 0; layer < static_cast<int64_t>(pick.scores.size()); ++layer)
-    if (std::ranges::binary_search(pick.full_layers, layer) == is_kept) layers.push_back(layer);
-  const auto score = [&](int64_t layer) { return pick.scores[static_cast<size_t>(layer)]; };
-  std::ranges::stable_sort(layers,
-                           [&](int64_t a, int64_t b) { return is_kept ? score(a) < score(b) : score(b) < score(a); });
-  layers.resize(std::min(layers.size(), static_cast<size_t>(width)));
-  return layers;
-}
+JudgedSet judged(const Layers& kept, const Evidence& evidence) { return {kept, evidence.judge(kept)}; }
 
 Layers exchanged(Layers kept, int64_t out, int64_t in) {
   std::ranges::replace(kept, out, in);
@@ -28,25 +18,51 @@ Layers exchanged(Layers kept, int64_t out, int64_t in) {
   return kept;
 }
 
+// In whose place the budget allows the layer.
+Layers exchangeable(const Layers& kept, int64_t in, const LayerBudget& budget) {
+  Layers layers;
+  for (const int64_t out : kept)
+    if (budget.allows(exchanged(kept, out, in))) layers.push_back(out);
+  return layers;
+}
+
+// The dropped layers with which the set does best when they are added to it, whatever they cost there.
+Layers strongest_outside(const Layers& kept, const Evidence& evidence, int64_t width) {
+  std::vector<std::pair<JudgedSet, int64_t>> added;
+  for (int64_t layer = 0; layer < evidence.budget.layers(); ++layer)
+    if (!std::ranges::binary_search(kept, layer) && !exchangeable(kept, layer, evidence.budget).empty())
+      added.emplace_back(judged(with_layer(kept, layer), evidence), layer);
+  std::ranges::sort(added, [](const auto& a, const auto& b) { return a.first.is_better_than(b.first); });
+  Layers layers;
+  for (const auto& [set, layer] : added) layers.push_back(layer);
+  layers.resize(std::min(layers.size(), static_cast<size_t>(width)));
+  return layers;
+}
+
+JudgedSet best_contender(std::vector<Contender>& contenders, const Evidence& evidence) {
+  JudgedSet best;
+  for (Contender& one : contenders) {
+    const JudgedSet set = judged(one.full_layers, evidence);
+    one.judgement = set.judgement;
+    if (&one == &contenders.front() || set.is_better_than(best)) best = set;
+  }
+  return best;
+}
+
 }  // namespace
 
 void polish(Pick& pick, const Evidence& evidence, int64_t width) {
-  pick.contenders = {{"flashmorph", pick.full_layers, {}}, {"uniform", uniform_layers(evidence.budget), {}}};
-  JudgedSet now;
-  for (Contender& one : pick.contenders) {
-    one.judgement = evidence.judge(one.full_layers);
-    const JudgedSet judged{one.full_layers, one.judgement};
-    if (&one == &pick.contenders.front() || judged.is_better_than(now)) now = judged;
-  }
+  pick.contenders = {{"flashmorph", pick.full_layers, {}},
+                     {"uniform", uniform_layers(evidence.budget), {}},
+                     {"ablate", selector_named("ablate").pick(evidence).full_layers, {}}};
+  JudgedSet now = best_contender(pick.contenders, evidence);
   for (;;) {
     pick.full_layers = now.full_layers;
     JudgedSet best = now;
     Exchange made;
-    for (const int64_t out : at_the_cut(pick, true, width))
-      for (const int64_t in : at_the_cut(pick, false, width)) {
-        const Layers kept = exchanged(pick.full_layers, out, in);
-        if (!evidence.budget.allows(kept)) continue;
-        const JudgedSet candidate{kept, evidence.judge(kept)};
+    for (const int64_t in : strongest_outside(now.full_layers, evidence, width))
+      for (const int64_t out : exchangeable(now.full_layers, in, evidence.budget)) {
+        const JudgedSet candidate = judged(exchanged(now.full_layers, out, in), evidence);
         if (!candidate.is_better_than(best)) continue;
         best = candidate;
         made = {out, in, now.judgement, best.judgement};

@@ -8,18 +8,12 @@ namespace {
 
 using Layers = std::vector<int64_t>;
 
-Layers with(const Layers& kept, int64_t layer) {
-  Layers more = kept;
-  more.insert(std::ranges::upper_bound(more, layer), layer);
-  return more;
-}
-
 // The sets of one layer more that the budget allows.
 std::vector<Layers> grown(const Layers& kept, const LayerBudget& budget) {
   std::vector<Layers> sets;
   for (int64_t layer = 0; layer < budget.layers(); ++layer)
     if (!std::ranges::binary_search(kept, layer))
-      if (Layers more = with(kept, layer); budget.allows(more)) sets.push_back(std::move(more));
+      if (Layers more = with_layer(kept, layer); budget.allows(more)) sets.push_back(std::move(more));
   return sets;
 }
 
@@ -30,10 +24,16 @@ void fill(const Layers& kept, const LayerBudget& budget, int64_t most, std::vect
   if (static_cast<int64_t>(filled.size()) > most) return;
   if (grown(kept, budget).empty()) filled.push_back(kept);
   for (int64_t layer = kept.empty() ? 0 : kept.back() + 1; layer < budget.layers(); ++layer)
-    if (const Layers more = with(kept, layer); budget.allows(more)) fill(more, budget, most, filled);
+    if (const Layers more = with_layer(kept, layer); budget.allows(more)) fill(more, budget, most, filled);
 }
 
 }  // namespace
+
+Layers with_layer(const Layers& kept, int64_t layer) {
+  Layers more = kept;
+  more.insert(std::ranges::upper_bound(more, layer), layer);
+  return more;
+}
 
 bool JudgedSet::is_better_than(const JudgedSet& other) const {
   if (judgement.recall != other.judgement.recall) return judgement.recall > other.judgement.recall;

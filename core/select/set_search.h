@@ -17,6 +17,9 @@ struct JudgedSet {
   bool is_better_than(const JudgedSet& other) const;
 };
 
+// The set with one layer more, ascending.
+std::vector<int64_t> with_layer(const std::vector<int64_t>& kept, int64_t layer);
+
 // Beam search over placements: B_0 = {none}; B_{n+1} = the best `width` of { S + l : S in B_n, l not in S } that the
 // budget allows. The best of the sets to which nothing can be added. Width 1 is the greedy search.
 JudgedSet beam_search(const Evidence& evidence, int64_t width);

@@ -62,48 +62,67 @@ TEST(MeasuredSelectors, NoSetIsJudgedTwiceByASearchAndEachWithinTheBudget) {
   }
 }
 
-TEST(Polish, ExchangesLayersAtTheCutUntilNoneIsBetter) {
+TEST(Polish, ExchangesLayersUntilNoneIsBetter) {
+  // 2 or 3 recall the same, as do 0 or 5: without one of them nothing is missed, so ablate would keep 1 and 4.
+  const auto pairs = [](const std::vector<int64_t>& kept) {
+    return Judgement{.error = 10.0 - 0.5 * has(kept, 5) - 0.4 * has(kept, 2),
+                     .recall = 0.3 * (has(kept, 2) || has(kept, 3)) + 0.2 * (has(kept, 0) || has(kept, 5)) +
+                               0.05 * has(kept, 1) + 0.04 * has(kept, 4)};
+  };
   SelectSection settings;
   const LayerBudget two = LayerBudget::of_layers(6, 2);
   const auto polished = [&](int64_t width, const LayerBudget& budget) {
     settings.own.of<GateSettings>().polish = width;
     return selector_named("flashmorph")
-        .pick({.settings = settings, .budget = budget, .gates = {0.5, 0.9, 0.1, 0.4, 0.8, 0.2}, .judge = judged});
+        .pick({.settings = settings, .budget = budget, .gates = {0.5, 0.9, 0.1, 0.4, 0.8, 0.2}, .judge = pairs});
   };
   EXPECT_THAT(polished(0, two).full_layers, ElementsAre(1, 4));
-  const Pick found = polished(6, two);
-  EXPECT_THAT(found.full_layers, ElementsAre(0, 3)) << "2 and 5 are two exchanges away at once";
+  const Pick found = polished(1, two);
+  EXPECT_THAT(found.full_layers, ElementsAre(2, 5));
   ASSERT_EQ(found.exchanges.size(), 2U);
-  EXPECT_EQ(found.exchanges[0].in, 3);
-  EXPECT_EQ(found.exchanges[1].in, 0);
-  EXPECT_EQ(found.exchanges[0].before.recall, 0.0);
-  EXPECT_EQ(found.exchanges[1].before.recall, 0.3);
-  EXPECT_EQ(found.exchanges[1].after.recall, 0.5);
+  EXPECT_EQ(found.exchanges[0].in, 2);
+  EXPECT_EQ(found.exchanges[0].out, 4);
+  EXPECT_EQ(found.exchanges[1].in, 5);
+  EXPECT_EQ(found.exchanges[1].out, 1);
+  EXPECT_NEAR(found.exchanges[0].before.recall, 0.09, 1e-12);
+  EXPECT_NEAR(found.exchanges[1].before.recall, 0.35, 1e-12);
+  EXPECT_NEAR(found.exchanges[1].after.recall, 0.5, 1e-12);
   EXPECT_NEAR(found.margin, 0.3, 1e-9) << "of the gates";
-  EXPECT_THAT(polished(1, two).full_layers, ElementsAre(0, 1)) << "0 for 4, and the cut is between 1 and 4 then";
-  EXPECT_THAT(polished(6, {{9, 1, 1, 9, 1, 1}, 2, "", ""}).full_layers, ElementsAre(2, 5)) << "0 and 3 cost too much";
+  EXPECT_THAT(polished(1, {{1, 1, 9, 1, 1, 9}, 2, "", ""}).full_layers, ElementsAre(0, 3)) << "2 and 5 cost too much";
 }
 
-TEST(Polish, StartsFromTheUniformLayersWhereTheyAreJudgedBetterThanTheGatesPick) {
+TEST(Polish, StartsFromTheBestOfTheGatesPickUniformAndAblate) {
   SelectSection settings;
   settings.own.of<GateSettings>().polish = 1;
-  const auto better = [](const std::vector<int64_t>& kept) {
-    return Judgement{.error = 1.0, .recall = 0.1 * has(kept, 1) + 0.2 * has(kept, 4) + 0.3 * has(kept, 3)};
+  const auto polished = [&](const Judge& judge) {
+    return selector_named("flashmorph")
+        .pick({.settings = settings,
+               .budget = LayerBudget::of_layers(6, 2),
+               .gates = {0.9, 0.2, 0.8, 0.3, 0.1, 0.0},
+               .judge = judge});
   };
-  const Pick found = selector_named("flashmorph")
-                         .pick({.settings = settings,
-                                .budget = LayerBudget::of_layers(6, 2),
-                                .gates = {0.9, 0.2, 0.8, 0.3, 0.1, 0.0},
-                                .judge = better});
-  ASSERT_EQ(found.contenders.size(), 2U);
-  EXPECT_EQ(found.contenders[0].method, "flashmorph");
-  EXPECT_THAT(found.contenders[0].full_layers, ElementsAre(0, 2));
-  EXPECT_EQ(found.contenders[1].method, "uniform");
-  EXPECT_THAT(found.contenders[1].full_layers, ElementsAre(1, 4));
-  EXPECT_NEAR(found.contenders[1].judgement.recall, 0.3, 1e-12);
-  EXPECT_THAT(found.full_layers, ElementsAre(1, 4)) << "the weakest, 4, for the strongest, 0, would lose";
-  EXPECT_TRUE(found.exchanges.empty());
-  EXPECT_NEAR(found.margin, 0.5, 1e-9) << "of the gates' own pick";
+  const auto told = [](const Pick& pick) {
+    std::vector<std::pair<std::string, std::vector<int64_t>>> contenders;
+    for (const Contender& one : pick.contenders) contenders.emplace_back(one.method, one.full_layers);
+    return contenders;
+  };
+  using Layers = std::vector<int64_t>;
+  const Pick ablate = polished([](const Layers& kept) {
+    return Judgement{.error = 1.0, .recall = 0.1 * has(kept, 1) + 0.2 * has(kept, 4) + 0.3 * has(kept, 3)};
+  });
+  EXPECT_THAT(told(ablate), ElementsAre(testing::Pair("flashmorph", Layers{0, 2}),
+                                        testing::Pair("uniform", Layers{1, 4}), testing::Pair("ablate", Layers{3, 4})));
+  EXPECT_NEAR(ablate.contenders[1].judgement.recall, 0.3, 1e-12);
+  EXPECT_THAT(ablate.full_layers, ElementsAre(3, 4));
+  EXPECT_TRUE(ablate.exchanges.empty());
+  EXPECT_NEAR(ablate.margin, 0.5, 1e-9) << "of the gates' own pick";
+
+  const Pick uniform = polished([](const Layers& kept) {  // two ways to the same recall: ablate misses neither
+    const bool found = (has(kept, 1) && has(kept, 4)) || (has(kept, 0) && has(kept, 2) && has(kept, 5));
+    return Judgement{.error = 1.0, .recall = found ? 0.9 : 0.0};
+  });
+  EXPECT_THAT(uniform.full_layers, ElementsAre(1, 4));
+  EXPECT_TRUE(uniform.exchanges.empty());
 }
 
 TEST(Exhaustive, GoesThroughEverySetThatFillsTheBudget) {
