@@ -39,7 +39,7 @@ takes the first that can hold the hybrid, in the order `qwen3_5_text`, `granitem
 `granite_swa`, `flashmorph`. In `granite_swa` every layer has sinks: those of full attention, and of windows without `mixer.sinks`,
 are -8192, which weighs nothing.
 
-The card says which transformers is needed: 5 for `qwen2`, `qwen3`, `ministral` and `flashmorph` (tried with 5.0.0 and 5.17.0, the table
+The card says which transformers is needed: 5 for `qwen2`, `qwen3`, `ministral` and `flashmorph` (tried with 5.0.0 and, but for `qwen2`, 5.17.0, the table
 below with 5.23.0), 5.2 for `qwen3_5_text` (5.2.0, 5.17.0), 5.15 for `granite_swa` (5.17.0), and 5.23 for `granitemoehybrid`: up to 5.22
 its class takes one norm over all groups, **loads the folder without a word and writes nonsense** (with 5.17.0 a logit of a small model is
 0.7 off, and SmolLM2's recall falls from 86.8 to 2.6 %).
