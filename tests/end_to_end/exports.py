@@ -62,7 +62,7 @@ Recall beside ours, by `tests/golden/test_tasks.py`, samples of 1024 tokens, flo
 |---|---|---|---|---|
 | `window` in 22 of 30 layers, trained as in [mixers.md](mixers.md), as `ministral`, H200 | 5.17.0 | 62.2 and 62.2 (32 samples) | 66.7 and 66.7 (3) | 16.7 and 16.7 (3) |
 | `window` in 8 of 30 layers, trained for 8192 tokens, as `ministral`, CPU | 5.23.0 | 74.7 and 74.7 (4) | 100 and 100 (4) | |
-| `mamba2` in 4 of 30 layers, trained for 16K tokens, as `granitemoehybrid`, CPU | 5.23.0 | 1.2 and 1.2 (4) | 0 and 0 (4) | 0 and 0 (4) |
+| `mamba2` in 8 of 30 layers, trained for 80K tokens, as `granitemoehybrid`, CPU | 5.23.0 | 31.1 and 31.1 (4) | 25 and 25 (4) | 12.5 and 12.5 (4) |
 
 ## llama.cpp
 
