@@ -67,23 +67,13 @@ void Journal::gates_moved(const StepReport& report, const proto::GateStep& gates
   append(metrics_, line);
 }
 
-void Journal::recalled(const RecallReport& report) {
-  append(metrics_, {{"time", unix_time()},
-                    {"stage", stage_.stage},
-                    {"what", stage_.what},
-                    {"step", report.step},
-                    {"length", report.length},
-                    {"recall", report.recall}});
-}
-
-void Journal::scored(const TaskReport& report) {
-  append(metrics_, {{"time", unix_time()},
-                    {"stage", stage_.stage},
-                    {"what", stage_.what},
-                    {"step", report.step},
-                    {"task", report.task},
-                    {"length", report.length},
-                    {"score", report.score}});
+void Journal::scored(const ScoreReport& report) {
+  nlohmann::ordered_json line = {
+      {"time", unix_time()}, {"stage", stage_.stage}, {"what", stage_.what}, {"step", report.step}};
+  if (!report.task.empty()) line["task"] = report.task;
+  line["length"] = report.length;
+  line[report.task.empty() ? "recall" : "score"] = report.score;
+  append(metrics_, line);
 }
 
 void Journal::saved(int64_t step, double seconds) {

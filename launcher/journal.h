@@ -25,8 +25,7 @@ class Journal : public StageObserver {
   void stepped(const StepReport& report) override;
   void gates_moved(const StepReport& report, const proto::GateStep& gates,
                    const std::vector<int64_t>& top_layers) override;
-  void recalled(const RecallReport& report) override;
-  void scored(const TaskReport& report) override;
+  void scored(const ScoreReport& report) override;
   void saved(int64_t step, double seconds) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void finished(const std::string& stage, double seconds) override;
@@ -59,10 +58,7 @@ class Observers : public StageObserver {
                    const std::vector<int64_t>& top_layers) override {
     for (StageObserver* one : all_) one->gates_moved(report, gates, top_layers);
   }
-  void recalled(const RecallReport& report) override {
-    for (StageObserver* one : all_) one->recalled(report);
-  }
-  void scored(const TaskReport& report) override {
+  void scored(const ScoreReport& report) override {
     for (StageObserver* one : all_) one->scored(report);
   }
   void saved(int64_t step, double seconds) override {

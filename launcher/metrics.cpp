@@ -124,8 +124,6 @@ double Metrics::step_done(int64_t step) {
   return seconds;
 }
 
-void Metrics::recalled(const RecallReport& report) { step_done(report.step); }
-
 void Metrics::stepped(const StepReport& report) {
   const double seconds = step_done(report.step);
   const Labels stage = {{"stage", stage_.stage}};
@@ -163,7 +161,7 @@ void Metrics::gates_moved(const StepReport& report, const proto::GateStep& gates
   gauge("flashmorph_gate_margin", "Smallest kept gate minus largest dropped one.").Set(least_kept - most_dropped);
 }
 
-void Metrics::scored(const TaskReport& report) { step_done(report.step); }
+void Metrics::scored(const ScoreReport& report) { step_done(report.step); }
 
 void Metrics::cost(const StageUse& use) {
   const Labels stage = {{"stage", use.stage}};

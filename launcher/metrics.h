@@ -41,8 +41,7 @@ class Metrics : public StageObserver {
   void stepped(const StepReport& report) override;
   void gates_moved(const StepReport& report, const proto::GateStep& gates,
                    const std::vector<int64_t>& top_layers) override;
-  void recalled(const RecallReport& report) override;
-  void scored(const TaskReport& report) override;
+  void scored(const ScoreReport& report) override;
   void saved(int64_t step, double seconds) override;
   void ranks(const std::vector<RankVitals>& vitals) override;
   void measured(const proto::Measurement& measurement) override;

@@ -144,13 +144,9 @@ void Terminal::gates_moved(const StepReport& report, const proto::GateStep& gate
   std::fflush(out_);
 }
 
-void Terminal::recalled(const RecallReport& report) {
-  show(report.step, fmt::format("recall {:.1f} %", 100.0 * report.recall));
-  std::fflush(out_);
-}
-
-void Terminal::scored(const TaskReport& report) {
-  show(report.step, fmt::format("{} {}: {:.1f} %", report.task, report.length, 100.0 * report.score));
+void Terminal::scored(const ScoreReport& report) {
+  const std::string what = report.task.empty() ? "recall" : fmt::format("{} {}:", report.task, report.length);
+  show(report.step, fmt::format("{} {:.1f} %", what, 100.0 * report.score));
   std::fflush(out_);
 }
 

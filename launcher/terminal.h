@@ -28,8 +28,7 @@ class Terminal : public StageObserver {
   void stepped(const StepReport& report) override { show_step(report, ""); }
   void gates_moved(const StepReport& report, const proto::GateStep& gates,
                    const std::vector<int64_t>& top_layers) override;
-  void recalled(const RecallReport& report) override;
-  void scored(const TaskReport& report) override;
+  void scored(const ScoreReport& report) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
   void skipped(const std::string& stage, const std::string& where) override;
   void note(const std::string& note) override;

@@ -6,8 +6,8 @@
 #include <cctype>
 #include <charconv>
 #include <fstream>
+#include <iterator>
 #include <optional>
-#include <sstream>
 
 #include "core/base/bad_input.h"
 #include "core/config/values.h"
@@ -142,9 +142,7 @@ RunConfig RunConfig::from_yaml(const std::string& text, const std::string& file_
 RunConfig RunConfig::from_file(const std::filesystem::path& file, const std::vector<std::string>& set) {
   std::ifstream in(file);
   if (!in || std::filesystem::is_directory(file)) throw BadInput(file.string(), "cannot be read");
-  std::stringstream text;
-  text << in.rdbuf();
-  return from_yaml(text.str(), file.string(), set);
+  return from_yaml(std::string(std::istreambuf_iterator<char>(in), {}), file.string(), set);
 }
 
 std::string RunConfig::to_yaml() const { return whole_yaml(values_of(*this)); }

@@ -23,11 +23,6 @@ size_t CallLog::add_group(std::string name, std::vector<int> members) {
   return groups_.size() - 1;
 }
 
-void CallLog::at_step(int64_t step) {
-  const std::lock_guard lock(mutex_);
-  step_ = step;
-}
-
 void CallLog::begin(size_t group, const char* operation, int peer, const at::Tensor* values) {
   const std::lock_guard lock(mutex_);
   if (depth_++ > 0) return;

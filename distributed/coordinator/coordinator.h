@@ -21,12 +21,6 @@ class Coordinator {
   const proto::Evaluation& evaluation() const { return run_.evaluation; }
 
  private:
-  void recall();
-  proto::StageCommand agreed_next_command();
-  void require_as_written(const Stage::Files& files);
-  StageCost execute(const proto::StageCommand& command);
-  void conclude(const proto::StageCommand& command, const StageCost& cost, int64_t bytes_moved);
-
   RunUnderWay run_;
 };
 

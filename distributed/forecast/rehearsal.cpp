@@ -13,7 +13,7 @@
 #include "distributed/forecast/rehearsal_world.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/stages/align.h"
-#include "distributed/stages/gate_descent.h"
+#include "distributed/stages/gates.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "distributed/stages/weights.h"
@@ -49,20 +49,14 @@ Sample sample_with(int64_t answer_tokens, int64_t length) {
           .answers = {{.first = length - count, .count = count, .ordinal = 0, .depth = 0.0}}};
 }
 
-// What a rank computes and sends.
-struct Spent {
-  double flop = 0.0;
-  TrafficByGroup traffic;
-
-  Spent& add(const Spent& other, double times) {
-    flop += times * other.flop;
-    for (const auto& [operation, sent] : other.traffic) {
-      traffic[operation].calls += times * sent.calls;
-      traffic[operation].bytes += times * sent.bytes;
-    }
-    return *this;
+RankWork sum(RankWork all, const RankWork& more, double times) {
+  all.flop += times * more.flop;
+  for (const auto& [operation, sent] : more.traffic) {
+    all.traffic[operation].calls += times * sent.calls;
+    all.traffic[operation].bytes += times * sent.bytes;
   }
-};
+  return all;
+}
 
 // One rank of the run, which rehearses.
 class Rehearsal {
@@ -87,7 +81,7 @@ class Rehearsal {
 
   RankUse select() {
     const SelectSection& section = config_.stages.select;
-    const StepShape shape = shape_of(section);
+    const StepShape shape = StepShape::of(section, layout_.shape.data);
     const Gates gates(model_, mesh_, 0.5);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
       select_step(model_, gates, some, section, mesh_);
@@ -97,15 +91,18 @@ class Rehearsal {
 
   RankUse distill() {
     const DistillSection& section = config_.stages.distill;
-    return train_hybrid(section, [&](const MorphableModel& hybrid, const MicroBatches& some) {
-      return distill_step(model_, hybrid, routes_, some, section, mesh_);
+    return with_hybrid([&](const MorphableModel& hybrid) {
+      return train(section, hybrid.all_parameters(), [&](const MicroBatches& some) {
+        return distill_step(model_, hybrid, routes_, some, section, mesh_);
+      });
     });
   }
 
   RankUse finetune() {
     const FinetuneSection& section = config_.stages.finetune;
-    return train_hybrid(section, [&](const MorphableModel& hybrid, const MicroBatches& some) {
-      return finetune_step(hybrid, routes_, some, section, mesh_);
+    return with_hybrid([&](const MorphableModel& hybrid) {
+      return train(section, hybrid.all_parameters(),
+                   [&](const MicroBatches& some) { return finetune_step(hybrid, routes_, some, section, mesh_); });
     });
   }
 
@@ -114,10 +111,9 @@ class Rehearsal {
     const StepShape shape = StepShape::of(section, layout_.shape.data);
     const std::vector<Sample> samples(static_cast<size_t>(shape.sequences),
                                       sample_with(section.passkeys * (section.words + 1), shape.length));
-    const MorphableModel hybrid = made_hybrid();
-    RankUse use = step(shape, 0, [&](const MicroBatches&) { teacher_forced_recall(hybrid, routes_, samples, 1); });
-    use.parameters[MemoryKind::hybrid] = elements_of(hybrid.all_parameters());
-    return use;
+    return with_hybrid([&](const MorphableModel& hybrid) {
+      return step(shape, 0, [&](const MicroBatches&) { teacher_forced_recall(hybrid, routes_, samples, 1); });
+    });
   }
 
  private:
@@ -129,18 +125,11 @@ class Rehearsal {
                                 layout_.layers[static_cast<size_t>(mesh_.pipeline_rank())], mesh_.pipeline_peers());
   }
 
-  MorphableModel made_hybrid() {
-    const HeldFor hybrid(memory_, MemoryKind::hybrid);
-    return model_.hybrid(routes_);
-  }
-
-  StepShape shape_of(const TrainingSection& section) const { return StepShape::of(section, layout_.shape.data); }
-
-  template <class HybridStep>
-  RankUse train_hybrid(const TrainingSection& section, const HybridStep& hybrid_step) {
-    const MorphableModel hybrid = made_hybrid();
-    RankUse use =
-        train(section, hybrid.all_parameters(), [&](const MicroBatches& some) { return hybrid_step(hybrid, some); });
+  RankUse with_hybrid(const std::function<RankUse(const MorphableModel& hybrid)>& work) {
+    const MemoryKind before = memory_.hold_for(MemoryKind::hybrid);
+    const MorphableModel hybrid = model_.hybrid(routes_);
+    memory_.hold_for(before);
+    RankUse use = work(hybrid);
     use.parameters[MemoryKind::hybrid] = elements_of(hybrid.all_parameters());
     return use;
   }
@@ -150,7 +139,7 @@ class Rehearsal {
     TrainedWeights trained(weights, section, mesh_);
     memory_.hold_for(before);
     for (const Parameter& weight : weights) hold_its_gradient(weight.value);
-    return step(shape_of(section), 0,
+    return step(StepShape::of(section, layout_.shape.data), 0,
                 [&](const MicroBatches& some) { trained.update(stage_step(some).gradients, /*learning_rate=*/0.0); });
   }
 
@@ -169,26 +158,24 @@ class Rehearsal {
         kVocabularyScope, [&] { memory_.hold_for(MemoryKind::logits); },
         [&] { memory_.hold_for(MemoryKind::activations); });
     const auto spent_on = [&](int64_t count) {
-      const Spent before{0.0, sent()};
+      const RankWork before{0.0, sent()};
       const WorkCounter counter;
       work({.mine = {0, count},
             .count = count * layout_.shape.data,
             .shape = {shape.sequences, shape.length},
             .batch = [&](int64_t) { return batch_on_host(shape, answers); }});
-      return Spent{counter.flop(), sent()}.add(before, -1.0);
+      return sum({counter.flop(), sent()}, before, -1.0);
     };
     const auto others = static_cast<double>(shape.micro_batches - some);
-    Spent all, single;
-    if (others > 0.0) single = spent_on(1);
+    const RankWork single = others > 0.0 ? spent_on(1) : RankWork();
     memory_.start_peak();
-    all = spent_on(some);
-    if (others > 0.0) all.add(Spent(all).add(single, -1.0), others / static_cast<double>(some - 1));
-    return {.layers = model_.own_layers(),
-            .parameters = {{MemoryKind::frozen, elements_of(model_.frozen_parameters())},
-                           {MemoryKind::branches, elements_of(model_.branch_parameters())}},
-            .peak = memory_.peak(),
-            .flop = all.flop,
-            .traffic = all.traffic};
+    RankWork all = spent_on(some);
+    if (others > 0.0) all = sum(all, sum(all, single, -1.0), others / static_cast<double>(some - 1));
+    return {all,
+            model_.own_layers(),
+            {{MemoryKind::frozen, elements_of(model_.frozen_parameters())},
+             {MemoryKind::branches, elements_of(model_.branch_parameters())}},
+            memory_.peak()};
   }
 
   // By this rank, so far.

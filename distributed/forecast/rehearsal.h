@@ -31,13 +31,17 @@ struct Sent {
 };
 using TrafficByGroup = std::map<std::pair<std::string, std::string>, Sent>;  // by group and operation
 
-// What one rank holds, computes and sends in a step of a stage.
-struct RankUse {
+// What one rank computes and sends.
+struct RankWork {
+  double flop = 0.0;       // matrix products, triangular solves and attention
+  TrafficByGroup traffic;  // of groups of more than one rank
+};
+
+// And holds, in a step of a stage.
+struct RankUse : RankWork {
   LayerRange layers;
   std::map<MemoryKind, int64_t> parameters;  // frozen, branches, hybrid: elements of this rank's slices
   BytesByKind peak;                          // of all tensors, when they were most
-  double flop = 0.0;                         // matrix products, triangular solves and attention
-  TrafficByGroup traffic;                    // of groups of more than one rank
 };
 
 using FullLayers = std::optional<std::vector<int64_t>>;

@@ -84,11 +84,9 @@ double perplexity(const MorphableModel& model, const Routes& routes, int64_t ste
 }
 
 int64_t kv_bytes_per_token(const MorphableModel& model, const Routes& routes) {
-  const auto element = static_cast<int64_t>(c10::elementSize(model.placement().dtype));
-  int64_t bytes = 0;
-  for (const Route& route : routes)
-    if (route.kind != Route::Kind::linear) bytes += model.spec().kv_bytes(element);
-  return bytes;
+  const int64_t with_cache =
+      std::ranges::count_if(routes, [](const Route& one) { return one.kind != Route::Kind::linear; });
+  return with_cache * model.spec().kv_bytes(static_cast<int64_t>(c10::elementSize(model.placement().dtype)));
 }
 
 }  // namespace
@@ -120,7 +118,7 @@ proto::Measurement evaluate(const MorphableModel& model, const Routes& routes, c
     fill(*recall.mutable_teacher_forced(), total(forced));
     fill(*recall.mutable_greedy(), total(greedy));
     for (const RecallCount& count : forced) fill(*recall.add_teacher_forced_by_depth(), count);
-    context.observer.recalled({.step = ++step, .length = length, .recall = total(forced).word_recall()});
+    context.observer.scored({.step = ++step, .task = "", .length = length, .score = total(forced).word_recall()});
   }
   for (const std::string& name : section.tasks)
     for (const int64_t length : section.task_lengths) {

@@ -11,14 +11,16 @@ namespace flashmorph {
 
 StageCost align(MorphableModel& model, StageContext& context) {
   const AlignSection& section = context.config.stages.align;
-  Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}}, context);
-  if (context.config.mixer.init == "data" && section.branches.empty()) {
+  TrainedWeights branches(model.branch_parameters(), section, context.mesh);
+  Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}},
+                    branches.as_trained(), context);
+  if (context.config.mixer.init == "data" && section.branches.empty() && training.steps_done() == 0) {
     const MicroBatches first = training.first_micro_batch();
     Pipeline(context.mesh).stream(first.mine, state_shape(model, first.shape), [&](int64_t index, const at::Tensor& x) {
       return start_decays(model, first.batch(index), x);
     });
   }
-  return train_weights(model.branch_parameters(), training, [&](const MicroBatches& batches) {
+  return branches.train(training, [&](const MicroBatches& batches) {
     return align_step(model, batches, section, context.mesh);  // the branches on the teacher's states
   });
 }

@@ -1,11 +1,10 @@
-#include "distributed/stages/gate_descent.h"
-
 #include <ATen/ATen.h>
 
 #include <cmath>
 
 #include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
+#include "distributed/stages/gates.h"
 
 namespace flashmorph {
 namespace {
@@ -37,23 +36,22 @@ class UnderBudget : public GateDescent {
   UnderBudget(Gates& gates, const LayerBudget& budget, const SelectSection& section)
       : gates_(gates),
         costs_(relative_costs(budget)),
-        steps_(section.steps()),
-        beta1_(section.beta1),
-        beta2_(section.beta2),
+        section_(section),
         mean_l_(at::zeros_like(gates.alpha())),
         square_l_(at::zeros_like(gates.alpha())) {}
 
   MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) override {
     const auto done = static_cast<double>(steps_done + 1);
-    mean_l_.mul_(beta1_).add_(gradient_l, 1.0 - beta1_);
-    square_l_.mul_(beta2_).addcmul_(gradient_l, gradient_l, 1.0 - beta2_);
+    const double beta1 = section_.beta1, beta2 = section_.beta2;
+    mean_l_.mul_(beta1).add_(gradient_l, 1.0 - beta1);
+    square_l_.mul_(beta2).addcmul_(gradient_l, gradient_l, 1.0 - beta2);
     double square = 0.0;
-    for (const double one : gates_.of_all_layers(square_l_ / (1.0 - std::pow(beta2_, done)))) square += one;
+    for (const double one : gates_.of_all_layers(square_l_ / (1.0 - std::pow(beta2, done)))) square += one;
     const double scale = std::sqrt(square / static_cast<double>(costs_.size()));
     const double rate = scale > 0.0 ? learning_rate / scale : 0.0;  // at the teacher itself the error is flat
-    const at::Tensor downhill_l = gates_.alpha() - rate / (1.0 - std::pow(beta1_, done)) * mean_l_;
-    const PricedGates moved =
-        nearest_within(gates_.of_all_layers(downhill_l), costs_, falling_allowance(costs_, steps_done + 1, steps_));
+    const at::Tensor downhill_l = gates_.alpha() - rate / (1.0 - std::pow(beta1, done)) * mean_l_;
+    const PricedGates moved = nearest_within(gates_.of_all_layers(downhill_l), costs_,
+                                             falling_allowance(costs_, steps_done + 1, section_.steps()));
     gates_.set(moved.gates);
     return {moved.gates, rate > 0.0 ? moved.price / rate : 0.0};
   }
@@ -64,8 +62,7 @@ class UnderBudget : public GateDescent {
  private:
   Gates& gates_;
   std::vector<double> costs_;
-  int64_t steps_;
-  double beta1_, beta2_;
+  const SelectSection& section_;
   at::Tensor mean_l_, square_l_;  // of this rank's gradients
 };
 

@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include "distributed/stages/gate_descent.h"
-
 namespace flashmorph {
 namespace {
 

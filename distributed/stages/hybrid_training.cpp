@@ -12,16 +12,18 @@ namespace flashmorph {
 StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                   const std::string& plan, StageContext& context) {
   const DistillSection& section = context.config.stages.distill;
-  Training training("distill", plan, section, {{hybrid}, {teacher, "teacher's "}}, context);
-  return train_weights(hybrid.all_parameters(), training, [&](const MicroBatches& batches) {
+  TrainedWeights weights(hybrid.all_parameters(), section, context.mesh);
+  Training training("distill", plan, section, {{hybrid}, {teacher, "teacher's "}}, weights.as_trained(), context);
+  return weights.train(training, [&](const MicroBatches& batches) {
     return distill_step(teacher, hybrid, routes, batches, section, context.mesh);
   });
 }
 
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
   const FinetuneSection& section = context.config.stages.finetune;
-  Training training("finetune", plan, section, {{hybrid}}, context);
-  return train_weights(hybrid.all_parameters(), training, [&](const MicroBatches& batches) {
+  TrainedWeights weights(hybrid.all_parameters(), section, context.mesh);
+  Training training("finetune", plan, section, {{hybrid}}, weights.as_trained(), context);
+  return weights.train(training, [&](const MicroBatches& batches) {
     return finetune_step(hybrid, routes, batches, section, context.mesh);
   });
 }
@@ -47,28 +49,33 @@ at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, cons
                                       : hybrid.through_layers(x, routes, positions, /*caches=*/nullptr, meanwhile);
 }
 
+using HybridForward = std::function<StageOutput(const Batch& batch, const Positions& positions, const States& input)>;
+
+StepResult hybrid_step(const MorphableModel& hybrid, const MicroBatches& batches, bool with_teacher,
+                       const TrainingSection& section, Mesh& mesh, const HybridForward& forward) {
+  const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
+      batches.mine, state_shape(hybrid, batches.shape), with_teacher, [&](int64_t index, const States& input) {
+        const Batch batch = batches.batch(index);
+        return forward(batch, hybrid.positions(0, batch.tokens_BT.size(1), batch.documents), input);
+      });
+  double sum = 0.0;
+  for (const at::Tensor& loss : losses)
+    if (loss.defined()) sum += loss.item<double>();  // where this rank makes one
+  return over_mesh(sum, hybrid.all_parameters(), section, mesh);
+}
+
 // The mean over a micro-batch's tokens, as its share of the step's mean.
 at::Tensor share_of_step(const at::Tensor& sum_over_tokens, int64_t tokens, const MicroBatches& batches) {
   return sum_over_tokens / static_cast<double>(tokens * batches.count);
-}
-
-// Of the micro-batches for which this rank makes a loss.
-double sum_of(const std::vector<at::Tensor>& losses) {
-  double sum = 0.0;
-  for (const at::Tensor& loss : losses)
-    if (loss.defined()) sum += loss.item<double>();
-  return sum;
 }
 
 }  // namespace
 
 StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                         const MicroBatches& batches, const DistillSection& section, Mesh& mesh) {
-  const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
-      batches.mine, state_shape(hybrid, batches.shape), /*with_teacher=*/true,
-      [&](int64_t index, const States& input) -> StageOutput {
-        const Batch batch = batches.batch(index);
-        const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+  return hybrid_step(
+      hybrid, batches, /*with_teacher=*/true, section, mesh,
+      [&](const Batch& batch, const Positions& positions, const States& input) -> StageOutput {
         const auto targets = std::make_shared<TeacherPass>(
             teacher, without_gradient([&] { return first_states(teacher, batch, input.teacher); }), positions);
         const at::Tensor student = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel,
@@ -79,16 +86,13 @@ StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hyb
                                               target.flatten(0, 1), teacher.head(), hybrid.shard());
         return {{}, share_of_step(loss, batch.tokens_BT.numel(), batches)};
       });
-  return over_mesh(sum_of(losses), hybrid.all_parameters(), section, mesh);
 }
 
 StepResult finetune_step(const MorphableModel& hybrid, const Routes& routes, const MicroBatches& batches,
                          const FinetuneSection& section, Mesh& mesh) {
-  const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
-      batches.mine, state_shape(hybrid, batches.shape), /*with_teacher=*/false,
-      [&](int64_t index, const States& input) -> StageOutput {
-        const Batch batch = batches.batch(index);
-        const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
+  return hybrid_step(
+      hybrid, batches, /*with_teacher=*/false, section, mesh,
+      [&](const Batch& batch, const Positions& positions, const States& input) -> StageOutput {
         const at::Tensor x = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel);
         if (!hybrid.has_head()) return {{x, {}}, {}};
         const at::Tensor places = predicting_places(batch);
@@ -97,7 +101,6 @@ StepResult finetune_step(const MorphableModel& hybrid, const Routes& routes, con
         const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
         return {{}, share_of_step(loss, places.numel(), batches)};
       });
-  return over_mesh(sum_of(losses), hybrid.all_parameters(), section, mesh);
 }
 
 }  // namespace flashmorph

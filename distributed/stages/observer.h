@@ -27,17 +27,10 @@ struct StepReport {
   double learning_rate = 0.0;
 };
 
-// How much of what it was asked a model recalled at one length; a step of evaluate.
-struct RecallReport {
-  int64_t step = 0;     // finished lengths
-  int64_t length = 0;   // tokens
-  double recall = 0.0;  // right words / words, teacher-forced
-};
-
-// A task of evaluate at one length; a step as well.
-struct TaskReport {
+// What a model scored at one length; a step of evaluate.
+struct ScoreReport {
   int64_t step = 0;
-  std::string task;
+  std::string task;    // empty: recall, right words / words, teacher-forced
   int64_t length = 0;  // tokens
   double score = 0.0;  // in [0, 1]
 };
@@ -55,8 +48,7 @@ class StageObserver {
                            const std::vector<int64_t>& top_layers) {
     stepped(report);
   }
-  virtual void recalled(const RecallReport& report) {}
-  virtual void scored(const TaskReport& report) {}
+  virtual void scored(const ScoreReport& report) {}
   // A checkpoint after so many steps is whole on disk; it took so long since it was copied.
   virtual void saved(int64_t step, double seconds) {}
   // How every rank did over the last steps; now and then while a stage trains.

@@ -8,19 +8,20 @@
 #include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
 #include "core/train/recompute.h"
-#include "distributed/stages/gate_descent.h"
 #include "distributed/stages/gate_history.h"
+#include "distributed/stages/gates.h"
 #include "distributed/stages/training.h"
 
 namespace flashmorph {
+
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                        StageContext& context) {
   const SelectSection& section = context.config.stages.select;
-  Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}}, context);
   Gates gates(model, context.mesh);  // alpha = 1: the mixture is the teacher
   const std::unique_ptr<GateDescent> descent = gate_descent(gates, budget, section);
   const GateHistory history(gates.history(), section, budget);
-  training.resume(gates.trained_by(*descent));
+  Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}},
+                    gates.trained_by(*descent), context);
 
   while (training.next()) {
     const StepResult found = training.run([&](const MicroBatches& batches) {

@@ -14,7 +14,7 @@ namespace flashmorph {
 // Trains one gate per layer with all weights frozen: gates start at 1 (the teacher) and stay in [0, 1], and
 //     E = mean over layers and answer tokens of |H_mix - H_teacher|^2
 // is made small, each layer's relative to what the teacher's attention adds there, under a budget that falls (objective
-// budget), or as it is beside lambda * sum of gates (objective paper); see gate_descent.h. The gates that count are
+// budget), or as it is beside lambda * sum of gates (objective paper); see gate_descent(). The gates that count are
 // those that just meet the run's budget, or the last. The mixed states propagate, so every gate learns under the
 // current mixture of all layers. Every rank gets all gates, as gates.json has them.
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,

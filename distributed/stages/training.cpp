@@ -14,24 +14,28 @@ Parameters weights_of(const std::vector<StageModel>& models) {
   return all;
 }
 
-std::unique_ptr<StageCheckpoints> checkpoints_of(StageContext& context, const Trained& trained) {
-  return std::make_unique<StageCheckpoints>(
-      context.checkpoints, context.config.checkpoint, context.mesh, trained.regions,
-      CheckpointListener{
-          .warn = [&observer = context.observer](const std::string& warning) { observer.warn(warning); },
-          .saved = [&observer = context.observer](int64_t step, double seconds) { observer.saved(step, seconds); }},
-      trained.own);
+CheckpointListener told_to(StageObserver& observer) {
+  return {.warn = [&observer](const std::string& warning) { observer.warn(warning); },
+          .saved = [&observer](int64_t step, double seconds) { observer.saved(step, seconds); }};
+}
+
+// Of the stage that starts here.
+SampleStream started(const std::string& stage, const std::string& what, const TrainingSection& section,
+                     StageContext& context) {
+  SampleStream data(context.corpus, context.passkeys, section, context.config.run.seed, stage);
+  context.observer.started({stage, what, data.steps(), data.steps() * section.batch_tokens});
+  return data;
 }
 
 }  // namespace
 
 Training::Training(std::string stage, const std::string& what, const TrainingSection& section,
-                   std::vector<StageModel> models, StageContext& context)
+                   std::vector<StageModel> models, Trained trained, StageContext& context)
     : stage_(std::move(stage)),
       section_(section),
       models_(std::move(models)),
       context_(context),
-      data_(context.corpus, context.passkeys, section, context.config.run.seed, stage_),
+      data_(started(stage_, what, section, context)),
       rate_{section.lr.from, section.lr.to, data_.steps(), section.warmup_steps},
       samples_(
           data_,
@@ -39,9 +43,17 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
             const MicroBatchRange mine = local_micro_batches(data_.micro_batches(step), context_.mesh);
             return {mine.first, mine.last};
           },
-          /*page_locked=*/!models_.front().model.placement().device.is_cpu()) {
-  context.observer.started(
-      {.stage = stage_, .what = what, .steps = data_.steps(), .tokens = data_.steps() * section.batch_tokens});
+          /*page_locked=*/!models_.front().model.placement().device.is_cpu()),
+      trained_(std::move(trained)),
+      frozen_(weights_of(models_), trained_.weights, context.config.health.weights_every),
+      checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions,
+                   told_to(context.observer), trained_.own),
+      progress_(checkpoints_.resume()),
+      watch_(progress_.seconds()),
+      ranks_(stage_, steps_done(), data_.steps(), context) {
+  if (steps_done() == 0) return;
+  trained_.resume_at(steps_done());
+  context.observer.resumed(steps_done(), steps_done() * section.batch_tokens);
 }
 
 MicroBatches Training::first_micro_batch() const {
@@ -50,24 +62,11 @@ MicroBatches Training::first_micro_batch() const {
           }};
 }
 
-void Training::resume(Trained trained) {
-  trained_ = std::move(trained);
-  frozen_.emplace(weights_of(models_), trained_.weights, context_.config.health.weights_every);
-  checkpoints_ = checkpoints_of(context_, trained_);
-  progress_ = checkpoints_->resume();
-  if (steps_done() > 0) {
-    trained_.resume_at(steps_done());
-    context_.observer.resumed(steps_done(), steps_done() * section_.batch_tokens);
-  }
-  watch_ = Stopwatch(progress_.seconds());
-  ranks_.emplace(stage_, steps_done(), data_.steps(), context_);
-}
-
 bool Training::next() {
   phase_.reset();
   if (steps_done() == data_.steps() || ends_early_) return false;
   phase_.emplace(context_.watchdog, Work::step, stage_, steps_done() + 1);
-  checkpoints_->save_when_due(progress_);
+  checkpoints_.save_when_due(progress_);
   stop_if_asked();
   return true;
 }
@@ -85,8 +84,8 @@ void Training::finish(double loss, const Tell& tell) {
   const int64_t step = steps_done() + 1;
   const StepReport report{step, step * section_.batch_tokens, loss, learning_rate()};
   tell ? tell(report) : context_.observer.stepped(report);
-  ranks_->finished(step);
-  frozen_->check(stage_, step, context_);
+  ranks_.finished(step);
+  frozen_.check(stage_, step, context_);
   progress_.set_step(step);
   progress_.set_seconds(watch_.seconds());
   progress_.set_loss(loss);
@@ -110,10 +109,10 @@ MicroBatches Training::micro_batches() {
 
 // With a checkpoint of this moment.
 void Training::stop_if_asked() {
-  const StopReason reason = context_.stop.agreed(context_.mesh.world(), checkpoints_->seconds_of_last_save());
+  const StopReason reason = context_.stop.agreed(context_.mesh.world(), checkpoints_.seconds_of_last_save());
   if (reason == StopReason::none) return;
   const Phase saving(context_.watchdog, Work::save, stage_, steps_done());
-  const std::string saved = checkpoints_->save(progress_);
+  const std::string saved = checkpoints_.save(progress_);
   throw Stopped("stopped in " + stage_ + " after step " + std::to_string(steps_done()) + ": " + text_of(reason) + "; " +
                 saved);
 }

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,8 +32,7 @@ struct Trained {
 
 // All of a training stage but its mathematics, which stands between the calls:
 //
-//     Training training("align", "12 linear branches", section, {{model}}, context);
-//     training.resume(trained);                                  // from the newest checkpoint
+//     Training training("align", "12 linear branches", section, {{model}}, trained, context);
 //     while (training.next()) {                                  // saves what is due, and stops when asked to
 //       const StepResult found = training.run(step_function);    // forward, backward; finite, or the run ends
 //       optimizer.step(found.gradients, training.learning_rate());
@@ -44,14 +42,14 @@ struct Trained {
 // Every call is collective.
 class Training {
  public:
-  // The observer hears that the stage starts on `what`. Everything outlives this.
+  // The observer hears that the stage starts on `what`; it goes on from its newest checkpoint. Everything outlives
+  // this.
   Training(std::string stage, const std::string& what, const TrainingSection& section, std::vector<StageModel> models,
-           StageContext& context);
+           Trained trained, StageContext& context);
 
   // The first micro-batch of the stage, the same for every rank.
   MicroBatches first_micro_batch() const;
 
-  void resume(Trained trained);
   bool next();  // false behind the last step
   StepResult run(const StepFunction& step);
   double learning_rate() const { return rate_.at(progress_.step()); }
@@ -61,8 +59,6 @@ class Training {
 
   int64_t steps_done() const { return progress_.step(); }
   StageCost cost() const;
-  const TrainingSection& section() const { return section_; }
-  Mesh& mesh() const { return context_.mesh; }
 
  private:
   MicroBatches micro_batches();
@@ -76,12 +72,12 @@ class Training {
   CosineSchedule rate_;
   SamplesAhead samples_;
   Trained trained_;
-  std::optional<FrozenWeights> frozen_;
-  std::unique_ptr<StageCheckpoints> checkpoints_;
+  FrozenWeights frozen_;
+  StageCheckpoints checkpoints_;
   proto::StageProgress progress_;
   bool ends_early_ = false;
   Stopwatch watch_;
-  std::optional<StepWatch> ranks_;
+  StepWatch ranks_;
   std::optional<Phase> phase_;  // of the step under way
 };
 

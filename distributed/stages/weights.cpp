@@ -14,17 +14,6 @@ Parameters with_gradients(Parameters weights) {
 
 }  // namespace
 
-StageCost train_weights(const Parameters& weights, Training& training, const StepFunction& step) {
-  TrainedWeights trained(weights, training.section(), training.mesh());
-  training.resume(trained.as_trained());
-  while (training.next()) {
-    const StepResult found = training.run(step);
-    trained.update(found.gradients, training.learning_rate());
-    training.finish(found.loss);
-  }
-  return training.cost();
-}
-
 StepResult over_mesh(double part_of_loss, const Parameters& weights, const TrainingSection& section, Mesh& mesh) {
   at::Tensor loss = at::full({1}, part_of_loss, at::kDouble);
   mesh.pipeline().all_reduce(loss, Reduction::sum);  // of the layers
@@ -46,6 +35,15 @@ TrainedWeights::TrainedWeights(Parameters weights, const TrainingSection& sectio
 
 TrainedWeights::~TrainedWeights() {
   for (const Parameter& weight : weights_) weight.value.set_requires_grad(false);
+}
+
+StageCost TrainedWeights::train(Training& training, const StepFunction& step) {
+  while (training.next()) {
+    const StepResult found = training.run(step);
+    update(found.gradients, training.learning_rate());
+    training.finish(found.loss);
+  }
+  return training.cost();
 }
 
 void TrainedWeights::update(const std::vector<at::Tensor>& gradients, double learning_rate) {

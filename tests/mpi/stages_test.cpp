@@ -12,7 +12,7 @@
 #include "core/select/by_gates.h"
 #include "distributed/measure/evaluate.h"
 #include "distributed/stages/align.h"
-#include "distributed/stages/gate_descent.h"
+#include "distributed/stages/gates.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
