@@ -37,6 +37,11 @@ struct StepResult {
 // values (distributed/forecast/rehearsal.h).
 using StepFunction = std::function<StepResult(const MicroBatches&)>;
 
+// Whether a teacher and what learns from it go through the layers in turns, so that the sums over the shards of one
+// arrive behind the work of the other. Without shards the teacher goes first, and the next pipeline rank begins with
+// it.
+bool go_in_turns(const MorphableModel& model);
+
 // What a pipeline carries for a micro-batch of so many rows and tokens.
 StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens);
 
