@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -49,7 +50,7 @@ HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& co
 }
 
 proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers) {
-  stop_if_asked(context_, "discretize", judged_++);
+  context_.stop.throw_if_agreed(context_.mesh.world(), fmt::format("in discretize before step {}", ++judged_));
   const Phase judging(context_.watchdog, Work::evaluate, "discretize", judged_);
   const Stopwatch watch;
   const Routes routes = routes_that_keep(full_layers, model_.layer_count());
