@@ -49,14 +49,14 @@ at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, cons
                                       : hybrid.through_layers(x, routes, positions, /*caches=*/nullptr, meanwhile);
 }
 
-using HybridForward = std::function<StageOutput(const Batch& batch, const Positions& positions, const States& input)>;
+using HybridForward = std::function<StageOutput(const Batch& batch, const Positions& positions, const States& states)>;
 
-StepResult hybrid_step(const MorphableModel& hybrid, const MicroBatches& batches, bool with_teacher,
-                       const TrainingSection& section, Mesh& mesh, const HybridForward& forward) {
+StepResult hybrid_step(const MorphableModel& hybrid, const MicroBatches& batches, const TrainingSection& section,
+                       Mesh& mesh, const HybridForward& forward) {
   const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
-      batches.mine, state_shape(hybrid, batches.shape), with_teacher, [&](int64_t index, const States& input) {
+      batches.mine, state_shape(hybrid, batches.shape), [&](int64_t index, const States& states) {
         const Batch batch = batches.batch(index);
-        return forward(batch, hybrid.positions(0, batch.tokens_BT.size(1), batch.documents), input);
+        return forward(batch, hybrid.positions(0, batch.tokens_BT.size(1), batch.documents), states);
       });
   double sum = 0.0;
   for (const at::Tensor& loss : losses)
@@ -74,13 +74,19 @@ at::Tensor share_of_step(const at::Tensor& sum_over_tokens, int64_t tokens, cons
 StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                         const MicroBatches& batches, const DistillSection& section, Mesh& mesh) {
   return hybrid_step(
-      hybrid, batches, /*with_teacher=*/true, section, mesh,
-      [&](const Batch& batch, const Positions& positions, const States& input) -> StageOutput {
+      hybrid, batches, section, mesh,
+      [&](const Batch& batch, const Positions& positions, const States& states) -> StageOutput {
         const auto targets = std::make_shared<TeacherPass>(
-            teacher, without_gradient([&] { return first_states(teacher, batch, input.teacher); }), positions);
-        const at::Tensor student = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel,
+            teacher, without_gradient([&] { return first_states(teacher, batch, states.teacher()); }), positions);
+        const auto pass_teacher_on = [&] {
+          targets->reach(2 * teacher.own_layers().count());
+          states.pass_teacher_on(targets->states());
+        };
+        if (!go_in_turns(hybrid)) pass_teacher_on();
+        const at::Tensor student = through_hybrid(hybrid, batch, states.mixture(), routes, positions, section.parallel,
                                                   [targets](int64_t sublayers) { targets->reach(sublayers); });
-        if (!hybrid.has_head()) return {{student, targets->states()}, {}};
+        if (go_in_turns(hybrid)) pass_teacher_on();
+        if (!hybrid.has_head()) return {student, {}};
         const at::Tensor target = without_gradient([&] { return teacher.final_hidden(targets->states()); });
         const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(),
                                               target.flatten(0, 1), teacher.head(), hybrid.shard());
@@ -91,10 +97,10 @@ StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hyb
 StepResult finetune_step(const MorphableModel& hybrid, const Routes& routes, const MicroBatches& batches,
                          const FinetuneSection& section, Mesh& mesh) {
   return hybrid_step(
-      hybrid, batches, /*with_teacher=*/false, section, mesh,
-      [&](const Batch& batch, const Positions& positions, const States& input) -> StageOutput {
-        const at::Tensor x = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel);
-        if (!hybrid.has_head()) return {{x, {}}, {}};
+      hybrid, batches, section, mesh,
+      [&](const Batch& batch, const Positions& positions, const States& states) -> StageOutput {
+        const at::Tensor x = through_hybrid(hybrid, batch, states.mixture(), routes, positions, section.parallel);
+        if (!hybrid.has_head()) return {x, {}};
         const at::Tensor places = predicting_places(batch);
         const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
         const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
