@@ -97,7 +97,7 @@ TEST(CallLog, MayBeReadWhileCallsGoOn) {
     if (step % 3 == 0) ticket = log.goes_on_on_card();
     log.end();
     if (step % 3 == 2) log.done_on_card(ticket);
-    if (step % 50 == 0 && step < 5000) log.add_group("more", {0});
+    if (step % 200 == 0 && step < 50000) log.add_group("more", {0});
   }
   is_done.store(true, std::memory_order_relaxed);
   reader.join();
