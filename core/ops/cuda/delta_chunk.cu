@@ -5,7 +5,7 @@
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kGradientThreads = 512;
 constexpr int kBlocks = kTokens / 16;  // of 16 tokens
 constexpr int kPairRow = kTokens + kPad;
 constexpr int kExactRow = kTokens + 1;
@@ -22,8 +22,8 @@ struct GradientMemory {
   float own[kTokens * kExactRow];      // D_ij kk_ij
   double b[kTokens];
   float beta[kTokens];
-  float reading[2][kTokens], writing[2][kTokens], k_read[2][kTokens], y_v[kTokens];  // of each half of the channels
-  float carried[kThreads / 32];
+  float reading[4][kTokens], writing[4][kTokens], k_read[4][kTokens];  // of each quarter of the channels
+  float y_v[kTokens], carried[kGradientThreads / 32];
 };
 
 // Where a block's chunk and head lie.
@@ -39,17 +39,18 @@ struct Matrix {
   __device__ __forceinline__ int64_t row(int token) const { return (start + token) * heads + head; }  // of a dense THX
 
   template <int kWidth>
-  __device__ __forceinline__ void fetch(Half* to, const Rows& rows) const {
-    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, kThreads,
+  __device__ __forceinline__ void fetch(Half* to, const Rows& rows, int threads = kThreads) const {
+    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, threads,
                        [&](int token) { return token < length ? (start + token) * rows.token_stride : -1; });
   }
 };
 
 template <int kWidth>
-__device__ __forceinline__ void fetch_matrix(Half* to, const void* x, int64_t matrix, int rows) {
+__device__ __forceinline__ void fetch_matrix(Half* to, const void* x, int64_t matrix, int rows,
+                                             int threads = kThreads) {
   constexpr int kPerRow = kWidth / 8;
   const Half* const from = static_cast<const Half*>(x) + matrix * rows * kWidth;
-  for (int n = threadIdx.x; n < rows * kPerRow; n += kThreads)
+  for (int n = threadIdx.x; n < rows * kPerRow; n += threads)
     copy_async(to + n / kPerRow * (kWidth + kPad) + n % kPerRow * 8, from + n * 8, true);
 }
 
@@ -205,6 +206,22 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+__device__ __forceinline__ float of_quarters(const float (&sums)[4][kTokens], int token) {
+  return sums[0][token] + sums[1][token] + sums[2][token] + sums[3][token];
+}
+
+__device__ __forceinline__ float sum_of_earlier_lanes(float value) {
+  const int lane = threadIdx.x % 32;
+  float sum = __shfl_up_sync(0xffffffffu, value, 1);
+  if (lane == 0) sum = 0.0f;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const float more = __shfl_up_sync(0xffffffffu, sum, step);
+    if (lane >= step) sum += more;
+  }
+  return sum;
+}
+
 // What tokens i of `block` and j of block `other` give each other.
 template <int K, int V>
 __device__ __forceinline__ void pair_gradients(GradientMemory<K, V>& memory, int block, int other, float scale) {
@@ -233,21 +250,21 @@ __device__ __forceinline__ void pair_gradients(GradientMemory<K, V>& memory, int
   }
 }
 
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the channels.
+// blockIdx.x: a chunk and head. A warp has 16 tokens and a quarter of the channels.
 template <int K, int V>
-__global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradients in, DeltaChunkShape shape) {
+__global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChunkGradients in, DeltaChunkShape shape) {
   extern __shared__ __align__(16) unsigned char shared[];
   using M = GradientMemory<K, V>;
   M& memory = *reinterpret_cast<M*>(shared);
-  constexpr int kRow = M::kRow, kValueRow = M::kValueRow, kAcross = K / 32;
+  constexpr int kRow = M::kRow, kValueRow = M::kValueRow, kAcross = K / 64, kThreads = kGradientThreads;
   const Matrix matrix(shape);
-  matrix.fetch<K>(memory.q, in.q);
-  matrix.fetch<K>(memory.k, in.k);
-  matrix.fetch<V>(memory.d_output, in.d_output);
-  fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens);
-  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens);
-  fetch_matrix<V>(memory.before, in.before_NHKV, matrix.index, K);
-  fetch_matrix<V>(memory.d_after, in.d_after_NHKV, matrix.index, K);
+  matrix.fetch<K>(memory.q, in.q, kThreads);
+  matrix.fetch<K>(memory.k, in.k, kThreads);
+  matrix.fetch<V>(memory.d_output, in.d_output, kThreads);
+  fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens, kThreads);
+  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens, kThreads);
+  fetch_matrix<V>(memory.before, in.before_NHKV, matrix.index, K, kThreads);
+  fetch_matrix<V>(memory.d_after, in.d_after_NHKV, matrix.index, K, kThreads);
   if (threadIdx.x < kTokens) {
     memory.b[threadIdx.x] = in.b_NHC[matrix.index * kTokens + threadIdx.x];
     memory.beta[threadIdx.x] = in.beta_NHC[matrix.index * kTokens + threadIdx.x];
@@ -256,12 +273,10 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
   await_copies();
   __syncthreads();
 
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks, half = warp / kBlocks;
-  const int first_column = half * (K / 2);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks, quarter = warp / kBlocks;
+  const int first_column = quarter * (K / 4);
   const float scale = static_cast<float>(shape.scale);
-#pragma unroll 1
-  for (int other = 2 * half; other < 2 * half + 2; ++other)
-    if (other <= block) pair_gradients<K, V>(memory, block, other, scale);
+  if (quarter <= block) pair_gradients<K, V>(memory, block, quarter, scale);
 
   SumTile dq[kAcross] = {}, dk[kAcross] = {}, gone[kAcross] = {};
 #pragma unroll
@@ -300,9 +315,9 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
       }
     to_reads = warp_sum(to_reads, 4), to_writes = warp_sum(to_writes, 4), k_read = warp_sum(k_read, 4);
     if (lane % 4 == 0) {
-      memory.reading[half][token] = to_reads - memory.beta[token] * k_read;
-      memory.writing[half][token] = to_writes;
-      memory.k_read[half][token] = k_read;
+      memory.reading[quarter][token] = to_reads - memory.beta[token] * k_read;
+      memory.writing[quarter][token] = to_writes;
+      memory.k_read[quarter][token] = k_read;
     }
   }
 
@@ -346,28 +361,28 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
     if (other >= block) add(dk, LeftTile<true>(memory.d_scores + there * kPairRow + here, kPairRow), memory.q);
   }
 
-  // Sums over pairs: across_m = sum over j < m <= i.
-  const int m = threadIdx.x;
-  if (m < kTokens) {
-    float sum = 0.0f, up_to = 0.0f;
-    for (int j = 0; j < kTokens; ++j) {
-      sum += memory.own[m * kExactRow + j];
-      up_to += memory.passing[m * kExactRow + j];
-      memory.passing[m * kExactRow + j] = up_to;
-    }
-    if (m < matrix.length)
-      in.d_beta_TH[matrix.row(m)] = sum + memory.y_v[m] - memory.k_read[0][m] - memory.k_read[1][m];
+  // Sums over pairs: across_m = sum over j < m <= i. First the sums over j, a warp for each i.
+  for (int i = warp; i < kTokens; i += kThreads / 32) {
+    float* const passing = memory.passing + i * kExactRow + lane * 2;
+    const float* const own = memory.own + i * kExactRow + lane * 2;
+    const float sum = warp_sum(own[0] + own[1]), before = sum_of_earlier_lanes(passing[0] + passing[1]);
+    passing[0] += before;
+    passing[1] += passing[0];
+    if (lane == 0 && i < matrix.length)
+      in.d_beta_TH[matrix.row(i)] = sum + memory.y_v[i] - of_quarters(memory.k_read, i);
   }
   __syncthreads();
-  if (m < kTokens) {
-    float sum = 0.0f;
-    for (int w = 0; w < kThreads / 32; ++w) sum += memory.carried[w];
-    sum *= __expf(static_cast<float>(memory.b[kTokens - 1]));
-    for (int i = m; i < kTokens; ++i) sum += memory.reading[0][i] + memory.reading[1][i];
-    for (int j = 0; j < m; ++j) sum += memory.writing[0][j] + memory.writing[1][j];
-    for (int i = m; m > 0 && i < kTokens; ++i) sum += memory.passing[i * kExactRow + m - 1];
-    if (m < matrix.length) in.dg_TH[matrix.row(m)] = sum;
+  constexpr int kParts = kThreads / kTokens;  // neighbouring lanes
+  const int m = threadIdx.x / kParts, part = threadIdx.x % kParts;
+  float sum = 0.0f;
+  for (int w = part; w < kThreads / 32; w += kParts) sum += memory.carried[w];
+  sum *= __expf(static_cast<float>(memory.b[kTokens - 1]));
+  for (int token = part; token < kTokens; token += kParts) {
+    sum += of_quarters(token < m ? memory.writing : memory.reading, token);
+    if (0 < m && m <= token) sum += memory.passing[token * kExactRow + m - 1];
   }
+  sum = warp_sum(sum, kParts);
+  if (part == 0 && m < matrix.length) in.dg_TH[matrix.row(m)] = sum;
 
 #pragma unroll
   for (int n = 0; n < kAcross; ++n) {  // over q and k, which nobody reads any more
@@ -447,7 +462,7 @@ void prepare(const DeltaChunkShape& shape, const Rows& q, const Rows& k, const R
 template <int K, int V>
 void differentiate(const DeltaChunkShape& shape, const DeltaChunkGradients& gradients, Stream stream) {
   allow_shared_memory(chunk_gradients<K, V>, sizeof(GradientMemory<K, V>));
-  chunk_gradients<K, V><<<blocks_of(shape), kThreads, sizeof(GradientMemory<K, V>), stream>>>(gradients, shape);
+  chunk_gradients<K, V><<<blocks_of(shape), kGradientThreads, sizeof(GradientMemory<K, V>), stream>>>(gradients, shape);
 }
 
 template <int K, int V>

@@ -12,7 +12,7 @@
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;              // of a chunk's gradients
 constexpr int kBlocks = kTokens / 16;      // of 16 tokens
 constexpr float kForgottenGate = -150.0f;  // e to that is 0; a bound keeps -inf out of differences
 
@@ -52,8 +52,8 @@ struct Matrix {
         length(shape.chunks.length_N[chunk]) {}
 
   template <int kWidth>
-  __device__ __forceinline__ void fetch(Half* to, const Rows& rows) const {
-    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, kThreads,
+  __device__ __forceinline__ void fetch(Half* to, const Rows& rows, int threads) const {
+    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, threads,
                        [&](int row) { return row < length ? (start + row) * rows.token_stride : -1; });
   }
   __device__ __forceinline__ int64_t place(int row, int64_t heads, int width) const {
@@ -67,8 +67,8 @@ struct Decays {
   static constexpr int kRow = K + 8;
   alignas(16) float b[kTokens * kRow];
 
-  __device__ __forceinline__ void fetch(const float* g, const Matrix& matrix, int64_t heads) {
-    for (int n = threadIdx.x; n < kTokens * K / 4; n += kThreads) {
+  __device__ __forceinline__ void fetch(const float* g, const Matrix& matrix, int64_t heads, int threads) {
+    for (int n = threadIdx.x; n < kTokens * K / 4; n += threads) {
       const int row = n / (K / 4), column = n % (K / 4) * 4;
       const bool present = row < matrix.length;
       copy_async(b + row * kRow + column, g + (present ? matrix.place(row, heads, K) + column : 0), present);
@@ -95,10 +95,11 @@ struct Decays {
 
 // x of a level.
 template <int K, int kHalf>
-__device__ __forceinline__ void scale_level(Half* x, const Half* q, const Half* k, const Decays<K>& decays) {
+__device__ __forceinline__ void scale_level(Half* x, const Half* q, const Half* k, const Decays<K>& decays,
+                                            int threads) {
   constexpr int kRow = K + kPad;
 #pragma unroll 4
-  for (int n = threadIdx.x; n < kTokens * K / 2; n += kThreads) {
+  for (int n = threadIdx.x; n < kTokens * K / 2; n += threads) {
     const int row = n / (K / 2), column = n % (K / 2) * 2, at = row * kRow + column;
     const uint32_t pair = *reinterpret_cast<const uint32_t*>(((row & kHalf) ? q : k) + at);
     *reinterpret_cast<uint32_t*>(x + at) =
@@ -127,17 +128,20 @@ __device__ __forceinline__ SumTile row_products(const Half* a, const Half* b) {
   return even;
 }
 
+template <int K>
+constexpr int kGateThreads = 4 * K;
+
 // blockIdx.x: a chunk and head. Four warps have the tiles on the scores' diagonal, four those below.
 template <int K>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kGateThreads<K>, 2)
     gate_chunk(GatedShape shape, Rows q, Rows k, const float* g, GatedChunks out) {
   extern __shared__ __align__(16) unsigned char shared[];
   ScoreMemory<K>& memory = *reinterpret_cast<ScoreMemory<K>*>(shared);
-  constexpr int kRow = K + kPad, kScoreRow = kTokens + kPad;
+  constexpr int kRow = K + kPad, kScoreRow = kTokens + kPad, kThreads = kGateThreads<K>;
   const Matrix matrix(shape);
-  matrix.fetch<K>(memory.q, q);
-  matrix.fetch<K>(memory.k, k);
-  memory.decays.fetch(g, matrix, shape.heads);
+  matrix.fetch<K>(memory.q, q, kThreads);
+  matrix.fetch<K>(memory.k, k, kThreads);
+  memory.decays.fetch(g, matrix, shape.heads, kThreads);
   for (int n = threadIdx.x; n < kTokens * kScoreRow; n += kThreads) memory.scores[n] = __float2bfloat16_rn(0.0f);
   await_copies();
   __syncthreads();
@@ -172,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   each_level([&]<int kHalf>() {
     __syncthreads();  // the level before has read x
-    scale_level<K, kHalf>(memory.x, memory.q, memory.k, decays);
+    scale_level<K, kHalf>(memory.x, memory.q, memory.k, decays, kThreads);
     __syncthreads();
     if constexpr (kHalf >= 16) {
       const int i = kHalf == 32 ? 2 + below / 2 : 2 * below + 1, j = kHalf == 32 ? below % 2 : 2 * below;
@@ -280,20 +284,20 @@ __device__ __forceinline__ void keep_level(LeftTile<false>& pairs) {
   }
 }
 
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the channels.
+// blockIdx.x: a chunk and head. A warp has 16 tokens and a quarter of the channels.
 template <int K, int V>
 __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape, GatedGradients in) {
   extern __shared__ __align__(16) unsigned char shared[];
   using M = GradientMemory<K, V>;
   M& memory = *reinterpret_cast<M*>(shared);
   auto& read = memory.read();
-  constexpr int kRow = K + kPad, kValueRow = V + kPad, kPairRow = kTokens + kPad, kAcross = K / 32;
+  constexpr int kRow = K + kPad, kValueRow = V + kPad, kPairRow = kTokens + kPad, kAcross = K / 64;
   const Matrix matrix(shape);
-  matrix.fetch<K>(memory.q, in.q);
-  matrix.fetch<K>(memory.k, in.k);
-  matrix.fetch<V>(read.v, in.v);
-  matrix.fetch<V>(read.d_output, in.d_output);
-  memory.decays.fetch(in.g_THK, matrix, shape.heads);
+  matrix.fetch<K>(memory.q, in.q, kThreads);
+  matrix.fetch<K>(memory.k, in.k, kThreads);
+  matrix.fetch<V>(read.v, in.v, kThreads);
+  matrix.fetch<V>(read.d_output, in.d_output, kThreads);
+  memory.decays.fetch(in.g_THK, matrix, shape.heads, kThreads);
   for (int n = threadIdx.x; n < V * K / 8; n += kThreads) {
     const int to = n / (K / 8) * kRow + n % (K / 8) * 8;
     const int64_t from = matrix.index * V * K + n * 8;
@@ -304,21 +308,19 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape,
   __syncthreads();
   memory.decays.sum();
 
-  const int warp = threadIdx.x / 32, block = warp % kBlocks, half = warp / kBlocks;
-  const int first_column = half * (K / 2);
+  const int warp = threadIdx.x / 32, block = warp % kBlocks, quarter = warp / kBlocks;
+  const int first_column = quarter * (K / 4);
   const float scale = static_cast<float>(shape.scale);
-#pragma unroll
-  for (int j = 2 * half; j < 2 * half + 2; ++j)
-    if (j <= block) {
-      SumTile tile = row_products<V>(read.d_output + block * 16 * kValueRow, read.v + j * 16 * kValueRow);
-      tile.each([&](float& sum, int row, int column) {
-        const int to_row = block * 16 + row, to_column = j * 16 + column;
-        if (to_row == to_column) memory.diagonal[to_row] = scale * sum;
-        const Half rounded = __float2bfloat16_rn(to_row == to_column ? 0.0f : scale * sum);
-        if (to_row < to_column) return;
-        memory.d_scores[to_row * kPairRow + to_column] = memory.d_scores[to_column * kPairRow + to_row] = rounded;
-      });
-    }
+  if (quarter <= block) {
+    SumTile tile = row_products<V>(read.d_output + block * 16 * kValueRow, read.v + quarter * 16 * kValueRow);
+    tile.each([&](float& sum, int row, int column) {
+      const int to_row = block * 16 + row, to_column = quarter * 16 + column;
+      if (to_row == to_column) memory.diagonal[to_row] = scale * sum;
+      const Half rounded = __float2bfloat16_rn(to_row == to_column ? 0.0f : scale * sum);
+      if (to_row < to_column) return;
+      memory.d_scores[to_row * kPairRow + to_column] = memory.d_scores[to_column * kPairRow + to_row] = rounded;
+    });
+  }
   if (threadIdx.x < 2 * K) {
     const int channel = threadIdx.x % K, part = threadIdx.x / K;
     float sum = 0.0f;
@@ -381,7 +383,7 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape,
   if (has_gates) gates.add_keys(own_z, Decays<K>::kRow);
 
   each_level([&]<int kHalf>() {
-    scale_level<K, kHalf>(levels.x, memory.q, memory.k, decays);
+    scale_level<K, kHalf>(levels.x, memory.q, memory.k, decays, kThreads);
     __syncthreads();
     SumTile met[kAcross] = {};
     const auto meet_block = [&](int other) {
@@ -435,7 +437,7 @@ void launch_gate_chunk(const GatedShape& shape, const Rows& q, const Rows& k, co
                        Stream stream) {
   allow_shared_memory(gate_chunk<K>, sizeof(ScoreMemory<K>));
   const unsigned blocks = static_cast<unsigned>(shape.chunks.chunks * shape.heads);
-  gate_chunk<K><<<blocks, kThreads, sizeof(ScoreMemory<K>), stream>>>(shape, q, k, g, chunks);
+  gate_chunk<K><<<blocks, kGateThreads<K>, sizeof(ScoreMemory<K>), stream>>>(shape, q, k, g, chunks);
 }
 
 template <int K, int V>
