@@ -187,6 +187,8 @@ def pointwise(small):
         for width in (128, 96, 5) if small else (128, 2048, 96, 5, 8192):
             pointwise_case("rms_norm", lambda x, w: ops.rms_norm(x, w, 1e-6), dtype,
                            [random(2, tokens, width), random(width)], [0, 1])
+        pointwise_case("rms_norm of a fixed weight", lambda x, w: ops.rms_norm(x, w, 1e-6), dtype,
+                       [random(2, tokens, 576), random(576)], [0])
         for width in (128, 6):
             for swish in (False, True):
                 pointwise_case("gated_rms_norm", lambda x, w, gate: ops.gated_rms_norm(x, w, gate, 1e-6, swish), dtype,
@@ -385,6 +387,23 @@ def hard_reset(kinds):
         check(f"{kind} {str(dtype)[6:]} behind a reset", both, alone, BOUNDS[dtype])
 
 
+def short_memory(kinds):
+    """Lightning's heads that have forgotten a segment's first tokens at its end, and yet remember some chunks."""
+    if "lightning_attention" not in kinds or torch.bfloat16 not in BOUNDS:
+        return
+    torch.manual_seed(23)
+    inputs = [torch.randn(1, 24576, 16, 128, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
+    slopes = torch.full((16,), -0.036, device="cuda")
+
+    def run(cast):
+        q, k, v, upstream = (x.to(cast).requires_grad_() for x in inputs)
+        output = torch.ops.flashmorph.lightning_attention(q, k, v, slopes, None, None, 1.0, 64)[0]
+        return [output, *torch.autograd.grad(output, (q, k, v), upstream)]
+
+    for name, mine, exact in zip(("output", "dq", "dk", "dv"), run(torch.bfloat16), run(torch.float64)):
+        check(f"lightning_attention bfloat16 with a short memory: {name}", mine, exact, BOUNDS[torch.bfloat16])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("libraries")
@@ -409,6 +428,7 @@ def main():
         drift(kinds if torch.bfloat16 in BOUNDS else [])
         strong_decays(kinds)
         hard_reset(kinds)
+        short_memory(kinds)
     print(f"{len(failures)} failures" if failures else "all good")
     sys.exit(1 if failures else 0)
 

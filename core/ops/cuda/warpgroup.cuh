@@ -1,0 +1,87 @@
+#pragma once
+
+#include "core/ops/cuda/tensor_cores.cuh"
+#include "core/ops/cuda/warpgroup_ptx.cuh"
+
+// Products of a warpgroup with float32 sums. A tile is 64 x 64 numbers in shared memory and starts at a multiple of
+// 1024 bytes: the products read it as it is (rows) or as its transpose (columns).
+
+namespace flashmorph::cuda {
+
+inline constexpr int kTileSide = 64;
+using Tile = __nv_bfloat16[kTileSide * kTileSide];
+
+// Where the 8 numbers `unit` of a row lie. Rows of 128 bytes would meet in the same banks; the permutation, which is
+// the one the products expect, spreads a column over all of them.
+template <class Number>
+__device__ __forceinline__ Number* swizzled(Number* tile, int row, int unit) {
+  return tile + row * kTileSide + (unit ^ row % 8) * 8;
+}
+
+// A warp's 16 of 64 rows as the left factor of a product: blocks as LeftTile has them, of columns 0-15, 16-31, ..
+struct LeftRows {
+  uint32_t blocks[kTileSide / 16][4];
+
+  // Of a tile's transpose.
+  __device__ __forceinline__ void load_transposed(const Tile& tile) {
+    const int lane = threadIdx.x % 32, row = lane / 16 * 8 + lane % 8, unit = threadIdx.x % 128 / 32 * 2 + lane / 8 % 2;
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k) load_blocks<true>(blocks[k], swizzled(tile, k * 16 + row, unit));
+  }
+};
+
+// 64 x 64 sums: of 8 neighbouring columns a lane has columns 2 (l % 4) and the next of row l / 4 and of row 8 + l / 4
+// of its warp's 16.
+struct WarpgroupSums {
+  float sums[kTileSide / 2];
+
+  template <class Use>  // use(index, row, column)
+  __device__ __forceinline__ static void each_place(const Use& use) {
+    const int first_row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, first_column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kTileSide / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) use(n * 4 + e, first_row + e / 2 * 8, first_column + n * 8 + e % 2);
+  }
+  template <class Use>  // use(sum, row, column)
+  __device__ __forceinline__ void each(const Use& use) {
+    each_place([&](int n, int row, int column) { use(sums[n], row, column); });
+  }
+
+  // = a b^T, of kTiles neighbouring tiles each.
+  template <int kTiles>
+  __device__ __forceinline__ void multiply(const Tile* a, const Tile* b) {
+    multiply_rows<false>(sums, product_rows(a[0]), product_rows(b[0]));
+#pragma unroll
+    for (int k = 16; k < kTiles * kTileSide; k += 16)
+      multiply_rows<true>(sums, product_rows(a[k / kTileSide] + k % kTileSide),
+                          product_rows(b[k / kTileSide] + k % kTileSide));
+  }
+
+  // += a b
+  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) {
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k)
+      multiply_add_columns(sums, a.blocks[k], product_rows(b + k * 16 * kTileSide));
+  }
+
+  // Rounded, as the left factor of the next product.
+  __device__ __forceinline__ void round_to(LeftRows& rows) const {
+#pragma unroll
+    for (int pair = 0; pair < kTileSide / 4; ++pair)
+      rows.blocks[pair / 4][pair % 4] = packed(sums[pair * 2], sums[pair * 2 + 1]);
+  }
+
+  // Rounded, into a tile. A warp writes its own rows only.
+  __device__ __forceinline__ void round_to(Tile& tile) const {
+    const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int n = 0; n < kTileSide / 8; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<uint32_t*>(swizzled(tile, row + half * 8, n) + threadIdx.x % 4 * 2) =
+            packed(sums[n * 4 + half * 2], sums[n * 4 + half * 2 + 1]);
+  }
+};
+
+}  // namespace flashmorph::cuda
