@@ -35,7 +35,7 @@ class ExportFormat {
   // Whether transformers has to run code of the folder to load it.
   virtual bool brings_code() const { return false; }
 
-  // The oldest transformers that loads it.
+  // The oldest transformers that computes what this program does.
   virtual const char* transformers() const { return "5"; }
 
   // Whether deploy/hf_to_gguf.py makes a file for llama.cpp of it.

@@ -67,6 +67,7 @@ class GraniteHybrid : public ExportFormat {
  public:
   std::string name() const override { return kModelType; }
   bool has_gguf() const override { return true; }
+  const char* transformers() const override { return "5.23"; }  // before, its norm is over all groups at once
 
   std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
     if (mixer.kind != "mamba2") return fmt::format("its linear attention is mamba2, not {}", mixer.kind);

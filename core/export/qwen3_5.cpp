@@ -69,6 +69,7 @@ class Qwen3_5 : public ExportFormat {
  public:
   std::string name() const override { return "qwen3_5_text"; }
   bool has_gguf() const override { return true; }
+  const char* transformers() const override { return "5.2"; }
 
   std::string obstacle(const ModelSpec& model, const MixerSection& mixer) const override {
     if (mixer.kind != "gated_delta_net")

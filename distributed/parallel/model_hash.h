@@ -10,7 +10,7 @@
 namespace flashmorph {
 
 // The SHA-256 of this rank's share of the files that decide a model, every ranks-th, behind one another. It speaks with
-// nobody, and may run in a thread of its own. `between_reads` is called now and then, and may throw.
+// nobody, and may run in a thread of its own. `between_reads` is called now and then by several threads, and may throw.
 std::string hashes_of_share(
     const std::filesystem::path& folder, const ModelFiles& files, int rank, int ranks,
     const std::function<void()>& between_reads = [] {});

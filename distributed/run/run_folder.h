@@ -28,7 +28,7 @@ struct RunSources {
 // memory. The ranks read the teacher's files side by side, each a share of them, and rank 0 the samples of the corpus.
 class RunSourcesAhead {
  public:
-  // `between_reads` is called by the thread now and then, and may throw. Everything outlives this.
+  // `between_reads` is called by several threads now and then, and may throw. Everything outlives this.
   RunSourcesAhead(const RunConfig& config, const ModelFiles& teacher, const Communicator& world,
                   const std::function<void()>& between_reads);
   ~RunSourcesAhead() { not_wanted_ = true; }  // the thread ends at its next read

@@ -36,8 +36,13 @@ tokens. The models are small and random, or those of `tests/data`; every second 
 
 `flashmorph` brings its own `modeling_flashmorph.py`; the others are classes of transformers and load without remote code. `auto`
 takes the first that can hold the hybrid, in the order `qwen3_5_text`, `granitemoehybrid`, `qwen2`, `qwen3`, `ministral`,
-`granite_swa`, `flashmorph`. `granite_swa` came with transformers 5.15; every layer of it has sinks: those of full attention, and of windows without `mixer.sinks`,
+`granite_swa`, `flashmorph`. In `granite_swa` every layer has sinks: those of full attention, and of windows without `mixer.sinks`,
 are -8192, which weighs nothing.
+
+The card says which transformers is needed: 5 for `qwen2`, `qwen3`, `ministral` and `flashmorph` (tried with 5.0.0 and, but for `qwen2`, 5.17.0, the table
+below with 5.23.0), 5.2 for `qwen3_5_text` (5.2.0, 5.17.0), 5.15 for `granite_swa` (5.17.0), and 5.23 for `granitemoehybrid`: up to 5.22
+its class takes one norm over all groups, **loads the folder without a word and writes nonsense** (with 5.17.0 a logit of a small model is
+0.7 off, and SmolLM2's recall falls from 86.8 to 2.6 %).
 
 Every folder's README.md is a model card: the teacher's licence by name, the lines that load it and generate, recall and perplexity, the
 time and rank-hours of every stage, the run's configuration. The teacher's licence files, notices, `tokenizer.model` and chat template go
@@ -51,9 +56,13 @@ float32 logits lie 0.035 (2.0e-3 and 3.3e-3) from the float64 ones. It comes fro
 states of 27000 where the median is 6.5: of them float32 keeps three digits behind the point, and norms hand the error on. Of the
 median token the largest difference is 2.4e-4 (6.4e-5).
 
-Recall beside ours, by `tests/golden/test_tasks.py`: SmolLM2 with `window` in 8 of its 30 layers, trained for 8192 tokens, exported as
-`ministral`: `passkey-forced` 74.7 and 74.7, `needle-prose` 100 and 100, `passkey` 0 and 0 (4 samples of 1024 tokens each), and every
-token that was written is the same.
+Recall beside ours, by `tests/golden/test_tasks.py`, samples of 1024 tokens, float32; every token that was written is the same:
+
+| SmolLM2 | transformers | `passkey-forced` | `needle-prose` | `values` |
+|---|---|---|---|---|
+| `window` in 22 of 30 layers, trained as in [mixers.md](mixers.md), as `ministral`, H200 | 5.17.0 | 62.2 and 62.2 (32 samples) | 66.7 and 66.7 (3) | 16.7 and 16.7 (3) |
+| `window` in 8 of 30 layers, trained for 8192 tokens, as `ministral`, CPU | 5.23.0 | 74.7 and 74.7 (4) | 100 and 100 (4) | |
+| `mamba2` in 8 of 30 layers, trained for 80K tokens, as `granitemoehybrid`, CPU | 5.23.0 | 31.1 and 31.1 (4) | 25 and 25 (4) | 12.5 and 12.5 (4) |
 
 ## llama.cpp
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <set>
 
 #include "core/base/bad_input.h"
@@ -73,23 +74,37 @@ TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
   EXPECT_THAT(observer.stages(), testing::ElementsAre("align", "discretize"));
 }
 
+ModelFiles teacher_files(const std::function<void()>& before_each_read) {
+  ModelFiles files = ModelFiles::open(test::kTeacher);
+  files.before_each_read(before_each_read);
+  return files;
+}
+
+// The teacher, to be placed for a run with these further settings.
+struct Teacher {
+  Teacher(const std::string& settings, const std::function<void()>& before_each_read)
+      : config(RunConfig::from_yaml(std::string("model: {path: ") + test::kTeacher +
+                                        "}\nbudget: {full_layers: 3}\ndata: {text: text}\n" + settings,
+                                    "test")),
+        files(teacher_files(before_each_read)) {}
+  void place(const std::string& stage) { placed.place(layout_of(stage, config, spec, world().size())); }
+
+  RunConfig config;
+  ModelSpec spec = ModelSpec::open(test::kTeacher);
+  ModelFiles files;
+  PlacedModel placed{world(), config, spec, files, at::kFloat};
+};
+
 // The last rank is asked to stop while it reads its fifth tensor.
 TEST(PlacedModel, ARankThatIsAskedToStopBetweenTensorsStopsAll) {
-  const RunConfig config = RunConfig::from_yaml(std::string("model: {path: ") + test::kTeacher +
-                                                    "}\nbudget: {full_layers: 3}\ndata: {text: text}\n"
-                                                    "stages: {align: {tokens: 8K}, select: {tokens: 8K}}\n",
-                                                "test");
-  const ModelSpec spec = ModelSpec::open(test::kTeacher);
-  ModelFiles teacher = ModelFiles::open(test::kTeacher);
   int reads = 0;
-  teacher.before_each_read([&] {
+  Teacher teacher("stages: {align: {tokens: 8K}, select: {tokens: 8K}}\n", [&] {
     if (++reads == 5 && world().rank() == world().size() - 1)
       throw Stopped("stopped while loading: a signal asked for it");
   });
-  PlacedModel placed(world(), config, spec, teacher, at::kFloat);
   std::string message;
   try {
-    placed.place(layout_of("align", config, spec, world().size()));
+    teacher.place("align");
   } catch (const Stopped& stopped) {
     message = stopped.what();
   }
@@ -101,20 +116,15 @@ TEST(PlacedModel, ARankThatIsAskedToStopBetweenTensorsStopsAll) {
 
 // A stage that shares the tokens and one that does not lie on the same pieces.
 TEST(PlacedModel, IsReadOnceForMeshesOfTheSamePieces) {
-  const RunConfig config = RunConfig::from_yaml(
-      std::string("model: {path: ") + test::kTeacher +
-          "}\nbudget: {full_layers: 3}\ndata: {text: text}\n"
-          "parallel: {tensor: 2, sequence: true}\n"
-          "stages: {align: {tokens: 8K}, select: {tokens: 8K}, distill: {parallel: {tensor: 1}}}\n",
-      "test");
-  const ModelSpec spec = ModelSpec::open(test::kTeacher);
-  ModelFiles teacher = ModelFiles::open(test::kTeacher);
   int reads = 0;
-  teacher.before_each_read([&] { ++reads; });
-  PlacedModel placed(world(), config, spec, teacher, at::kFloat);
+  Teacher teacher(
+      "parallel: {tensor: 2, sequence: true}\n"
+      "stages: {align: {tokens: 8K}, select: {tokens: 8K}, distill: {parallel: {tensor: 1}}}\n",
+      [&] { ++reads; });
+  PlacedModel& placed = teacher.placed;
   const auto reads_of = [&](const std::string& stage) {
     reads = 0;
-    placed.place(layout_of(stage, config, spec, world().size()));
+    teacher.place(stage);
     return reads;
   };
   EXPECT_GT(reads_of("align"), 0);
