@@ -13,6 +13,7 @@ import sys
 import torch
 
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 6e-3}
+KNOWN_BOUNDS = dict(BOUNDS)  # whichever dtypes a run leaves out
 ROW_FACTOR = 8.0
 RECURRENCES = ["lightning_attention", "scalar_gated_attention", "gated_linear_attention", "gated_delta_rule"]
 OPERATORS = ["pointwise", "softmax_attention", *RECURRENCES]
@@ -253,7 +254,7 @@ def vocabulary_case(dtype, rows, width, spread):
 
         mine, again, reference = run("cuda", exact, dtype), run("cuda", exact, dtype), run("cpu", torch.float64, torch.float64)
         for i, (row, exact_row) in enumerate(zip(mine[0], reference[0])):
-            check(f"{label}: sums {i}", row, exact_row.cuda(), BOUNDS[exact])
+            check(f"{label}: sums {i}", row, exact_row.cuda(), KNOWN_BOUNDS[exact])
         check(f"{label}: gradient", mine[1], reference[1].cuda(), BOUNDS[dtype])
         if not all(torch.equal(a, b) for a, b in zip(mine, again)) or mine[1].dtype != dtype:
             failures.append(label)
@@ -320,7 +321,7 @@ def recurrences(kinds, small):
             recurrence_case(kind, dtype, 1, 401, 4, 64, 64, 128, documents=[0, 1, 130, 131, 300, 401])
             if dtype != torch.float64:
                 recurrence_case(kind, dtype, 1, 4096, 4, 128, 128, 128, by_definition=False)
-            for decay in (0.002, 0.024, 2.4) if kind != "lightning_attention" else ():
+            for decay in (0.002, 0.024, 0.9, 2.4) if kind != "lightning_attention" else ():
                 recurrence_case(kind, dtype, 1, 200, 2, 64, 64, 64, decay=decay)
 
 

@@ -16,7 +16,7 @@ struct GradientMemory {
   static constexpr int kRow = K + kPad, kValueRow = V + kPad;
   Half q[kTokens * kRow], k[kTokens * kRow];
   Half d_output[kTokens * kValueRow], y[kTokens * kValueRow], written[kTokens * kValueRow];
-  Half before[K * kValueRow], d_after[K * kValueRow];
+  Half before[V * kRow], d_after[V * kRow];
   Half d_scores[kTokens * kPairRow], d_products[kTokens * kPairRow];
   float passing[kTokens * kExactRow];  // what the decay of token i since j carries of the loss
   float own[kTokens * kExactRow];      // D_ij kk_ij
@@ -90,9 +90,38 @@ struct ChunkMemory {
   Half q[kTokens * kRow], k[kTokens * kRow], v[kTokens * kValueRow];
   Half inverse[kTokens * kPairRow], scores[kTokens * kPairRow];
   alignas(16) float above[kTokens * kTokens], found[kTokens * kTokens];
+  float sums[kBlocks - 1][kThreads];
   double b[kTokens];
   float g[kTokens], beta[kTokens];
 };
+
+// The blocks of 16 x 16 below the diagonal of X = (I + M)^-1, from those on it: X_ij = -X_ii sum over j <= m < i of
+// M_im X_mj. above and found as substitute() has them; a thread has an entry of each block.
+__device__ __forceinline__ void invert_below(const float* above, float* found, float (&sums)[kBlocks - 1][kThreads]) {
+  static_assert(kThreads == 16 * 16);
+  const int row = threadIdx.x / 16, column = threadIdx.x % 16;
+#pragma unroll
+  for (int apart = 1; apart < kBlocks; ++apart) {
+#pragma unroll
+    for (int j = 0; j + apart < kBlocks; ++j) {
+      float sum = 0.0f;
+#pragma unroll 8
+      for (int m = j * 16; m < (j + apart) * 16; ++m)
+        sum += above[m * kTokens + (j + apart) * 16 + row] * found[m * kTokens + j * 16 + column];
+      sums[j][threadIdx.x] = sum;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j + apart < kBlocks; ++j) {
+      float* const own = found + ((j + apart) * 16 + row) * kTokens;
+      float sum = 0.0f;
+#pragma unroll
+      for (int m = 0; m < 16; ++m) sum -= own[(j + apart) * 16 + m] * sums[j][m * 16 + column];
+      own[j * 16 + column] = sum;
+    }
+    __syncthreads();
+  }
+}
 
 // blockIdx.x: a chunk and head. A warp has 16 tokens and half of the columns of a product.
 template <int K, int V>
@@ -115,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     out.beta_NHC[matrix.index * kTokens + own] = memory.beta[own];
   }
   for (int n = threadIdx.x; n < kTokens * kPairRow; n += kThreads) memory.scores[n] = __float2bfloat16_rn(0.0f);
-  for (int n = threadIdx.x; n < kTokens * kTokens; n += kThreads) memory.above[n] = 0.0f;
+  for (int n = threadIdx.x; n < kTokens * kTokens; n += kThreads) memory.above[n] = memory.found[n] = 0.0f;
   await_copies();
   __syncthreads();
   if (own < kTokens) {
@@ -151,7 +180,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
 
   if (own < kTokens) {
-    substitute(memory.above, kTokens, memory.found, kTokens, own);
+    const int diagonal = own / 16 * 16 * (kTokens + 1);
+    substitute(memory.above + diagonal, kTokens, memory.found + diagonal, kTokens, 16, own % 16);
   } else {  // meanwhile: the products' right factors, over q and v
     for (int n = own - kTokens; n < kTokens * K / 2; n += kThreads - kTokens) {
       const int row = n / (K / 2), at = row * kRow + n % (K / 2) * 2;
@@ -165,6 +195,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   __syncthreads();
+  invert_below(memory.above, memory.found, memory.sums);
   for (int n = threadIdx.x; n < kTokens * kTokens / 2; n += kThreads) {
     const int row = n / (kTokens / 2), column = n % (kTokens / 2) * 2;
     const float* from = memory.found + row * kTokens + column;
@@ -263,8 +294,8 @@ __global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChun
   matrix.fetch<V>(memory.d_output, in.d_output, kThreads);
   fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens, kThreads);
   fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens, kThreads);
-  fetch_matrix<V>(memory.before, in.before_NHKV, matrix.index, K, kThreads);
-  fetch_matrix<V>(memory.d_after, in.d_after_NHKV, matrix.index, K, kThreads);
+  fetch_matrix<K>(memory.before, in.before_NHVK, matrix.index, V, kThreads);
+  fetch_matrix<K>(memory.d_after, in.d_after_NHVK, matrix.index, V, kThreads);
   if (threadIdx.x < kTokens) {
     memory.b[threadIdx.x] = in.b_NHC[matrix.index * kTokens + threadIdx.x];
     memory.beta[threadIdx.x] = in.beta_NHC[matrix.index * kTokens + threadIdx.x];
@@ -285,11 +316,11 @@ __global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChun
     const LeftTile<false> reads = rows(memory.d_output), writes = rows(memory.written), found = rows(memory.y);
 #pragma unroll
     for (int n = 0; n < kAcross; ++n) {
-      const int at = (first_column + n * 16) * kValueRow + c;
-      const RightTile<true> before(memory.before + at, kValueRow);
+      const int at = c * kRow + first_column + n * 16;
+      const RightTile<> before(memory.before + at, kRow);
       dq[n].add(reads, before);
       gone[n].add(found, before);
-      dk[n].add(writes, RightTile<true>(memory.d_after + at, kValueRow));
+      dk[n].add(writes, RightTile<>(memory.d_after + at, kRow));
     }
   }
 #pragma unroll
@@ -323,7 +354,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChun
 
   float product = 0.0f;
   for (int n = threadIdx.x; n < K * V / 2; n += kThreads) {
-    const int at = n / (V / 2) * kValueRow + n % (V / 2) * 2;
+    const int at = n / (K / 2) * kRow + n % (K / 2) * 2;
     const float2 a = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(memory.before + at));
     const float2 b = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(memory.d_after + at));
     product += a.x * b.x + a.y * b.y;
@@ -400,55 +431,6 @@ __global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChun
   }
 }
 
-template <int K, int V>
-struct OutputMemory {
-  Half q_reach[kTokens * (K + kPad)], written[kTokens * (V + kPad)], before[K * (V + kPad)], scores[kTokens * kPairRow];
-};
-
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the columns.
-template <int K, int V>
-__global__ void __launch_bounds__(kThreads, 2) read_chunk(DeltaChunkShape shape, DeltaChunkOutput in) {
-  extern __shared__ __align__(16) unsigned char shared[];
-  OutputMemory<K, V>& memory = *reinterpret_cast<OutputMemory<K, V>*>(shared);
-  constexpr int kRow = K + kPad, kValueRow = V + kPad;
-  const Matrix matrix(shape);
-  fetch_matrix<K>(memory.q_reach, in.q_reach_NHCK, matrix.index, kTokens);
-  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens);
-  fetch_matrix<V>(memory.before, in.before_NHKV, matrix.index, K);
-  fetch_matrix<kTokens>(memory.scores, in.scores_NHCC, matrix.index, kTokens);
-  await_copies();
-  __syncthreads();
-
-  const int warp = threadIdx.x / 32, block = warp % kBlocks, first_column = warp / kBlocks * (V / 2);
-  SumTile output[V / 32] = {};
-#pragma unroll
-  for (int c = 0; c < K; c += 16) {
-    const LeftTile<false> queries(memory.q_reach + block * 16 * kRow + c, kRow);
-#pragma unroll
-    for (int n = 0; n < V / 32; ++n)
-      output[n].add(queries, RightTile<>(memory.before + c * kValueRow + first_column + n * 16, kValueRow));
-  }
-#pragma unroll
-  for (int other = 0; other < kBlocks; ++other)
-    if (other <= block) {
-      const LeftTile<false> scores(memory.scores + block * 16 * kPairRow + other * 16, kPairRow);
-#pragma unroll
-      for (int n = 0; n < V / 32; ++n)
-        output[n].add(scores, RightTile<>(memory.written + other * 16 * kValueRow + first_column + n * 16, kValueRow));
-    }
-  __syncthreads();
-#pragma unroll
-  for (int n = 0; n < V / 32; ++n)  // over what the tokens wrote
-    store_tile(output[n], memory.written + block * 16 * kValueRow + first_column + n * 16, kValueRow);
-  __syncthreads();
-  for (int n = threadIdx.x; n < kTokens * V / 8; n += kThreads) {
-    const int row = n / (V / 8), unit = n % (V / 8) * 8;
-    if (row < matrix.length)
-      store<Half, 8>(static_cast<Half*>(in.output_THV) + matrix.row(row) * V + unit,
-                     load<Half, 8>(memory.written + row * kValueRow + unit));
-  }
-}
-
 unsigned blocks_of(const DeltaChunkShape& shape) { return static_cast<unsigned>(shape.chunks.chunks * shape.heads); }
 
 template <int K, int V>
@@ -465,12 +447,6 @@ void differentiate(const DeltaChunkShape& shape, const DeltaChunkGradients& grad
   chunk_gradients<K, V><<<blocks_of(shape), kGradientThreads, sizeof(GradientMemory<K, V>), stream>>>(gradients, shape);
 }
 
-template <int K, int V>
-void read(const DeltaChunkShape& shape, const DeltaChunkOutput& output, Stream stream) {
-  allow_shared_memory(read_chunk<K, V>, sizeof(OutputMemory<K, V>));
-  read_chunk<K, V><<<blocks_of(shape), kThreads, sizeof(OutputMemory<K, V>), stream>>>(shape, output);
-}
-
 }  // namespace
 
 void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, const Rows& v, const float* g_TH,
@@ -479,13 +455,6 @@ void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, co
                                        : (shape.value_dim == 64 ? prepare<128, 64> : prepare<128, 128>);
   run(shape, q, k, v, g_TH, beta_TH, chunks, stream);
   check_launch("delta_chunks");
-}
-
-void delta_chunk_output(const DeltaChunkShape& shape, const DeltaChunkOutput& output, Stream stream) {
-  const auto run = shape.key_dim == 64 ? (shape.value_dim == 64 ? read<64, 64> : read<64, 128>)
-                                       : (shape.value_dim == 64 ? read<128, 64> : read<128, 128>);
-  run(shape, output, stream);
-  check_launch("delta_chunk_output");
 }
 
 void delta_chunk_gradients(const DeltaChunkShape& shape, const DeltaChunkGradients& gradients, Stream stream) {

@@ -89,18 +89,16 @@ std::vector<at::Tensor> backward_of_products(const at::Tensor& d_output_BTHV, co
   return {call.chunks.unpacked(dq), call.chunks.unpacked(dk), call.chunks.unpacked(dv), d_initial};
 }
 
-bool in_walks(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
-  const c10::cuda::CUDAGuard guard(q_BTHK.device());
-  return walked(q_BTHK, v_BTHV) && lightning_walks();
-}
-
-// As many tokens as let every block of a walk be on the card at once.
-int64_t segment_tokens(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
+// As many tokens as let every block of a walk be on the card at once; what two such segments hold is not cut, since
+// that would cost a walk more.
+int64_t segment_tokens(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV, const Optional& documents_S1) {
   const c10::cuda::CUDAGuard guard(q_BTHK.device());
   const int64_t tokens = q_BTHK.size(0) * q_BTHK.size(1);
+  const int64_t longest = longest_sequence(q_BTHK, documents_S1);
   const int64_t at_once = lightning_heads_at_once(q_BTHK.size(3), v_BTHV.size(3));
   const int64_t segments = std::max<int64_t>(1, at_once / q_BTHK.size(2));
-  return ((tokens + segments - 1) / segments + kWalkedChunk - 1) / kWalkedChunk * kWalkedChunk;
+  const int64_t even = ((tokens + segments - 1) / segments + kWalkedChunk - 1) / kWalkedChunk * kWalkedChunk;
+  return longest <= 2 * even ? 2 * even : even;
 }
 
 // Walks of the whole call over segments, which are its Call's chunks.
@@ -110,7 +108,7 @@ struct Walks {
 
   Walks(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay, const Optional& documents,
         double scale)
-      : call(q_BTHK, log_decay, documents, scale, segment_tokens(q_BTHK, v_BTHV)), heads(q_BTHK.size(2)) {}
+      : call(q_BTHK, log_decay, documents, scale, segment_tokens(q_BTHK, v_BTHV, documents)), heads(q_BTHK.size(2)) {}
 
   LightningWalk forwards(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
     return walk(q, k, v, false, 0, call.scale, 1);
@@ -153,7 +151,7 @@ struct Walks {
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
                                            const at::Tensor& log_decay, const Optional& initial,
                                            const Optional& documents, double scale, int64_t chunk) {
-  if (!in_walks(q_BTHK, v_BTHV))
+  if (!walked_by_warpgroups(q_BTHK, v_BTHV))
     return forward_of_products(q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, scale, chunk);
   const Walks walks(q_BTHK, v_BTHV, log_decay, documents, scale);
   const at::Tensor q = in_rows(q_BTHK), k = in_rows(k_BTHK), v = in_rows(v_BTHV);
@@ -166,7 +164,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
 std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
                                  const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay,
                                  const Optional& initial, const Optional& documents, double scale, int64_t chunk) {
-  if (!in_walks(q_BTHK, v_BTHV))
+  if (!walked_by_warpgroups(q_BTHK, v_BTHV))
     return backward_of_products(d_output_BTHV, d_final, q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, scale,
                                 chunk);
   const Walks walks(q_BTHK, v_BTHV, log_decay, documents, scale);

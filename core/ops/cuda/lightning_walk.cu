@@ -49,17 +49,13 @@ struct Part {
   __device__ int64_t token(int64_t step) const { return start + (backwards ? length - 1 - step : step); }
 
   // A chunk's rows into kTiles neighbouring tiles, zeros behind the segment's end.
-  template <int kTiles>
-  __device__ __forceinline__ void fetch(Tile* to, const Rows& rows, int64_t chunk, int from_column, int threads) const {
-    const Half* const x = static_cast<const Half*>(rows.data) + head * rows.head_stride + from_column;
-#pragma unroll 1
-    for (int n = threadIdx.x; n < kTokens * kTiles * 8; n += threads) {
-      const int row = n / (kTiles * 8), unit = n % (kTiles * 8);
-      const int64_t step = chunk * kTokens + row;
-      const bool here = step < length;
-      copy_async(swizzled(to[unit / 8], row, unit % 8), x + (here ? token(step) * rows.token_stride : 0) + unit * 8,
-                 here);
-    }
+  template <int kTiles, int kThreads>
+  __device__ __forceinline__ void fetch(Tile* to, const Rows& rows, int64_t chunk, int from_column) const {
+    fetch_tiles<kTiles, kThreads>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride + from_column,
+                                  [&](int row) {
+                                    const int64_t step = chunk * kTokens + row;
+                                    return step < length ? token(step) * rows.token_stride : -1;
+                                  });
   }
 };
 
@@ -111,9 +107,9 @@ __global__ void __launch_bounds__(128 * kGroups, kBlocks<K, kGroups>)
   const int64_t chunks = (part.length + kTokens - 1) / kTokens;
   const auto fetch_chunk = [&](int64_t chunk) {
     if (chunk < chunks) {
-      if constexpr (kOutput) part.fetch<M::kKeyTiles>(memory.queries(chunk), walk.q, chunk, 0, kThreads);
-      part.fetch<M::kKeyTiles>(memory.keys(chunk), walk.k, chunk, 0, kThreads);
-      part.fetch<kGroups>(memory.values(chunk), walk.v, chunk, part.column, kThreads);
+      if constexpr (kOutput) part.fetch<M::kKeyTiles, kThreads>(memory.queries(chunk), walk.q, chunk, 0);
+      part.fetch<M::kKeyTiles, kThreads>(memory.keys(chunk), walk.k, chunk, 0);
+      part.fetch<kGroups, kThreads>(memory.values(chunk), walk.v, chunk, part.column);
     }
     commit_copies();
   };
@@ -247,7 +243,7 @@ void launch(const LightningWalk& walk, const float* entered, bool entered_transp
 
 }  // namespace
 
-bool lightning_walks() { return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
+bool has_warpgroup_products() { return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
 
 int64_t lightning_heads_at_once(int64_t key_dim, int64_t value_dim) {
   return with_dims(key_dim, value_dim,

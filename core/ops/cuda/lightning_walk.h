@@ -28,9 +28,6 @@ struct LightningWalk {
   double scale, read_scale, write_scale;
 };
 
-// Whether the current device has what the kernels are made of: Hopper's products of warpgroups.
-bool lightning_walks();
-
 // How many heads of segments the current device walks at once.
 int64_t lightning_heads_at_once(int64_t key_dim, int64_t value_dim);
 

@@ -57,16 +57,6 @@ struct SumTile {
       for (int e = 0; e < 4; ++e) use(sums[half][e], lane / 4 + e / 2 * 8, half * 8 + lane % 4 * 2 + e % 2);
   }
 
-  template <int N, class Use>  // use(N neighbouring sums, row, column of the first), N = 1 or 2
-  __device__ __forceinline__ void each_run(const Use& use) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int e = 0; e < 4; e += N)
-        use(reinterpret_cast<float(&)[N]>(sums[half][e]), lane / 4 + e / 2 * 8, half * 8 + lane % 4 * 2 + e % 2);
-  }
-
   template <class Left, class Right>
   __device__ __forceinline__ void add(const Left& a, const Right& b) {
 #pragma unroll

@@ -16,14 +16,16 @@ inline constexpr int kTokens = kWalkedChunk;  // 16 a warp
 inline constexpr int kColumns = kWalkedColumns;
 inline constexpr int kPad = 8;  // so that 8 rows of a tile lie in different banks
 
-// kTokens rows of kWidth numbers by `threads` threads: row r from x + place(r), zeros where that is negative.
+// kTokens rows of kWidth numbers by `threads` threads, a multiple of kWidth / 8: row r from x + place(r), zeros where
+// that is negative.
 template <int kWidth, class Place>
 __device__ __forceinline__ void fetch_rows(Half* to, const Half* x, int threads, const Place& place) {
   constexpr int kPerRow = kWidth / 8;
-  for (int n = threadIdx.x; n < kTokens * kPerRow; n += threads) {
-    const int row = n / kPerRow, unit = n % kPerRow * 8;
+  const int unit = threadIdx.x % kPerRow * 8;
+#pragma unroll 4
+  for (int row = threadIdx.x / kPerRow; row < kTokens; row += threads / kPerRow) {
     const int64_t from = place(row);
-    copy_async(to + row * (kWidth + kPad) + unit, x + (from < 0 ? 0 : from + unit), from >= 0);
+    copy_async(to + row * (kWidth + kPad) + unit, x + (from < 0 ? 0 : from) + unit, from >= 0);
   }
 }
 

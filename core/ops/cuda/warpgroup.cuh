@@ -18,6 +18,21 @@ __device__ __forceinline__ Number* swizzled(Number* tile, int row, int unit) {
   return tile + row * kTileSide + (unit ^ row % 8) * 8;
 }
 
+// 64 rows into kTiles neighbouring tiles by kThreads threads: row r from x + place(r), zeros where that is negative. A
+// thread's copies lie 8 n rows apart, so that they differ by a constant in shared memory.
+template <int kTiles, int kThreads, class Place>
+__device__ __forceinline__ void fetch_tiles(Tile* to, const __nv_bfloat16* x, const Place& place) {
+  constexpr int kPerRow = kTiles * 8, kApart = kThreads / kPerRow;
+  static_assert(kThreads % kPerRow == 0 && kApart % 8 == 0);
+  const int unit = threadIdx.x % kPerRow, first = threadIdx.x / kPerRow;
+  __nv_bfloat16* const here = swizzled(to[unit / 8], first, unit % 8);
+#pragma unroll
+  for (int row = 0; row < kTileSide; row += kApart) {
+    const int64_t from = place(first + row);
+    copy_async(here + row * kTileSide, x + (from < 0 ? 0 : from) + unit * 8, from >= 0);
+  }
+}
+
 // A warp's 16 of 64 rows as the left factor of a product: blocks as LeftTile has them, of columns 0-15, 16-31, ..
 struct LeftRows {
   uint32_t blocks[kTileSide / 16][4];
@@ -63,6 +78,12 @@ struct WarpgroupSums {
 #pragma unroll
     for (int k = 0; k < kTileSide / 16; ++k)
       multiply_add_columns(sums, a.blocks[k], product_rows(b + k * 16 * kTileSide));
+  }
+
+  // += a b^T
+  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) {
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], product_rows(b + k * 16));
   }
 
   // Rounded, as the left factor of the next product.

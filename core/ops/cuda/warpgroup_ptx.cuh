@@ -74,6 +74,13 @@ __device__ __forceinline__ void multiply_add_columns(float (&sums)[32], const ui
                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+// sums[64 x 64] += a b^T, b [64 x 16].
+__device__ __forceinline__ void multiply_add_rows(float (&sums)[32], const uint32_t (&a)[4], uint64_t b) {
+  FLASHMORPH_HOPPER(FLASHMORPH_PRODUCT "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+                    : FLASHMORPH_SUMS(sums)
+                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
 #undef FLASHMORPH_PRODUCT
 #undef FLASHMORPH_SUMS
 #undef FLASHMORPH_HOPPER
