@@ -305,7 +305,7 @@ def recurrences(kinds, small):
         for dtype in BOUNDS:
             fused = dtype == torch.bfloat16  # with head dims of 64 and 128
             if small:
-                recurrence_case(kind, dtype, 2, 133 if fused else 37, 1 if fused else 2, *((64, 64) if fused else (16, 16)), 16)
+                recurrence_case(kind, dtype, 2, 133 if fused else 37, 1 if fused else 2, *((128, 128) if fused else (16, 16)), 16)
                 recurrence_case(kind, dtype, 1, 70, 2, *((64, 128) if fused else (16, 8)), 32, documents=[0, 5, 70])
                 continue
             if fused:

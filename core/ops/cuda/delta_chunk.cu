@@ -1,6 +1,6 @@
+#include "core/ops/cuda/chunk.cuh"
 #include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/substitution.cuh"
-#include "core/ops/cuda/walk.cuh"
 
 namespace flashmorph::cuda {
 namespace {

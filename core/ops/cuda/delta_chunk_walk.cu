@@ -12,7 +12,7 @@ namespace {
 
 using Half = __nv_bfloat16;
 
-constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns, kThreads = 128, kWarps = kThreads / 32;
+constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns, kThreads = 128;
 static_assert(kTokens == kTileSide && kColumns == kTileSide);
 constexpr size_t kSharedMemory = 227 << 10;  // that a block may have
 
@@ -26,14 +26,12 @@ struct Memory {
   static constexpr int kStageTiles = (kQueries ? 3 : 2) * kKeyTiles + kQueries + kGradients;
   static constexpr int kAddedRow = kColumns + 4;  // so that 4 rows of 8 numbers lie in different banks
   static constexpr int kAdded = kGradients ? 4 : kTokens * kAddedRow;
-  static constexpr int kStateRow = K + 8, kTokenRow = 16 + 8;  // of a warp's 16 columns
-  static constexpr int kStaged = 16 * kStateRow > kTokens* kTokenRow ? 16 * kStateRow : kTokens* kTokenRow;
   static constexpr size_t kStage = kStageTiles * sizeof(Tile) + kAdded * sizeof(float);
-  static constexpr int kStages = 3 * kStage + kWarps * kStaged * sizeof(Half) <= kSharedMemory ? 3 : 2;
+  static constexpr int kStages = 3 * kStage + sizeof(Staged) <= kSharedMemory ? 3 : 2;
 
   Tile tiles[kStages * kStageTiles];
   float added[kStages][kAdded];
-  Half staged[kWarps][kStaged];  // on the way to global memory
+  Staged staged;
 
   __device__ Tile* reading(int64_t step) { return tiles + step % kStages * kStageTiles; }
   __device__ Tile* writing(int64_t step) { return reading(step) + kKeyTiles; }
@@ -98,41 +96,6 @@ __device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const DeltaChunk
   commit_copies();
 }
 
-// What a warp's 16 columns have for each token, to the rows that to(token) says, null for nowhere.
-template <int kRow, class To>
-__device__ __forceinline__ void store_tokens(const WarpgroupSums& tokens, Half* staged, const To& to) {
-  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
-  __syncwarp();
-  WarpgroupSums::each_place([&](int n, int column, int token) {
-    staged[token * kRow + column - first] = __float2bfloat16_rn(tokens.sums[n]);
-  });
-  __syncwarp();
-#pragma unroll
-  for (int n = lane; n < kTokens * 2; n += 32) {
-    const int token = n / 2, unit = n % 2 * 8;
-    if (Half* const row = to(token)) store<Half, 8>(row + first + unit, load<Half, 8>(staged + token * kRow + unit));
-  }
-}
-
-// A warp's 16 rows of the state.
-template <int K, int kRow>
-__device__ __forceinline__ void store_state(const LeftRows (&state)[K / kTileSide], Half* staged, Half* to) {
-  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
-  __syncwarp();
-#pragma unroll
-  for (int k = 0; k < K / 16; ++k)
-#pragma unroll
-    for (int b = 0; b < 4; ++b)
-      *reinterpret_cast<uint32_t*>(staged + (lane / 4 + b % 2 * 8) * kRow + k * 16 + b / 2 * 8 + lane % 4 * 2) =
-          state[k / 4].blocks[k % 4][b];
-  __syncwarp();
-#pragma unroll
-  for (int n = lane; n < 16 * K / 8; n += 32) {
-    const int row = n / (K / 8), unit = n % (K / 8) * 8;
-    store<Half, 8>(to + (first + row) * K + unit, load<Half, 8>(staged + row * kRow + unit));
-  }
-}
-
 // blockIdx.x: a sequence, a head and its part of the value columns.
 template <int K, Pass kPass>
 __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape, DeltaChunkWalk walk) {
@@ -152,7 +115,6 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
   };
   float* const kept = walk.state_SHKV + part.owner * K * V + part.column;
   each_state([&](float& sum, int value, int key) { sum = kept[key * V + value]; });
-  Half* const staged = memory.staged[threadIdx.x / 32];
   float next_whole = part.steps > 0 ? walk.whole_NH[part.matrix(0)] : 0.0f;  // read a step before its use
 
   for (int64_t step = 0; step < part.steps; ++step) {
@@ -184,8 +146,7 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
       for (int n = 0; n < M::kKeyTiles; ++n) output.add_rows(entering[n], memory.queries(step)[n]);
       commit_products();
     } else {
-      store_state<K, M::kStateRow>(entering, staged,
-                                   static_cast<Half*>(walk.states_NHVK) + (matrix * V + part.column) * K);
+      store_rows(entering, memory.staged, static_cast<Half*>(walk.states_NHVK) + (matrix * V + part.column) * K);
     }
     each_state([&](float& sum, int, int) { sum *= whole; });
     if constexpr (M::kGradients) {
@@ -205,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
     if constexpr (kPass == Pass::output) output.add_rows(writing, memory.scores(step));
     commit_products();
     if constexpr (kPass != Pass::output)
-      store_tokens<M::kTokenRow>(written, staged, [&](int token) {
+      store_columns(written, memory.staged, [&](int token) {
         return static_cast<Half*>(walk.written_NHCV) + (matrix * kTokens + token) * V + part.column;
       });
     await_products<0>();
@@ -214,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
     if constexpr (kPass == Pass::output) {
       pin(output.sums);
       const int64_t start = shape.chunks.start_N[part.chunk(step)], length = shape.chunks.length_N[part.chunk(step)];
-      store_tokens<M::kTokenRow>(output, staged, [&](int token) {
+      store_columns(output, memory.staged, [&](int token) {
         if (token >= length) return static_cast<Half*>(nullptr);
         return static_cast<Half*>(walk.output_THV) + ((start + token) * part.heads + part.head) * V + part.column;
       });

@@ -1,5 +1,5 @@
+#include "core/ops/cuda/chunk.cuh"
 #include "core/ops/cuda/gated_walk.h"
-#include "core/ops/cuda/walk.cuh"
 
 // What the tokens of a chunk do to each other when every channel decays by itself. Two tokens j < i meet at the level
 // h = 32, 16, .., 1 that is the highest bit in which their places differ: in the block of 2 h tokens that has both, j

@@ -259,7 +259,7 @@ struct ChunkedCall {
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
                                            const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial,
                                            const Optional& documents, double scale, int64_t chunk) {
-  if (!walked_by_warpgroups(q_BTHK, v_BTHV))
+  if (!walked(q_BTHK, v_BTHV))
     return forward_of_products(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
   const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, documents, scale);
   const at::Tensor output = dense_like(v_BTHV), state = call.state_of(initial);
@@ -271,7 +271,7 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                                  const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
                                  const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents,
                                  double scale, int64_t chunk) {
-  if (!walked_by_warpgroups(q_BTHK, v_BTHV))
+  if (!walked(q_BTHK, v_BTHV))
     return backward_of_products(d_output_BTHV, d_final, q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents,
                                 scale, chunk);
   const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, documents, scale);

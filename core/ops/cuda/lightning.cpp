@@ -151,7 +151,7 @@ struct Walks {
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
                                            const at::Tensor& log_decay, const Optional& initial,
                                            const Optional& documents, double scale, int64_t chunk) {
-  if (!walked_by_warpgroups(q_BTHK, v_BTHV))
+  if (!walked(q_BTHK, v_BTHV))
     return forward_of_products(q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, scale, chunk);
   const Walks walks(q_BTHK, v_BTHV, log_decay, documents, scale);
   const at::Tensor q = in_rows(q_BTHK), k = in_rows(k_BTHK), v = in_rows(v_BTHV);
@@ -164,7 +164,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
 std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
                                  const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay,
                                  const Optional& initial, const Optional& documents, double scale, int64_t chunk) {
-  if (!walked_by_warpgroups(q_BTHK, v_BTHV))
+  if (!walked(q_BTHK, v_BTHV))
     return backward_of_products(d_output_BTHV, d_final, q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, scale,
                                 chunk);
   const Walks walks(q_BTHK, v_BTHV, log_decay, documents, scale);

@@ -64,13 +64,4 @@ struct SumTile {
   }
 };
 
-// A product's sums, rounded, as the left factor of the next product.
-struct RoundedSums {
-  uint32_t blocks[4];
-  __device__ __forceinline__ explicit RoundedSums(const SumTile& tile) {
-#pragma unroll
-    for (int b = 0; b < 4; ++b) blocks[b] = packed(tile.sums[b / 2][b % 2 * 2], tile.sums[b / 2][b % 2 * 2 + 1]);
-  }
-};
-
 }  // namespace flashmorph::cuda

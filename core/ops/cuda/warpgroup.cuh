@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/ops/cuda/launch.h"
 #include "core/ops/cuda/tensor_cores.cuh"
 #include "core/ops/cuda/warpgroup_ptx.cuh"
 
@@ -104,5 +105,55 @@ struct WarpgroupSums {
             packed(sums[n * 4 + half * 2], sums[n * 4 + half * 2 + 1]);
   }
 };
+
+// Room for what a warp has on the way to global memory, a warp's own, so that a lane stores 16 bytes.
+struct Staged {
+  static constexpr int kRow = kTileSide + 8, kColumn = 16 + 8;  // a row of 64 numbers, a column's of the warp's 16 rows
+  static constexpr int kSize = kTileSide * kColumn;
+  static_assert(16 * kRow <= kSize);
+  alignas(16) __nv_bfloat16 numbers[4][kSize];
+};
+
+// A warp's 16 rows of kTiles neighbouring tiles to a dense matrix whose rows lie one after the other.
+template <int kTiles>
+__device__ __forceinline__ void store_rows(const LeftRows (&rows)[kTiles], Staged& staged, __nv_bfloat16* to) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+  __nv_bfloat16* const here = staged.numbers[warp];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k)
+#pragma unroll
+      for (int b = 0; b < 4; ++b)
+        *reinterpret_cast<uint32_t*>(here + (lane / 4 + b % 2 * 8) * Staged::kRow + k * 16 + b / 2 * 8 + lane % 4 * 2) =
+            rows[tile].blocks[k][b];
+    __syncwarp();
+#pragma unroll
+    for (int n = lane; n < 16 * kTileSide / 8; n += 32) {
+      const int row = n / (kTileSide / 8), unit = n % (kTileSide / 8) * 8;
+      store<__nv_bfloat16, 8>(to + ((warp * 16 + row) * kTiles + tile) * kTileSide + unit,
+                              load<__nv_bfloat16, 8>(here + row * Staged::kRow + unit));
+    }
+  }
+}
+
+// Each column of the sums, rounded, as 64 numbers from to(column) on; null for nowhere.
+template <class To>
+__device__ __forceinline__ void store_columns(const WarpgroupSums& sums, Staged& staged, const To& to) {
+  const int lane = threadIdx.x % 32, first = threadIdx.x % 128 / 32 * 16;
+  __nv_bfloat16* const here = staged.numbers[first / 16];
+  __syncwarp();
+  WarpgroupSums::each_place([&](int n, int row, int column) {
+    here[column * Staged::kColumn + row - first] = __float2bfloat16_rn(sums.sums[n]);
+  });
+  __syncwarp();
+#pragma unroll
+  for (int n = lane; n < kTileSide * 2; n += 32) {
+    const int column = n / 2, unit = n % 2 * 8;
+    if (__nv_bfloat16* const out = to(column))
+      store<__nv_bfloat16, 8>(out + first + unit, load<__nv_bfloat16, 8>(here + column * Staged::kColumn + unit));
+  }
+}
 
 }  // namespace flashmorph::cuda
