@@ -288,26 +288,41 @@ __global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChun
   using M = GradientMemory<K, V>;
   M& memory = *reinterpret_cast<M*>(shared);
   constexpr int kRow = M::kRow, kValueRow = M::kValueRow, kAcross = K / 64, kThreads = kGradientThreads;
+  constexpr int kWarps = kThreads / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const Matrix matrix(shape);
   matrix.fetch<K>(memory.q, in.q, kThreads);
   matrix.fetch<K>(memory.k, in.k, kThreads);
   matrix.fetch<V>(memory.d_output, in.d_output, kThreads);
   fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens, kThreads);
   fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens, kThreads);
-  fetch_matrix<K>(memory.before, in.before_NHVK, matrix.index, V, kThreads);
+  commit_copies();
+  fetch_matrix<K>(memory.before, in.before_NHVK, matrix.index, V, kThreads);  // these arrive while pairs are computed
   fetch_matrix<K>(memory.d_after, in.d_after_NHVK, matrix.index, V, kThreads);
+  commit_copies();
   if (threadIdx.x < kTokens) {
     memory.b[threadIdx.x] = in.b_NHC[matrix.index * kTokens + threadIdx.x];
     memory.beta[threadIdx.x] = in.beta_NHC[matrix.index * kTokens + threadIdx.x];
   }
   for (int n = threadIdx.x; n < kTokens * kExactRow; n += kThreads) memory.passing[n] = memory.own[n] = 0.0f;
-  await_copies();
+  uint32_t v_pairs[kTokens / kWarps][V / 64];  // this lane's of the tokens that its warp has
+#pragma unroll
+  for (int t = 0; t < kTokens / kWarps; ++t)
+#pragma unroll
+    for (int n = 0; n < V / 64; ++n) {
+      const int token = warp + t * kWarps;
+      const Half* const from = static_cast<const Half*>(in.v.data) + (matrix.start + token) * in.v.token_stride +
+                               matrix.head * in.v.head_stride + n * 64 + lane * 2;
+      v_pairs[t][n] = token < matrix.length ? *reinterpret_cast<const uint32_t*>(from) : 0u;
+    }
+  await_copies_before<1>();
   __syncthreads();
 
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks, quarter = warp / kBlocks;
-  const int first_column = quarter * (K / 4);
+  const int block = warp % kBlocks, quarter = warp / kBlocks, first_column = quarter * (K / 4);
   const float scale = static_cast<float>(shape.scale);
   if (quarter <= block) pair_gradients<K, V>(memory, block, quarter, scale);
+  await_copies();
+  __syncthreads();
 
   SumTile dq[kAcross] = {}, dk[kAcross] = {}, gone[kAcross] = {};
 #pragma unroll
@@ -361,18 +376,22 @@ __global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChun
   }
   product = warp_sum(product);
   if (lane == 0) memory.carried[warp] = product;
-  for (int token = warp; token < kTokens; token += kThreads / 32) {  // dv = beta y, and y v
+#pragma unroll
+  for (int t = 0; t < kTokens / kWarps; ++t) {  // dv = beta y, and y v
+    const int token = warp + t * kWarps;
     float sum = 0.0f;
-    for (int c = lane * 2; token < matrix.length && c < V; c += 64) {
-      const auto pair_at = [](const Half* x) {
-        return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(x));
+#pragma unroll
+    for (int n = 0; n < V / 64; ++n) {
+      const auto numbers = [](const uint32_t& pair) {
+        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
       };
-      const float2 y = pair_at(memory.y + token * kValueRow + c);
-      const float2 v = pair_at(static_cast<const Half*>(in.v.data) + (matrix.start + token) * in.v.token_stride +
-                               matrix.head * in.v.head_stride + c);
+      const int c = n * 64 + lane * 2;
+      const float2 y = numbers(*reinterpret_cast<const uint32_t*>(memory.y + token * kValueRow + c));
+      const float2 v = numbers(v_pairs[t][n]);
       sum += y.x * v.x + y.y * v.y;
-      *reinterpret_cast<uint32_t*>(static_cast<Half*>(in.dv_THV) + matrix.row(token) * V + c) =
-          packed(memory.beta[token] * y.x, memory.beta[token] * y.y);
+      if (token < matrix.length)
+        *reinterpret_cast<uint32_t*>(static_cast<Half*>(in.dv_THV) + matrix.row(token) * V + c) =
+            packed(memory.beta[token] * y.x, memory.beta[token] * y.y);
     }
     sum = warp_sum(sum);
     if (lane == 0) memory.y_v[token] = sum;

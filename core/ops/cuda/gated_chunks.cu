@@ -369,13 +369,15 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape,
   matrix.fetch<V>(read.v, in.v, kThreads);
   matrix.fetch<V>(read.d_output, in.d_output, kThreads);
   memory.decays.fetch(in.g_THK, matrix, shape.heads, kThreads);
-  for (int n = threadIdx.x; n < V * K / 8; n += kThreads) {
+  commit_copies();
+  for (int n = threadIdx.x; n < V * K / 8; n += kThreads) {  // these arrive while the pairs are computed
     const int to = n / (K / 8) * kRow + n % (K / 8) * 8;
     const int64_t from = matrix.index * V * K + n * 8;
     copy_async(read.before + to, static_cast<const Half*>(in.before_NHVK) + from, true);
     copy_async(read.d_after + to, static_cast<const Half*>(in.d_after_NHVK) + from, true);
   }
-  await_copies();
+  commit_copies();
+  await_copies_before<1>();
   __syncthreads();
   const bool mild = memory.decays.sum();
 
@@ -392,6 +394,8 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape,
       memory.d_scores[to_row * kPairRow + to_column] = memory.d_scores[to_column * kPairRow + to_row] = rounded;
     });
   }
+  await_copies();
+  __syncthreads();
   const int channel = threadIdx.x % K, part = threadIdx.x / K;  // of sums over tokens
   if (part < kParts) {
     float sum = 0.0f;
