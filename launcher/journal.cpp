@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/clock.h"
+#include "proto/run.pb.h"
 
 namespace flashmorph {
 namespace {
@@ -43,21 +44,26 @@ void Journal::resumed(int64_t steps, int64_t tokens) {
                    {"tokens", tokens}});
 }
 
-void Journal::stepped(const StepReport& report) {
-  nlohmann::ordered_json line = {{"time", unix_time()},
-                                 {"stage", stage_.stage},
-                                 {"what", stage_.what},
-                                 {"step", report.step},
-                                 {"tokens", report.tokens},
-                                 {"loss", report.loss},
-                                 {"learning_rate", report.learning_rate}};
-  if (!report.gates.empty()) {
-    line["regularizer"] = report.regularizer;
-    line["gates"] = report.gates;
-    line["gate_price"] = report.gate_price;
-    line["gates_cost"] = report.gates_cost;
-    line["top_layers"] = report.top_layers;
-  }
+nlohmann::ordered_json Journal::line_of(const StepReport& report) const {
+  return {{"time", unix_time()},
+          {"stage", stage_.stage},
+          {"what", stage_.what},
+          {"step", report.step},
+          {"tokens", report.tokens},
+          {"loss", report.loss},
+          {"learning_rate", report.learning_rate}};
+}
+
+void Journal::stepped(const StepReport& report) { append(metrics_, line_of(report)); }
+
+void Journal::gates_moved(const StepReport& report, const proto::GateStep& gates,
+                          const std::vector<int64_t>& top_layers) {
+  nlohmann::ordered_json line = line_of(report);
+  line["regularizer"] = gates.regularizer();
+  line["gates"] = std::vector<double>(gates.alpha().begin(), gates.alpha().end());
+  line["gate_price"] = gates.price();
+  line["gates_cost"] = gates.cost();
+  line["top_layers"] = top_layers;
   append(metrics_, line);
 }
 

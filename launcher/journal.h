@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fstream>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ class Journal : public StageObserver {
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
+  void gates_moved(const StepReport& report, const proto::GateStep& gates,
+                   const std::vector<int64_t>& top_layers) override;
   void recalled(const RecallReport& report) override;
   void scored(const TaskReport& report) override;
   void saved(int64_t step, double seconds) override;
@@ -32,6 +35,8 @@ class Journal : public StageObserver {
   void warn(const std::string& warning) override;
 
  private:
+  nlohmann::ordered_json line_of(const StepReport& report) const;
+
   std::ofstream events_, metrics_;
   StageStart stage_;
 };
@@ -49,6 +54,10 @@ class Observers : public StageObserver {
   }
   void stepped(const StepReport& report) override {
     for (StageObserver* one : all_) one->stepped(report);
+  }
+  void gates_moved(const StepReport& report, const proto::GateStep& gates,
+                   const std::vector<int64_t>& top_layers) override {
+    for (StageObserver* one : all_) one->gates_moved(report, gates, top_layers);
   }
   void recalled(const RecallReport& report) override {
     for (StageObserver* one : all_) one->recalled(report);

@@ -136,17 +136,31 @@ void Metrics::stepped(const StepReport& report) {
       .Set(step_tokens / std::max(seconds, 1e-9));
   gauge("flashmorph_loss", "What the stage minimises, at the last step.", stage).Set(report.loss);
   gauge("flashmorph_learning_rate", "Of the last step, by stage.", stage).Set(report.learning_rate);
-  if (!report.gates.empty()) {
-    gauge("flashmorph_alignment_loss", "Select's error against the teacher on the answers, at the last step.")
-        .Set(report.loss - report.regularizer);
-    gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.")
-        .Set(report.regularizer);
-    gauge("flashmorph_gate_price", "The lambda that holds select's gates where they are, at the last step.")
-        .Set(report.gate_price);
-    gauge("flashmorph_gates_cost", "What select's gates cost at the last step, in the budget's unit.")
-        .Set(report.gates_cost);
-    set_gates(report);
+}
+
+void Metrics::gates_moved(const StepReport& report, const proto::GateStep& gates,
+                          const std::vector<int64_t>& top_layers) {
+  stepped(report);
+  gauge("flashmorph_alignment_loss", "Select's error against the teacher on the answers, at the last step.")
+      .Set(gates.loss() - gates.regularizer());
+  gauge("flashmorph_regularizer", "Select's pull on the gates, lambda times their sum, at the last step.")
+      .Set(gates.regularizer());
+  gauge("flashmorph_gate_price", "The lambda that holds select's gates where they are, at the last step.")
+      .Set(gates.price());
+  gauge("flashmorph_gates_cost", "What select's gates cost at the last step, in the budget's unit.").Set(gates.cost());
+  double least_kept = 1.0, most_dropped = 0.0;
+  for (int layer = 0; layer < gates.alpha_size(); ++layer) {
+    const double gate = gates.alpha(layer);
+    const bool kept = std::ranges::count(top_layers, layer) > 0;
+    const Labels labels = {{"layer", std::to_string(layer)}};
+    gauge("flashmorph_gate", "The layer's gate: 1 full attention, 0 linear.", labels).Set(gate);
+    gauge("flashmorph_gate_kept", "1 when the budget would keep the layer now.", labels).Set(kept);
+    gauge("flashmorph_gate_movement", "How far the gate moved in the last step.", labels)
+        .Set(last_gates_.empty() ? 0.0 : std::abs(gate - last_gates_[static_cast<size_t>(layer)]));
+    (kept ? least_kept : most_dropped) = kept ? std::min(least_kept, gate) : std::max(most_dropped, gate);
   }
+  last_gates_.assign(gates.alpha().begin(), gates.alpha().end());
+  gauge("flashmorph_gate_margin", "Smallest kept gate minus largest dropped one.").Set(least_kept - most_dropped);
 }
 
 void Metrics::scored(const TaskReport& report) { step_done(report.step); }
@@ -179,22 +193,6 @@ void Metrics::ranks(const std::vector<RankVitals>& vitals) {
     gauge("flashmorph_rank_resident_bytes", "Memory of the rank's process.", rank)
         .Set(static_cast<double>(one.resident_bytes));
   }
-}
-
-void Metrics::set_gates(const StepReport& report) {
-  double least_kept = 1.0, most_dropped = 0.0;
-  for (size_t layer = 0; layer < report.gates.size(); ++layer) {
-    const double gate = report.gates[layer];
-    const bool kept = std::count(report.top_layers.begin(), report.top_layers.end(), static_cast<int64_t>(layer)) > 0;
-    const Labels labels = {{"layer", std::to_string(layer)}};
-    gauge("flashmorph_gate", "The layer's gate: 1 full attention, 0 linear.", labels).Set(gate);
-    gauge("flashmorph_gate_kept", "1 when the budget would keep the layer now.", labels).Set(kept);
-    gauge("flashmorph_gate_movement", "How far the gate moved in the last step.", labels)
-        .Set(last_gates_.empty() ? 0.0 : std::abs(gate - last_gates_[layer]));
-    (kept ? least_kept : most_dropped) = kept ? std::min(least_kept, gate) : std::max(most_dropped, gate);
-  }
-  last_gates_ = report.gates;
-  gauge("flashmorph_gate_margin", "Smallest kept gate minus largest dropped one.").Set(least_kept - most_dropped);
 }
 
 void Metrics::measured(const proto::Measurement& measurement) {

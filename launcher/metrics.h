@@ -39,6 +39,8 @@ class Metrics : public StageObserver {
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
   void stepped(const StepReport& report) override;
+  void gates_moved(const StepReport& report, const proto::GateStep& gates,
+                   const std::vector<int64_t>& top_layers) override;
   void recalled(const RecallReport& report) override;
   void scored(const TaskReport& report) override;
   void saved(int64_t step, double seconds) override;
@@ -50,7 +52,6 @@ class Metrics : public StageObserver {
   using Labels = std::map<std::string, std::string>;
   prometheus::Gauge& gauge(const std::string& name, const std::string& help, const Labels& labels = {});
   double step_done(int64_t step);
-  void set_gates(const StepReport& report);
 
   std::string run_, address_;
   std::shared_ptr<prometheus::Registry> registry_;

@@ -10,11 +10,11 @@
 #include "core/base/bad_input.h"
 #include "core/model/stored_model.h"
 #include "distributed/checkpoint/messages.h"
-#include "distributed/measure/latency.h"
+#include "distributed/measure/measures.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/run/run_folder.h"
 #include "distributed/run/run_record.h"
-#include "distributed/stages/frontier.h"
+#include "distributed/stages/gate_history.h"
 #include "launcher/commands.h"
 
 // The layers that a run's gates keep within another budget than its own: nothing is trained again.
@@ -109,11 +109,11 @@ int pick(const Options& options) {
   const ModelSpec spec = StoredModel::spec_of(config.model.path);
   const proto::GateSnapshot gates = gates_of(files, spec.layers);
   const LayerBudget budget = asked_budget(config, files, spec);
+  const GateHistory history(gates, config.stages.select, budget);
   const proto::FrontierPoint point =
-      pick_for(gates, config.stages.select, budget,
-               spec.kv_bytes(static_cast<int64_t>(c10::elementSize(dtype_of(config.device)))));
+      history.pick(spec.kv_bytes(static_cast<int64_t>(c10::elementSize(dtype_of(config.device)))));
   options.json ? print_json(point, budget) : print(point, budget);
-  if (!options.json && !has_met(gates, budget))
+  if (!options.json && !history.has_met())
     fmt::print("select ended before its gates had come down to this budget: the pick foretells what they would keep\n");
   if (!options.plan.empty()) write_message(options.plan, as_plan(point, budget));
   return 0;

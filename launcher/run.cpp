@@ -222,9 +222,9 @@ int run(const CommandLine& line, Communicator& host_world) {
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
   if (config.health.sniff) sniff(device, hosts, config, watchdog, observer);
-  Coordinator coordinator({config, *inputs.corpus, *inputs.passkeys, latency, observer, stop, watchdog,
-                           inputs.tasks ? &*inputs.tasks : nullptr},
-                          world, placed, folder);
+  Coordinator coordinator(
+      {config, *inputs.corpus, *inputs.passkeys, observer, stop, watchdog, inputs.tasks ? &*inputs.tasks : nullptr},
+      latency, world, placed, folder);
   try {
     coordinator.run();
   } catch (const Stopped& stopped) {

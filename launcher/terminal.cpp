@@ -127,14 +127,20 @@ void Terminal::resumed(int64_t steps, int64_t tokens) {
   std::fflush(out_);
 }
 
-void Terminal::stepped(const StepReport& report) {
+void Terminal::show_step(const StepReport& report, const std::string& tail) {
   const double seconds = std::max(watch_.seconds(), 1e-9);
   show(report.step,
        fmt::format("{:>6.0f} tokens/s  loss {:.5f}", static_cast<double>(report.tokens - tokens_before_) / seconds,
                    report.loss),
-       report.top_layers.empty() ? "" : "  top: " + listed(report.top_layers, " "));
-  if (report.step == stage_.steps && !report.gates.empty())
-    fmt::print(out_, "\n{}\n", gate_bars(report.gates, report.top_layers));
+       tail);
+  std::fflush(out_);
+}
+
+void Terminal::gates_moved(const StepReport& report, const proto::GateStep& gates,
+                           const std::vector<int64_t>& top_layers) {
+  show_step(report, "  top: " + listed(top_layers, " "));
+  if (report.step == stage_.steps)
+    fmt::print(out_, "\n{}\n", gate_bars({gates.alpha().begin(), gates.alpha().end()}, top_layers));
   std::fflush(out_);
 }
 

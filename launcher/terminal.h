@@ -25,7 +25,9 @@ class Terminal : public StageObserver {
 
   void started(const StageStart& start) override;
   void resumed(int64_t steps, int64_t tokens) override;
-  void stepped(const StepReport& report) override;
+  void stepped(const StepReport& report) override { show_step(report, ""); }
+  void gates_moved(const StepReport& report, const proto::GateStep& gates,
+                   const std::vector<int64_t>& top_layers) override;
   void recalled(const RecallReport& report) override;
   void scored(const TaskReport& report) override;
   void exported(const std::string& format, int64_t tokens, double largest_difference) override;
@@ -34,6 +36,7 @@ class Terminal : public StageObserver {
   void warn(const std::string& warning) override;
 
  private:
+  void show_step(const StepReport& report, const std::string& tail);
   void show(int64_t step, const std::string& what, const std::string& tail = "");
 
   std::FILE* out_;

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <limits>
+#include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -10,8 +12,8 @@ namespace flashmorph {
 
 // How a section of the YAML says its keys, once, below its fields:
 //   void keys(KeyVisitor& v) { v.key("seed", seed, {"all randomness follows from it", 0, kMany}); ... }
-// Whatever has to know all keys visits them: reading (reader.h); writing, the reference page and the differences
-// between two runs (values.h).
+// Whatever has to know all keys visits them: reading, writing, the reference page and the differences between two
+// runs (values.h). What must hold between its keys a section's rules() say, by require().
 
 struct Range {  // inclusive; in YAML a number, or [min, max]
   int64_t min;
@@ -38,7 +40,7 @@ class KeyVisitor {
 
   template <class Field>
   void key(const std::string& name, Field& field, const Rule& rule) {
-    visit(path_of(name), &field, rule);
+    if (!without_.contains(name)) visit(path_of(name), &field, rule);
   }
   // One that says where or how the work is done, not what comes of it.
   template <class Field>
@@ -46,26 +48,20 @@ class KeyVisitor {
     rule.changes_results = false;
     key(name, field, rule);
   }
+  // without: its keys that mean nothing here.
   template <class Section>
-  void section(const std::string& name, Section& section) {
-    group(name, [&] { section.keys(*this); });
-  }
-  template <class Keys>
-  void group(const std::string& name, const Keys& keys, bool is_list = false) {  // some keys of a struct
-    const std::string around = path_;
-    path_ = path_of(name);
-    enter(path_, is_list);
-    keys();
-    leave();
-    path_ = around;
+  void section(const std::string& name, Section& section, const std::set<std::string>& without = {}) {
+    within(name, /*is_list=*/false, without, [&] {
+      section.keys(*this);
+      if constexpr (requires { section.rules(*this); }) section.rules(*this);
+    });
   }
   template <class Section>
   void sections(const std::string& name, std::vector<Section>& list) {  // a list of maps, known by their number
-    const auto all = [&] {
+    within(name, /*is_list=*/true, {}, [&] {
       list.resize(items(list.size()));
       for (size_t i = 0; i < list.size(); ++i) section(std::to_string(i), list[i]);
-    };
-    group(name, all, /*is_list=*/true);
+    });
   }
 
   // What must hold between keys of this section; "" is the section itself. `fault` says what is wrong with the first of
@@ -87,7 +83,19 @@ class KeyVisitor {
   }
 
  private:
+  template <class Keys>
+  void within(const std::string& name, bool is_list, std::set<std::string> without, const Keys& keys) {
+    const std::string around = std::exchange(path_, path_of(name));
+    without_.swap(without);
+    enter(path_, is_list);
+    keys();
+    leave();
+    without_.swap(without);
+    path_ = around;
+  }
+
   std::string path_;  // of the section
+  std::set<std::string> without_;
 };
 
 }  // namespace flashmorph

@@ -1,5 +1,3 @@
-#include "core/config/reader.h"
-
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -218,24 +216,19 @@ class Reader : public KeyVisitor {
   // Also when the section is missing, so that its required keys are named.
   void enter(const std::string& section, bool is_list) override { open(section, take(section), is_list); }
 
-  size_t items(size_t count) override { return maps_.back().node.size() > 0 ? maps_.back().node.size() : count; }
+  size_t items(size_t count) override { return maps_.back().entries.empty() ? count : maps_.back().entries.size(); }
 
   void leave() override {
     const Map map = maps_.back();
     maps_.pop_back();
     const std::vector<std::string> known = names_below(map.path, known_);
-    const auto require_known = [&](const std::string& name, const YAML::Node& at) {
-      if (std::ranges::count(known, name) == 0)
-        add_fault(place_of(below(map.path, name), at, map.from_set), no_such_key(name, known));
-    };
     std::set<std::string> seen;
-    for (const auto& entry : map.node) {
-      const std::string name = name_of(entry.first);
-      if (!seen.insert(name).second)
-        add_fault(place_of(below(map.path, name), entry.first, map.from_set), "stands here a second time");
-      if (name != "<<") require_known(name, entry.first);
+    for (const Entry& entry : map.entries) {
+      const std::string where = place_of(below(map.path, entry.name), entry.at, map.from_set);
+      if (!entry.is_merged && !seen.insert(entry.name).second) add_fault(where, "stands here a second time");
+      if (entry.name != "<<" && std::ranges::count(known, entry.name) == 0)
+        add_fault(where, no_such_key(entry.name, known));
     }
-    for (const auto& [name, node] : map.merged) require_known(name, node);
   }
 
  private:
@@ -243,27 +236,31 @@ class Reader : public KeyVisitor {
     YAML::Node node;
     bool from_set;  // by --set, so its lines are not the file's
   };
+  struct Entry {
+    std::string name;
+    YAML::Node at;  // whose line faults name
+    YAML::Node value;
+    bool is_merged;
+  };
   struct Map {  // that is being read, or a list by its numbers
     std::string path;
-    YAML::Node node;
     bool from_set;
-    bool is_map = true;                                           // else that is the fault
-    std::vector<std::pair<std::string, YAML::Node>> merged = {};  // by `<<`, the nearest first
+    bool is_map = true;               // else that is the fault
+    std::vector<Entry> entries = {};  // its own, then those merged by `<<`, the nearest first
   };
 
   void open(const std::string& path, const Given& given, bool is_list) {
-    maps_.push_back({path, YAML::Node(YAML::NodeType::Map), given.from_set});
+    Map& map = maps_.emplace_back(Map{path, given.from_set});
     const YAML::Node& found = given.node;
     if (!found.IsDefined() || found.IsNull()) return;
-    if (is_list ? !found.IsSequence() || found.size() == 0 : !found.IsMap()) {
-      maps_.back().is_map = false;
+    map.is_map = is_list ? found.IsSequence() && found.size() > 0 : found.IsMap();
+    if (!map.is_map)
       return fault(path, "is " + text_of(found) + ", expected " + (is_list ? "a list of maps" : "a map of keys"));
-    }
-    if (!is_list) {
-      maps_.back().node.reset(found);
-      if (const YAML::Node source = found["<<"]; source.IsDefined()) merge(source, 0);
-    }
-    for (size_t i = 0; is_list && i < found.size(); ++i) maps_.back().node[std::to_string(i)] = found[i];
+    if (is_list)
+      for (const YAML::Node& one : found) map.entries.push_back({std::to_string(map.entries.size()), one, one, false});
+    else
+      for (const auto& entry : found) map.entries.push_back({name_of(entry.first), entry.first, entry.second, false});
+    if (const YAML::Node source = found["<<"]; source.IsDefined()) merge(source, 0);
   }
 
   // YAML's merge key: what the map does not say itself is as in the maps of `<<`, one or a list, the first before
@@ -278,7 +275,8 @@ class Reader : public KeyVisitor {
     if (!source.IsMap() || depth == kDeepest)
       return add_fault(place_of(below(map.path, "<<"), source, map.from_set), "expected a map or a list of maps");
     for (const auto& entry : source)
-      if (const std::string name = name_of(entry.first); name != "<<") map.merged.emplace_back(name, entry.second);
+      if (const std::string name = name_of(entry.first); name != "<<")
+        map.entries.push_back({name, entry.second, entry.second, true});
     if (const YAML::Node further = source["<<"]; further.IsDefined()) merge(further, depth + 1);
   }
 
@@ -286,12 +284,11 @@ class Reader : public KeyVisitor {
   Given take(const std::string& path) {
     known_.push_back(path);
     const Map& map = maps_.back();
-    const std::string name = path.substr(path.rfind('.') + 1);
-    const auto override = overrides_.find(path);
-    const auto merged = std::ranges::find(map.merged, name, &std::pair<std::string, YAML::Node>::first);
-    const YAML::Node own = map.node[name];
-    const bool is_merged = !own.IsDefined() && merged != map.merged.end(), is_set = override != overrides_.end();
-    const Given given{is_set ? override->second : is_merged ? merged->second : own, map.from_set || is_set};
+    const auto set = overrides_.find(path);
+    const auto own = std::ranges::find(map.entries, path.substr(path.rfind('.') + 1), &Entry::name);
+    const bool is_set = set != overrides_.end();
+    const YAML::Node found = own == map.entries.end() ? YAML::Node(YAML::NodeType::Undefined) : own->value;
+    const Given given{is_set ? set->second : found, map.from_set || is_set};
     if (given.node.IsDefined()) places_[path] = place_of(path, given.node, given.from_set);
     return given;
   }

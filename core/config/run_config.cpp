@@ -10,7 +10,6 @@
 #include <sstream>
 
 #include "core/base/bad_input.h"
-#include "core/config/reader.h"
 #include "core/config/values.h"
 
 namespace flashmorph {

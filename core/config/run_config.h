@@ -12,7 +12,7 @@
 namespace flashmorph {
 
 // What one run does, from a YAML file: plain values with their defaults, and below them, in keys(), what each is. A
-// field name is its YAML key. rules() says what must hold between keys.
+// field name is its YAML key.
 
 struct RunSection {
   std::string name = "run";
@@ -28,7 +28,6 @@ struct RunSection {
                  {"seconds until this start writes a checkpoint and exits with 75; 0: no limit but that of its "
                   "Slurm job",
                   0, kMany});
-    rules(v);
   }
   void rules(KeyVisitor& v) const;
 };
@@ -85,7 +84,6 @@ struct BudgetSection {  // exactly one of the first four; 0 and "": not given
            "instead of full_layers",
            0, kMany});
     v.key("length", length, {"tokens of that sequence", 1, kMany});
-    rules(v);
   }
   void rules(KeyVisitor& v) const;
 };
@@ -139,7 +137,6 @@ struct DataSection {  // exactly one of text, jsonl, tokens and sources
     v.sections("sources", sources);
     v.key("shuffle", shuffle, {"the order of the documents follows from it; 0: as they lie", 0, kMany});
     v.key("held_out", held_out, {"last share of each text's tokens, kept for evaluate", 0.001, 0.9});
-    rules(v);
   }
   void rules(KeyVisitor& v) const;
 };
@@ -163,7 +160,6 @@ struct MetricsSection {
     v.may_change("listen", listen,
                  {"HOST:PORT of rank 0's Prometheus endpoint; port 0: a free one, named in "
                   "NAME.prometheus.json beside the run's folder; off: none"});
-    rules(v);
   }
   void rules(KeyVisitor& v) const;
 };

@@ -13,7 +13,7 @@ namespace flashmorph {
 
 // The stages' part of a run's YAML (run_config.h).
 
-struct ParallelSection {  // of a run, and of each stage: by default the run's
+struct ParallelSection {  // of a run, and of each stage, without what means nothing to it: by default the run's
   int64_t tensor = 1;
   int64_t pipeline = 1;  // data = ranks / (tensor * pipeline)
   std::vector<int64_t> pipeline_cuts;
@@ -23,8 +23,7 @@ struct ParallelSection {  // of a run, and of each stage: by default the run's
 
   bool operator==(const ParallelSection&) const = default;
 
-  // A stage has those that mean something to it.
-  void mesh_keys(KeyVisitor& v) {
+  void keys(KeyVisitor& v) {
     v.may_change("tensor", tensor, {"ranks a layer is split over", 1, 65536});
     v.may_change("pipeline", pipeline, {"ranks the layers are dealt out to; the other ranks share the data", 1, 65536});
     v.may_change("pipeline_cuts", pipeline_cuts,
@@ -32,24 +31,12 @@ struct ParallelSection {  // of a run, and of each stage: by default the run's
                   .least = 1,
                   .most = 65536,
                   .may_be_empty = true});
-  }
-  void recompute_key(KeyVisitor& v) {
     v.may_change("recompute", recompute,
                  {.meaning = "full: keep a layer's input only and make its activations again in the backward pass",
                   .choices = {"none", "full"}});
-  }
-  void zero_key(KeyVisitor& v) {
     v.may_change("zero", zero, {"ZeRO-1: each data rank keeps its share of AdamW's states"});
-  }
-  void sequence_key(KeyVisitor& v) {
     v.may_change("sequence", sequence,
                  {"tensor ranks share the tokens, not only the heads: norms and residuals of a part each"});
-  }
-  void keys(KeyVisitor& v) {
-    mesh_keys(v);
-    recompute_key(v);
-    zero_key(v);
-    sequence_key(v);
   }
 };
 
@@ -60,17 +47,11 @@ struct SequenceSection {
   Range passkeys = {4, 4};
   Range words = {8, 8};
 
-  void length_keys(KeyVisitor& v) {
+  void keys(KeyVisitor& v) {
     v.key("lengths", lengths, {"tokens a sequence; each batch draws one of them", 2, kMany});
-  }
-  void passkey_keys(KeyVisitor& v) {
+    v.key("passkey_share", passkey_share, {"share of sequences with passkeys; the rest is plain text", 0, 1});
     v.key("passkeys", passkeys, {"passkeys a sequence, a number or [min, max]", 1, 10});
     v.key("words", words, {"words a passkey, a number or [min, max]", 1, 64});
-  }
-  void keys(KeyVisitor& v) {
-    length_keys(v);
-    v.key("passkey_share", passkey_share, {"share of sequences with passkeys; the rest is plain text", 0, 1});
-    passkey_keys(v);
   }
 };
 
@@ -100,9 +81,11 @@ struct TrainingSection {
   int64_t steps() const { return (tokens + batch_tokens - 1) / batch_tokens; }  // to come to all tokens
   int64_t longest() const;                                                      // tokens of the longest sequence
   int64_t micro_batch() const { return micro_batch_tokens == 0 ? longest() : micro_batch_tokens; }  // tokens a forward
+  void rules(KeyVisitor& v) const;
 
  protected:
-  void step_keys(KeyVisitor& v, const Rule& of_tokens) {
+  // All but where the work is done.
+  void training_keys(KeyVisitor& v, const Rule& of_tokens, const std::set<std::string>& without_of_data = {}) {
     v.key("tokens", tokens, of_tokens);
     v.key("batch_tokens", batch_tokens, {"tokens a step, over all ranks", 2, kMany});
     v.key("micro_batch_tokens", micro_batch_tokens, {"tokens a forward; 0: the longest sequence", 0, kMany});
@@ -110,15 +93,10 @@ struct TrainingSection {
     v.key("warmup_steps", warmup_steps, {"steps of linear warm-up", 0, kMany});
     v.key("beta1", beta1, {"AdamW's first moment", 0, 0.999999});
     v.key("beta2", beta2, {"AdamW's second moment", 0, 0.999999});
-  }
-  void weight_keys(KeyVisitor& v, const std::string& no_tokens) {
-    step_keys(v, {"tokens in all; 0 " + no_tokens, 0, kMany});
     v.key("clip", clip, {"gradient norm at most; 0: off", 0, kMany});
     v.key("weight_decay", weight_decay, {"AdamW's decoupled decay", 0, 1});
-    v.section("data", data);
-    rules(v);
+    v.section("data", data, without_of_data);
   }
-  void rules(KeyVisitor& v) const;
 };
 
 struct AlignSection : TrainingSection {
@@ -129,14 +107,10 @@ struct AlignSection : TrainingSection {
           {.meaning = "branches.safetensors of another run, with the same teacher and mixer, from which these start; "
                       "with tokens: 0 they are taken as they are",
            .is_path = true});
-    weight_keys(v, "with branches alone: they are taken as they are");
+    training_keys(v, {"tokens in all; 0 with branches alone: they are taken as they are", 0, kMany});
     v.require(tokens > 0 || !branches.empty(), {"tokens"},
               "is missing or 0: the branches need tokens to train, or stages.align.branches to be taken from");
-    v.group("parallel", [&] {  // no backward crosses a layer
-      parallel.mesh_keys(v);
-      parallel.zero_key(v);
-      parallel.sequence_key(v);
-    });
+    v.section("parallel", parallel, {"recompute"});  // no backward crosses a layer
   }
 };
 
@@ -153,28 +127,18 @@ struct SelectSection : TrainingSection {
   void keys(KeyVisitor& v) {
     v.key("method", method, {.meaning = "who picks the layers", .choices = kinds_of("selector")});
     v.key("judge_samples", judge_samples,
-          {"held-out samples by which flashmorph's polish, ablate, greedy, beam, exhaustive, halo and kl_ls judge a "
-           "set of layers",
-           1, kMany});
+          {"held-out samples on which methods that compare sets of layers judge them", 1, kMany});
     own.keys(v);
-    step_keys(v,
-              {.meaning = "tokens in all, rounded up to whole batches", .least = 1, .most = kMany, .required = true});
-    v.group("data", [&] {
-      data.length_keys(v);
-      data.passkey_keys(v);
-    });
-    rules(v);
-    v.group("parallel", [&] {  // a number a layer is trained
-      parallel.mesh_keys(v);
-      parallel.recompute_key(v);
-      parallel.sequence_key(v);
-    });
+    training_keys(
+        v, {.meaning = "tokens in all, rounded up to whole batches", .least = 1, .most = kMany, .required = true},
+        {"passkey_share"});
+    v.section("parallel", parallel, {"zero"});
   }
 };
 
 struct HybridSection : TrainingSection {
   void keys(KeyVisitor& v) {
-    weight_keys(v, "leaves the stage out");
+    training_keys(v, {"tokens in all; 0 leaves the stage out", 0, kMany});
     v.section("parallel", parallel);
   }
 };
@@ -223,8 +187,7 @@ struct EvaluateSection {
          .may_be_empty = true});
     v.key("task_lengths", task_lengths, {"tokens of their samples, answer included", 2, kMany});
     v.key("task_samples", task_samples, {"samples a task and length", 1, kMany});
-    v.group("parallel", [&] { parallel.mesh_keys(v); });
-    rules(v);
+    v.section("parallel", parallel, {"recompute", "zero", "sequence"});
   }
   void rules(KeyVisitor& v) const;
 };
@@ -257,7 +220,7 @@ struct StagesSection {
 
   void keys(KeyVisitor& v) {
     v.section("align", align);
-    v.section("select", select);
+    v.section("select", select, {"clip", "weight_decay"});  // it trains a number a layer
     v.section("distill", distill);
     v.section("finetune", finetune);
     v.section("evaluate", evaluate);

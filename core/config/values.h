@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -7,7 +8,13 @@
 
 namespace flashmorph {
 
-// All keys with their values: as YAML, and as what another run of the same keys may differ in.
+// All keys with their values: from YAML, as YAML, and as what another run of the same keys may differ in.
+
+// Reads a YAML into the fields that `keys` visits. BadInput with all its faults: unknown and doubled keys, types,
+// ranges, choices, and what does not hold between keys. `set` holds "key.path=value", which count instead of the
+// text's.
+void read_yaml(const std::string& text, const std::string& file_name, const std::vector<std::string>& set,
+               const std::function<void(KeyVisitor&)>& keys);
 
 // Control characters as "\x0A": a fault is one line, and YAML folds a bare line break into a space.
 std::string one_line(const std::string& text);

@@ -216,12 +216,13 @@ at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, co
 }
 
 at::Tensor MorphableModel::through_layer(int64_t layer, const at::Tensor& x, const Route& route,
-                                         const Positions& positions, LayerCache* cache,
-                                         const Meanwhile& meanwhile) const {
+                                         const Positions& positions, LayerCache* cache, const Meanwhile& meanwhile,
+                                         const SeeAttention& see_attention) const {
   const int64_t before = 2 * (layer - own_.first);
   Arriving attended = start_attention(layer, x, route, positions, cache);
   if (meanwhile) meanwhile(before + 1);
   const at::Tensor h = after_attention(layer, x, attended.here());
+  if (see_attention && !see_attention(h)) return h;
   Arriving fed = start_feed_forward(layer, h);
   if (meanwhile) meanwhile(before + 2);
   return after_feed_forward(layer, h, fed.here());

@@ -98,7 +98,13 @@ class MorphableModel {
   // this pass has begun: other work may be done then.
   using Meanwhile = std::function<void(int64_t sublayers)>;
 
-  // X through this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens continue
+  // X through one of this piece's layers. `see_attention` gets H and says whether the layer goes on behind it: where it
+  // does not, H comes back.
+  using SeeAttention = std::function<bool(const at::Tensor& h)>;
+  at::Tensor through_layer(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
+                           LayerCache* cache, const Meanwhile& meanwhile, const SeeAttention& see_attention = {}) const;
+
+  // X through all of them, each by its route; with caches (one a layer of the whole model) the tokens continue
   // the cached ones; packed documents cannot.
   at::Tensor through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
                             std::vector<LayerCache>* caches = nullptr, const Meanwhile& meanwhile = {}) const;
@@ -136,8 +142,6 @@ class MorphableModel {
       : spec_(spec), placement_(placement), shard_(&shard), own_(own), pipeline_peers_(&pipeline_peers) {}
 
   void check_routes(const Routes& routes) const;
-  at::Tensor through_layer(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
-                           LayerCache* cache, const Meanwhile& meanwhile) const;
   std::vector<at::Tensor> weights_of(int64_t layer) const;
   Parameters embedding_parameters() const;
   Parameters head_parameters() const;

@@ -15,8 +15,8 @@ class Ablate : public Selector {
   bool needs_judge(const SelectSection&) const override { return true; }
 
   Pick pick(const Evidence& evidence) const override {
-    const std::vector<Judgement> without = each_layer_linear(evidence);
     const double whole = evidence.judge(all_layers(evidence.budget.layers())).recall;
+    const std::vector<Judgement> without = each_layer_linear(evidence);
     const double most_error = std::ranges::max(without, {}, &Judgement::error).error;
     std::vector<double> scores;
     for (const Judgement& one : without)

@@ -14,9 +14,9 @@ class KlLs : public Selector {
   bool needs_judge(const SelectSection&) const override { return true; }
 
   Pick pick(const Evidence& evidence) const override {
-    std::vector<double> divergences;
-    for (int64_t layer = 0; layer < evidence.budget.layers(); ++layer)
-      divergences.push_back(evidence.judge({layer}).divergence);
+    std::vector<double> divergences(static_cast<size_t>(evidence.budget.layers()));
+    for (int64_t layer = evidence.budget.layers() - 1; layer >= 0; --layer)
+      divergences[layer] = evidence.judge({layer}).divergence;
     std::vector<double> scores;
     for (const double one : divergences) scores.push_back(std::ranges::max(divergences) - one);
     return best_pick(scores, evidence.budget);

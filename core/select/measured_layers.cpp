@@ -12,11 +12,11 @@ std::vector<int64_t> all_layers(int64_t layers) {
 }
 
 std::vector<Judgement> each_layer_linear(const Evidence& evidence) {
-  std::vector<Judgement> judgements;
-  for (int64_t layer = 0; layer < evidence.budget.layers(); ++layer) {
+  std::vector<Judgement> judgements(static_cast<size_t>(evidence.budget.layers()));
+  for (int64_t layer = evidence.budget.layers() - 1; layer >= 0; --layer) {
     std::vector<int64_t> kept = all_layers(evidence.budget.layers());
     kept.erase(kept.begin() + layer);
-    judgements.push_back(evidence.judge(kept));
+    judgements[layer] = evidence.judge(kept);
   }
   return judgements;
 }

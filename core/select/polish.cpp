@@ -1,6 +1,7 @@
 #include "core/select/polish.h"
 
 #include <algorithm>
+#include <ranges>
 
 #include "core/select/set_search.h"
 #include "core/select/uniform.h"
@@ -18,10 +19,10 @@ Layers exchanged(Layers kept, int64_t out, int64_t in) {
   return kept;
 }
 
-// In whose place the budget allows the layer.
+// In whose place the budget allows the layer, the last one first.
 Layers exchangeable(const Layers& kept, int64_t in, const LayerBudget& budget) {
   Layers layers;
-  for (const int64_t out : kept)
+  for (const int64_t out : std::views::reverse(kept))
     if (budget.allows(exchanged(kept, out, in))) layers.push_back(out);
   return layers;
 }
@@ -29,7 +30,7 @@ Layers exchangeable(const Layers& kept, int64_t in, const LayerBudget& budget) {
 // The dropped layers with which the set does best when they are added to it, whatever they cost there.
 Layers strongest_outside(const Layers& kept, const Evidence& evidence, int64_t width) {
   std::vector<std::pair<JudgedSet, int64_t>> added;
-  for (int64_t layer = 0; layer < evidence.budget.layers(); ++layer)
+  for (int64_t layer = evidence.budget.layers() - 1; layer >= 0; --layer)
     if (!std::ranges::binary_search(kept, layer) && !exchangeable(kept, layer, evidence.budget).empty())
       added.emplace_back(judged(with_layer(kept, layer), evidence), layer);
   std::ranges::sort(added, [](const auto& a, const auto& b) { return a.first.is_better_than(b.first); });

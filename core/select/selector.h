@@ -21,7 +21,8 @@ struct Judgement {
 };
 
 // Judges a set of full layers, ascending. Collective: every rank asks for the same sets in the same order and gets the
-// same judgements.
+// same judgements. A set costs what lies behind the first layer in which it differs from the set asked for before, so
+// what varies one layer goes from the last layer to the first.
 using Judge = std::function<Judgement(const std::vector<int64_t>& full_layers)>;
 
 // One layer's full attention for another's, and what a judge said of the set before and after.

@@ -1,6 +1,7 @@
 #include "core/select/set_search.h"
 
 #include <algorithm>
+#include <ranges>
 #include <set>
 
 namespace flashmorph {
@@ -51,7 +52,8 @@ JudgedSet beam_search(const Evidence& evidence, int64_t width) {
       candidates.insert(more.begin(), more.end());
     }
     beam.clear();
-    for (const Layers& candidate : candidates) beam.push_back({candidate, evidence.judge(candidate)});
+    for (const Layers& candidate : std::views::reverse(candidates))
+      beam.push_back({candidate, evidence.judge(candidate)});
     std::ranges::sort(beam, is_better);
     beam.resize(std::min(beam.size(), static_cast<size_t>(width)));
   }

@@ -26,8 +26,7 @@ int64_t peak_bytes() {
 void Coordinator::run() {
   recall();
   for (auto command = agreed_next_command(); !command.stage().empty(); command = agreed_next_command()) {
-    if (const StopReason reason = run_.inputs.stop.agreed(run_.world); reason != StopReason::none)
-      throw Stopped("stopped before " + name_of(command) + ": " + text_of(reason));
+    run_.inputs.stop.throw_if_agreed(run_.world, "before " + name_of(command));
     const int64_t bytes_before = run_.placed.bytes_moved();
     const StageCost cost = execute(command);
     conclude(command, cost, run_.placed.bytes_moved() - bytes_before);

@@ -10,8 +10,10 @@ namespace flashmorph {
 // mesh. Every rank calls run().
 class Coordinator {
  public:
-  Coordinator(RunInputs inputs, Communicator& world, PlacedModel& placed, RunFolder& folder)
-      : run_{inputs, world, placed, folder} {}
+  // latency: of a budget in milliseconds (latency_of_run).
+  Coordinator(const RunInputs& inputs, const proto::LayerLatency& latency, Communicator& world, PlacedModel& placed,
+              RunFolder& folder)
+      : run_{inputs, latency, world, placed, folder} {}
 
   void run();
 

@@ -5,7 +5,7 @@
 
 #include "core/base/sha256.h"
 #include "core/select/selector.h"
-#include "distributed/stages/frontier.h"
+#include "distributed/stages/gate_history.h"
 
 namespace flashmorph {
 namespace {
@@ -47,7 +47,7 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
   const Evidence evidence{.settings = config.stages.select,
                           .budget = budget,
                           .gates = {gates.alpha().begin(), gates.alpha().end()},
-                          .gate_noise = gate_noise(gates, config.stages.select, budget),
+                          .gate_noise = GateHistory(gates, config.stages.select, budget).noise(),
                           .judge = [judged](const std::vector<int64_t>& kept) { return judged->judge(kept); }};
   for (const std::string& method : methods_of(config.stages)) {
     proto::HybridPlan& plan = *set.add_plans() = plan_by(method, evidence);

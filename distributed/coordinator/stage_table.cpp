@@ -18,12 +18,12 @@
 #include "distributed/measure/evaluate.h"
 #include "distributed/measure/judge.h"
 #include "distributed/measure/judged_sets.h"
-#include "distributed/measure/latency.h"
+#include "distributed/measure/measures.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/run/results.h"
 #include "distributed/stages/align.h"
-#include "distributed/stages/frontier.h"
+#include "distributed/stages/gate_history.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 
@@ -39,7 +39,7 @@ LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto:
   return layer_budget(config.budget, placed.spec(), placed.element_bytes(), numbers_of(latency));
 }
 
-LayerBudget budget_of(RunUnderWay& run) { return budget_of(run.inputs.config, run.placed, run.inputs.latency); }
+LayerBudget budget_of(RunUnderWay& run) { return budget_of(run.inputs.config, run.placed, run.latency); }
 
 // A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0
 // compares.
@@ -54,9 +54,7 @@ CheckpointPlace checkpoints_of(RunUnderWay& run, const std::string& command) {
 }
 
 StageContext context(RunUnderWay& run, CheckpointPlace checkpoints = {}) {
-  const RunInputs& in = run.inputs;
-  return {in.config, run.placed.mesh(), in.corpus,   in.passkeys, in.observer,
-          in.stop,   in.watchdog,       checkpoints, in.tasks};
+  return {run.inputs, run.placed.mesh(), std::move(checkpoints)};
 }
 
 void write(RunUnderWay& run, const std::filesystem::path& file, const google::protobuf::Message& message) {
@@ -102,7 +100,7 @@ MorphableModel hybrid(RunUnderWay& run, const proto::HybridPlan& plan, const std
 
 // It was measured at the start, before anything was written.
 StageCost keep_latency(RunUnderWay& run, const Command&) {
-  proto::LayerLatency latency = run.inputs.latency;
+  proto::LayerLatency latency = run.latency;
   const StageCost cost{0, latency.provenance().seconds()};
   *latency.mutable_provenance() = provenance(run, "latency", cost);
   write(run, run.folder.latency_file(), latency);
@@ -166,8 +164,8 @@ StageCost discretize_gates(RunUnderWay& run, const Command&) {
       if (run.leads()) run.plans = discretize(config, budget_of(run), run.gates);
     });
   }
-  for (const proto::FrontierPoint& point : frontier(run.gates, config.stages.select, budget_of(run),
-                                                    run.placed.spec().kv_bytes(run.placed.element_bytes())))
+  for (const proto::FrontierPoint& point : GateHistory(run.gates, config.stages.select, budget_of(run))
+                                               .frontier(run.placed.spec().kv_bytes(run.placed.element_bytes())))
     *run.plans.add_frontier() = point;
   *run.plans.mutable_provenance() = provenance(run, "discretize");
   run.plans.ParseFromString(run.world.broadcast_text(run.plans.SerializeAsString(), 0));
@@ -204,11 +202,10 @@ StageCost evaluate_model(RunUnderWay& run, const Command& command) {
   const Stopwatch watch;
   const proto::Measurement measured = measure(run, command);
   auto& all = *run.evaluation.mutable_measurements();
-  all.erase(
-      std::remove_if(all.begin(), all.end(),  // of a start that was stopped before it was concluded
-                     [&](const auto& old) { return old.name() == measured.name() && old.after() == measured.after(); }),
-      all.end());
-  *run.evaluation.add_measurements() = measured;
+  const auto old = std::ranges::find_if(all, [&](const proto::Measurement& one) {
+    return one.name() == measured.name() && one.after() == measured.after();
+  });
+  (old == all.end() ? *all.Add() : *old) = measured;  // there, when a start was stopped before this was concluded
   *run.evaluation.mutable_provenance() = provenance(run, "evaluate");
   run.inputs.observer.measured(measured);
   write(run, run.folder.evaluation_file(), run.evaluation);

@@ -11,21 +11,10 @@
 
 namespace flashmorph {
 
-// What a run works with besides its model; owned by the launcher.
-struct RunInputs {
-  const RunConfig& config;
-  const Corpus& corpus;
-  const PasskeyTask& passkeys;
-  const proto::LayerLatency& latency;  // of a budget in milliseconds (latency_of_run)
-  StageObserver& observer;             // does nothing on ranks other than 0
-  StopSignal& stop;
-  Watchdog& watchdog;
-  const TaskMaterial* tasks = nullptr;  // for stages.evaluate.tasks
-};
-
 // A run under way: what its stages work with, and what they have found so far, the same on every rank.
 struct RunUnderWay {
   RunInputs inputs;
+  const proto::LayerLatency& latency;
   Communicator& world;
   PlacedModel& placed;
   RunFolder& folder;

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "core/base/endings.h"
+
 namespace flashmorph {
 namespace {
 
@@ -60,6 +62,11 @@ StopReason StopSignal::agreed(Communicator& world, double seconds_to_save) {
   at::Tensor any = at::full({1}, static_cast<int64_t>(here(seconds_to_save)), at::kLong);
   world.all_reduce(any, Reduction::max);
   return static_cast<StopReason>(any.item<int64_t>());
+}
+
+void StopSignal::throw_if_agreed(Communicator& world, const std::string& where) {
+  if (const StopReason reason = agreed(world); reason != StopReason::none)
+    throw Stopped("stopped " + where + ": " + text_of(reason));
 }
 
 double slurm_end_time() {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "core/base/clock.h"
 #include "distributed/communication/communicator.h"
 
@@ -25,6 +27,9 @@ class StopSignal {
   // Whether any rank has; the same answer on all of them. Collective, once a step: the longest of the last times
   // between two calls is what a step may take.
   StopReason agreed(Communicator& world, double seconds_to_save = 0.0);
+
+  // Stopped on every rank when any has: "stopped before select: a signal asked for it". Collective.
+  void throw_if_agreed(Communicator& world, const std::string& where);
 
  private:
   Stopwatch since_start_, since_asked_;

@@ -50,13 +50,15 @@ Watchdog::Watchdog(const HealthSection& deadlines, Communicator& world, std::vec
   thread_ = std::thread([this] { watch(); });
 }
 
-Watchdog::~Watchdog() {
+Watchdog::~Watchdog() { stop_watching(); }
+
+void Watchdog::stop_watching() {
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Watchdog::meet_in(const std::filesystem::path& folder) {
@@ -68,12 +70,7 @@ void Watchdog::meet_in(const std::filesystem::path& folder) {
 }
 
 void Watchdog::give_up(const std::string& reason) {
-  {
-    const std::lock_guard lock(mutex_);
-    closing_ = true;  // this thread speaks
-  }
-  changed_.notify_all();
-  thread_.join();
+  stop_watching();  // this thread speaks
   speak(reason, kFailed);
   std::abort();  // not reached
 }

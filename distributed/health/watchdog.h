@@ -53,6 +53,7 @@ class Watchdog {
   void enter(Doing doing);
   void leave(bool unwinding);
   void watch();
+  void stop_watching();
   void speak(const std::string& reason, int code);
   void wait_for_answers() const;
   std::string merged(const std::vector<std::optional<RankAnswer>>& answers) const;

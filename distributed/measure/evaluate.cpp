@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,18 +29,6 @@ std::vector<Sample> samples_of(int64_t length, int64_t first, int64_t last, cons
   return samples;
 }
 
-RecallByDepth over_all_ranks(const RecallByDepth& mine, Mesh& mesh) {
-  std::vector<at::Tensor> rows;
-  for (const RecallCount& one : mine)
-    rows.push_back(at::tensor({one.words, one.right_words, one.answers, one.whole_answers}, at::kLong));
-  at::Tensor counts = at::stack(rows);
-  sum_over_items(counts, mesh);
-  const auto cell = counts.accessor<int64_t, 2>();
-  RecallByDepth all;
-  for (size_t b = 0; b < mine.size(); ++b) all.push_back({cell[b][0], cell[b][1], cell[b][2], cell[b][3]});
-  return all;
-}
-
 void fill(proto::RecallCounts& message, const RecallCount& count) {
   message.set_words(count.words);
   message.set_right_words(count.right_words);
@@ -55,19 +44,24 @@ RecallCount total(const RecallByDepth& by_depth) {
 
 // Between two parts of a measurement all ranks ask whether to stop.
 BeforePart stop_before(int64_t step, StageContext& context) {
-  return [step, &context](int64_t) { stop_if_asked(context, "evaluate", step); };
+  return [step, &context](int64_t) {
+    context.stop.throw_if_agreed(context.mesh.world(), fmt::format("in evaluate before step {}", step + 1));
+  };
 }
 
 // Of the first `count` samples of this length, over all ranks; `recall_of` measures a few.
 template <class RecallOf>
 RecallByDepth recall_at(int64_t length, int64_t count, int64_t step, StageContext& context, const RecallOf& recall_of) {
-  RecallByDepth mine(static_cast<size_t>(context.config.stages.evaluate.depths));
+  RecallByDepth counts(static_cast<size_t>(context.config.stages.evaluate.depths));
   const auto measure = [&](int64_t first, int64_t last) {
     const RecallByDepth part = recall_of(samples_of(length, first, last, context));
-    for (size_t b = 0; b < mine.size(); ++b) mine[b] += part[b];
+    for (size_t b = 0; b < counts.size(); ++b) counts[b] += part[b];
   };
   in_parts(count, kSamplesAtATime, context.mesh, measure, stop_before(step, context));
-  return over_all_ranks(mine, context.mesh);
+  constexpr size_t kNumbers = sizeof(RecallCount) / sizeof(int64_t);  // it is nothing else
+  at::Tensor numbers = at::from_blob(counts.data(), {static_cast<int64_t>(kNumbers * counts.size())}, at::kLong);
+  sum_over_items(numbers, context.mesh);
+  return counts;
 }
 
 double perplexity(const MorphableModel& model, const Routes& routes, int64_t step, StageContext& context) {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -35,7 +36,7 @@ Sample judge_sample(int64_t index, const StageContext& context) {
                                asked.words, random);
 }
 
-HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context)
+HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t most_kept)
     : model_(model),
       context_(context),
       count_((context.config.stages.select.judge_samples + kSamplesAtATime - 1) / kSamplesAtATime),
@@ -43,13 +44,13 @@ HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& co
   on_all_ranks(context.mesh.world(), [&] {  // there may be no place for the passkeys
     for (int64_t index = own_.first; index < own_.last; ++index) mine_.push_back(item_of(index));
   });
-  const Routes all_full(static_cast<size_t>(model.layer_count()), Route::full());
-  at::Tensor unused = at::zeros({kSums}, at::kDouble);
-  for (Item& item : mine_) through_layers(item, all_full, /*is_teacher=*/true, unused);
+  stride_ = layers_between_kept(most_kept);
+  at::Tensor unused = at::zeros({count_, kSums}, at::kDouble);
+  judge_items(Routes(static_cast<size_t>(model.layer_count()), Route::full()), /*is_teacher=*/true, unused);
 }
 
 proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers) {
-  stop_if_asked(context_, "discretize", judged_++);
+  context_.stop.throw_if_agreed(context_.mesh.world(), fmt::format("in discretize before step {}", ++judged_));
   const Phase judging(context_.watchdog, Work::evaluate, "discretize", judged_);
   const Stopwatch watch;
   const Routes routes = routes_that_keep(full_layers, model_.layer_count());
@@ -57,12 +58,9 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
   at::Tensor rows = at::zeros({count_, kSums}, at::kDouble), cost = at::zeros({2}, at::kDouble);
   {
     const WorkCounter work;
-    for (size_t i = 0; i < mine_.size(); ++i) {
-      at::Tensor sums = rows[own_.first + static_cast<int64_t>(i)];
-      through_layers(mine_[i], routes, /*is_teacher=*/false, sums);
-      if (model_.has_embedding() && model_.shard().rank() == 0)
-        cost[0] += static_cast<double>(mine_[i].batch.tokens_BT.numel());
-    }
+    judge_items(routes, /*is_teacher=*/false, rows);
+    if (model_.has_embedding() && model_.shard().rank() == 0)
+      for (const Item& item : mine_) cost[0] += static_cast<double>(item.batch.tokens_BT.numel());
     cost[1] = work.flop();
   }
   context_.mesh.data().all_reduce(rows, Reduction::sum);  // a row is made by one data rank
@@ -94,31 +92,71 @@ HardMixtureJudge::Item HardMixtureJudge::item_of(int64_t index) const {
   return item;
 }
 
+int64_t HardMixtureJudge::layers_between_kept(int64_t most_kept) const {
+  int64_t bytes = 0;  // of the states in front of one layer
+  for (const Item& item : mine_)
+    bytes += item.batch.tokens_BT.size(0) * model_.shard().own_count(item.batch.tokens_BT.size(1)) *
+             model_.spec().hidden * static_cast<int64_t>(c10::elementSize(model_.placement().dtype));
+  const auto [first, last] = model_.own_layers();
+  return std::max<int64_t>(1, ((last - first) * bytes + most_kept - 1) / most_kept);
+}
+
+int64_t HardMixtureJudge::first_to_differ(const Routes& routes) const {
+  int64_t same = 0;
+  while (same < std::ssize(last_) && routes[same].kind == last_[same].kind) ++same;
+  return same;
+}
+
+void HardMixtureJudge::judge_items(const Routes& routes, bool is_teacher, at::Tensor& rows) {
+  const int64_t from = first_to_differ(routes);
+  for (int64_t i = 0; i < std::ssize(mine_); ++i) {
+    at::Tensor sums = rows[own_.first + i];
+    through_layers(mine_[i], routes, from, is_teacher, sums);
+  }
+  last_ = routes;
+}
+
+// Where this rank's layers go on from, at most layer `from`: the last state that was kept until there, or its input.
+HardMixtureJudge::Kept HardMixtureJudge::resumed(Item& item, at::Tensor x, int64_t& from) const {
+  item.kept.erase(item.kept.upper_bound(from), item.kept.end());
+  if (!item.kept.empty()) {
+    from = item.kept.rbegin()->first;
+    return item.kept.rbegin()->second;
+  }
+  from = model_.own_layers().first;
+  if (model_.has_embedding()) x = model_.embed(item.batch.tokens_BT);
+  return {x, at::zeros({}, at::TensorOptions(at::kDouble).device(model_.placement().device))};
+}
+
 // This rank's layers, and what they come to: added to `sums`. The teacher's states are kept instead.
-void HardMixtureJudge::through_layers(Item& item, const Routes& routes, bool is_teacher, at::Tensor& sums) {
+void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t from, bool is_teacher,
+                                      at::Tensor& sums) const {
   const c10::NoGradGuard no_gradient;
   const auto [first, last] = model_.own_layers();
   const at::Tensor places = item.answers.to(model_.placement().device);
-  at::Tensor error = at::zeros({}, at::TensorOptions(at::kDouble).device(model_.placement().device));
-  const auto layers = [&](int64_t, at::Tensor x) {
+  Kept now;
+  const auto layers = [&](int64_t, const at::Tensor& input) {
     const Positions positions = model_.positions(0, item.batch.tokens_BT.size(1), item.batch.documents);
-    if (model_.has_embedding()) x = model_.embed(item.batch.tokens_BT);
-    for (int64_t l = first; l < last; ++l) {
-      const at::Tensor h = model_.attend(l, x, routes[static_cast<size_t>(l)], positions);
+    now = resumed(item, input, from);
+    for (int64_t l = from; l < last; ++l) {
+      if ((l - first) % stride_ == 0) item.kept[l] = now;
+      const at::Tensor h = model_.attend(l, now.x, routes[static_cast<size_t>(l)], positions);
       const at::Tensor at_answers = h.flatten(0, 1).index_select(0, places);
       if (is_teacher)
         item.teacher.push_back(at_answers);
       else
-        error += squared_distance(at_answers, item.teacher[static_cast<size_t>(l - first)]);
-      x = model_.feed_forward(l, h);
+        now.error = now.error + squared_distance(at_answers, item.teacher[static_cast<size_t>(l - first)]);
+      now.x = model_.feed_forward(l, h);
     }
-    if (model_.has_head() && is_teacher) item.teacher_hidden = at_asked(item, model_.final_hidden(x));
-    if (model_.has_head() && !is_teacher) count_words(item, model_.final_hidden(x), sums);
-    return x;
+    item.kept[last] = now;
+    if (model_.has_head() && is_teacher) item.teacher_hidden = at_asked(item, model_.final_hidden(now.x));
+    if (model_.has_head() && !is_teacher) count_words(item, model_.final_hidden(now.x), sums);
+    return now.x;
   };
   Pipeline(context_.mesh)
       .stream({0, 1}, state_shape(model_, {item.batch.tokens_BT.size(0), item.batch.tokens_BT.size(1)}), layers);
   if (is_teacher) return;
+  at::Tensor error = now.error;
   if (model_.shard().sequence_parallel()) model_.shard().all_reduce_sum(error);
   sums[kError] = error.cpu() / static_cast<double>(model_.layer_count());
   if (model_.has_embedding()) sums[kAnswers] = item.batch.answers_BT.sum().item<double>();

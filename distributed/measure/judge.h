@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "core/data/sample_stream.h"
@@ -20,27 +21,41 @@ namespace flashmorph {
 Sample judge_sample(int64_t index, const StageContext& context);
 
 // Judges hard mixtures: full attention in some layers, the aligned linear branches in all others. Forward only.
-// A judgement depends on the set alone; the number of data ranks changes no bit of it.
+// A judgement depends on the set alone; the number of data ranks changes no bit of it. Layers in front of the first one
+// in which a set differs from the set judged before are not run again: sets that differ late come cheap.
 class HardMixtureJudge {
  public:
-  // Takes the teacher over the samples. Model and context outlive this. Collective.
-  HardMixtureJudge(const MorphableModel& model, StageContext& context);
+  static constexpr int64_t kMostKept = int64_t{2} << 30;  // bytes
 
-  // full_layers: ascending. The judgement, and what it cost over all ranks, the same on every rank. Stopped when
-  // somebody asked for that. Collective.
+  // Takes the teacher over the samples. Model and context outlive this. `most_kept`: bytes of a rank's memory for the
+  // states between layers of the set judged last, which are kept in front of as many layers, evenly, as that is enough
+  // for. Collective.
+  HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t most_kept = kMostKept);
+
+  // full_layers: ascending. The judgement, and what it cost over all ranks (operations: those that were done), the same
+  // on every rank. Stopped when somebody asked for that. Collective.
   proto::JudgedSet judge(const std::vector<int64_t>& full_layers);
 
  private:
+  struct Kept {
+    at::Tensor x;      // in front of a layer
+    at::Tensor error;  // of this rank's layers before it
+  };
   struct Item {  // samples of one length, in one forward
     std::vector<Sample> samples;
     Batch batch;
     at::Tensor answers;               // the places of this rank's flat tokens whose next one is an answer's
     std::vector<at::Tensor> teacher;  // H at the answers, by own layer
     at::Tensor teacher_hidden;        // its final states there, where the head is
+    std::map<int64_t, Kept> kept;     // by layer, of the set judged last; the end of this rank's layers always
   };
 
   Item item_of(int64_t index) const;
-  void through_layers(Item& item, const Routes& routes, bool is_teacher, at::Tensor& sums);
+  int64_t layers_between_kept(int64_t most_kept) const;
+  int64_t first_to_differ(const Routes& routes) const;  // from those judged last
+  void judge_items(const Routes& routes, bool is_teacher, at::Tensor& rows);
+  void through_layers(Item& item, const Routes& routes, int64_t from, bool is_teacher, at::Tensor& sums) const;
+  Kept resumed(Item& item, at::Tensor x, int64_t& from) const;
   static at::Tensor at_asked(const Item& item, const at::Tensor& hidden);
   void count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const;
 
@@ -49,6 +64,8 @@ class HardMixtureJudge {
   int64_t count_;  // items over all data ranks
   OwnItems own_;
   std::vector<Item> mine_;
+  int64_t stride_;  // layers from one kept state to the next
+  Routes last_;     // judged last
   int64_t judged_ = 0;
 };
 

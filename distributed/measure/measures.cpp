@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/eval/answers.h"
+#include "core/eval/pace.h"
 #include "core/eval/perplexity.h"
 
 namespace flashmorph {
@@ -75,11 +76,6 @@ void summarize(const at::Tensor& table, int64_t depths, proto::TaskScore& score)
 
 OwnItems::OwnItems(int64_t count, const Mesh& mesh)
     : first(count * mesh.data_rank() / mesh.shape().data), last(count * (mesh.data_rank() + 1) / mesh.shape().data) {}
-
-void stop_if_asked(StageContext& context, const std::string& stage, int64_t step) {
-  if (const StopReason reason = context.stop.agreed(context.mesh.world()); reason != StopReason::none)
-    throw Stopped("stopped in " + stage + " before step " + std::to_string(step + 1) + ": " + text_of(reason));
-}
 
 void in_parts(int64_t count, int64_t few, const Mesh& mesh,
               const std::function<void(int64_t first, int64_t last)>& measure, const BeforePart& before) {
@@ -179,6 +175,26 @@ proto::ChoiceScore measure_choices(const MorphableModel& model, const Routes& ro
   score.set_accuracy(right[0].item<double>() / count);
   score.set_by_length(right[1].item<double>() / count);
   return score;
+}
+
+proto::LayerLatency layer_latency(const MorphableModel& model, int64_t length, Mesh& mesh) {
+  at::Tensor times = at::zeros({model.layer_count(), 2}, at::kDouble);
+  for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
+    times[l][0] = 1000.0 * attention_seconds(model, l, Route::full(), length);
+    times[l][1] = 1000.0 * attention_seconds(model, l, Route::linear(), length);
+  }
+  mesh.world().all_reduce(times, Reduction::max);
+  proto::LayerLatency latency;
+  latency.set_length(length);
+  for (int64_t l = 0; l < model.layer_count(); ++l) {
+    latency.add_full(times[l][0].item<double>());
+    latency.add_linear(times[l][1].item<double>());
+  }
+  return latency;
+}
+
+LayerLatency numbers_of(const proto::LayerLatency& latency) {
+  return {{latency.full().begin(), latency.full().end()}, {latency.linear().begin(), latency.linear().end()}};
 }
 
 }  // namespace flashmorph

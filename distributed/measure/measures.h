@@ -7,6 +7,7 @@
 
 #include "core/eval/choices.h"
 #include "core/morph/morphable_model.h"
+#include "core/select/budget.h"
 #include "core/tasks/task.h"
 #include "distributed/parallel/mesh.h"
 #include "distributed/stages/context.h"
@@ -25,9 +26,6 @@ struct OwnItems {
 
 // Called on every rank before each part of the items, with those that this rank has done; it may communicate and throw.
 using BeforePart = std::function<void(int64_t done)>;
-
-// Throws Stopped on every rank when any rank was asked to stop before this step of a stage, from 0. Collective.
-void stop_if_asked(StageContext& context, const std::string& stage, int64_t step);
 
 // Measures this data rank's items, `few` at a time. Every rank calls `before` as often.
 void in_parts(int64_t count, int64_t few, const Mesh& mesh,
@@ -66,6 +64,14 @@ std::vector<proto::PerplexityAtPlace> perplexity_by_place(const MorphableModel& 
 proto::ChoiceScore measure_choices(const MorphableModel& model, const Routes& routes, const Tokenizer& tokenizer,
                                    const std::string& file, const std::vector<ChoiceItem>& items, Mesh& mesh,
                                    const BeforePart& before);
+
+// How long each layer's two attentions take on these ranks, milliseconds to read one sequence of `length` random
+// states (attention_seconds), of the slowest rank that holds a part of the layer. The same on every rank.
+// Collective.
+proto::LayerLatency layer_latency(const MorphableModel& model, int64_t length, Mesh& mesh);
+
+// As a budget in milliseconds takes it.
+LayerLatency numbers_of(const proto::LayerLatency& latency);
 
 // Adds up over the data ranks, and over pipelines whose last rank alone has counted.
 void sum_over_items(at::Tensor& counts, Mesh& mesh);

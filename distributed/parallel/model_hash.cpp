@@ -1,6 +1,10 @@
 #include "distributed/parallel/model_hash.h"
 
+#include <algorithm>
+#include <atomic>
 #include <future>
+#include <numeric>
+#include <thread>
 
 #include "core/base/sha256.h"
 #include "core/io/checksums.h"
@@ -16,12 +20,18 @@ constexpr size_t kDigits = 64;
 std::string hashes_of_share(const std::filesystem::path& folder, const ModelFiles& model, int rank, int ranks,
                             const std::function<void()>& between_reads) {
   const std::vector<std::filesystem::path> files = deciding_files(folder, model);
-  std::vector<std::future<std::string>> hashes;  // a thread each: a hash takes longer than to read what it is of
-  for (auto i = static_cast<size_t>(rank); i < files.size(); i += static_cast<size_t>(ranks))
-    hashes.push_back(std::async(std::launch::async, [&, i] { return sha256_of_file(files[i], between_reads); }));
-  std::string share;
-  for (std::future<std::string>& hash : hashes) share += hash.get();
-  return share;
+  std::vector<std::string> hashes(files.size());
+  std::atomic<size_t> next = static_cast<size_t>(rank);
+  const auto work = [&] {
+    for (size_t i; (i = next.fetch_add(static_cast<size_t>(ranks))) < files.size();)
+      hashes[i] = sha256_of_file(files[i], between_reads);
+  };
+  const size_t cores = std::max(1U, std::thread::hardware_concurrency());
+  std::vector<std::future<void>> threads;  // a hash takes longer than to read what it is of
+  for (size_t i = next; i < files.size() && threads.size() < cores; i += static_cast<size_t>(ranks))
+    threads.push_back(std::async(std::launch::async, work));
+  for (std::future<void>& thread : threads) thread.get();
+  return std::accumulate(hashes.begin(), hashes.end(), std::string());
 }
 
 std::string hash_of_shares(const std::string& share, Communicator& world) {

@@ -15,17 +15,21 @@
 
 namespace flashmorph {
 
-// What every stage works with; owned by the coordinator.
-struct StageContext {
+// What the stages of a run work with; owned by the launcher.
+struct RunInputs {
   const RunConfig& config;
-  Mesh& mesh;
   const Corpus& corpus;
   const PasskeyTask& passkeys;
   StageObserver& observer;  // does nothing on ranks other than 0
   StopSignal& stop;
   Watchdog& watchdog;
-  CheckpointPlace checkpoints = {};     // of this stage; none by default
-  const TaskMaterial* tasks = nullptr;  // where evaluate asks tasks
+  const TaskMaterial* tasks = nullptr;  // for stages.evaluate.tasks
+};
+
+// And one of them.
+struct StageContext : RunInputs {
+  Mesh& mesh;
+  CheckpointPlace checkpoints = {};  // none by default
 };
 
 // Tokens and wall time of one stage, on rank 0's clock.

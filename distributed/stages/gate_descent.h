@@ -12,11 +12,6 @@
 
 namespace flashmorph {
 
-struct MovedGates {
-  std::vector<double> alpha;  // of all layers
-  double price = 0.0;         // of a gate: the lambda that would hold the gates where they are
-};
-
 // How the error's gradient moves the gates. Collective, and the same on every rank that has the same gates.
 class GateDescent {
  public:

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "distributed/stages/gate_descent.h"
+
 namespace flashmorph {
 namespace {
 
@@ -35,12 +37,22 @@ std::vector<double> Gates::of_all_layers(const at::Tensor& own_l) const {
   return numbers(all);
 }
 
-Trained Gates::trained_by(const AdamW::State& state, std::function<void(int64_t steps)> resume_at) {
+void Gates::record(const StepResult& step, const MovedGates& moved, double cost) {
+  proto::GateStep& done = *history_.add_history();
+  done.set_step(history_.history_size());
+  done.set_loss(step.loss);
+  done.set_regularizer(step.regularizer);
+  done.mutable_alpha()->Add(moved.alpha.begin(), moved.alpha.end());
+  done.set_price(moved.price);
+  done.set_cost(cost);
+}
+
+Trained Gates::trained_by(GateDescent& descent) {
   const int64_t first = model_.own_layers().first;
   const bool is_first_replica = mesh_.data_rank() == 0 && mesh_.tensor_rank() == 0;
   return {.weights = {},
-          .regions = regions_of("gates", state, first, model_.layer_count(), is_first_replica),
-          .resume_at = std::move(resume_at),
+          .regions = regions_of("gates", descent.state(), first, model_.layer_count(), is_first_replica),
+          .resume_at = [&descent](int64_t steps) { descent.resume_at(steps); },
           .named =
               [first](const std::vector<at::Tensor>& gradients) {
                 NamedGradients all;
@@ -48,7 +60,7 @@ Trained Gates::trained_by(const AdamW::State& state, std::function<void(int64_t 
                   all.emplace_back("the gate of layer " + std::to_string(first + l), gradients[0][l]);
                 return all;
               },
-          .own = &moved_};
+          .own = &history_};
 }
 
 Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l) {

@@ -2,16 +2,21 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
 #include <vector>
 
 #include "core/morph/morphable_model.h"
-#include "core/train/adamw.h"
 #include "distributed/parallel/mesh.h"
 #include "distributed/stages/training.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
+
+class GateDescent;
+
+struct MovedGates {
+  std::vector<double> alpha;  // of all layers
+  double price = 0.0;         // of a gate: the lambda that would hold the gates where they are
+};
 
 // One gate a layer, alpha in [0, 1]: 1 is full attention, 0 linear. A pipeline rank trains those of its own layers, the
 // same on all its data and tensor ranks; how they moved is known to every rank.
@@ -32,19 +37,19 @@ class Gates {
   // Of all layers, in order. Collective.
   std::vector<double> of_all_layers() const { return of_all_layers(alpha_l_); }
   std::vector<double> of_all_layers(const at::Tensor& own_l) const;  // one number of each of this rank's gates
-  void record(const proto::GateStep& moved) { *moved_.add_history() = moved; }
 
-  // What moves them: the state of their optimizer, and how it goes on from so many steps.
-  Trained trained_by(const AdamW::State& state, std::function<void(int64_t steps)> resume_at);
+  Trained trained_by(GateDescent& descent);
 
-  // gates.json, but for the method, the gates that count, and where it came from.
-  const proto::GateSnapshot& moved() const { return moved_; }
+  // How they moved: gates.json, but for the method, the gates that count, and where it came from.
+  const proto::GateSnapshot& history() const { return history_; }
+  const proto::GateStep& last() const { return *history_.history().rbegin(); }
+  void record(const StepResult& step, const MovedGates& moved, double cost);
 
  private:
   const MorphableModel& model_;
   Mesh& mesh_;
   at::Tensor alpha_l_;
-  proto::GateSnapshot moved_;
+  proto::GateSnapshot history_;
 };
 
 // A mixed route for each gate of alpha_l, a leaf where the model is, with their numbers from the host, so that nobody

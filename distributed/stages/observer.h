@@ -7,8 +7,9 @@
 #include "distributed/health/rank_vitals.h"
 
 namespace flashmorph::proto {
+class GateStep;
 class Measurement;
-}
+}  // namespace flashmorph::proto
 
 namespace flashmorph {
 
@@ -24,11 +25,6 @@ struct StepReport {
   int64_t tokens = 0;
   double loss = 0.0;
   double learning_rate = 0.0;
-  double regularizer = 0.0;              // select only: the part of the loss that pulls the gates down
-  std::vector<double> gates = {};        // select only
-  double gate_price = 0.0;               // select only: the lambda that holds the gates where they are
-  double gates_cost = 0.0;               // select only: of the gates as they are, in the budget's unit
-  std::vector<int64_t> top_layers = {};  // select only: what the gates of all steps so far would keep
 };
 
 // How much of what it was asked a model recalled at one length; a step of evaluate.
@@ -54,6 +50,11 @@ class StageObserver {
   // The stage goes on from a checkpoint: so many steps and tokens are done already.
   virtual void resumed(int64_t steps, int64_t tokens) {}
   virtual void stepped(const StepReport& report) {}
+  // A step of select, instead: the gates behind it, and what the gates of all steps so far would keep.
+  virtual void gates_moved(const StepReport& report, const proto::GateStep& gates,
+                           const std::vector<int64_t>& top_layers) {
+    stepped(report);
+  }
   virtual void recalled(const RecallReport& report) {}
   virtual void scored(const TaskReport& report) {}
   // A checkpoint after so many steps is whole on disk; it took so long since it was copied.

@@ -8,68 +8,32 @@
 #include "core/select/by_gates.h"
 #include "core/select/gate_budget.h"
 #include "core/train/recompute.h"
-#include "distributed/parallel/gradients.h"
-#include "distributed/stages/frontier.h"
 #include "distributed/stages/gate_descent.h"
+#include "distributed/stages/gate_history.h"
 #include "distributed/stages/training.h"
 
 namespace flashmorph {
-namespace {
-
-proto::GateStep gate_step(int64_t step, const StepResult& found, const MovedGates& moved, const LayerBudget& budget) {
-  proto::GateStep done;
-  done.set_step(step);
-  done.set_loss(found.loss);
-  done.set_regularizer(found.regularizer);
-  done.mutable_alpha()->Add(moved.alpha.begin(), moved.alpha.end());
-  done.set_price(moved.price);
-  done.set_cost(gates_cost(moved.alpha, budget));
-  return done;
-}
-
-// Over the answers: the sum of what the attention has added to the states before it, and a little of the states.
-at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before) {
-  return squared_distance(after, before) + 1e-6 * squared_distance(after, at::zeros_like(after));
-}
-
-// With the gates that count, of all steps so far.
-proto::GateSnapshot decided(proto::GateSnapshot moved, const SelectSection& section, const LayerBudget& budget) {
-  if (!moved.history().empty()) *moved.mutable_alpha() = moved.history(deciding_step(moved, section, budget)).alpha();
-  return moved;
-}
-
-StepReport report_of(const proto::GateSnapshot& moved, const SelectSection& section, const LayerBudget& budget) {
-  const proto::GateStep& last = *moved.history().rbegin();
-  const auto& alpha = moved.history(deciding_step(moved, section, budget)).alpha();
-  return {.loss = last.loss(),
-          .regularizer = last.regularizer(),
-          .gates = {last.alpha().begin(), last.alpha().end()},
-          .gate_price = last.price(),
-          .gates_cost = last.cost(),
-          .top_layers = best_layers({alpha.begin(), alpha.end()}, budget)};
-}
-
-}  // namespace
-
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                        StageContext& context) {
   const SelectSection& section = context.config.stages.select;
   Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}}, context);
-  Gates gates(model, context.mesh);  // alpha = 1: exactly the teacher
+  Gates gates(model, context.mesh);  // alpha = 1: the mixture is the teacher
   const std::unique_ptr<GateDescent> descent = gate_descent(gates, budget, section);
-  training.resume(gates.trained_by(descent->state(), [&](int64_t steps) { descent->resume_at(steps); }));
+  const GateHistory history(gates.history(), section, budget);
+  training.resume(gates.trained_by(*descent));
 
   while (training.next()) {
     const StepResult found = training.run([&](const MicroBatches& batches) {
       return select_step(model, gates, batches, section, context.mesh);  // the mixture beside the teacher
     });
     const MovedGates moved = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
-
-    gates.record(gate_step(training.steps_done() + 1, found, moved, budget));
-    training.finish(report_of(gates.moved(), section, budget));
-    if (has_settled(gates.moved(), section, budget)) training.end_early("the pick has settled");
+    gates.record(found, moved, gates_cost(moved.alpha, budget));
+    training.finish(found.loss, [&](const StepReport& report) {
+      context.observer.gates_moved(report, gates.last(), history.top_layers());
+    });
+    if (history.has_settled()) training.end_early("the pick has settled");
   }
-  return {decided(gates.moved(), section, budget), training.cost()};
+  return {history.decided(), training.cost()};
 }
 
 StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
@@ -108,6 +72,15 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   return {totals[0].item<double>() + regularizer, {gradient}, totals[2].item<double>(), regularizer};
 }
 
+namespace {
+
+// Over the answers: the sum of what the attention has added to the states before it, and a little of the states.
+at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before) {
+  return squared_distance(after, before) + 1e-6 * squared_distance(after, at::zeros_like(after));
+}
+
+}  // namespace
+
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
                                ErrorOf of, bool recompute) {
   const Placement& placement = model.placement();
@@ -126,16 +99,17 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       });
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
-    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, teacher, before = 2 * (l - first),
+    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, teacher,
                               route = mixing.at(l - first)](const std::vector<at::Tensor>& inputs) {
-      Arriving attended = model.start_attention(l, inputs[0], route, positions);
-      teacher->reach(before + 1);
-      const at::Tensor h = model.after_attention(l, inputs[0], attended.here());
-      std::vector<at::Tensor> outputs = {at_answers(h)};
-      if (!goes_on) return outputs;
-      Arriving fed = model.start_feed_forward(l, h);
-      teacher->reach(before + 2);
-      outputs.push_back(model.after_feed_forward(l, h, fed.here()));
+      std::vector<at::Tensor> outputs(1);
+      const auto see_attention = [&](const at::Tensor& h) {
+        outputs[0] = at_answers(h);
+        return goes_on;
+      };
+      const at::Tensor x = model.through_layer(
+          l, inputs[0], route, positions, /*cache=*/nullptr, [&](int64_t sublayers) { teacher->reach(sublayers); },
+          see_attention);
+      if (goes_on) outputs.push_back(x);
       return outputs;
     };
     const std::vector<at::Tensor> mixed =

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -29,7 +30,7 @@ struct StepResult {
   double norm;                        // of all of them, or for gates their sum: finite only when every gradient is
   double regularizer = 0.0;           // select: the part of the loss that pulls the gates down
 
-  bool is_finite() const;
+  bool is_finite() const { return std::isfinite(loss) && std::isfinite(norm); }
 };
 
 // Forward and backward of a step's micro-batches, reduced over the mesh. Collective. The same function trains
@@ -38,6 +39,10 @@ struct StepResult {
 using StepFunction = std::function<StepResult(const MicroBatches&)>;
 
 // What a pipeline carries for a micro-batch of so many rows and tokens.
-StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens);
+inline StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
+  const auto [rows, tokens] = rows_and_tokens;
+  return {{rows, model.shard().own_count(tokens), model.spec().hidden},
+          at::TensorOptions(model.placement().dtype).device(model.placement().device)};
+}
 
 }  // namespace flashmorph

@@ -81,16 +81,15 @@ StepResult Training::run(const StepFunction& step) {
   return found;
 }
 
-void Training::finish(StepReport report) {
-  report.step = steps_done() + 1;
-  report.tokens = report.step * section_.batch_tokens;
-  report.learning_rate = learning_rate();
-  context_.observer.stepped(report);
-  ranks_->finished(report.step);
-  frozen_->check(stage_, report.step, context_);
-  progress_.set_step(report.step);
+void Training::finish(double loss, const Tell& tell) {
+  const int64_t step = steps_done() + 1;
+  const StepReport report{step, step * section_.batch_tokens, loss, learning_rate()};
+  tell ? tell(report) : context_.observer.stepped(report);
+  ranks_->finished(step);
+  frozen_->check(stage_, step, context_);
+  progress_.set_step(step);
   progress_.set_seconds(watch_.seconds());
-  progress_.set_loss(report.loss);
+  progress_.set_loss(loss);
 }
 
 void Training::end_early(const std::string& why) {

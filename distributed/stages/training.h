@@ -38,7 +38,7 @@ struct Trained {
 //     while (training.next()) {                                  // saves what is due, and stops when asked to
 //       const StepResult found = training.run(step_function);    // forward, backward; finite, or the run ends
 //       optimizer.step(found.gradients, training.learning_rate());
-//       training.finish({.loss = found.loss});                   // tells, and looks after ranks and frozen weights
+//       training.finish(found.loss);                             // tells, and looks after ranks and frozen weights
 //     }
 //
 // Every call is collective.
@@ -55,7 +55,8 @@ class Training {
   bool next();  // false behind the last step
   StepResult run(const StepFunction& step);
   double learning_rate() const { return rate_.at(progress_.step()); }
-  void finish(StepReport report);          // fills in step, tokens and learning rate
+  using Tell = std::function<void(const StepReport& report)>;  // the observer's stepped, unless a stage has more to say
+  void finish(double loss, const Tell& tell = {});
   void end_early(const std::string& why);  // after this step
 
   int64_t steps_done() const { return progress_.step(); }

@@ -20,7 +20,7 @@ StageCost train_weights(const Parameters& weights, Training& training, const Ste
   while (training.next()) {
     const StepResult found = training.run(step);
     trained.update(found.gradients, training.learning_rate());
-    training.finish({.loss = found.loss});
+    training.finish(found.loss);
   }
   return training.cost();
 }

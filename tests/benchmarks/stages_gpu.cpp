@@ -197,7 +197,7 @@ nlohmann::json measured(const Request& request, Communicator& host) {
   StepTimes times(request.steps, request.profile);
   StopSignal stop;
   Watchdog watchdog(config.health, device.world(), {host_name()}, MpiSession::abort);
-  StageContext context{config, mesh, corpus, passkeys, times, stop, watchdog};
+  StageContext context{{config, corpus, passkeys, times, stop, watchdog}, mesh};
   run_stage(request, model, context);
 
   const auto index = device.place().index();

@@ -57,9 +57,9 @@ TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
   const int last = world().size() - 1;
   Tampering observer(world().rank() == last);
   const proto::LayerLatency not_asked_for;
-  Coordinator coordinator({config, test::inputs().corpus, test::inputs().passkeys, not_asked_for, observer,
-                           test::inputs().stop, test::inputs().watchdog},
-                          world(), placed, run);
+  Coordinator coordinator(
+      {config, test::inputs().corpus, test::inputs().passkeys, observer, test::inputs().stop, test::inputs().watchdog},
+      not_asked_for, world(), placed, run);
   observer.watch(coordinator);
 
   std::string message;

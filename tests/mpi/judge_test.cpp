@@ -109,14 +109,40 @@ TEST(Judge, TheTeacherHasNoErrorAndTokensAndOperationsAreCounted) {
   Mesh mesh(world(), MeshShape::of(world().size(), 1));
   const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
   StageContext here = test::context(mesh, config);
-  const proto::JudgedSet whole = HardMixtureJudge(model, here).judge({0, 1, 2, 3});
+  HardMixtureJudge judge(model, here);
+  const proto::JudgedSet whole = judge.judge({0, 1, 2, 3});
   EXPECT_EQ(whole.error(), 0.0);
   EXPECT_EQ(whole.divergence(), 0.0);
   EXPECT_EQ(whole.cost().sets(), 1);
   EXPECT_EQ(whole.cost().tokens(), 6 * 128 + 4 * 256) << "four samples a forward, of one length";
+  const proto::JudgedSet from_the_first_layer_on = judge.judge({1, 2, 3});
   double parameters = 0.0;
   for (const Parameter& parameter : model.frozen_parameters()) parameters += parameter.value.numel();
-  EXPECT_GT(whole.cost().flop(), static_cast<double>(whole.cost().tokens()) * parameters);
+  EXPECT_GT(from_the_first_layer_on.cost().flop(), static_cast<double>(whole.cost().tokens()) * parameters);
+}
+
+// Whatever was judged before, however many states are kept between layers.
+TEST(Judge, SaysOfASetTheSameWhateverWasJudgedBefore) {
+  const RunConfig config = small_run();
+  const SharedModel small({.layers = kLayers});
+  for (const MeshShape& shape : every_mesh()) {
+    SCOPED_TRACE(text_of(shape));
+    Mesh mesh(world(), shape);
+    const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+    StageContext here = test::context(mesh, config);
+    const std::vector<std::vector<int64_t>> sets = {{1, 3}, {1, 2}, {1}, {0, 1}, {0, 1, 3}, {0, 1, 3}, {2}};
+    std::vector<at::Tensor> anew;
+    for (const std::vector<int64_t>& kept : sets) anew.push_back(numbers_of(HardMixtureJudge(model, here).judge(kept)));
+    for (const int64_t most_kept : {HardMixtureJudge::kMostKept, int64_t{100'000}, int64_t{1}}) {
+      HardMixtureJudge judge(model, here, most_kept);
+      const double whole = judge.judge({}).cost().flop(), late = judge.judge({3}).cost().flop();
+      if (most_kept == HardMixtureJudge::kMostKept) {
+        EXPECT_LT(late, 0.7 * whole);
+      }
+      for (size_t i = 0; i < sets.size(); ++i)
+        EXPECT_TRUE(numbers_of(judge.judge(sets[i])).equal(anew[i])) << i << " with " << most_kept << " bytes";
+    }
+  }
 }
 
 TEST(JudgedSets, AreRememberedOverStartsAndSavedWhenTheRunStops) {

@@ -30,13 +30,8 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 RunConfig ten_steps() { return test::run_of_steps(10, 10, 1); }
 
 StageContext told_to(StageObserver& observer, Mesh& mesh, const RunConfig& config) {
-  return {config,
-          mesh,
-          test::inputs().corpus,
-          test::inputs().passkeys,
-          observer,
-          test::inputs().stop,
-          test::inputs().watchdog};
+  test::StageInputs& in = test::inputs();
+  return {{config, in.corpus, in.passkeys, observer, in.stop, in.watchdog}, mesh};
 }
 
 // Fills a weight of this rank's, if it has it.

@@ -95,8 +95,10 @@ at::Tensor run(Stage stage, const std::string& model, const Way& way, at::Scalar
     const RunConfig config = small_run(way.zero);
     StopSignal stop;
     Stopper observer(group->rank() == 0 ? stop_after : 0);
-    StageContext context{config,   mesh, test::inputs().corpus,   test::inputs().passkeys,
-                         observer, stop, test::inputs().watchdog, {.folder = folder, .stage = "stage"}};
+    StageContext context{
+        {config, test::inputs().corpus, test::inputs().passkeys, observer, stop, test::inputs().watchdog},
+        mesh,
+        {.folder = folder, .stage = "stage"}};
     try {
       numbers = stage(model, mesh, config, dtype, context);
       EXPECT_EQ(stop_after, 0) << "was to be stopped";

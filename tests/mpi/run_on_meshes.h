@@ -68,7 +68,7 @@ inline StageInputs& inputs() {
 }
 
 inline StageContext context(Mesh& mesh, const RunConfig& config, const Corpus& corpus = inputs().corpus) {
-  return {config, mesh, corpus, inputs().passkeys, inputs().observer, inputs().stop, inputs().watchdog};
+  return {{config, corpus, inputs().passkeys, inputs().observer, inputs().stop, inputs().watchdog}, mesh};
 }
 
 // This rank's piece, layers dealt out evenly.

@@ -9,7 +9,7 @@
 
 #include "core/select/by_gates.h"
 #include "distributed/run/results.h"
-#include "distributed/stages/frontier.h"
+#include "distributed/stages/gate_history.h"
 
 namespace flashmorph {
 namespace {
@@ -87,7 +87,7 @@ TEST(ModelCard, SaysWhatItIsWhatItRecallsAndWhatItCost) {
 }
 
 double noise(const proto::GateSnapshot& gates, const std::string& objective = "paper") {
-  return gate_noise(gates, settings(objective).stages.select, LayerBudget::of_layers(gates.alpha_size(), 1));
+  return GateHistory(gates, settings(objective).stages.select, LayerBudget::of_layers(gates.alpha_size(), 1)).noise();
 }
 
 TEST(GateNoise, IsThatOfTheLastTenthOfTheSteps) {
@@ -120,7 +120,8 @@ TEST(GateNoise, OfFallingGatesIsWhatATrendLeavesWhereTheyMeetTheBudget) {
 }
 
 TEST(Frontier, HasAPickForEveryNumberOfLayersFromTheGatesThatJustMetIt) {
-  const auto points = frontier(falling(), settings("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
+  const auto points =
+      GateHistory(falling(), settings("budget").stages.select, LayerBudget::of_layers(5, 2)).frontier(100);
   ASSERT_EQ(points.size(), 4U);
   EXPECT_THAT(points[0].full_layers(), testing::ElementsAre(4));
   EXPECT_THAT(points[2].full_layers(), testing::ElementsAre(2, 3, 4));
@@ -128,12 +129,13 @@ TEST(Frontier, HasAPickForEveryNumberOfLayersFromTheGatesThatJustMetIt) {
   EXPECT_EQ(points[2].error(), 20.0) << "at step 20 two gates are at 0";
   EXPECT_EQ(points[2].kv_bytes_per_token(), 300);
   EXPECT_NEAR(points[2].margin(), 1.0, 1e-9);
-  EXPECT_TRUE(frontier(falling(), settings("paper").stages.select, LayerBudget::of_layers(5, 2), 100).empty());
+  EXPECT_TRUE(
+      GateHistory(falling(), settings("paper").stages.select, LayerBudget::of_layers(5, 2)).frontier(100).empty());
 }
 
 TEST(Frontier, TakesABudgetInAnotherUnitThanTheRuns) {
   const LayerBudget bytes{{10, 10, 10, 20, 60}, 65, "bytes a token", "budget.kv_bytes_per_token"};
-  const proto::FrontierPoint point = pick_for(falling(), settings("budget").stages.select, bytes, 100);
+  const proto::FrontierPoint point = GateHistory(falling(), settings("budget").stages.select, bytes).pick(100);
   EXPECT_EQ(point.error(), 37.0) << "60 + 20 * 0.3 is the last that costs 65";
   EXPECT_THAT(point.full_layers(), testing::ElementsAre(4)) << "3 and 4 would cost 80";
 }
@@ -147,7 +149,7 @@ TEST(Settled, IsAPickThatStaysTheSameWithAMarginAboveTheNoise) {
     gates.mutable_history()->DeleteSubrange(steps, gates.history_size() - steps);
     for (proto::GateStep& step : *gates.mutable_history())
       for (double& alpha : *step.mutable_alpha()) alpha = std::max(alpha, 0.0);
-    return has_settled(gates, section, two);
+    return GateHistory(gates, section, two).has_settled();
   };
   EXPECT_FALSE(settled(0, 30, 0.0)) << "not asked for";
   EXPECT_FALSE(settled(5, 22, 0.0)) << "layer 3 has been one of the two for two steps";
@@ -159,7 +161,7 @@ TEST(Settled, IsAPickThatStaysTheSameWithAMarginAboveTheNoise) {
 TEST(Frontier, EndsWhereSelectWasStopped) {
   proto::GateSnapshot gates = falling();
   gates.mutable_history()->DeleteSubrange(21, gates.history_size() - 21);
-  const auto points = frontier(gates, settings("budget").stages.select, LayerBudget::of_layers(5, 2), 100);
+  const auto points = GateHistory(gates, settings("budget").stages.select, LayerBudget::of_layers(5, 2)).frontier(100);
   ASSERT_EQ(points.size(), 2U);
   EXPECT_EQ(points[0].budget(), 3.0);
 }

@@ -52,20 +52,17 @@ RunConfig config_named(const std::string& name) {
 TEST(MetricsTest, GatesLossesAndPaceOfASelectStep) {
   Metrics metrics(config_named("a"), "1.2.3");
   metrics.started({.stage = "select", .what = "3 gates", .steps = 7, .tokens = 700});
-  metrics.stepped({.step = 1,
-                   .tokens = 100,
-                   .loss = 5.0,
-                   .learning_rate = 0.02,
-                   .regularizer = 3.0,
-                   .gates = {1.0, 0.5, 0.25},
-                   .top_layers = {0}});
-  metrics.stepped({.step = 2,
-                   .tokens = 200,
-                   .loss = 4.0,
-                   .learning_rate = 0.01,
-                   .regularizer = 2.5,
-                   .gates = {1.0, 0.75, 0.0},
-                   .top_layers = {0}});
+  const auto moved = [](double loss, double regularizer, const std::vector<double>& alpha) {
+    proto::GateStep gates;
+    gates.set_loss(loss);
+    gates.set_regularizer(regularizer);
+    gates.mutable_alpha()->Add(alpha.begin(), alpha.end());
+    return gates;
+  };
+  metrics.gates_moved({.step = 1, .tokens = 100, .loss = 5.0, .learning_rate = 0.02}, moved(5.0, 3.0, {1.0, 0.5, 0.25}),
+                      {0});
+  metrics.gates_moved({.step = 2, .tokens = 200, .loss = 4.0, .learning_rate = 0.01}, moved(4.0, 2.5, {1.0, 0.75, 0.0}),
+                      {0});
   const std::string page = get(metrics);
   EXPECT_THAT(page, StartsWith("HTTP/1.1 200 OK"));
   for (const char* line :

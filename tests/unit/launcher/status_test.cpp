@@ -44,7 +44,7 @@ TEST(Status, NamesTheNewestCheckpointOfTheStageItIsIn) {
   start_run(folder.path());
   Journal journal((RunFolder(folder.path())));
   journal.started({.stage = "align", .what = "12 linear branches", .steps = 100, .tokens = 1000});
-  journal.stepped({.step = 51, .tokens = 510, .loss = 1.0, .learning_rate = 0.1, .gates = {}, .top_layers = {}});
+  journal.stepped({.step = 51, .tokens = 510, .loss = 1.0, .learning_rate = 0.1});
   journal.saved(25, 0.1);
   journal.saved(50, 0.1);
   EXPECT_THAT(status_of(folder.path()), HasSubstr("\n  checkpoint after step 50, 0:0"));
@@ -53,7 +53,7 @@ TEST(Status, NamesTheNewestCheckpointOfTheStageItIsIn) {
   EXPECT_GE(answer["now"]["checkpoint"]["seconds_since"].get<double>(), 0.0);
 
   journal.started({.stage = "select", .what = "12 gates", .steps = 100, .tokens = 1000});
-  journal.stepped({.step = 1, .tokens = 10, .loss = 1.0, .learning_rate = 0.1, .gates = {}, .top_layers = {}});
+  journal.stepped({.step = 1, .tokens = 10, .loss = 1.0, .learning_rate = 0.1});
   EXPECT_THAT(status_of(folder.path()), Not(HasSubstr("checkpoint"))) << "of the stage before";
 }
 

@@ -1,0 +1,97 @@
+#include "distributed/health/watchdog.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "core/base/clock.h"
+#include "core/base/endings.h"
+#include "tests/support/temporary_folder.h"
+
+// The watchdog's thread and the rank's at the same time: where a lock is missing, tests/sanitize.sh tsan sees it here.
+
+namespace flashmorph {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr double kShort = 0.2;  // seconds; a tenth of it is between two looks
+
+struct Ended {
+  int code;
+};
+
+TEST(Watchdog, LooksWhilePhasesComeAndGo) {
+  const auto world = single_communicator("world");
+  std::atomic<bool> has_ended = false;
+  {
+    Watchdog watchdog({.load = kShort}, *world, {"host"}, [&](int) { has_ended = true; });
+    at::Tensor values = at::ones({3});
+    int64_t step = 0;
+    for (const Stopwatch watch; watch.seconds() < 2.0 * kShort;) {
+      const Phase around(watchdog, Work::evaluate, "align");
+      const Phase inside(watchdog, Work::step, "align", ++step);
+      world->all_reduce(values, Reduction::sum);
+    }
+  }
+  EXPECT_FALSE(has_ended) << "none of them was overdue";
+}
+
+TEST(Watchdog, SpeaksForARankThatIsOverdueAndMayStillGoOn) {
+  const test::TemporaryFolder folder;
+  const auto world = single_communicator("world");
+  std::atomic<int> code = 0;
+  testing::internal::CaptureStderr();
+  {
+    Watchdog watchdog({.save = kShort}, *world, {"host"}, [&](int with) { code = with; });
+    watchdog.meet_in(folder.path());
+    const Phase late(watchdog, Work::save, "align");
+    while (!std::filesystem::exists(folder.path() / "told")) std::this_thread::yield();
+    const Phase after(watchdog, Work::step, "align", 3);
+  }
+  EXPECT_EQ(code, kHung);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("rank 0 on host: align, save: not done after"));
+}
+
+TEST(Watchdog, ThatIsToldToGiveUpSaysWhy) {
+  const auto world = single_communicator("world");
+  testing::internal::CaptureStderr();
+  {
+    Watchdog watchdog({.load = kShort}, *world, {"host"}, [](int code) { throw Ended{code}; });
+    const Phase step(watchdog, Work::step, "select", 7);
+    EXPECT_THROW(watchdog.give_up("the disk is full"), Ended);
+  }
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("rank 0 on host: select, step 7: the disk is full"));
+}
+
+TEST(CallLog, MayBeReadWhileCallsGoOn) {
+  constexpr int64_t kSteps = 2000;
+  CallLog log;
+  std::atomic<bool> is_done = false;
+  std::thread reader([&] {
+    while (!is_done.load(std::memory_order_relaxed)) {
+      const std::vector<CallRecord> calls = log.last();
+      for (size_t i = 1; i < calls.size(); ++i) EXPECT_GE(calls[i].step, calls[i - 1].step);
+      for (const CallGroup& group : log.groups()) EXPECT_EQ(group.members, std::vector<int>{0});
+      if (const auto call = log.on_card()) EXPECT_STREQ(call->operation, "all_reduce");
+      EXPECT_GE(log.seconds_inside(), 0.0);
+    }
+  });
+  const at::Tensor values = at::ones({3});
+  for (int64_t step = 1; step <= kSteps; ++step) {
+    log.at_step(step);
+    log.begin(log.add_group("data", {0}), "all_reduce", kAll, &values);
+    const int64_t ticket = log.goes_on_on_card();
+    log.end();
+    log.done_on_card(ticket);
+  }
+  is_done.store(true, std::memory_order_relaxed);
+  reader.join();
+  EXPECT_EQ(log.last().back().step, kSteps);
+}
+
+}  // namespace
+}  // namespace flashmorph
