@@ -60,23 +60,17 @@ struct Part {
   __device__ __forceinline__ int64_t matrix(int64_t step) const { return chunk(step) * heads + head; }
 };
 
-template <int kWidth>
-__device__ __forceinline__ void fetch_matrix(Tile* to, const void* x, int64_t matrix) {
-  fetch_tiles<kWidth / kTileSide, kThreads>(to, static_cast<const Half*>(x) + matrix * kTokens * kWidth,
-                                            [](int row) { return int64_t{row} * kWidth; });
-}
-
 template <int K, Pass kPass>
 __device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const DeltaChunkShape& shape,
                                       const DeltaChunkWalk& walk, const Part& part, int64_t step) {
   using M = Memory<K, kPass>;
   if (step < part.steps) {
     const int64_t matrix = part.matrix(step);
-    fetch_matrix<K>(memory.reading(step), M::kGradients ? walk.k_tail_NHCK : walk.k_gone_NHCK, matrix);
-    fetch_matrix<K>(memory.writing(step), M::kGradients ? walk.k_gone_NHCK : walk.k_tail_NHCK, matrix);
+    fetch_matrix<K, kThreads>(memory.reading(step), M::kGradients ? walk.k_tail_NHCK : walk.k_gone_NHCK, matrix);
+    fetch_matrix<K, kThreads>(memory.writing(step), M::kGradients ? walk.k_gone_NHCK : walk.k_tail_NHCK, matrix);
     if constexpr (M::kQueries) {
-      fetch_matrix<K>(memory.queries(step), walk.q_reach_NHCK, matrix);
-      fetch_matrix<kTokens>(&memory.scores(step), walk.scores_NHCC, matrix);
+      fetch_matrix<K, kThreads>(memory.queries(step), walk.q_reach_NHCK, matrix);
+      fetch_matrix<kTokens, kThreads>(&memory.scores(step), walk.scores_NHCC, matrix);
     }
     if constexpr (M::kGradients) {
       const Rows& rows = walk.d_output;

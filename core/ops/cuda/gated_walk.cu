@@ -48,19 +48,13 @@ struct Part {
   __device__ __forceinline__ int64_t chunk(int64_t step) const { return first + (backwards ? count - 1 - step : step); }
 };
 
-template <int kWidth>
-__device__ __forceinline__ void fetch_matrix(Tile* to, const void* x, int64_t matrix) {
-  fetch_tiles<kWidth / kTileSide, kThreads>(to, static_cast<const Half*>(x) + matrix * kTokens * kWidth,
-                                            [](int row) { return int64_t{row} * kWidth; });
-}
-
 template <int K, Pass kPass>
 __device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const GatedWalk& walk, const Part& part, int64_t step) {
   using M = Memory<K, kPass>;
   if (step < part.count) {
     const int64_t chunk = part.chunk(step), matrix = chunk * part.heads + part.head;
     const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
-    fetch_matrix<K>(memory.keys(step), walk.key_NHCK, matrix);
+    fetch_matrix<K, kThreads>(memory.keys(step), walk.key_NHCK, matrix);
     fetch_tiles<1, kThreads>(
         &memory.values(step),
         static_cast<const Half*>(walk.values.data) + part.head * walk.values.head_stride + part.column,
@@ -69,8 +63,8 @@ __device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const GatedWalk&
       copy_async(memory.whole[step % M::kStages] + threadIdx.x * 4, walk.whole_NHK + matrix * K + threadIdx.x * 4,
                  true);
     if constexpr (M::kOutput) {
-      fetch_matrix<K>(memory.read(step), walk.read_NHCK, matrix);
-      fetch_matrix<kTokens>(&memory.weights(step), walk.weights_NHCC, matrix);
+      fetch_matrix<K, kThreads>(memory.read(step), walk.read_NHCK, matrix);
+      fetch_matrix<kTokens, kThreads>(&memory.weights(step), walk.weights_NHCC, matrix);
     }
   }
   commit_copies();

@@ -34,6 +34,13 @@ __device__ __forceinline__ void fetch_tiles(Tile* to, const __nv_bfloat16* x, co
   }
 }
 
+// Of dense matrices of 64 rows of kWidth numbers the one of that number.
+template <int kWidth, int kThreads>
+__device__ __forceinline__ void fetch_matrix(Tile* to, const void* x, int64_t number) {
+  fetch_tiles<kWidth / kTileSide, kThreads>(to, static_cast<const __nv_bfloat16*>(x) + number * kTileSide * kWidth,
+                                            [](int row) { return int64_t{row} * kWidth; });
+}
+
 // A warp's 16 of 64 rows as the left factor of a product: blocks as LeftTile has them, of columns 0-15, 16-31, ..
 struct LeftRows {
   uint32_t blocks[kTileSide / 16][4];
