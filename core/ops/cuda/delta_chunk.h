@@ -35,12 +35,10 @@ void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, co
 // Forwards
 //   written = added + k_gone S;   output = q_reach S + scores written;   S = whole S + k_tail^T written
 // and with a d_output backwards, where S and `written` are the gradients of those:
-//   written = scores^T d_output + k_tail S;   y = inverse^T written;   S = whole S + q_reach^T d_output + k_gone^T
-//   written
-// It leaves the output, dense, or when that is null what it entered each chunk with, transposed, and `written` or y.
+//   written = scores^T d_output + k_tail S;   S = whole S + q_reach^T d_output + k_gone^T written
+// It leaves the output, dense, or when that is null what it entered each chunk with, transposed, and `written`.
 struct DeltaChunkWalk {
-  const void *q_reach_NHCK = nullptr, *k_tail_NHCK = nullptr, *k_gone_NHCK = nullptr;
-  const void *inverse_NHCC = nullptr, *scores_NHCC = nullptr;
+  const void *q_reach_NHCK = nullptr, *k_tail_NHCK = nullptr, *k_gone_NHCK = nullptr, *scores_NHCC = nullptr;
   const float *added_NHCV = nullptr, *whole_NH = nullptr;
   Rows d_output = {};
   float* state_SHKV = nullptr;

@@ -16,15 +16,14 @@ constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns, kThreads = 128;
 static_assert(kTokens == kTileSide && kColumns == kTileSide);
 constexpr size_t kSharedMemory = 227 << 10;  // that a block may have
 
-// What a walk leaves: the sequence's output; each chunk's state and what its tokens write; or the states' gradients and
-// y.
+// What a walk leaves: the sequence's output, or each chunk's state and what its tokens write, or their gradients.
 enum class Pass { output, states, gradients };
 
 template <int K, Pass kPass>
 struct Memory {
   static constexpr int kKeyTiles = K / kTileSide;
   static constexpr bool kQueries = kPass != Pass::states, kGradients = kPass == Pass::gradients;
-  static constexpr int kStageTiles = (kQueries ? 3 : 2) * kKeyTiles + kQueries + 2 * kGradients;
+  static constexpr int kStageTiles = (kQueries ? 3 : 2) * kKeyTiles + kQueries + kGradients;
   static constexpr int kAddedRow = kColumns + 4;  // so that 4 rows of 8 numbers lie in different banks
   static constexpr int kAdded = kGradients ? 4 : kTokens * kAddedRow;
   static constexpr size_t kStage = kStageTiles * sizeof(Tile) + kAdded * sizeof(float);
@@ -39,7 +38,6 @@ struct Memory {
   __device__ Tile* queries(int64_t step) { return writing(step) + kKeyTiles; }
   __device__ Tile& scores(int64_t step) { return queries(step)[kKeyTiles]; }
   __device__ Tile& upstream(int64_t step) { return queries(step)[kKeyTiles + 1]; }
-  __device__ Tile& inverse(int64_t step) { return queries(step)[kKeyTiles + 2]; }
 };
 
 // One block's part of a walk.
@@ -75,7 +73,6 @@ __device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const DeltaChunk
       fetch_matrix<kTokens, kThreads>(&memory.scores(step), walk.scores_NHCC, matrix);
     }
     if constexpr (M::kGradients) {
-      fetch_matrix<kTokens, kThreads>(&memory.inverse(step), walk.inverse_NHCC, matrix);
       const Rows& rows = walk.d_output;
       const int64_t start = shape.chunks.start_N[part.chunk(step)], length = shape.chunks.length_N[part.chunk(step)];
       fetch_tiles<1, kThreads>(&memory.upstream(step),
@@ -126,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
     LeftRows entering[M::kKeyTiles], upstream;
 #pragma unroll
     for (int n = 0; n < M::kKeyTiles; ++n) state[n].round_to(entering[n]);
-    WarpgroupSums written = {}, given = {};  // rows are value columns; given: the output or y
+    WarpgroupSums written = {}, output = {};  // rows are value columns
     if constexpr (M::kGradients) {
       upstream.load_transposed(memory.upstream(step));
     } else {
@@ -140,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
     commit_products();
     if constexpr (kPass == Pass::output) {
 #pragma unroll
-      for (int n = 0; n < M::kKeyTiles; ++n) given.add_rows(entering[n], memory.queries(step)[n]);
+      for (int n = 0; n < M::kKeyTiles; ++n) output.add_rows(entering[n], memory.queries(step)[n]);
       commit_products();
     } else {
       store_rows(entering, memory.staged, static_cast<Half*>(walk.states_NHVK) + (matrix * V + part.column) * K);
@@ -158,30 +155,25 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
     LeftRows writing;
     written.round_to(writing);
     start_products();
-    if constexpr (kPass == Pass::output) given.add_rows(writing, memory.scores(step));
-    if constexpr (M::kGradients) given.add(writing, memory.inverse(step));
-    if constexpr (M::kQueries) commit_products();
 #pragma unroll
     for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(writing, memory.writing(step)[n]);
+    if constexpr (kPass == Pass::output) output.add_rows(writing, memory.scores(step));
     commit_products();
-    if constexpr (M::kQueries) {
-      await_products<1>();
-      pin(given.sums);
-    }
-    if constexpr (kPass == Pass::output) {
-      const int64_t start = shape.chunks.start_N[part.chunk(step)], length = shape.chunks.length_N[part.chunk(step)];
-      store_columns(given, memory.staged, [&](int token) {
-        if (token >= length) return static_cast<Half*>(nullptr);
-        return static_cast<Half*>(walk.output_THV) + ((start + token) * part.heads + part.head) * V + part.column;
-      });
-    } else {
-      store_columns(M::kGradients ? given : written, memory.staged, [&](int token) {
+    if constexpr (kPass != Pass::output)
+      store_columns(written, memory.staged, [&](int token) {
         return static_cast<Half*>(walk.written_NHCV) + (matrix * kTokens + token) * V + part.column;
       });
-    }
     await_products<0>();
 #pragma unroll
     for (WarpgroupSums& tile : state) pin(tile.sums);
+    if constexpr (kPass == Pass::output) {
+      pin(output.sums);
+      const int64_t start = shape.chunks.start_N[part.chunk(step)], length = shape.chunks.length_N[part.chunk(step)];
+      store_columns(output, memory.staged, [&](int token) {
+        if (token >= length) return static_cast<Half*>(nullptr);
+        return static_cast<Half*>(walk.output_THV) + ((start + token) * part.heads + part.head) * V + part.column;
+      });
+    }
   }
   each_state([&](float& sum, int value, int key) { kept[key * V + value] = sum; });
 }

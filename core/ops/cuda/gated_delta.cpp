@@ -250,8 +250,7 @@ struct ChunkedCall {
   }
   void walk(DeltaChunkWalk walk) const {
     walk.q_reach_NHCK = q_reach.const_data_ptr(), walk.k_tail_NHCK = k_tail.const_data_ptr();
-    walk.k_gone_NHCK = k_gone.const_data_ptr(), walk.inverse_NHCC = inverse.const_data_ptr();
-    walk.scores_NHCC = scores.const_data_ptr();
+    walk.k_gone_NHCK = k_gone.const_data_ptr(), walk.scores_NHCC = scores.const_data_ptr();
     walk.added_NHCV = added.const_data_ptr<float>(), walk.whole_NH = whole.const_data_ptr<float>();
     delta_chunk_walk(shape, walk, stream_of(q));
   }
@@ -279,13 +278,14 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const at::Tensor dO = in_rows(d_output_BTHV), state = call.state_of(initial), d_state = call.state_of(d_final);
   const int64_t C = kWalkedChunk, K = call.shape.key_dim, V = call.shape.value_dim;
   const at::Tensor before = call.empty({V, K}, at::kBFloat16), d_after = at::empty_like(before);
-  const at::Tensor written = call.empty({C, V}, at::kBFloat16), y = at::empty_like(written);
+  const at::Tensor written = call.empty({C, V}, at::kBFloat16), d_written = at::empty_like(written);
   call.walk(
       {.state_SHKV = state.data_ptr<float>(), .states_NHVK = before.data_ptr(), .written_NHCV = written.data_ptr()});
   call.walk({.d_output = rows_of(dO),
              .state_SHKV = d_state.data_ptr<float>(),
              .states_NHVK = d_after.data_ptr(),
-             .written_NHCV = y.data_ptr()});
+             .written_NHCV = d_written.data_ptr()});
+  const at::Tensor y = product(flipped(call.inverse), d_written);
   const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
   const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
   delta_chunk_gradients(call.shape,

@@ -115,10 +115,9 @@ struct WarpgroupSums {
 
 // Room for what a warp has on the way to global memory, a warp's own, so that a lane stores 16 bytes.
 struct Staged {
-  static constexpr int kRow = kTileSide + 8;                        // 64 numbers of a row
-  static constexpr int kColumn = 16 + 8, kColumns = kTileSide / 2;  // of a column the warp's 16 rows; so many at once
-  static constexpr int kSize = 16 * kRow;
-  static_assert(kColumns * kColumn <= kSize);
+  static constexpr int kRow = kTileSide + 8, kColumn = 16 + 8;  // a row of 64 numbers, a column's of the warp's 16 rows
+  static constexpr int kSize = kTileSide * kColumn;
+  static_assert(16 * kRow <= kSize);
   alignas(16) __nv_bfloat16 numbers[4][kSize];
 };
 
@@ -151,21 +150,16 @@ template <class To>
 __device__ __forceinline__ void store_columns(const WarpgroupSums& sums, Staged& staged, const To& to) {
   const int lane = threadIdx.x % 32, first = threadIdx.x % 128 / 32 * 16;
   __nv_bfloat16* const here = staged.numbers[first / 16];
+  __syncwarp();
+  WarpgroupSums::each_place([&](int n, int row, int column) {
+    here[column * Staged::kColumn + row - first] = __float2bfloat16_rn(sums.sums[n]);
+  });
+  __syncwarp();
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int first_column = half * Staged::kColumns;
-    __syncwarp();
-    WarpgroupSums::each_place([&](int n, int row, int column) {
-      if (n / 4 / (kTileSide / 16) == half)
-        here[(column - first_column) * Staged::kColumn + row - first] = __float2bfloat16_rn(sums.sums[n]);
-    });
-    __syncwarp();
-#pragma unroll
-    for (int n = lane; n < Staged::kColumns * 2; n += 32) {
-      const int column = n / 2, unit = n % 2 * 8;
-      if (__nv_bfloat16* const out = to(first_column + column))
-        store<__nv_bfloat16, 8>(out + first + unit, load<__nv_bfloat16, 8>(here + column * Staged::kColumn + unit));
-    }
+  for (int n = lane; n < kTileSide * 2; n += 32) {
+    const int column = n / 2, unit = n % 2 * 8;
+    if (__nv_bfloat16* const out = to(column))
+      store<__nv_bfloat16, 8>(out + first + unit, load<__nv_bfloat16, 8>(here + column * Staged::kColumn + unit));
   }
 }
 
