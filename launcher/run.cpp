@@ -146,12 +146,14 @@ int run(const CommandLine& line, Communicator& host_world) {
   const bool leads = host_world.rank() == 0;
   const RunConfig config = shared_config(line, host_world);
   times.done("MPI and config");
+  StopSignal stop(config.run.time_limit, slurm_end_time());
+  const std::function<void()> between_reads = stop_loading_if_asked(stop);
+  RunSourcesAhead sources_ahead(config, host_world, between_reads);
   RunDevice device(config.device, host_world, config.health.step);  // no tensor before it
   times.done("device");
   check_same_start(start_facts(line), host_world);
   Communicator& world = device.world();
   at::set_num_threads(static_cast<int>(config.device.threads));
-  StopSignal stop(config.run.time_limit, slurm_end_time());
   const std::vector<std::string> hosts = gather_text(host_name(), world);
   Watchdog watchdog(config.health, world, hosts, std::_Exit);
   const Phase between_others(watchdog, Work::load, "load");
@@ -159,10 +161,8 @@ int run(const CommandLine& line, Communicator& host_world) {
   Inputs inputs;
   RunFolder folder(config);
   std::unique_ptr<Metrics> metrics;
-  const std::function<void()> between_reads = stop_loading_if_asked(stop);
   on_all_ranks(world, [&] { inputs = read_inputs(config, world.size(), between_reads); });
   times.done("inputs");
-  RunSourcesAhead sources_ahead(config, *inputs.files, world, between_reads);
   on_all_ranks(world, [&] {
     if (!leads) return;
     if (!line.fresh) folder.check(config);

@@ -251,7 +251,7 @@ cards() {
 
 faults() {
   two_cards_at_least
-  if ((cards > 2)); then spawn watchdog "$bundle/run" bash tests/faults/watchdog.sh misbehave mpirun cards; fi
+  spawn watchdog "$bundle/run" bash tests/faults/watchdog.sh misbehave mpirun cards $((cards > 2 ? 3 : 2))
   spawn stages python3 tests/gpu/faults.py "$bundle"
   all_well
 }

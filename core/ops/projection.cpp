@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "core/ops/operator.h"
+#include "core/ops/put_off_gradients.h"
 
 // Letters: N tokens, D inputs, E outputs.
 
@@ -130,7 +131,9 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
     for (size_t i = 0; i < count; ++i) {
       if (!upstream[i].defined()) continue;
       const at::Tensor dy_NE = upstream[i].flatten(0, -2);
-      if (context->needs_input_grad(1 + i)) gradients[1 + i] = product(dy_NE.t(), x.flatten(0, -2));
+      if (context->needs_input_grad(1 + i))
+        gradients[1 + i] =
+            PutOffGradients::now_or_later(saved[i], [dy_NE, x] { return product(dy_NE.t(), x.flatten(0, -2)); });
       if (biased && context->needs_input_grad(1 + count + i)) gradients[1 + count + i] = dy_NE.sum(0);
     }
     gradients[0] = dx.here();
@@ -177,6 +180,8 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 }
 
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E) {
+  if (PutOffGradients::is_collecting() && weight_ED.requires_grad())
+    return project_each(x, {weight_ED}, bias_E.defined() ? at::TensorList(bias_E) : at::TensorList()).front();
   if (!x.is_cpu()) return at::linear(x, weight_ED, present(bias_E));  // whose nodes cost the host less
   const bool is_trained = weight_ED.requires_grad() || (bias_E.defined() && bias_E.requires_grad());
   return is_trained ? call<Project>(x, weight_ED, present(bias_E))

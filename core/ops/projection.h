@@ -8,6 +8,8 @@
 
 namespace flashmorph {
 
+// The products for trained weights that are leaves may be put off (core/ops/put_off_gradients.h).
+//
 // y = x W^T + b: x [.., D], weight_ED, bias_E (undefined: none), one dtype; y [.., E]. Any strides; differentiable in
 // all three; saves nothing but its inputs. Also torch.ops.flashmorph.project. On the CPU in float32 the products are
 // oneDNN's: LibTorch's own, MKL's, use half of an AMD processor's vectors.

@@ -154,10 +154,10 @@ class Rehearsal {
                 [&](const MicroBatches& some) { trained.update(stage_step(some).gradients, /*learning_rate=*/0.0); });
   }
 
-  // The first gradient that a weight gets becomes the one it keeps.
+  // The first gradient that a weight gets becomes the one it keeps. A backward pass that puts it off shows none.
   void hold_its_gradient(const at::Tensor& weight) {
     weight.register_hook([&memory = memory_, leaf = weight.unsafeGetTensorImpl()](const at::Tensor& gradient) {
-      if (!leaf->grad().defined()) memory.relabel(gradient, MemoryKind::gradients);
+      if (gradient.defined() && !leaf->grad().defined()) memory.relabel(gradient, MemoryKind::gradients);
     });
   }
 

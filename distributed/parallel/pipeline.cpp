@@ -9,20 +9,29 @@
 namespace flashmorph {
 
 std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches, const StateShape& shape,
-                                                   bool with_teacher, const StageForward& forward) {
+                                                   const StageForward& forward) {
   const int64_t count = micro_batches.last - micro_batches.first;
   std::vector<at::Tensor> losses(count);
   std::map<int64_t, Held> held;
-  for (const auto& [kind, m] : one_forward_one_backward(mesh_.shape().pipeline, mesh_.pipeline_rank(), count)) {
-    if (kind == PipelineTask::Kind::forward) {
-      const States input = receive_states(shape, with_teacher);
-      const auto [states, loss] = forward(micro_batches.first + m, input);
-      send_states(states);
-      held[m] = {input.mixture, states.mixture, loss};
-      if (loss.defined()) losses[m] = loss.detach();
-    } else {
-      backward(held.at(m), shape);
-      held.erase(m);
+  for (const auto& [kind, m] : pipeline_order(mesh_.shape().pipeline, mesh_.pipeline_rank(), count)) {
+    Held& here = held[m];
+    const auto putting_off = is_first() ? PutOffGradients::Scope() : here.weights.scope();
+    switch (kind) {
+      case PipelineTask::Kind::forward:
+        here.output = forward(micro_batches.first + m, states_of(here, shape));
+        send_on(here.output.mixture);
+        if (here.output.loss.defined()) losses[m] = here.output.loss.detach();
+        break;
+      case PipelineTask::Kind::backward:
+        backward(here, shape);
+        here.input = at::Tensor();
+        here.output = StageOutput();
+        if (is_first()) held.erase(m);
+        break;
+      case PipelineTask::Kind::weights:
+        here.weights.work_out();
+        held.erase(m);
+        break;
     }
   }
   mesh_.pipeline().finish_sends();
@@ -30,19 +39,23 @@ std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches
 }
 
 void Pipeline::stream(MicroBatchRange micro_batches, const StateShape& shape, const StageStream& forward) {
-  for (int64_t m = micro_batches.first; m < micro_batches.last; ++m)
-    send_states({forward(m, is_first() ? at::Tensor() : receive(shape, mesh_.pipeline_rank() - 1)), {}});
+  for (int64_t m = micro_batches.first; m < micro_batches.last; ++m) send_on(forward(m, receive_states(shape)));
   mesh_.pipeline().finish_sends();
 }
 
-States Pipeline::receive_states(const StateShape& shape, bool with_teacher) {
-  if (is_first()) return {};
-  const int64_t before = mesh_.pipeline_rank() - 1;
-  if (!with_teacher) return {receive(shape, before).set_requires_grad(true), {}};
-  StateShape stacked = shape;
-  stacked.sizes.insert(stacked.sizes.begin(), 2);
-  const at::Tensor both = receive(stacked, before);
-  return {both[0].detach().set_requires_grad(true), both[1]};
+States Pipeline::states_of(Held& held, const StateShape& shape) {
+  return {.teacher = [this, &shape] { return receive_states(shape); },
+          .mixture =
+              [this, &held, &shape] {
+                held.input = receive_states(shape);
+                if (held.input.defined()) held.input.set_requires_grad(true);
+                return held.input;
+              },
+          .pass_teacher_on = [this](const at::Tensor& states) { send_on(states); }};
+}
+
+at::Tensor Pipeline::receive_states(const StateShape& shape) {
+  return is_first() ? at::Tensor() : receive(shape, mesh_.pipeline_rank() - 1);
 }
 
 at::Tensor Pipeline::receive(const StateShape& shape, int64_t from) {
@@ -53,22 +66,20 @@ at::Tensor Pipeline::receive(const StateShape& shape, int64_t from) {
   return values;
 }
 
-void Pipeline::send_states(const States& states) {
-  if (is_last()) return;
-  const at::Tensor mixture = states.mixture.detach();
-  mesh_.pipeline().send_later(states.teacher.defined() ? at::stack({mixture, states.teacher}) : mixture.contiguous(),
-                              static_cast<int>(mesh_.pipeline_rank() + 1));
+void Pipeline::send_on(const at::Tensor& states) {
+  if (!is_last())
+    mesh_.pipeline().send_later(states.detach().contiguous(), static_cast<int>(mesh_.pipeline_rank() + 1));
 }
 
 // d(all losses) / d(what this rank has), from the loss made here and the gradient that the next rank sends back.
 void Pipeline::backward(const Held& held, const StateShape& shape) {
   std::vector<at::Tensor> ends, gradients;
-  if (held.loss.defined()) {
-    ends.push_back(held.loss);
-    gradients.push_back(at::ones_like(held.loss));
+  if (held.output.loss.defined()) {
+    ends.push_back(held.output.loss);
+    gradients.push_back(at::ones_like(held.output.loss));
   }
   if (!is_last()) {
-    ends.push_back(held.output);
+    ends.push_back(held.output.mixture);
     gradients.push_back(receive(shape, mesh_.pipeline_rank() + 1));
   }
   torch::autograd::backward(ends, gradients);

@@ -8,15 +8,20 @@
 #include <map>
 #include <vector>
 
+#include "core/ops/put_off_gradients.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/mesh.h"
 
 namespace flashmorph {
 
-// What travels from one pipeline rank to the next for one micro-batch, each [B, T, D].
+// One micro-batch's states on their way through the pipeline, each [B, T, D]. The rank before sends the teacher's
+// first, where there is a teacher, and the mixture's behind them: each is to be asked for once, in that order. They are
+// undefined on the first rank, which starts from the tokens.
 struct States {
-  at::Tensor mixture;  // gradients come back through it
-  at::Tensor teacher;  // goes along without (the teacher's states); undefined when nothing does
+  std::function<at::Tensor()> teacher = [] { return at::Tensor(); };  // without a gradient
+  std::function<at::Tensor()> mixture = [] { return at::Tensor(); };  // gradients come back through them
+  // To the next rank, before this one's part of the mixture is returned; the last rank keeps them.
+  std::function<void(const at::Tensor&)> pass_teacher_on = [](const at::Tensor&) {};
 };
 
 struct StateShape {
@@ -24,14 +29,13 @@ struct StateShape {
   at::TensorOptions options;
 };
 
-// One rank's part of a micro-batch. The states of the last rank go nowhere and may be undefined.
+// One rank's part of a micro-batch.
 struct StageOutput {
-  States states;
-  at::Tensor loss;  // this rank's part, a differentiable scalar; undefined when it has none
+  at::Tensor mixture;  // the last rank's goes nowhere and may be undefined
+  at::Tensor loss;     // this rank's part, a differentiable scalar; undefined when it has none
 };
 
-// `input` is undefined on the first rank, which starts from the tokens.
-using StageForward = std::function<StageOutput(int64_t micro_batch, const States& input)>;
+using StageForward = std::function<StageOutput(int64_t micro_batch, const States& states)>;
 using StageStream = std::function<at::Tensor(int64_t micro_batch, const at::Tensor& input)>;
 
 // The ranks of a pipeline group working on the micro-batches of a step. With one rank everything is local.
@@ -39,9 +43,9 @@ class Pipeline {
  public:
   explicit Pipeline(Mesh& mesh) : mesh_(mesh) {}
 
-  // Forward and backward of these micro-batches in 1F1B order; gradients add up in the leaves. Returns each
-  // micro-batch's loss, detached (undefined where this rank has none). `with_teacher`: fixed states travel too.
-  std::vector<at::Tensor> forward_backward(MicroBatchRange micro_batches, const StateShape& shape, bool with_teacher,
+  // Forward and backward of these micro-batches in the order of pipeline_order; gradients add up in the leaves. Returns
+  // each micro-batch's loss, detached (undefined where this rank has none).
+  std::vector<at::Tensor> forward_backward(MicroBatchRange micro_batches, const StateShape& shape,
                                            const StageForward& forward);
 
   // Forward only: each micro-batch goes on to the next rank as soon as it is through here. No gradient crosses ranks.
@@ -50,17 +54,18 @@ class Pipeline {
   double seconds_waited() const { return seconds_waited_; }  // for other ranks' states and gradients, since the start
 
  private:
-  struct Held {  // a micro-batch between its forward and its backward
+  struct Held {  // a micro-batch between its forward and its last task
     at::Tensor input;
-    at::Tensor output;
-    at::Tensor loss;
+    StageOutput output;
+    PutOffGradients weights;
   };
 
   bool is_first() const { return mesh_.pipeline_rank() == 0; }
   bool is_last() const { return mesh_.pipeline_rank() == mesh_.shape().pipeline - 1; }
-  States receive_states(const StateShape& shape, bool with_teacher);
+  States states_of(Held& held, const StateShape& shape);
+  at::Tensor receive_states(const StateShape& shape);
   at::Tensor receive(const StateShape& shape, int64_t from);
-  void send_states(const States& states);
+  void send_on(const at::Tensor& states);
   void backward(const Held& held, const StateShape& shape);
 
   Mesh& mesh_;

@@ -44,14 +44,15 @@ std::filesystem::path existing_ancestor(std::filesystem::path folder) {
 
 }  // namespace
 
-RunSourcesAhead::RunSourcesAhead(const RunConfig& config, const ModelFiles& teacher, const Communicator& world,
+RunSourcesAhead::RunSourcesAhead(const RunConfig& config, const Communicator& world,
                                  const std::function<void()>& between_reads)
     : share_(std::async(std::launch::async, [&, rank = world.rank(), ranks = world.size(), between_reads] {
         const auto while_wanted = [&] {
           if (not_wanted_) throw Stopped("not wanted any more");
           between_reads();
         };
-        Share share{hashes_of_share(config.model.path, teacher, rank, ranks, while_wanted), {}};
+        Share share{hashes_of_share(config.model.path, ModelFiles::open(config.model.path), rank, ranks, while_wanted),
+                    {}};
         if (rank == 0) share.corpus = corpus_files(config.data, while_wanted);
         return share;
       })) {}

@@ -24,13 +24,14 @@ struct RunSources {
   std::vector<CorpusFile> corpus = {};
 };
 
-// The sources of a run, read by a thread from where this is made: what a rank does meanwhile brings the same files into
-// memory. The ranks read the teacher's files side by side, each a share of them, and rank 0 the samples of the corpus.
+// The sources of a run, read by a thread from where this is made, which touches no tensor and no device: a rank opens
+// its device meanwhile, and reads its weights. The ranks read the teacher's files side by side, each a share of them,
+// and rank 0 the samples of the corpus.
 class RunSourcesAhead {
  public:
-  // `between_reads` is called by several threads now and then, and may throw. Everything outlives this.
-  RunSourcesAhead(const RunConfig& config, const ModelFiles& teacher, const Communicator& world,
-                  const std::function<void()>& between_reads);
+  // `between_reads` is called by several threads now and then, and may throw. Everything outlives this. A file that
+  // cannot be read is told by `agreed`.
+  RunSourcesAhead(const RunConfig& config, const Communicator& world, const std::function<void()>& between_reads);
   ~RunSourcesAhead() { not_wanted_ = true; }  // the thread ends at its next read
 
   // On every rank, the corpus on rank 0 alone. Once. Collective.

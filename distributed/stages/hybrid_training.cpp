@@ -65,15 +65,20 @@ double sum_of(const std::vector<at::Tensor>& losses) {
 StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hybrid, const Routes& routes,
                         const MicroBatches& batches, const DistillSection& section, Mesh& mesh) {
   const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
-      batches.mine, state_shape(hybrid, batches.shape), /*with_teacher=*/true,
-      [&](int64_t index, const States& input) -> StageOutput {
+      batches.mine, state_shape(hybrid, batches.shape), [&](int64_t index, const States& states) -> StageOutput {
         const Batch batch = batches.batch(index);
         const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
         const auto targets = std::make_shared<TeacherPass>(
-            teacher, without_gradient([&] { return first_states(teacher, batch, input.teacher); }), positions);
-        const at::Tensor student = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel,
+            teacher, without_gradient([&] { return first_states(teacher, batch, states.teacher()); }), positions);
+        const auto pass_teacher_on = [&] {
+          targets->reach(2 * teacher.own_layers().count());
+          states.pass_teacher_on(targets->states());
+        };
+        if (!go_in_turns(hybrid)) pass_teacher_on();
+        const at::Tensor student = through_hybrid(hybrid, batch, states.mixture(), routes, positions, section.parallel,
                                                   [targets](int64_t sublayers) { targets->reach(sublayers); });
-        if (!hybrid.has_head()) return {{student, targets->states()}, {}};
+        if (go_in_turns(hybrid)) pass_teacher_on();
+        if (!hybrid.has_head()) return {student, {}};
         const at::Tensor target = without_gradient([&] { return teacher.final_hidden(targets->states()); });
         const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(),
                                               target.flatten(0, 1), teacher.head(), hybrid.shard());
@@ -85,12 +90,11 @@ StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hyb
 StepResult finetune_step(const MorphableModel& hybrid, const Routes& routes, const MicroBatches& batches,
                          const FinetuneSection& section, Mesh& mesh) {
   const std::vector<at::Tensor> losses = Pipeline(mesh).forward_backward(
-      batches.mine, state_shape(hybrid, batches.shape), /*with_teacher=*/false,
-      [&](int64_t index, const States& input) -> StageOutput {
+      batches.mine, state_shape(hybrid, batches.shape), [&](int64_t index, const States& states) -> StageOutput {
         const Batch batch = batches.batch(index);
         const Positions positions = hybrid.positions(0, batch.tokens_BT.size(1), batch.documents);
-        const at::Tensor x = through_hybrid(hybrid, batch, input.mixture, routes, positions, section.parallel);
-        if (!hybrid.has_head()) return {{x, {}}, {}};
+        const at::Tensor x = through_hybrid(hybrid, batch, states.mixture(), routes, positions, section.parallel);
+        if (!hybrid.has_head()) return {x, {}};
         const at::Tensor places = predicting_places(batch);
         const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
         const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);

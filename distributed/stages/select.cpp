@@ -43,11 +43,11 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   std::vector<at::Tensor> leaves;  // a micro-batch's own each
   std::vector<double> answers;
   const std::vector<at::Tensor> errors = Pipeline(mesh).forward_backward(
-      batches.mine, state_shape(model, batches.shape), /*with_teacher=*/true, [&](int64_t index, const States& x) {
+      batches.mine, state_shape(model, batches.shape), [&](int64_t index, const States& states) {
         const Batch batch = batches.batch(index);
         answers.push_back(static_cast<double>(batch.answers_BT.sum().item<int64_t>()));
         leaves.push_back(gates.leaf());
-        return mix_beside_teacher(model, batch, gates.mixing(leaves.back()), x, of,
+        return mix_beside_teacher(model, batch, gates.mixing(leaves.back()), states, of,
                                   section.parallel.recompute == "full");
       });
 
@@ -81,8 +81,8 @@ at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before)
 
 }  // namespace
 
-StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
-                               ErrorOf of, bool recompute) {
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing,
+                               const States& states, ErrorOf of, bool recompute) {
   const Placement& placement = model.placement();
   const at::Tensor answers =
       own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
@@ -90,13 +90,22 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();
   std::vector<at::Tensor> errors, powers;  // by own layer
-  if (model.has_embedding()) x.teacher = x.mixture = model.embed(batch.tokens_BT);
+  const at::Tensor embedded = model.has_embedding() ? model.embed(batch.tokens_BT) : at::Tensor();
   std::vector<at::Tensor> teachers;  // states at the answers
-  const auto teacher = std::make_shared<TeacherPass>(
-      model, x.teacher, positions, [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
-        teachers.push_back(at_answers(h));
-        if (of == ErrorOf::attention) powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
-      });
+  const auto teacher =
+      std::make_shared<TeacherPass>(model, model.has_embedding() ? embedded : states.teacher(), positions,
+                                    [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
+                                      teachers.push_back(at_answers(h));
+                                      if (of == ErrorOf::attention)
+                                        powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
+                                    });
+  const int64_t sublayers = 2 * (last - first) - (model.has_head() ? 1 : 0);  // nothing reads the last feed-forward
+  const auto pass_teacher_on = [&] {
+    teacher->reach(sublayers);
+    states.pass_teacher_on(teacher->states());
+  };
+  if (!go_in_turns(model)) pass_teacher_on();
+  at::Tensor x = model.has_embedding() ? embedded : states.mixture();
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
     const auto mixed_layer = [&model, l, goes_on, positions, at_answers, teacher,
@@ -113,10 +122,10 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       return outputs;
     };
     const std::vector<at::Tensor> mixed =
-        recompute ? recomputed(mixed_layer, {x.mixture}, {mixing.at(l - first).alpha}) : mixed_layer({x.mixture});
-    if (l + 1 == last) x.teacher = teacher->states();
+        recompute ? recomputed(mixed_layer, {x}, {mixing.at(l - first).alpha}) : mixed_layer({x});
+    if (l + 1 == last && go_in_turns(model)) pass_teacher_on();
     errors.push_back(squared_distance(mixed[0], teachers.at(static_cast<size_t>(l - first))));
-    if (goes_on) x.mixture = mixed[1];
+    if (goes_on) x = mixed[1];
   }
   at::Tensor errors_l = at::stack(errors);
   if (of == ErrorOf::attention) {

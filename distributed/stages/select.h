@@ -35,7 +35,7 @@ enum class ErrorOf {
 // float64: over its layers and its answer tokens the sum of |H_mix - H_teacher|^2, each layer's as such a share,
 // divided by the layers of the model. mixing: a mixed route for each of this rank's layers. `recompute`: keep a layer's
 // input only, and run it again in the backward pass.
-StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing, States x,
-                               ErrorOf of = ErrorOf::states, bool recompute = false);
+StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing,
+                               const States& states, ErrorOf of = ErrorOf::states, bool recompute = false);
 
 }  // namespace flashmorph

@@ -38,6 +38,11 @@ struct StepResult {
 // values (distributed/forecast/rehearsal.h).
 using StepFunction = std::function<StepResult(const MicroBatches&)>;
 
+// Whether a teacher and what learns from it go through the layers in turns, so that the sums over the shards of one
+// arrive behind the work of the other. Without shards the teacher goes first, and the next pipeline rank begins with
+// it.
+inline bool go_in_turns(const MorphableModel& model) { return model.shard().size() > 1; }
+
 // What a pipeline carries for a micro-batch of so many rows and tokens.
 inline StateShape state_shape(const MorphableModel& model, std::pair<int64_t, int64_t> rows_and_tokens) {
   const auto [rows, tokens] = rows_and_tokens;

@@ -58,12 +58,11 @@ double median(std::vector<double> values) {
 // A step's micro-batches of this rank, forward, backward, and the gates' gradients in the samples' order.
 void step_of_select(const MorphableModel& model, Mesh& mesh, Pipeline& pipeline, int64_t count, int64_t length) {
   std::vector<at::Tensor> leaves, rows;
-  pipeline.forward_backward(
-      {0, count}, state_shape(model, {1, length}), /*with_teacher=*/true, [&](int64_t, const States& x) {
-        leaves.push_back(at::full({model.own_layers().count()}, 0.5, at::kDouble).set_requires_grad(true));
-        return mix_beside_teacher(model, batch_of_noise(length, model.spec().vocabulary),
-                                  mixing_routes(leaves.back(), leaves.back()), x);
-      });
+  pipeline.forward_backward({0, count}, state_shape(model, {1, length}), [&](int64_t, const States& states) {
+    leaves.push_back(at::full({model.own_layers().count()}, 0.5, at::kDouble).set_requires_grad(true));
+    return mix_beside_teacher(model, batch_of_noise(length, model.spec().vocabulary),
+                              mixing_routes(leaves.back(), leaves.back()), states);
+  });
   for (const at::Tensor& leaf : leaves) rows.push_back(leaf.grad());
   gather_in_sample_order(at::stack(rows), count * mesh.shape().data, mesh);
 }

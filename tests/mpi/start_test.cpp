@@ -40,17 +40,15 @@ TEST(Start, RanksTogetherHashATeacherAsOneAlone) {
   RunConfig config;
   config.model.path = "tests/data/passkey-teacher";
   config.data.text = "tests/data/text/tinyshakespeare.txt";
-  const ModelFiles teacher = ModelFiles::open(config.model.path);
-  const RunSources sources = RunSourcesAhead(config, teacher, world(), [] {}).agreed(world());
-  EXPECT_EQ(sources.teacher, hash_of_model(config.model.path, teacher));
+  const RunSources sources = RunSourcesAhead(config, world(), [] {}).agreed(world());
+  EXPECT_EQ(sources.teacher, hash_of_model(config.model.path, ModelFiles::open(config.model.path)));
   EXPECT_EQ(sources.corpus.size(), world().rank() == 0 ? 1 : 0);
 }
 
 TEST(Start, ATeacherThatCannotBeReadIsRefusedByAll) {
   RunConfig config;
-  const ModelFiles teacher = ModelFiles::open("tests/data/passkey-teacher");
   config.model.path = "tests/data/none";
-  EXPECT_THROW(RunSourcesAhead(config, teacher, world(), [] {}).agreed(world()), BadInput);
+  EXPECT_THROW(RunSourcesAhead(config, world(), [] {}).agreed(world()), BadInput);
 }
 
 }  // namespace

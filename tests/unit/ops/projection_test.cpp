@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "core/ops/put_off_gradients.h"
 #include "tests/support/tensors.h"
 
 namespace flashmorph {
@@ -91,6 +92,40 @@ TEST(ProjectEach, WhatNobodyAsksForIsNotWorkedOut) {
   EXPECT_FALSE(project_each(x.detach(), {frozen, other})[0].requires_grad());
   EXPECT_THROW(project_each(x, {frozen, other}, {at::Tensor(), seeded({6}, 4)}), c10::Error);
   EXPECT_THROW(project_each(x, {frozen, seeded({6, 9}, 3)}), c10::Error);
+}
+
+// The gradients that are put off are the same bits, those that other leaves or x get do not wait.
+TEST(PutOffGradients, OfTrainedLeavesComeLaterAndAreTheSame) {
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const at::Tensor x = seeded({2, 20, 8}, 1, type).requires_grad_(true);
+    const at::Tensor w = seeded({6, 8}, 2, type).requires_grad_(true), v = seeded({8, 6}, 3, type).requires_grad_(true),
+                     b = seeded({6}, 4, type).requires_grad_(true), made_from = seeded({8, 6}, 5, type);
+    const at::Tensor made = made_from.requires_grad_(true) * 2;
+    const std::vector<at::Tensor> leaves = {w, v, b, made_from, x};
+    const auto run = [&] {
+      const at::Tensor h = project_each(x, {w}, {b})[0];
+      return (project(h, v).sin() + project(h, made)).sum();
+    };
+    std::vector<at::Tensor> expected;
+    for (int pass = 0; pass < 2; ++pass) run().backward();  // gradients add up
+    for (const at::Tensor& leaf : leaves) expected.push_back(std::exchange(leaf.mutable_grad(), {}));
+
+    for (int pass = 0; pass < 2; ++pass) {
+      PutOffGradients list;
+      {
+        const auto putting_off = list.scope();
+        run().backward();
+      }
+      EXPECT_EQ(w.grad().defined(), pass > 0);
+      EXPECT_EQ(v.grad().defined(), pass > 0);
+      EXPECT_TRUE(b.grad().defined() && made_from.grad().defined() && x.grad().defined());
+      list.work_out();
+      list.work_out();  // once
+    }
+    for (size_t i = 0; i < leaves.size(); ++i)
+      EXPECT_TRUE(at::equal(leaves[i].grad(), expected[i])) << type << " " << i;
+  }
+  EXPECT_FALSE(PutOffGradients::is_collecting());
 }
 
 TEST(Project, RefusesWhatDoesNotFit) {

@@ -1,0 +1,36 @@
+#include "core/ops/put_off_gradients.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/variable.h>
+
+namespace flashmorph {
+namespace {
+
+thread_local PutOffGradients* collecting = nullptr;
+
+}  // namespace
+
+PutOffGradients::Scope::Scope(PutOffGradients* list) : outer_(std::exchange(collecting, list)) {}
+
+PutOffGradients::Scope::~Scope() { collecting = outer_; }
+
+// As autograd adds to a leaf, whose hooks see the gradient; it would copy the first one instead of keeping it.
+void PutOffGradients::work_out() {
+  const c10::NoGradGuard no_gradient;
+  for (auto& [leaf, make] : std::exchange(list_, {})) {
+    at::Tensor gradient = std::exchange(make, nullptr)();
+    for (const auto& hook : torch::autograd::impl::hooks(leaf)) gradient = (*hook)({gradient})[0];
+    at::Tensor& sum = leaf.mutable_grad();
+    sum.defined() ? sum.add_(gradient) : sum = gradient;
+  }
+}
+
+bool PutOffGradients::is_collecting() { return collecting != nullptr; }
+
+at::Tensor PutOffGradients::now_or_later(const at::Tensor& weight, std::function<at::Tensor()> make) {
+  if (collecting == nullptr || !weight.is_leaf()) return make();
+  collecting->list_.emplace_back(weight, std::move(make));
+  return {};
+}
+
+}  // namespace flashmorph
