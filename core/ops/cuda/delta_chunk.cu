@@ -90,38 +90,9 @@ struct ChunkMemory {
   Half q[kTokens * kRow], k[kTokens * kRow], v[kTokens * kValueRow];
   Half inverse[kTokens * kPairRow], scores[kTokens * kPairRow];
   alignas(16) float above[kTokens * kTokens], found[kTokens * kTokens];
-  float sums[kBlocks - 1][kThreads];
   double b[kTokens];
   float g[kTokens], beta[kTokens];
 };
-
-// The blocks of 16 x 16 below the diagonal of X = (I + M)^-1, from those on it: X_ij = -X_ii sum over j <= m < i of
-// M_im X_mj. above and found as substitute() has them; a thread has an entry of each block.
-__device__ __forceinline__ void invert_below(const float* above, float* found, float (&sums)[kBlocks - 1][kThreads]) {
-  static_assert(kThreads == 16 * 16);
-  const int row = threadIdx.x / 16, column = threadIdx.x % 16;
-#pragma unroll
-  for (int apart = 1; apart < kBlocks; ++apart) {
-#pragma unroll
-    for (int j = 0; j + apart < kBlocks; ++j) {
-      float sum = 0.0f;
-#pragma unroll 8
-      for (int m = j * 16; m < (j + apart) * 16; ++m)
-        sum += above[m * kTokens + (j + apart) * 16 + row] * found[m * kTokens + j * 16 + column];
-      sums[j][threadIdx.x] = sum;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int j = 0; j + apart < kBlocks; ++j) {
-      float* const own = found + ((j + apart) * 16 + row) * kTokens;
-      float sum = 0.0f;
-#pragma unroll
-      for (int m = 0; m < 16; ++m) sum -= own[(j + apart) * 16 + m] * sums[j][m * 16 + column];
-      own[j * 16 + column] = sum;
-    }
-    __syncthreads();
-  }
-}
 
 // blockIdx.x: a chunk and head. A warp has 16 tokens and half of the columns of a product.
 template <int K, int V>
@@ -144,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     out.beta_NHC[matrix.index * kTokens + own] = memory.beta[own];
   }
   for (int n = threadIdx.x; n < kTokens * kPairRow; n += kThreads) memory.scores[n] = __float2bfloat16_rn(0.0f);
-  for (int n = threadIdx.x; n < kTokens * kTokens; n += kThreads) memory.above[n] = memory.found[n] = 0.0f;
+  for (int n = threadIdx.x; n < kTokens * kTokens; n += kThreads) memory.above[n] = 0.0f;
   await_copies();
   __syncthreads();
   if (own < kTokens) {
@@ -180,8 +151,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
 
   if (own < kTokens) {
-    const int diagonal = own / 16 * 16 * (kTokens + 1);
-    substitute(memory.above + diagonal, kTokens, memory.found + diagonal, kTokens, 16, own % 16);
+    substitute(memory.above, kTokens, memory.found, kTokens, own);
   } else {  // meanwhile: the products' right factors, over q and v
     for (int n = own - kTokens; n < kTokens * K / 2; n += kThreads - kTokens) {
       const int row = n / (K / 2), at = row * kRow + n % (K / 2) * 2;
@@ -195,7 +165,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   __syncthreads();
-  invert_below(memory.above, memory.found, memory.sums);
   for (int n = threadIdx.x; n < kTokens * kTokens / 2; n += kThreads) {
     const int row = n / (kTokens / 2), column = n % (kTokens / 2) * 2;
     const float* from = memory.found + row * kTokens + column;

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     above[at] = m < i && i < size ? beta[i] * decay_between<A>(b, i, m) * kk[start + m * size + i] : A(0);
   }
   __syncthreads();
-  if (threadIdx.x < size) substitute(above, padded, found, size, size, threadIdx.x);
+  if (threadIdx.x < size) substitute(above, padded, found, size, threadIdx.x);
   __syncthreads();
   for (int at = threadIdx.x; at < size * size; at += kThreads) inverse[start + at] = to<T>(found[at]);
 }
