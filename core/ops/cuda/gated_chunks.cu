@@ -20,7 +20,7 @@ constexpr int kThreads = 512;                            // of a chunk's gradien
 constexpr int kBlocks = kTokens / 16;                    // of 16 tokens
 constexpr int kParts = 4, kPartRows = kTokens / kParts;  // of a channel's sums over tokens
 constexpr float kForgottenGate = -150.0f;                // e to that is 0; a bound keeps -inf out of differences
-constexpr float kMild = -40.0f;  // half a chunk's sum of gates: e to that keeps 17 digits from what is smallest
+constexpr float kMild = -40.0f;  // half a chunk's sum of gates: e to that is 20 digits above what is smallest
 
 __device__ __forceinline__ float shrunk(float exponent) { return __expf(exponent); }
 
