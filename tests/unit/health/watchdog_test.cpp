@@ -86,7 +86,7 @@ TEST(CallLog, MayBeReadWhileCallsGoOn) {
       if (const auto call = log.on_card()) {
         EXPECT_STREQ(call->operation, "all_reduce");
       }
-      EXPECT_GE(log.seconds_inside(), 0.0);
+      for (int look = 0; look < 20; ++look) EXPECT_GE(log.seconds_inside(), 0.0);
     }
   });
   const at::Tensor values = at::ones({3});
