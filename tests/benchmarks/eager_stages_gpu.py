@@ -1,6 +1,7 @@
 """Stages of a random Qwen3-shaped model in PyTorch + flash-linear-attention on one card: what stages_gpu is measured against.
 
     PYTHONPATH=DIR_OF_FLA python tests/benchmarks/eager_stages_gpu.py --stage select --sequences 1 --length 16384 [--steps 6]
+        [--mixer lightning|gla|gated_delta_net]
 
 As a good PyTorch user would write it: bf16, frozen weights need no gradient, cuDNN's attention, FLA's chunked kernels, torch's
 fused norms and optimizer; no step waits for the host. One line of JSON. Tokens are random: no step's time depends on them.
@@ -74,14 +75,56 @@ class LightningBranch(Attention):
         return F.linear(o * torch.sigmoid(F.linear(x, self.z)), self.o)
 
 
+class GatedLinearBranch(Attention):
+    def __init__(self, shape, trained):
+        super().__init__(shape, shape["heads"], trained)
+        width, hidden = shape["heads"] * SIZE, shape["hidden"]
+        self.z, self.decay_in, self.decay_out = matrix(width, hidden, trained), matrix(16, hidden, trained), matrix(width, 16, trained)
+        self.decay_bias, self.o_norm = ones(width, trained), ones(SIZE, trained)
+
+    def forward(self, x, rotary):
+        from fla.ops.gla import chunk_gla
+        q, k, v = self.queries_keys_values(x, rotary)
+        decay = F.linear(F.linear(x, self.decay_in), self.decay_out, self.decay_bias).unflatten(-1, (-1, SIZE))
+        o = chunk_gla(q, k, v, F.logsigmoid(decay.float()) / 16, scale=SIZE**-0.5)[0]
+        o = F.rms_norm(o, (SIZE,), self.o_norm, EPSILON).flatten(2)
+        return F.linear(F.silu(F.linear(x, self.z)) * o, self.o)
+
+
+class GatedDeltaNetBranch(torch.nn.Module):
+    def __init__(self, shape, trained):
+        super().__init__()
+        width, hidden = shape["heads"] * SIZE, shape["hidden"]
+        self.q, self.k, self.v, self.z = (matrix(width, hidden, trained) for _ in range(4))
+        self.beta, self.step, self.o = matrix(shape["heads"], hidden, trained), matrix(shape["heads"], hidden, trained), matrix(hidden, width, trained)
+        self.taps = torch.nn.ParameterList(matrix(width, 4, trained) for _ in range(3))
+        self.A_log, self.dt_bias, self.norm = ones(shape["heads"], trained), ones(shape["heads"], trained), ones(SIZE, trained)
+
+    def forward(self, x, rotary):
+        from fla.modules.causal_conv1d import causal_conv1d
+        from fla.ops.common import chunk_o
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+        chunk_o.TRITON_ABOVE_3_7_1 = True  # it refuses this Triton's backward on Hopper, whose gradients are wrong: for its speed only
+        heads = lambda weight, taps: causal_conv1d(F.linear(x, weight), taps, activation="silu")[0].unflatten(-1, (-1, SIZE))
+        q, k, v = (heads(*pair) for pair in zip((self.q, self.k, self.v), self.taps))
+        decay = -self.A_log.float().exp() * F.softplus(F.linear(x, self.step).float() + self.dt_bias)
+        o = chunk_gated_delta_rule(q, k, v, decay, F.linear(x, self.beta).float().sigmoid(), scale=SIZE**-0.5,
+                                   use_qk_l2norm_in_kernel=True)[0]
+        o = F.rms_norm(o, (SIZE,), self.norm, EPSILON).flatten(2)
+        return F.linear(F.silu(F.linear(x, self.z)) * o, self.o)
+
+
+BRANCHES = {"lightning": LightningBranch, "gla": GatedLinearBranch, "gated_delta_net": GatedDeltaNetBranch}
+
+
 class Layer(torch.nn.Module):
-    def __init__(self, shape, trained_branch=False, trained=False, full=True, linear=True):
+    def __init__(self, shape, mixer, trained_branch=False, trained=False, full=True, linear=True):
         super().__init__()
         self.input_norm, self.post_norm = ones(shape["hidden"], trained), ones(shape["hidden"], trained)
         self.gate, self.up = (matrix(shape["intermediate"], shape["hidden"], trained) for _ in range(2))
         self.down = matrix(shape["hidden"], shape["intermediate"], trained)
         self.full = FullAttention(shape, trained) if full else None
-        self.linear = LightningBranch(shape, trained or trained_branch) if linear else None
+        self.linear = BRANCHES[mixer](shape, trained or trained_branch) if linear else None
 
     def normed(self, x):
         return F.rms_norm(x, x.shape[-1:], self.input_norm, EPSILON)
@@ -92,12 +135,12 @@ class Layer(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    def __init__(self, shape, trained=False, **options):
+    def __init__(self, shape, mixer, trained=False, **options):
         super().__init__()
         every_fourth, branches = options.pop("every_fourth", False), options.pop("branches", True)
         self.embedding = matrix(VOCABULARY, shape["hidden"], trained)
         self.layers = torch.nn.ModuleList(
-            Layer(shape, trained=trained, full=not every_fourth or l % 4 == 3, linear=branches and (not every_fourth or l % 4 != 3),
+            Layer(shape, mixer, trained=trained, full=not every_fourth or l % 4 == 3, linear=branches and (not every_fourth or l % 4 != 3),
                   **options)
             for l in range(shape["layers"]))
         self.norm = ones(shape["hidden"], trained)
@@ -178,17 +221,18 @@ def stepper(arguments):
     tokens = lambda: torch.randint(VOCABULARY, (arguments.sequences, arguments.length), device="cuda")
     adamw = lambda parameters, **rest: torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0, fused=True, **rest)
     if arguments.stage == "align":
-        model = Model(shape, trained_branch=True)
+        model = Model(shape, arguments.mixer, trained_branch=True)
         optimizer = adamw([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         return lambda: align_step(model, tokens(), rotary, optimizer)
     if arguments.stage == "select":
-        model = Model(shape)
+        model = Model(shape, arguments.mixer)
         alpha = torch.full((shape["layers"],), 0.9, device="cuda", requires_grad=True)
         count = arguments.sequences * arguments.length
         answers = torch.randperm(count, device="cuda")[: int(ANSWER_SHARE * count)].sort().values
         optimizer = adamw([alpha], lr=2e-2)
         return lambda: select_step(model, tokens(), rotary, optimizer, alpha, answers)
-    teacher, hybrid = Model(shape, branches=False), Model(shape, trained=True, every_fourth=True)
+    teacher = Model(shape, arguments.mixer, branches=False)
+    hybrid = Model(shape, arguments.mixer, trained=True, every_fourth=True)
     optimizer = adamw(list(hybrid.parameters()), lr=1e-5)
     return lambda: distill_step(teacher, hybrid, tokens(), rotary, optimizer)
 
@@ -197,6 +241,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="1.7B")
     parser.add_argument("--stage", choices=["align", "select", "distill"], default="select")
+    parser.add_argument("--mixer", choices=BRANCHES, default="lightning")
     parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--length", type=int, default=16384)
     parser.add_argument("--steps", type=int, default=6)
@@ -210,7 +255,7 @@ def main():
             times.append(time.perf_counter() - start)
     seconds = statistics.median(times[WARM_UP:])
     print(json.dumps({
-        "side": "PyTorch + FLA", "shape": arguments.shape, "stage": arguments.stage, "sequences": arguments.sequences,
+        "side": "PyTorch + FLA", "shape": arguments.shape, "stage": arguments.stage, "mixer": arguments.mixer, "sequences": arguments.sequences,
         "length": arguments.length, "device": torch.cuda.get_device_name(), "seconds_a_step": seconds,
         "tokens_per_second": arguments.sequences * arguments.length / seconds,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30, "loss": loss, "steps": times}))

@@ -22,6 +22,12 @@ std::vector<int64_t> sequence_starts(int64_t batch, int64_t tokens, const std::o
   return starts;
 }
 
+int64_t longest_of(const std::vector<int64_t>& starts) {
+  int64_t longest = 0;
+  for (size_t s = 0; s + 1 < starts.size(); ++s) longest = std::max(longest, starts[s + 1] - starts[s]);
+  return longest;
+}
+
 // Without waiting: from page-locked memory, which is given back when the copy is done.
 at::Tensor on_device(const std::vector<int64_t>& numbers, at::Device device) {
   at::Tensor host = at::empty({static_cast<int64_t>(numbers.size())}, at::TensorOptions(at::kLong).pinned_memory(true));
@@ -76,12 +82,14 @@ std::shared_ptr<const Runs> runs_of(std::vector<int64_t> sequences, int64_t size
 
 }  // namespace
 
+int64_t longest_sequence(const at::Tensor& like_BTHD, const std::optional<at::Tensor>& documents_S1) {
+  return longest_of(sequence_starts(like_BTHD.size(0), like_BTHD.size(1), documents_S1));
+}
+
 Chunking::Chunking(const at::Tensor& like_BTHD, int64_t chunk, const std::optional<at::Tensor>& documents_S1, bool fit)
     : batch_(like_BTHD.size(0)), tokens_(like_BTHD.size(1)) {
   std::vector<int64_t> sequences = sequence_starts(batch_, tokens_, documents_S1);
-  int64_t longest = 0;
-  for (size_t s = 0; s + 1 < sequences.size(); ++s) longest = std::max(longest, sequences[s + 1] - sequences[s]);
-  const int64_t size = fit ? std::min(chunk, (longest + kTile - 1) / kTile * kTile) : chunk;
+  const int64_t size = fit ? std::min(chunk, (longest_of(sequences) + kTile - 1) / kTile * kTile) : chunk;
   runs_ = runs_of(std::move(sequences), size, like_BTHD.device());
 }
 

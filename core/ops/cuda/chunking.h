@@ -17,6 +17,9 @@ struct Runs {
   std::vector<int64_t> first_runs;  // of each sequence, and their number at the end
 };
 
+// Tokens of the longest row or document.
+int64_t longest_sequence(const at::Tensor& like_BTHD, const std::optional<at::Tensor>& documents_S1);
+
 // How the tokens of a call lie in chunks, as linear_attention.h says of rows and documents: no chunk spans two
 // sequences. Here the rows of a batch are sequences of one long row. Letters: B batch, T tokens, H heads, D any width,
 // N chunks, C tokens a chunk, S sequences, K key dim, V value dim.

@@ -1,11 +1,11 @@
+#include "core/ops/cuda/chunk.cuh"
 #include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/substitution.cuh"
-#include "core/ops/cuda/walk.cuh"
 
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kGradientThreads = 512;
 constexpr int kBlocks = kTokens / 16;  // of 16 tokens
 constexpr int kPairRow = kTokens + kPad;
 constexpr int kExactRow = kTokens + 1;
@@ -16,14 +16,14 @@ struct GradientMemory {
   static constexpr int kRow = K + kPad, kValueRow = V + kPad;
   Half q[kTokens * kRow], k[kTokens * kRow];
   Half d_output[kTokens * kValueRow], y[kTokens * kValueRow], written[kTokens * kValueRow];
-  Half before[K * kValueRow], d_after[K * kValueRow];
+  Half before[V * kRow], d_after[V * kRow];
   Half d_scores[kTokens * kPairRow], d_products[kTokens * kPairRow];
   float passing[kTokens * kExactRow];  // what the decay of token i since j carries of the loss
   float own[kTokens * kExactRow];      // D_ij kk_ij
   double b[kTokens];
   float beta[kTokens];
-  float reading[2][kTokens], writing[2][kTokens], k_read[2][kTokens], y_v[kTokens];  // of each half of the channels
-  float carried[kThreads / 32];
+  float reading[4][kTokens], writing[4][kTokens], k_read[4][kTokens];  // of each quarter of the channels
+  float y_v[kTokens], carried[kGradientThreads / 32];
 };
 
 // Where a block's chunk and head lie.
@@ -39,17 +39,18 @@ struct Matrix {
   __device__ __forceinline__ int64_t row(int token) const { return (start + token) * heads + head; }  // of a dense THX
 
   template <int kWidth>
-  __device__ __forceinline__ void fetch(Half* to, const Rows& rows) const {
-    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, kThreads,
+  __device__ __forceinline__ void fetch(Half* to, const Rows& rows, int threads = kThreads) const {
+    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, threads,
                        [&](int token) { return token < length ? (start + token) * rows.token_stride : -1; });
   }
 };
 
 template <int kWidth>
-__device__ __forceinline__ void fetch_matrix(Half* to, const void* x, int64_t matrix, int rows) {
+__device__ __forceinline__ void fetch_matrix(Half* to, const void* x, int64_t matrix, int rows,
+                                             int threads = kThreads) {
   constexpr int kPerRow = kWidth / 8;
   const Half* const from = static_cast<const Half*>(x) + matrix * rows * kWidth;
-  for (int n = threadIdx.x; n < rows * kPerRow; n += kThreads)
+  for (int n = threadIdx.x; n < rows * kPerRow; n += threads)
     copy_async(to + n / kPerRow * (kWidth + kPad) + n % kPerRow * 8, from + n * 8, true);
 }
 
@@ -205,6 +206,22 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+__device__ __forceinline__ float of_quarters(const float (&sums)[4][kTokens], int token) {
+  return sums[0][token] + sums[1][token] + sums[2][token] + sums[3][token];
+}
+
+__device__ __forceinline__ float sum_of_earlier_lanes(float value) {
+  const int lane = threadIdx.x % 32;
+  float sum = __shfl_up_sync(0xffffffffu, value, 1);
+  if (lane == 0) sum = 0.0f;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const float more = __shfl_up_sync(0xffffffffu, sum, step);
+    if (lane >= step) sum += more;
+  }
+  return sum;
+}
+
 // What tokens i of `block` and j of block `other` give each other.
 template <int K, int V>
 __device__ __forceinline__ void pair_gradients(GradientMemory<K, V>& memory, int block, int other, float scale) {
@@ -233,35 +250,48 @@ __device__ __forceinline__ void pair_gradients(GradientMemory<K, V>& memory, int
   }
 }
 
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the channels.
+// blockIdx.x: a chunk and head. A warp has 16 tokens and a quarter of the channels.
 template <int K, int V>
-__global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradients in, DeltaChunkShape shape) {
+__global__ void __launch_bounds__(kGradientThreads, 1) chunk_gradients(DeltaChunkGradients in, DeltaChunkShape shape) {
   extern __shared__ __align__(16) unsigned char shared[];
   using M = GradientMemory<K, V>;
   M& memory = *reinterpret_cast<M*>(shared);
-  constexpr int kRow = M::kRow, kValueRow = M::kValueRow, kAcross = K / 32;
+  constexpr int kRow = M::kRow, kValueRow = M::kValueRow, kAcross = K / 64, kThreads = kGradientThreads;
+  constexpr int kWarps = kThreads / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const Matrix matrix(shape);
-  matrix.fetch<K>(memory.q, in.q);
-  matrix.fetch<K>(memory.k, in.k);
-  matrix.fetch<V>(memory.d_output, in.d_output);
-  fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens);
-  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens);
-  fetch_matrix<V>(memory.before, in.before_NHKV, matrix.index, K);
-  fetch_matrix<V>(memory.d_after, in.d_after_NHKV, matrix.index, K);
+  matrix.fetch<K>(memory.q, in.q, kThreads);
+  matrix.fetch<K>(memory.k, in.k, kThreads);
+  matrix.fetch<V>(memory.d_output, in.d_output, kThreads);
+  fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens, kThreads);
+  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens, kThreads);
+  commit_copies();
+  fetch_matrix<K>(memory.before, in.before_NHVK, matrix.index, V, kThreads);  // these arrive while pairs are computed
+  fetch_matrix<K>(memory.d_after, in.d_after_NHVK, matrix.index, V, kThreads);
+  commit_copies();
   if (threadIdx.x < kTokens) {
     memory.b[threadIdx.x] = in.b_NHC[matrix.index * kTokens + threadIdx.x];
     memory.beta[threadIdx.x] = in.beta_NHC[matrix.index * kTokens + threadIdx.x];
   }
   for (int n = threadIdx.x; n < kTokens * kExactRow; n += kThreads) memory.passing[n] = memory.own[n] = 0.0f;
-  await_copies();
+  uint32_t v_pairs[kTokens / kWarps][V / 64];  // this lane's of the tokens that its warp has
+#pragma unroll
+  for (int t = 0; t < kTokens / kWarps; ++t)
+#pragma unroll
+    for (int n = 0; n < V / 64; ++n) {
+      const int token = warp + t * kWarps;
+      const Half* const from = static_cast<const Half*>(in.v.data) + (matrix.start + token) * in.v.token_stride +
+                               matrix.head * in.v.head_stride + n * 64 + lane * 2;
+      v_pairs[t][n] = token < matrix.length ? *reinterpret_cast<const uint32_t*>(from) : 0u;
+    }
+  await_copies_before<1>();
   __syncthreads();
 
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks, half = warp / kBlocks;
-  const int first_column = half * (K / 2);
+  const int block = warp % kBlocks, quarter = warp / kBlocks, first_column = quarter * (K / 4);
   const float scale = static_cast<float>(shape.scale);
-#pragma unroll 1
-  for (int other = 2 * half; other < 2 * half + 2; ++other)
-    if (other <= block) pair_gradients<K, V>(memory, block, other, scale);
+  if (quarter <= block) pair_gradients<K, V>(memory, block, quarter, scale);
+  await_copies();
+  __syncthreads();
 
   SumTile dq[kAcross] = {}, dk[kAcross] = {}, gone[kAcross] = {};
 #pragma unroll
@@ -270,11 +300,11 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
     const LeftTile<false> reads = rows(memory.d_output), writes = rows(memory.written), found = rows(memory.y);
 #pragma unroll
     for (int n = 0; n < kAcross; ++n) {
-      const int at = (first_column + n * 16) * kValueRow + c;
-      const RightTile<true> before(memory.before + at, kValueRow);
+      const int at = c * kRow + first_column + n * 16;
+      const RightTile<> before(memory.before + at, kRow);
       dq[n].add(reads, before);
       gone[n].add(found, before);
-      dk[n].add(writes, RightTile<true>(memory.d_after + at, kValueRow));
+      dk[n].add(writes, RightTile<>(memory.d_after + at, kRow));
     }
   }
 #pragma unroll
@@ -300,33 +330,37 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
       }
     to_reads = warp_sum(to_reads, 4), to_writes = warp_sum(to_writes, 4), k_read = warp_sum(k_read, 4);
     if (lane % 4 == 0) {
-      memory.reading[half][token] = to_reads - memory.beta[token] * k_read;
-      memory.writing[half][token] = to_writes;
-      memory.k_read[half][token] = k_read;
+      memory.reading[quarter][token] = to_reads - memory.beta[token] * k_read;
+      memory.writing[quarter][token] = to_writes;
+      memory.k_read[quarter][token] = k_read;
     }
   }
 
   float product = 0.0f;
   for (int n = threadIdx.x; n < K * V / 2; n += kThreads) {
-    const int at = n / (V / 2) * kValueRow + n % (V / 2) * 2;
+    const int at = n / (K / 2) * kRow + n % (K / 2) * 2;
     const float2 a = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(memory.before + at));
     const float2 b = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(memory.d_after + at));
     product += a.x * b.x + a.y * b.y;
   }
   product = warp_sum(product);
   if (lane == 0) memory.carried[warp] = product;
-  for (int token = warp; token < kTokens; token += kThreads / 32) {  // dv = beta y, and y v
+#pragma unroll
+  for (int t = 0; t < kTokens / kWarps; ++t) {  // dv = beta y, and y v
+    const int token = warp + t * kWarps;
     float sum = 0.0f;
-    for (int c = lane * 2; token < matrix.length && c < V; c += 64) {
-      const auto pair_at = [](const Half* x) {
-        return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(x));
+#pragma unroll
+    for (int n = 0; n < V / 64; ++n) {
+      const auto numbers = [](const uint32_t& pair) {
+        return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
       };
-      const float2 y = pair_at(memory.y + token * kValueRow + c);
-      const float2 v = pair_at(static_cast<const Half*>(in.v.data) + (matrix.start + token) * in.v.token_stride +
-                               matrix.head * in.v.head_stride + c);
+      const int c = n * 64 + lane * 2;
+      const float2 y = numbers(*reinterpret_cast<const uint32_t*>(memory.y + token * kValueRow + c));
+      const float2 v = numbers(v_pairs[t][n]);
       sum += y.x * v.x + y.y * v.y;
-      *reinterpret_cast<uint32_t*>(static_cast<Half*>(in.dv_THV) + matrix.row(token) * V + c) =
-          packed(memory.beta[token] * y.x, memory.beta[token] * y.y);
+      if (token < matrix.length)
+        *reinterpret_cast<uint32_t*>(static_cast<Half*>(in.dv_THV) + matrix.row(token) * V + c) =
+            packed(memory.beta[token] * y.x, memory.beta[token] * y.y);
     }
     sum = warp_sum(sum);
     if (lane == 0) memory.y_v[token] = sum;
@@ -346,28 +380,28 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
     if (other >= block) add(dk, LeftTile<true>(memory.d_scores + there * kPairRow + here, kPairRow), memory.q);
   }
 
-  // Sums over pairs: across_m = sum over j < m <= i.
-  const int m = threadIdx.x;
-  if (m < kTokens) {
-    float sum = 0.0f, up_to = 0.0f;
-    for (int j = 0; j < kTokens; ++j) {
-      sum += memory.own[m * kExactRow + j];
-      up_to += memory.passing[m * kExactRow + j];
-      memory.passing[m * kExactRow + j] = up_to;
-    }
-    if (m < matrix.length)
-      in.d_beta_TH[matrix.row(m)] = sum + memory.y_v[m] - memory.k_read[0][m] - memory.k_read[1][m];
+  // Sums over pairs: across_m = sum over j < m <= i. First the sums over j, a warp for each i.
+  for (int i = warp; i < kTokens; i += kThreads / 32) {
+    float* const passing = memory.passing + i * kExactRow + lane * 2;
+    const float* const own = memory.own + i * kExactRow + lane * 2;
+    const float sum = warp_sum(own[0] + own[1]), before = sum_of_earlier_lanes(passing[0] + passing[1]);
+    passing[0] += before;
+    passing[1] += passing[0];
+    if (lane == 0 && i < matrix.length)
+      in.d_beta_TH[matrix.row(i)] = sum + memory.y_v[i] - of_quarters(memory.k_read, i);
   }
   __syncthreads();
-  if (m < kTokens) {
-    float sum = 0.0f;
-    for (int w = 0; w < kThreads / 32; ++w) sum += memory.carried[w];
-    sum *= __expf(static_cast<float>(memory.b[kTokens - 1]));
-    for (int i = m; i < kTokens; ++i) sum += memory.reading[0][i] + memory.reading[1][i];
-    for (int j = 0; j < m; ++j) sum += memory.writing[0][j] + memory.writing[1][j];
-    for (int i = m; m > 0 && i < kTokens; ++i) sum += memory.passing[i * kExactRow + m - 1];
-    if (m < matrix.length) in.dg_TH[matrix.row(m)] = sum;
+  constexpr int kParts = kThreads / kTokens;  // neighbouring lanes
+  const int m = threadIdx.x / kParts, part = threadIdx.x % kParts;
+  float sum = 0.0f;
+  for (int w = part; w < kThreads / 32; w += kParts) sum += memory.carried[w];
+  sum *= __expf(static_cast<float>(memory.b[kTokens - 1]));
+  for (int token = part; token < kTokens; token += kParts) {
+    sum += of_quarters(token < m ? memory.writing : memory.reading, token);
+    if (0 < m && m <= token) sum += memory.passing[token * kExactRow + m - 1];
   }
+  sum = warp_sum(sum, kParts);
+  if (part == 0 && m < matrix.length) in.dg_TH[matrix.row(m)] = sum;
 
 #pragma unroll
   for (int n = 0; n < kAcross; ++n) {  // over q and k, which nobody reads any more
@@ -385,55 +419,6 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
   }
 }
 
-template <int K, int V>
-struct OutputMemory {
-  Half q_reach[kTokens * (K + kPad)], written[kTokens * (V + kPad)], before[K * (V + kPad)], scores[kTokens * kPairRow];
-};
-
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the columns.
-template <int K, int V>
-__global__ void __launch_bounds__(kThreads, 2) read_chunk(DeltaChunkShape shape, DeltaChunkOutput in) {
-  extern __shared__ __align__(16) unsigned char shared[];
-  OutputMemory<K, V>& memory = *reinterpret_cast<OutputMemory<K, V>*>(shared);
-  constexpr int kRow = K + kPad, kValueRow = V + kPad;
-  const Matrix matrix(shape);
-  fetch_matrix<K>(memory.q_reach, in.q_reach_NHCK, matrix.index, kTokens);
-  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens);
-  fetch_matrix<V>(memory.before, in.before_NHKV, matrix.index, K);
-  fetch_matrix<kTokens>(memory.scores, in.scores_NHCC, matrix.index, kTokens);
-  await_copies();
-  __syncthreads();
-
-  const int warp = threadIdx.x / 32, block = warp % kBlocks, first_column = warp / kBlocks * (V / 2);
-  SumTile output[V / 32] = {};
-#pragma unroll
-  for (int c = 0; c < K; c += 16) {
-    const LeftTile<false> queries(memory.q_reach + block * 16 * kRow + c, kRow);
-#pragma unroll
-    for (int n = 0; n < V / 32; ++n)
-      output[n].add(queries, RightTile<>(memory.before + c * kValueRow + first_column + n * 16, kValueRow));
-  }
-#pragma unroll
-  for (int other = 0; other < kBlocks; ++other)
-    if (other <= block) {
-      const LeftTile<false> scores(memory.scores + block * 16 * kPairRow + other * 16, kPairRow);
-#pragma unroll
-      for (int n = 0; n < V / 32; ++n)
-        output[n].add(scores, RightTile<>(memory.written + other * 16 * kValueRow + first_column + n * 16, kValueRow));
-    }
-  __syncthreads();
-#pragma unroll
-  for (int n = 0; n < V / 32; ++n)  // over what the tokens wrote
-    store_tile(output[n], memory.written + block * 16 * kValueRow + first_column + n * 16, kValueRow);
-  __syncthreads();
-  for (int n = threadIdx.x; n < kTokens * V / 8; n += kThreads) {
-    const int row = n / (V / 8), unit = n % (V / 8) * 8;
-    if (row < matrix.length)
-      store<Half, 8>(static_cast<Half*>(in.output_THV) + matrix.row(row) * V + unit,
-                     load<Half, 8>(memory.written + row * kValueRow + unit));
-  }
-}
-
 unsigned blocks_of(const DeltaChunkShape& shape) { return static_cast<unsigned>(shape.chunks.chunks * shape.heads); }
 
 template <int K, int V>
@@ -447,13 +432,7 @@ void prepare(const DeltaChunkShape& shape, const Rows& q, const Rows& k, const R
 template <int K, int V>
 void differentiate(const DeltaChunkShape& shape, const DeltaChunkGradients& gradients, Stream stream) {
   allow_shared_memory(chunk_gradients<K, V>, sizeof(GradientMemory<K, V>));
-  chunk_gradients<K, V><<<blocks_of(shape), kThreads, sizeof(GradientMemory<K, V>), stream>>>(gradients, shape);
-}
-
-template <int K, int V>
-void read(const DeltaChunkShape& shape, const DeltaChunkOutput& output, Stream stream) {
-  allow_shared_memory(read_chunk<K, V>, sizeof(OutputMemory<K, V>));
-  read_chunk<K, V><<<blocks_of(shape), kThreads, sizeof(OutputMemory<K, V>), stream>>>(shape, output);
+  chunk_gradients<K, V><<<blocks_of(shape), kGradientThreads, sizeof(GradientMemory<K, V>), stream>>>(gradients, shape);
 }
 
 }  // namespace
@@ -464,13 +443,6 @@ void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, co
                                        : (shape.value_dim == 64 ? prepare<128, 64> : prepare<128, 128>);
   run(shape, q, k, v, g_TH, beta_TH, chunks, stream);
   check_launch("delta_chunks");
-}
-
-void delta_chunk_output(const DeltaChunkShape& shape, const DeltaChunkOutput& output, Stream stream) {
-  const auto run = shape.key_dim == 64 ? (shape.value_dim == 64 ? read<64, 64> : read<64, 128>)
-                                       : (shape.value_dim == 64 ? read<128, 64> : read<128, 128>);
-  run(shape, output, stream);
-  check_launch("delta_chunk_output");
 }
 
 void delta_chunk_gradients(const DeltaChunkShape& shape, const DeltaChunkGradients& gradients, Stream stream) {

@@ -6,9 +6,9 @@
 #include "core/ops/cuda/lightning_kernels.h"
 #include "core/ops/cuda/walk.h"
 
-// What gated_delta_rule does with a chunk of 64 tokens before and after its walks of the states, in bfloat16 with
-// float32 sums: a kernel each. The formulas are those of the products in gated_delta.cpp. Letters as in
-// gated_delta_kernels.h; T tokens of all rows of the batch.
+// What gated_delta_rule does with chunks of 64 tokens, in bfloat16 with float32 sums: kernels for a chunk before and
+// after the walks of the states, and for the walks. The formulas are those of the products in gated_delta.cpp. Letters
+// as in gated_delta_kernels.h; T tokens of all rows of the batch.
 
 namespace flashmorph::cuda {
 
@@ -31,18 +31,26 @@ struct DeltaChunks {
 void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, const Rows& v, const float* g_TH,
                   const float* beta_TH, const DeltaChunks& chunks, Stream stream);
 
-// output = q_reach S + scores written, from the states before each chunk and what the tokens wrote.
-struct DeltaChunkOutput {
-  const void *q_reach_NHCK, *scores_NHCC, *written_NHCV, *before_NHKV;
-  void* output_THV;  // dense
+// A walk over each sequence's chunks. S is state_SHKV, float32: from where the walk starts, then where it ends.
+// Forwards
+//   written = added + k_gone S;   output = q_reach S + scores written;   S = whole S + k_tail^T written
+// and with a d_output backwards, where S and `written` are the gradients of those:
+//   written = scores^T d_output + k_tail S;   S = whole S + q_reach^T d_output + k_gone^T written
+// It leaves the output, dense, or when that is null what it entered each chunk with, transposed, and `written`.
+struct DeltaChunkWalk {
+  const void *q_reach_NHCK = nullptr, *k_tail_NHCK = nullptr, *k_gone_NHCK = nullptr, *scores_NHCC = nullptr;
+  const float *added_NHCV = nullptr, *whole_NH = nullptr;
+  Rows d_output = {};
+  float* state_SHKV = nullptr;
+  void *output_THV = nullptr, *states_NHVK = nullptr, *written_NHCV = nullptr;
 };
-void delta_chunk_output(const DeltaChunkShape& shape, const DeltaChunkOutput& output, Stream stream);
+void delta_chunk_walk(const DeltaChunkShape& shape, const DeltaChunkWalk& walk, Stream stream);
 
 // The gradients from what the walks of both directions left: the states before each chunk and their gradients after it,
 // what the tokens wrote, and y.
 struct DeltaChunkGradients {
   Rows q, k, v, d_output;
-  const void *y_NHCV, *written_NHCV, *before_NHKV, *d_after_NHKV;
+  const void *y_NHCV, *written_NHCV, *before_NHVK, *d_after_NHVK;
   const double* b_NHC;
   const float* beta_NHC;
   void *dq_THK, *dk_THK, *dv_THV;  // dense

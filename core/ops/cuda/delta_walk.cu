@@ -3,16 +3,14 @@
 #include "core/ops/cuda/gated_delta_kernels.h"
 #include "core/ops/cuda/launch.h"
 #include "core/ops/cuda/tensor_cores.cuh"
-#include "core/ops/cuda/walk.h"
 
 // The walk of gated_delta_rule's states. Each chunk's step needs the state that the step before left, so one block
 // takes a sequence and head from end to end, with kSlice of the state's columns in shared memory: columns do not meet.
-// Where the card has room, three chunks are on their way to it while one is computed.
 
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kStages = 2;  // one chunk's operands arrive while another's are computed with
 constexpr int kSlice = static_cast<int>(kTile);
 
 // Tensor cores are fed from shared memory, to which the next chunks' operands are copied meanwhile.
@@ -22,15 +20,7 @@ constexpr int kPad = 8;              // between rows in shared memory: neighbour
 constexpr int kRow = kSlice + kPad;  // of a slice that is a factor
 
 struct Shape {
-  static constexpr int kNeighbours = 1;  // columns that are read and written together
   int heads, size, key_size, value_size;
-};
-
-// Of chunks and keys whose sizes the compiler knows; value_size is a multiple of kSlice.
-template <int kKeys>
-struct KnownShape {
-  static constexpr int kNeighbours = 2, size = kWalkedChunk, key_size = kKeys;
-  int heads, value_size;
 };
 
 // A chunk's part of DeltaWalk, for one slice of columns.
@@ -45,13 +35,13 @@ using Given = Operands<const T, const Acc<T>>;  // in global memory
 template <class T>
 using Copy = Operands<T, Acc<T>>;  // in shared memory
 
-template <class T, class S>
-__host__ __device__ constexpr size_t copy_bytes(const S& shape) {
+template <class T>
+__host__ __device__ constexpr size_t copy_bytes(const Shape& shape) {
   return 2 * shape.size * (shape.key_size + kPad) * sizeof(T) + (shape.size + shape.key_size) * kSlice * sizeof(Acc<T>);
 }
 
-template <class T, class S>
-__device__ __forceinline__ Copy<T> copy_in(unsigned char* memory, const S& shape) {
+template <class T>
+__device__ __forceinline__ Copy<T> copy_in(unsigned char* memory, const Shape& shape) {
   const int stride = shape.key_size + kPad;
   T* const reading = reinterpret_cast<T*>(memory);
   T* const writing = reading + shape.size * stride;
@@ -59,8 +49,8 @@ __device__ __forceinline__ Copy<T> copy_in(unsigned char* memory, const S& shape
   return {reading, writing, added, added + shape.size * kSlice, stride, kSlice};
 }
 
-template <class T, class S>
-__device__ void copy_ahead(const Given<T>& from, const Copy<T>& to, const S& shape, int columns, bool more) {
+template <class T>
+__device__ void copy_ahead(const Given<T>& from, const Copy<T>& to, const Shape& shape, int columns, bool more) {
   const int per_row = shape.key_size / kWide<T>;
   for (int at = threadIdx.x; at < shape.size * per_row; at += kThreads) {
     const int place = at / per_row * to.key_stride + at % per_row * kWide<T>;
@@ -83,56 +73,38 @@ __device__ void copy_ahead(const Given<T>& from, const Copy<T>& to, const S& sha
   if (more) copy_slice(to.more, from.more, shape.key_size);
 }
 
-template <int N, class A>
-__device__ __forceinline__ void read(A (&x)[N], const A* from) {
-  const auto values = load<A, N>(from);
-#pragma unroll
-  for (int n = 0; n < N; ++n) x[n] = values.value[n];
-}
-
-template <class T, int N, class A>
-__device__ __forceinline__ void write(T* out, const A (&x)[N]) {
-  Vector<T, N> values;
-#pragma unroll
-  for (int n = 0; n < N; ++n) values.value[n] = to<T>(x[n]);
-  store<T, N>(out, values);
-}
-
-// For each N neighbouring entries of a slice, done(sums, row, column) with sums = start(sums, row, column) + left
-// right. right [depth, kSlice], rows kRow apart; left [rows, depth], or [depth, rows] when it is transposed, rows
-// `stride` apart. An entry is always the same thread's.
-template <bool kTransposed, int N, class T, class Start, class Done>
+// For each entry of a slice, done(sum, row, column) with sum = start(row, column) + left right. right [depth, kSlice],
+// rows kRow apart; left [rows, depth], or [depth, rows] when it is transposed, rows `stride` apart. An entry is always
+// the same thread's.
+template <bool kTransposed, class T, class Start, class Done>
 __device__ __forceinline__ void product(const T* left, int stride, const T* right, int rows, int depth,
                                         const Start& start, const Done& done) {
   if constexpr (kTensorCores<T>) {
     constexpr int kSide = static_cast<int>(kTile);
     for (int row = threadIdx.x / 32 * kSide; row < rows; row += kThreads / 32 * kSide) {
       SumTile tile;
-      tile.each_run<N>([&](float(&sums)[N], int i, int j) { start(sums, row + i, j); });
+      tile.each([&](float& sum, int i, int j) { sum = start(row + i, j); });
 #pragma unroll 4
       for (int d = 0; d < depth; d += kSide)
         tile.add(LeftTile<kTransposed>(kTransposed ? left + d * stride + row : left + row * stride + d, stride),
                  RightTile(right + d * kRow, kRow));
-      tile.each_run<N>([&](float(&sums)[N], int i, int j) { done(sums, row + i, j); });
+      tile.each([&](float& sum, int i, int j) { done(sum, row + i, j); });
     }
   } else {
     const int column = threadIdx.x % kSlice;
     for (int row = threadIdx.x / kSlice; row < rows; row += kThreads / kSlice) {
-      T sums[1];
-      start(sums, row, column);
+      T sum = start(row, column);
       for (int d = 0; d < depth; ++d)
-        sums[0] += (kTransposed ? left[d * stride + row] : left[row * stride + d]) * right[d * kRow + column];
-      done(sums, row, column);
+        sum += (kTransposed ? left[d * stride + row] : left[row * stride + d]) * right[d * kRow + column];
+      done(sum, row, column);
     }
   }
 }
 
-// blockIdx.x: a sequence, a head and a slice of columns; neighbours share their keys in the cache. kStages: copies of
-// operands in shared memory.
-template <class T, class S, int kStages>
-__global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, S shape, ChunkTable table, bool backwards) {
+// blockIdx.x: a sequence, a head and a slice of columns; neighbours share their keys in the cache.
+template <class T>
+__global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, Shape shape, ChunkTable table, bool backwards) {
   using A = Acc<T>;
-  constexpr int N = S::kNeighbours;
   extern __shared__ __align__(32) unsigned char memory[];
   const int size = shape.size, key_size = shape.key_size, value_size = shape.value_size;
   A* const state = reinterpret_cast<A*>(memory);  // [key_size, kSlice]
@@ -169,10 +141,10 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, S shape,
     }
   };
   // `entered`: that of the chunk which the state meets next.
-  const auto keep = [&](const auto& x, int row, int column, T* entered) {
-    write(state + row * kSlice + column, x);
-    write(rounded_state + row * kRow + column, x);
-    if (entered != nullptr && column < columns) write(entered + row * value_size + column, x);
+  const auto keep = [&](A x, int row, int column, T* entered) {
+    state[row * kSlice + column] = x;
+    rounded_state[row * kRow + column] = to<T>(x);
+    if (entered != nullptr && column < columns) entered[row * value_size + column] = to<T>(x);
   };
   const auto entered_at = [&](int64_t step) {
     return step < steps ? slice(static_cast<T*>(walk.entered_NHKV), matrix_at(step), key_size) : nullptr;
@@ -181,8 +153,7 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, S shape,
   A* const kept = slice(static_cast<A*>(walk.state_SHKV), owner, key_size);
   for (int at = threadIdx.x; at < key_size * kSlice; at += kThreads) {
     const int row = at / kSlice, column = at % kSlice;
-    const A start[1] = {column < columns ? kept[row * value_size + column] : A(0)};
-    keep(start, row, column, entered_at(0));
+    keep(column < columns ? kept[row * value_size + column] : A(0), row, column, entered_at(0));
   }
   const auto whole_at = [&](int64_t step) {
     return step < steps ? static_cast<const A*>(walk.whole_NH)[matrix_at(step)] : A(0);
@@ -201,29 +172,23 @@ __global__ void __launch_bounds__(kThreads) walk_slices(DeltaWalk walk, S shape,
     if constexpr (kTensorCores<T>) __pipeline_wait_prior(kStages - 2);
     __syncthreads();  // this step's copies are there, the step before is over
     T* const written = slice(static_cast<T*>(walk.written_NHCV), matrix_at(step), size);
-    product<false, N>(
+    product<false>(
         static_cast<const T*>(here.reading), here.key_stride, static_cast<const T*>(rounded_state), size, key_size,
-        [&](A(&x)[N], int row, int column) {
-          x[0] = A(0);  // the only one where columns may be missing
-          if (column < columns) read(x, here.added + row * here.stride + column);
-        },
-        [&](const A(&x)[N], int row, int column) {
-          write(rounded_token + row * kRow + column, x);
-          if (column < columns) write(written + row * value_size + column, x);
+        [&](int row, int column) { return column < columns ? here.added[row * here.stride + column] : A(0); },
+        [&](A x, int row, int column) {
+          rounded_token[row * kRow + column] = to<T>(x);
+          if (column < columns) written[row * value_size + column] = to<T>(x);
         });
     start_copy(step + kStages - 1);  // a chunk has fewer rows of tiles than there are warps: the others come here first
     __syncthreads();
     T* const entered = entered_at(step + 1);
-    product<true, N>(
+    product<true>(
         static_cast<const T*>(here.writing), here.key_stride, static_cast<const T*>(rounded_token), key_size, size,
-        [&](A(&x)[N], int row, int column) {
-          A added[N] = {};
-          if (more && column < columns) read(added, here.more + row * here.stride + column);
-          read(x, static_cast<const A*>(state) + row * kSlice + column);
-#pragma unroll
-          for (int n = 0; n < N; ++n) x[n] = whole * x[n] + added[n];
+        [&](int row, int column) {
+          const A added = more && column < columns ? here.more[row * here.stride + column] : A(0);
+          return whole * state[row * kSlice + column] + added;
         },
-        [&](const A(&x)[N], int row, int column) { keep(x, row, column, entered); });
+        [&](A x, int row, int column) { keep(x, row, column, entered); });
   }
   __syncthreads();
   for (int at = threadIdx.x; at < key_size * kSlice; at += kThreads)
@@ -236,25 +201,12 @@ void walk_delta_states(Element type, const DeltaWalk& walk, int64_t heads, int64
                        int64_t value_size, const ChunkTable& table, bool backwards, Stream stream) {
   with_type(type, [&]<class T>(T) {
     const int64_t blocks = table.sequences * heads * blocks_for(value_size, kSlice);
-    const auto launch = [&]<class S, int kStages>(const S& shape, std::integral_constant<int, kStages>) {
-      const size_t bytes = key_size * kSlice * sizeof(Acc<T>) + (key_size + size) * kRow * sizeof(T) +
-                           (kTensorCores<T> ? kStages * copy_bytes<T>(shape) : 0);
-      allow_shared_memory(walk_slices<T, S, kStages>, bytes);
-      walk_slices<T, S, kStages>
-          <<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(walk, shape, table, backwards);
-    };
-    const auto known = [&]<int kKeys>(std::integral_constant<int, kKeys>) {
-      const KnownShape<kKeys> shape{static_cast<int>(heads), static_cast<int>(value_size)};
-      // Blocks that are alone on their multiprocessor have its memory.
-      blocks <= multiprocessors() ? launch(shape, std::integral_constant<int, 4>())
-                                  : launch(shape, std::integral_constant<int, 2>());
-    };
-    if constexpr (kTensorCores<T>)
-      if (size == kWalkedChunk && walks(key_size, value_size))
-        return key_size == 64 ? known(std::integral_constant<int, 64>()) : known(std::integral_constant<int, 128>());
-    launch(Shape{static_cast<int>(heads), static_cast<int>(size), static_cast<int>(key_size),
-                 static_cast<int>(value_size)},
-           std::integral_constant<int, 2>());
+    const Shape shape{static_cast<int>(heads), static_cast<int>(size), static_cast<int>(key_size),
+                      static_cast<int>(value_size)};
+    const size_t bytes = key_size * kSlice * sizeof(Acc<T>) + (key_size + size) * kRow * sizeof(T) +
+                         (kTensorCores<T> ? kStages * copy_bytes<T>(shape) : 0);
+    allow_shared_memory(walk_slices<T>, bytes);
+    walk_slices<T><<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(walk, shape, table, backwards);
   });
   check_launch("walk_delta_states");
 }

@@ -1,5 +1,5 @@
+#include "core/ops/cuda/chunk.cuh"
 #include "core/ops/cuda/gated_walk.h"
-#include "core/ops/cuda/walk.cuh"
 
 // What the tokens of a chunk do to each other when every channel decays by itself. Two tokens j < i meet at the level
 // h = 32, 16, .., 1 that is the highest bit in which their places differ: in the block of 2 h tokens that has both, j
@@ -8,13 +8,19 @@
 // so a level's pairs are a matrix product whatever the decays, and a token is a query or a key there, never both.
 // The gradient of g_p sums over the pairs j < p <= i, which all have one sign of the decay: within a level's block over
 // the later queries or the earlier keys. No two large sums are subtracted.
+// Where a chunk's decays are mild, e^(b_i - b_m) and e^(b_m - b_j) are far from the ends of what bfloat16 can hold for
+// all of its tokens with the m of the first level, and one product has all pairs. The gradient of g_p is then the sum
+// of what the queries from p on give less what the keys from p on give: a pair that both have is the same product of
+// the same rounded numbers twice, so that what is left of it is float32's rounding.
 
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kBlocks = kTokens / 16;      // of 16 tokens
-constexpr float kForgottenGate = -150.0f;  // e to that is 0; a bound keeps -inf out of differences
+constexpr int kThreads = 512;                            // of a chunk's gradients
+constexpr int kBlocks = kTokens / 16;                    // of 16 tokens
+constexpr int kParts = 4, kPartRows = kTokens / kParts;  // of a channel's sums over tokens
+constexpr float kForgottenGate = -150.0f;                // e to that is 0; a bound keeps -inf out of differences
+constexpr float kMild = -40.0f;  // half a chunk's sum of gates: e to that is 20 digits above what is smallest
 
 __device__ __forceinline__ float shrunk(float exponent) { return __expf(exponent); }
 
@@ -52,8 +58,8 @@ struct Matrix {
         length(shape.chunks.length_N[chunk]) {}
 
   template <int kWidth>
-  __device__ __forceinline__ void fetch(Half* to, const Rows& rows) const {
-    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, kThreads,
+  __device__ __forceinline__ void fetch(Half* to, const Rows& rows, int threads) const {
+    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, threads,
                        [&](int row) { return row < length ? (start + row) * rows.token_stride : -1; });
   }
   __device__ __forceinline__ int64_t place(int row, int64_t heads, int width) const {
@@ -64,28 +70,44 @@ struct Matrix {
 // A chunk's decays in shared memory: b, from which 16 lanes read 4 rows of an 8 x 8 block without meeting in a bank.
 template <int K>
 struct Decays {
-  static constexpr int kRow = K + 8;
+  static constexpr int kRow = K + 8, kMiddle = kTokens / 2 - 1;
   alignas(16) float b[kTokens * kRow];
+  float totals[kParts][K];
 
-  __device__ __forceinline__ void fetch(const float* g, const Matrix& matrix, int64_t heads) {
-    for (int n = threadIdx.x; n < kTokens * K / 4; n += kThreads) {
+  __device__ __forceinline__ void fetch(const float* g, const Matrix& matrix, int64_t heads, int threads) {
+    for (int n = threadIdx.x; n < kTokens * K / 4; n += threads) {
       const int row = n / (K / 4), column = n % (K / 4) * 4;
       const bool present = row < matrix.length;
       copy_async(b + row * kRow + column, g + (present ? matrix.place(row, heads, K) + column : 0), present);
     }
   }
-  __device__ __forceinline__ void sum() {
-    if (threadIdx.x >= K) return;
-    float total = 0.0f;
-#pragma unroll 8
-    for (int row = 0; row < kTokens; ++row) {
-      float& here = b[row * kRow + threadIdx.x];
-      total += here < kForgottenGate ? kForgottenGate : here;
-      here = total;
+  // By 4 K threads or more. Whether all decays are mild, for all threads.
+  __device__ __forceinline__ bool sum() {
+    const int channel = threadIdx.x % K, part = threadIdx.x / K;
+    float* const rows = b + part * kPartRows * kRow + channel;
+    float sums[kPartRows], total = 0.0f;
+    if (part < kParts) {
+#pragma unroll
+      for (int row = 0; row < kPartRows; ++row) {
+        const float gate = rows[row * kRow];
+        sums[row] = total += gate < kForgottenGate ? kForgottenGate : gate;
+      }
+      totals[part][channel] = total;
     }
+    __syncthreads();
+    bool mild = true;
+    if (part < kParts) {
+      float before = 0.0f;
+      for (int earlier = 0; earlier < part; ++earlier) before += totals[earlier][channel];
+#pragma unroll
+      for (int row = 0; row < kPartRows; ++row) rows[row * kRow] = before + sums[row];
+      mild = totals[0][channel] + totals[1][channel] >= kMild && totals[2][channel] + totals[3][channel] >= kMild;
+    }
+    return __syncthreads_and(mild);
   }
   __device__ __forceinline__ float at(int row, int column) const { return b[row * kRow + column]; }
   __device__ __forceinline__ float last(int column) const { return at(kTokens - 1, column); }
+  __device__ __forceinline__ float middle_of_chunk(int column) const { return at(kMiddle, column); }
   // How a token's row is scaled at a level.
   template <int kHalf>
   __device__ __forceinline__ float to_middle(int row, int column) const {
@@ -95,10 +117,11 @@ struct Decays {
 
 // x of a level.
 template <int K, int kHalf>
-__device__ __forceinline__ void scale_level(Half* x, const Half* q, const Half* k, const Decays<K>& decays) {
+__device__ __forceinline__ void scale_level(Half* x, const Half* q, const Half* k, const Decays<K>& decays,
+                                            int threads) {
   constexpr int kRow = K + kPad;
 #pragma unroll 4
-  for (int n = threadIdx.x; n < kTokens * K / 2; n += kThreads) {
+  for (int n = threadIdx.x; n < kTokens * K / 2; n += threads) {
     const int row = n / (K / 2), column = n % (K / 2) * 2, at = row * kRow + column;
     const uint32_t pair = *reinterpret_cast<const uint32_t*>(((row & kHalf) ? q : k) + at);
     *reinterpret_cast<uint32_t*>(x + at) =
@@ -127,67 +150,101 @@ __device__ __forceinline__ SumTile row_products(const Half* a, const Half* b) {
   return even;
 }
 
-// blockIdx.x: a chunk and head. Four warps have the tiles on the scores' diagonal, four those below.
 template <int K>
-__global__ void __launch_bounds__(kThreads, 2)
+constexpr int kGateThreads = 4 * K;
+
+// q_down and k_tail; where the decays are mild, what is left of q and k are the factors of the pairs' products.
+template <int K>
+__device__ __forceinline__ void reach(ScoreMemory<K>& memory, const Matrix& matrix, bool mild, const GatedChunks& out) {
+  constexpr int kRow = K + kPad, kPairs = K / 2;
+  static_assert(kGateThreads<K> % kPairs == 0);
+  const Decays<K>& decays = memory.decays;
+  const int column = threadIdx.x % kPairs * 2;
+  float of_queries[2], of_keys[2], enter[2], leave[2];
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    const float middle = decays.middle_of_chunk(column + e), last = decays.last(column + e);
+    of_queries[e] = mild ? middle : 0.0f, of_keys[e] = mild ? middle : last;
+    enter[e] = shrunk(of_queries[e]), leave[e] = shrunk(last - of_keys[e]);
+  }
+#pragma unroll 4
+  for (int row = threadIdx.x / kPairs; row < kTokens; row += kGateThreads<K> / kPairs) {
+    const int at = row * kRow + column;
+    const int64_t to = (matrix.index * kTokens + row) * K + column;
+    const float b[2] = {decays.at(row, column), decays.at(row, column + 1)};
+    const float down[2] = {shrunk(b[0] - of_queries[0]), shrunk(b[1] - of_queries[1])};
+    const float up[2] = {shrunk(of_keys[0] - b[0]), shrunk(of_keys[1] - b[1])};
+    uint32_t& q = *reinterpret_cast<uint32_t*>(memory.q + at);
+    uint32_t& k = *reinterpret_cast<uint32_t*>(memory.k + at);
+    *reinterpret_cast<uint32_t*>(static_cast<Half*>(out.q_down_NHCK) + to) =
+        scaled(q, down[0] * enter[0], down[1] * enter[1]);
+    *reinterpret_cast<uint32_t*>(static_cast<Half*>(out.k_tail_NHCK) + to) =
+        scaled(k, up[0] * leave[0], up[1] * leave[1]);
+    if (mild) q = scaled(q, down[0], down[1]), k = scaled(k, up[0], up[1]);
+  }
+}
+
+// blockIdx.x: a chunk and head. By levels four warps have the tiles on the scores' diagonal, four those below.
+template <int K>
+__global__ void __launch_bounds__(kGateThreads<K>, 2)
     gate_chunk(GatedShape shape, Rows q, Rows k, const float* g, GatedChunks out) {
   extern __shared__ __align__(16) unsigned char shared[];
   ScoreMemory<K>& memory = *reinterpret_cast<ScoreMemory<K>*>(shared);
-  constexpr int kRow = K + kPad, kScoreRow = kTokens + kPad;
+  constexpr int kRow = K + kPad, kScoreRow = kTokens + kPad, kThreads = kGateThreads<K>;
   const Matrix matrix(shape);
-  matrix.fetch<K>(memory.q, q);
-  matrix.fetch<K>(memory.k, k);
-  memory.decays.fetch(g, matrix, shape.heads);
+  matrix.fetch<K>(memory.q, q, kThreads);
+  matrix.fetch<K>(memory.k, k, kThreads);
+  memory.decays.fetch(g, matrix, shape.heads, kThreads);
   for (int n = threadIdx.x; n < kTokens * kScoreRow; n += kThreads) memory.scores[n] = __float2bfloat16_rn(0.0f);
   await_copies();
   __syncthreads();
-  memory.decays.sum();
-  __syncthreads();
-
+  const bool mild = memory.decays.sum();
   const Decays<K>& decays = memory.decays;
-  for (int n = threadIdx.x; n < kTokens * K / 2; n += kThreads) {
-    const int row = n / (K / 2), column = n % (K / 2) * 2;
-    const int64_t to = (matrix.index * kTokens + row) * K + column;
-    const float b[2] = {decays.at(row, column), decays.at(row, column + 1)};
-    const auto pair_of = [&](const Half* x) { return *reinterpret_cast<const uint32_t*>(x + row * kRow + column); };
-    *reinterpret_cast<uint32_t*>(static_cast<Half*>(out.q_down_NHCK) + to) =
-        scaled(pair_of(memory.q), shrunk(b[0]), shrunk(b[1]));
-    *reinterpret_cast<uint32_t*>(static_cast<Half*>(out.k_tail_NHCK) + to) =
-        scaled(pair_of(memory.k), shrunk(decays.last(column) - b[0]), shrunk(decays.last(column + 1) - b[1]));
-  }
+  reach<K>(memory, matrix, mild, out);
   if (threadIdx.x < K) out.whole_NHK[matrix.index * K + threadIdx.x] = shrunk(decays.last(threadIdx.x));
 
-  const int warp = threadIdx.x / 32, below = warp - kBlocks;
+  const int warp = threadIdx.x / 32;
   const float scale = static_cast<float>(shape.scale);
   const auto tile_at = [&](const Half* x, int block) { return x + block * 16 * kRow; };
   const auto keep = [&](SumTile& tile, int i, int j) {
     tile.each([&](float& sum, int row, int column) {
-      memory.scores[(i * 16 + row) * kScoreRow + j * 16 + column] = __float2bfloat16_rn(scale * sum);
+      if (i > j || row >= column)
+        memory.scores[(i * 16 + row) * kScoreRow + j * 16 + column] = __float2bfloat16_rn(scale * sum);
     });
   };
-  SumTile own = {};
-  if (below < 0) {
-    own = row_products<K>(tile_at(memory.q, warp), tile_at(memory.k, warp));
-    own.each([&](float& sum, int row, int column) { sum = row == column ? sum : 0.0f; });
-  }
-  each_level([&]<int kHalf>() {
-    __syncthreads();  // the level before has read x
-    scale_level<K, kHalf>(memory.x, memory.q, memory.k, decays);
+  if (mild) {
     __syncthreads();
-    if constexpr (kHalf >= 16) {
-      const int i = kHalf == 32 ? 2 + below / 2 : 2 * below + 1, j = kHalf == 32 ? below % 2 : 2 * below;
-      if (below >= 0 && i < kBlocks) {
-        SumTile tile = row_products<K>(tile_at(memory.x, i), tile_at(memory.x, j));
-        keep(tile, i, j);
-      }
-    } else if (below < 0) {
-      SumTile tile = row_products<K>(tile_at(memory.x, warp), tile_at(memory.x, warp));
-      tile.each([&](float& sum, int row, int column) { sum = row > column && meet<kHalf>(row, column) ? sum : 0.0f; });
-#pragma unroll
-      for (int e = 0; e < 8; ++e) own.sums[e / 4][e % 4] += tile.sums[e / 4][e % 4];
+    for (int n = warp; n < kBlocks * (kBlocks + 1) / 2; n += kThreads / 32) {
+      const int i = n < 1 ? 0 : n < 3 ? 1 : n < 6 ? 2 : 3, j = n - i * (i + 1) / 2;
+      SumTile tile = row_products<K>(tile_at(memory.q, i), tile_at(memory.k, j));
+      keep(tile, i, j);
     }
-  });
-  if (below < 0) keep(own, warp, warp);
+  } else {
+    const int below = warp - kBlocks;
+    SumTile own = {};
+    if (below < 0) {
+      own = row_products<K>(tile_at(memory.q, warp), tile_at(memory.k, warp));
+      own.each([&](float& sum, int row, int column) { sum = row == column ? sum : 0.0f; });
+    }
+    each_level([&]<int kHalf>() {
+      __syncthreads();  // the level before has read x
+      scale_level<K, kHalf>(memory.x, memory.q, memory.k, decays, kThreads);
+      __syncthreads();
+      if constexpr (kHalf >= 16) {
+        const int i = kHalf == 32 ? 2 + below / 2 : 2 * below + 1, j = kHalf == 32 ? below % 2 : 2 * below;
+        if (below >= 0 && i < kBlocks) {
+          SumTile tile = row_products<K>(tile_at(memory.x, i), tile_at(memory.x, j));
+          keep(tile, i, j);
+        }
+      } else if (below < 0) {
+        SumTile tile = row_products<K>(tile_at(memory.x, warp), tile_at(memory.x, warp));
+        tile.each([&](float& sum, int row, int column) { sum = meet<kHalf>(row, column) ? sum : 0.0f; });
+#pragma unroll
+        for (int e = 0; e < 8; ++e) own.sums[e / 4][e % 4] += tile.sums[e / 4][e % 4];
+      }
+    });
+    if (below < 0) keep(own, warp, warp);
+  }
   __syncthreads();
   for (int n = threadIdx.x; n < kTokens * kTokens / 8; n += kThreads)
     store<Half, 8>(static_cast<Half*>(out.scores_NHCC) + matrix.index * kTokens * kTokens + n * 8,
@@ -203,15 +260,20 @@ struct GradientMemory {
     Half x[kTokens * (K + kPad)];
     float z[kTokens * Decays<K>::kRow];
   };
-  static constexpr size_t kUnion = sizeof(Read) > sizeof(Levels) ? sizeof(Read) : sizeof(Levels);
+  struct Mild {  // the factors of the pairs' products; what gates sum over the tokens from theirs on, and before
+    Half queries[kTokens * (K + kPad)], keys[kTokens * (K + kPad)];
+    float later[kTokens * Decays<K>::kRow], earlier[kTokens * Decays<K>::kRow];
+  };
+  static constexpr size_t kUnion = std::max({sizeof(Read), sizeof(Levels), sizeof(Mild)});
   Half q[kTokens * (K + kPad)], k[kTokens * (K + kPad)];
   Half d_scores[kTokens * (kTokens + kPad)];  // and their transpose, without the diagonal
-  float diagonal[kTokens], through[2][K];
+  float diagonal[kTokens], through[kParts][K], totals[2][kParts][K];
   Decays<K> decays;
-  alignas(16) unsigned char both[kUnion];  // Read, then Levels
+  alignas(16) unsigned char by_turns[kUnion];  // Read, then Mild or Levels
 
-  __device__ Read& read() { return *reinterpret_cast<Read*>(both); }
-  __device__ Levels& levels() { return *reinterpret_cast<Levels*>(both); }
+  __device__ Read& read() { return *reinterpret_cast<Read*>(by_turns); }
+  __device__ Levels& levels() { return *reinterpret_cast<Levels*>(by_turns); }
+  __device__ Mild& mild() { return *reinterpret_cast<Mild*>(by_turns); }
 };
 
 // The gradient of a channel's gates in 32 tokens, a thread's: part 0 or 1 of the chunk.
@@ -280,50 +342,65 @@ __device__ __forceinline__ void keep_level(LeftTile<false>& pairs) {
   }
 }
 
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the channels.
+// Of 16 x 16 pairs those where the row's token is later than the column's, or earlier.
+template <bool kLater>
+__device__ __forceinline__ LeftTile<false> of_order(LeftTile<false> pairs) {
+  const int lane = threadIdx.x % 32;
+  const auto kept = [](int row, int column) { return kLater ? row > column : row < column; };
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    const int row = lane / 4 + b % 2 * 8, column = lane % 4 * 2 + b / 2 * 8;
+    pairs.blocks[b] &= (kept(row, column) ? 0x0000ffffu : 0u) | (kept(row, column + 1) ? 0xffff0000u : 0u);
+  }
+  return pairs;
+}
+
+// blockIdx.x: a chunk and head. A warp has 16 tokens and a quarter of the channels.
 template <int K, int V>
 __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape, GatedGradients in) {
   extern __shared__ __align__(16) unsigned char shared[];
   using M = GradientMemory<K, V>;
   M& memory = *reinterpret_cast<M*>(shared);
   auto& read = memory.read();
-  constexpr int kRow = K + kPad, kValueRow = V + kPad, kPairRow = kTokens + kPad, kAcross = K / 32;
+  constexpr int kRow = K + kPad, kValueRow = V + kPad, kPairRow = kTokens + kPad, kAcross = K / 64;
   const Matrix matrix(shape);
-  matrix.fetch<K>(memory.q, in.q);
-  matrix.fetch<K>(memory.k, in.k);
-  matrix.fetch<V>(read.v, in.v);
-  matrix.fetch<V>(read.d_output, in.d_output);
-  memory.decays.fetch(in.g_THK, matrix, shape.heads);
-  for (int n = threadIdx.x; n < V * K / 8; n += kThreads) {
+  matrix.fetch<K>(memory.q, in.q, kThreads);
+  matrix.fetch<K>(memory.k, in.k, kThreads);
+  matrix.fetch<V>(read.v, in.v, kThreads);
+  matrix.fetch<V>(read.d_output, in.d_output, kThreads);
+  memory.decays.fetch(in.g_THK, matrix, shape.heads, kThreads);
+  commit_copies();
+  for (int n = threadIdx.x; n < V * K / 8; n += kThreads) {  // these arrive while the pairs are computed
     const int to = n / (K / 8) * kRow + n % (K / 8) * 8;
     const int64_t from = matrix.index * V * K + n * 8;
     copy_async(read.before + to, static_cast<const Half*>(in.before_NHVK) + from, true);
     copy_async(read.d_after + to, static_cast<const Half*>(in.d_after_NHVK) + from, true);
   }
+  commit_copies();
+  await_copies_before<1>();
+  __syncthreads();
+  const bool mild = memory.decays.sum();
+
+  const int warp = threadIdx.x / 32, block = warp % kBlocks, quarter = warp / kBlocks;
+  const int first_column = quarter * (K / 4);
+  const float scale = static_cast<float>(shape.scale);
+  if (quarter <= block) {
+    SumTile tile = row_products<V>(read.d_output + block * 16 * kValueRow, read.v + quarter * 16 * kValueRow);
+    tile.each([&](float& sum, int row, int column) {
+      const int to_row = block * 16 + row, to_column = quarter * 16 + column;
+      if (to_row == to_column) memory.diagonal[to_row] = scale * sum;
+      const Half rounded = __float2bfloat16_rn(to_row == to_column ? 0.0f : scale * sum);
+      if (to_row < to_column) return;
+      memory.d_scores[to_row * kPairRow + to_column] = memory.d_scores[to_column * kPairRow + to_row] = rounded;
+    });
+  }
   await_copies();
   __syncthreads();
-  memory.decays.sum();
-
-  const int warp = threadIdx.x / 32, block = warp % kBlocks, half = warp / kBlocks;
-  const int first_column = half * (K / 2);
-  const float scale = static_cast<float>(shape.scale);
-#pragma unroll
-  for (int j = 2 * half; j < 2 * half + 2; ++j)
-    if (j <= block) {
-      SumTile tile = row_products<V>(read.d_output + block * 16 * kValueRow, read.v + j * 16 * kValueRow);
-      tile.each([&](float& sum, int row, int column) {
-        const int to_row = block * 16 + row, to_column = j * 16 + column;
-        if (to_row == to_column) memory.diagonal[to_row] = scale * sum;
-        const Half rounded = __float2bfloat16_rn(to_row == to_column ? 0.0f : scale * sum);
-        if (to_row < to_column) return;
-        memory.d_scores[to_row * kPairRow + to_column] = memory.d_scores[to_column * kPairRow + to_row] = rounded;
-      });
-    }
-  if (threadIdx.x < 2 * K) {
-    const int channel = threadIdx.x % K, part = threadIdx.x / K;
+  const int channel = threadIdx.x % K, part = threadIdx.x / K;  // of sums over tokens
+  if (part < kParts) {
     float sum = 0.0f;
 #pragma unroll 8
-    for (int v = part * (V / 2); v < (part + 1) * (V / 2); ++v)
+    for (int v = part * (V / kParts); v < (part + 1) * (V / kParts); ++v)
       sum += __bfloat162float(read.before[v * kRow + channel]) * __bfloat162float(read.d_after[v * kRow + channel]);
     memory.through[part][channel] = sum;
   }
@@ -338,9 +415,8 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape,
       dk[n].add(writes, RightTile<>(read.d_after + c * kRow + first_column + n * 16, kRow));
     }
   }
-  __syncthreads();  // `read` is not needed any more, the decays are there
+  __syncthreads();  // `read` is not needed any more
 
-  auto& levels = memory.levels();
   const Decays<K>& decays = memory.decays;
   // use(n, sum index, token, channel)
   const auto each_own = [&](const auto& use) {
@@ -356,65 +432,136 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(GatedShape shape,
   const auto number = [&](const Half* x, int token, int channel) {
     return __bfloat162float(x[token * kRow + channel]);
   };
-  GateSums gates;
-  gates.part = threadIdx.x / K;
-  const bool has_gates = threadIdx.x < 2 * K;
-  const float* const own_z = levels.z + threadIdx.x % K;
-
-  each_own([&](int n, int e, int token, int channel) {
-    float& sum = sum_of(dq, n, e);
-    sum *= scale * shrunk(decays.at(token, channel));
-    levels.z[token * Decays<K>::kRow + channel] = sum * number(memory.q, token, channel);
-  });
-  __syncthreads();
-  if (has_gates) gates.add_queries(own_z, Decays<K>::kRow);
-  __syncthreads();
-  each_own([&](int n, int e, int token, int channel) {
-    float& sum = sum_of(dk, n, e);
-    sum *= shrunk(decays.last(channel) - decays.at(token, channel));
-    levels.z[token * Decays<K>::kRow + channel] = sum * number(memory.k, token, channel);
-    const float own = memory.diagonal[token];
-    sum += own * number(memory.q, token, channel);
-    sum_of(dq, n, e) += own * number(memory.k, token, channel);
-  });
-  __syncthreads();
-  if (has_gates) gates.add_keys(own_z, Decays<K>::kRow);
-
-  each_level([&]<int kHalf>() {
-    scale_level<K, kHalf>(levels.x, memory.q, memory.k, decays);
-    __syncthreads();
-    SumTile met[kAcross] = {};
-    const auto meet_block = [&](int other) {
-      LeftTile<false> pairs(memory.d_scores + block * 16 * kPairRow + other * 16, kPairRow);
-      if constexpr (kHalf < 16) keep_level<kHalf>(pairs);
+  const auto through = [&] {
+    float sum = 0.0f;
 #pragma unroll
-      for (int n = 0; n < kAcross; ++n)
-        met[n].add(pairs, RightTile<>(levels.x + other * 16 * kRow + first_column + n * 16, kRow));
-    };
-    if constexpr (kHalf == 32) {
-      meet_block((block ^ 2) & 2);
-      meet_block(((block ^ 2) & 2) + 1);
-    } else {
-      meet_block(kHalf == 16 ? block ^ 1 : block);
-    }
-    each_own([&](int n, int e, int token, int channel) {
-      const float sum = sum_of(met, n, e);
-      const float gradient = decays.template to_middle<kHalf>(token, channel) * sum;
-      ((token & kHalf) ? sum_of(dq, n, e) : sum_of(dk, n, e)) += gradient;
-      levels.z[token * Decays<K>::kRow + channel] = sum * number(levels.x, token, channel);
+    for (const auto& rows : memory.through) sum += rows[channel];
+    return shrunk(decays.last(channel)) * sum;
+  };
+  const auto keep_gate = [&](int token, float gradient) {
+    if (token < matrix.length) in.dg_THK[matrix.place(token, shape.heads, K) + channel] = gradient;
+  };
+
+  if (mild) {
+    auto& x = memory.mild();
+    float down[kAcross][8];
+    each_own([&](int n, int e, int token, int column) {
+      const float b = decays.at(token, column), middle = decays.middle_of_chunk(column);
+      const float up = shrunk(middle - b);
+      down[n][e] = shrunk(b - middle);
+      const float q = number(memory.q, token, column), k = number(memory.k, token, column);
+      x.queries[token * kRow + column] = __float2bfloat16_rn(q * down[n][e]);
+      x.keys[token * kRow + column] = __float2bfloat16_rn(k * up);
+      float &to_q = sum_of(dq, n, e), &to_k = sum_of(dk, n, e);
+      to_q *= down[n][e] * (scale * shrunk(middle));
+      to_k *= up * shrunk(decays.last(column) - middle);
+      x.later[token * Decays<K>::kRow + column] = to_q * q;
+      x.earlier[token * Decays<K>::kRow + column] = to_k * k;
+      to_q += memory.diagonal[token] * k;
+      to_k += memory.diagonal[token] * q;
     });
     __syncthreads();
-    if (has_gates) gates.template add_level<kHalf>(own_z, Decays<K>::kRow);
-  });
-
-  if (has_gates) {
-    const int channel = threadIdx.x % K;
-    const float through = shrunk(decays.last(channel)) * (memory.through[0][channel] + memory.through[1][channel]);
+    SumTile to_queries[kAcross] = {}, to_keys[kAcross] = {};
 #pragma unroll
-    for (int row = 0; row < GateSums::kRows; ++row) {
-      const int token = gates.part * GateSums::kRows + row;
-      if (token < matrix.length) in.dg_THK[matrix.place(token, shape.heads, K) + channel] = gates.sums[row] + through;
+    for (int other = 0; other < kBlocks; ++other) {
+      const LeftTile<false> pairs(memory.d_scores + block * 16 * kPairRow + other * 16, kPairRow);
+      const auto add = [&](SumTile(&sums)[kAcross], const LeftTile<false>& with, const Half* rows) {
+#pragma unroll
+        for (int n = 0; n < kAcross; ++n)
+          sums[n].add(with, RightTile<>(rows + other * 16 * kRow + first_column + n * 16, kRow));
+      };
+      if (other <= block) add(to_queries, other < block ? pairs : of_order<true>(pairs), x.keys);
+      if (other >= block) add(to_keys, other > block ? pairs : of_order<false>(pairs), x.queries);
     }
+    each_own([&](int n, int e, int token, int column) {
+      const float from_keys = sum_of(to_queries, n, e), from_queries = sum_of(to_keys, n, e);
+      sum_of(dq, n, e) += down[n][e] * from_keys;
+      sum_of(dk, n, e) += shrunk(decays.middle_of_chunk(column) - decays.at(token, column)) * from_queries;
+      x.later[token * Decays<K>::kRow + column] +=
+          number(x.queries, token, column) * from_keys - number(x.keys, token, column) * from_queries;
+    });
+    __syncthreads();
+    float later[kPartRows], earlier[kPartRows], total[2] = {};
+    if (part < kParts) {
+#pragma unroll
+      for (int row = 0; row < kPartRows; ++row) {
+        const int at = (part * kPartRows + row) * Decays<K>::kRow + channel;
+        total[0] += later[row] = x.later[at];
+        total[1] += earlier[row] = x.earlier[at];
+      }
+#pragma unroll
+      for (int of = 0; of < 2; ++of) memory.totals[of][part][channel] = total[of];
+    }
+    __syncthreads();
+    if (part < kParts) {
+      float sum = through();
+      for (int other = 0; other < kParts; ++other)
+        if (other != part) sum += memory.totals[other < part][other][channel];
+#pragma unroll
+      for (int row = kPartRows - 2; row >= 0; --row) later[row] += later[row + 1];
+#pragma unroll
+      for (int row = 0; row < kPartRows; ++row) {
+        keep_gate(part * kPartRows + row, later[row] + sum);
+        sum += earlier[row];
+      }
+    }
+  } else {
+    auto& levels = memory.levels();
+    GateSums gates;
+    gates.part = part;
+    const bool has_gates = threadIdx.x < 2 * K;
+    const float* const own_z = levels.z + channel;
+
+    each_own([&](int n, int e, int token, int channel) {
+      float& sum = sum_of(dq, n, e);
+      sum *= scale * shrunk(decays.at(token, channel));
+      levels.z[token * Decays<K>::kRow + channel] = sum * number(memory.q, token, channel);
+    });
+    __syncthreads();
+    if (has_gates) gates.add_queries(own_z, Decays<K>::kRow);
+    __syncthreads();
+    each_own([&](int n, int e, int token, int channel) {
+      float& sum = sum_of(dk, n, e);
+      sum *= shrunk(decays.last(channel) - decays.at(token, channel));
+      levels.z[token * Decays<K>::kRow + channel] = sum * number(memory.k, token, channel);
+      const float own = memory.diagonal[token];
+      sum += own * number(memory.q, token, channel);
+      sum_of(dq, n, e) += own * number(memory.k, token, channel);
+    });
+    __syncthreads();
+    if (has_gates) gates.add_keys(own_z, Decays<K>::kRow);
+
+    each_level([&]<int kHalf>() {
+      scale_level<K, kHalf>(levels.x, memory.q, memory.k, decays, kThreads);
+      __syncthreads();
+      SumTile met[kAcross] = {};
+      const auto meet_block = [&](int other) {
+        LeftTile<false> pairs(memory.d_scores + block * 16 * kPairRow + other * 16, kPairRow);
+        if constexpr (kHalf < 16) keep_level<kHalf>(pairs);
+#pragma unroll
+        for (int n = 0; n < kAcross; ++n)
+          met[n].add(pairs, RightTile<>(levels.x + other * 16 * kRow + first_column + n * 16, kRow));
+      };
+      if constexpr (kHalf == 32) {
+        meet_block((block ^ 2) & 2);
+        meet_block(((block ^ 2) & 2) + 1);
+      } else {
+        meet_block(kHalf == 16 ? block ^ 1 : block);
+      }
+      each_own([&](int n, int e, int token, int channel) {
+        const float sum = sum_of(met, n, e);
+        const float gradient = decays.template to_middle<kHalf>(token, channel) * sum;
+        ((token & kHalf) ? sum_of(dq, n, e) : sum_of(dk, n, e)) += gradient;
+        levels.z[token * Decays<K>::kRow + channel] = sum * number(levels.x, token, channel);
+      });
+      __syncthreads();
+      if (has_gates) gates.template add_level<kHalf>(own_z, Decays<K>::kRow);
+    });
+
+    if (has_gates)
+#pragma unroll
+      for (int row = 0; row < GateSums::kRows; ++row)
+        keep_gate(gates.part * GateSums::kRows + row, gates.sums[row] + through());
   }
   each_own([&](int n, int e, int token, int channel) {  // over what no other thread reads any more
     memory.q[token * kRow + channel] = __float2bfloat16_rn(sum_of(dq, n, e));
@@ -435,7 +582,7 @@ void launch_gate_chunk(const GatedShape& shape, const Rows& q, const Rows& k, co
                        Stream stream) {
   allow_shared_memory(gate_chunk<K>, sizeof(ScoreMemory<K>));
   const unsigned blocks = static_cast<unsigned>(shape.chunks.chunks * shape.heads);
-  gate_chunk<K><<<blocks, kThreads, sizeof(ScoreMemory<K>), stream>>>(shape, q, k, g, chunks);
+  gate_chunk<K><<<blocks, kGateThreads<K>, sizeof(ScoreMemory<K>), stream>>>(shape, q, k, g, chunks);
 }
 
 template <int K, int V>

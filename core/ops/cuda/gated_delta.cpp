@@ -211,21 +211,15 @@ struct ChunkedCall {
   at::Tensor q, k, v;  // [B, T, H, K or V]
   DeltaChunkShape shape;
   at::Tensor q_reach, k_tail, k_gone, added, inverse, scores, b, beta, whole;  // as DeltaChunks
-  Walked states;
 
   ChunkedCall(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
-              const at::Tensor& beta_BTH, const Optional& initial, const Optional& documents, double scale)
+              const at::Tensor& beta_BTH, const Optional& documents, double scale)
       : guard(q_BTHK.device()),
         chunks(q_BTHK, kWalkedChunk, documents, /*fit=*/false),
         q(in_rows(q_BTHK)),
         k(in_rows(k_BTHK)),
         v(in_rows(v_BTHV)),
         shape{q.size(2), q.size(3), v.size(3), chunks.table(), scale} {
-    const auto empty = [&](at::IntArrayRef of_chunk, at::ScalarType type) {
-      std::vector<int64_t> sizes = {chunks.chunks(), shape.heads};
-      sizes.insert(sizes.end(), of_chunk.begin(), of_chunk.end());
-      return at::empty(sizes, q.options().dtype(type).requires_grad(false));
-    };
     const int64_t C = kWalkedChunk, K = shape.key_dim, V = shape.value_dim;
     for (at::Tensor* x : {&q_reach, &k_tail, &k_gone}) *x = empty({C, K}, at::kBFloat16);
     for (at::Tensor* x : {&inverse, &scores}) *x = empty({C, C}, at::kBFloat16);
@@ -243,7 +237,22 @@ struct ChunkedCall {
                   .beta_NHC = beta.data_ptr<float>(),
                   .whole_NH = whole.data_ptr<float>()},
                  stream_of(q));
-    states = walk_states(chunks, whole, added, k_gone, k_tail, {}, initial, /*backwards=*/false);
+  }
+
+  at::Tensor empty(at::IntArrayRef of_chunk, at::ScalarType type) const {
+    std::vector<int64_t> sizes = {chunks.chunks(), shape.heads};
+    sizes.insert(sizes.end(), of_chunk.begin(), of_chunk.end());
+    return at::empty(sizes, q.options().dtype(type).requires_grad(false));
+  }
+  at::Tensor state_of(const Optional& start_SHKV) const {
+    return start_SHKV ? start_SHKV->to(at::kFloat).clone(at::MemoryFormat::Contiguous)
+                      : at::zeros({chunks.sequences(), shape.heads, shape.key_dim, shape.value_dim}, whole.options());
+  }
+  void walk(DeltaChunkWalk walk) const {
+    walk.q_reach_NHCK = q_reach.const_data_ptr(), walk.k_tail_NHCK = k_tail.const_data_ptr();
+    walk.k_gone_NHCK = k_gone.const_data_ptr(), walk.scores_NHCC = scores.const_data_ptr();
+    walk.added_NHCV = added.const_data_ptr<float>(), walk.whole_NH = whole.const_data_ptr<float>();
+    delta_chunk_walk(shape, walk, stream_of(q));
   }
 };
 
@@ -252,16 +261,10 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
                                            const Optional& documents, double scale, int64_t chunk) {
   if (!walked(q_BTHK, v_BTHV))
     return forward_of_products(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
-  const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale);
-  const at::Tensor output = dense_like(v_BTHV);
-  delta_chunk_output(call.shape,
-                     {.q_reach_NHCK = call.q_reach.const_data_ptr(),
-                      .scores_NHCC = call.scores.const_data_ptr(),
-                      .written_NHCV = call.states.written_NHCV.const_data_ptr(),
-                      .before_NHKV = call.states.entered_NHKV.const_data_ptr(),
-                      .output_THV = output.data_ptr()},
-                     stream_of(output));
-  return {output, call.states.end_SHKV};
+  const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, documents, scale);
+  const at::Tensor output = dense_like(v_BTHV), state = call.state_of(initial);
+  call.walk({.state_SHKV = state.data_ptr<float>(), .output_THV = output.data_ptr()});
+  return {output, state};
 }
 
 std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
@@ -271,12 +274,18 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   if (!walked(q_BTHK, v_BTHV))
     return backward_of_products(d_output_BTHV, d_final, q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents,
                                 scale, chunk);
-  const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale);
-  const at::Tensor dO = in_rows(d_output_BTHV), dO_chunks = call.chunks.packed(dO);
-  const Walked d_states =
-      walk_states(call.chunks, call.whole, exact_product(flipped(call.scores), dO_chunks), call.k_tail, call.k_gone,
-                  exact_product(flipped(call.q_reach), dO_chunks), d_final, /*backwards=*/true);
-  const at::Tensor y = product(flipped(call.inverse), d_states.written_NHCV);
+  const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, documents, scale);
+  const at::Tensor dO = in_rows(d_output_BTHV), state = call.state_of(initial), d_state = call.state_of(d_final);
+  const int64_t C = kWalkedChunk, K = call.shape.key_dim, V = call.shape.value_dim;
+  const at::Tensor before = call.empty({V, K}, at::kBFloat16), d_after = at::empty_like(before);
+  const at::Tensor written = call.empty({C, V}, at::kBFloat16), d_written = at::empty_like(written);
+  call.walk(
+      {.state_SHKV = state.data_ptr<float>(), .states_NHVK = before.data_ptr(), .written_NHCV = written.data_ptr()});
+  call.walk({.d_output = rows_of(dO),
+             .state_SHKV = d_state.data_ptr<float>(),
+             .states_NHVK = d_after.data_ptr(),
+             .written_NHCV = d_written.data_ptr()});
+  const at::Tensor y = product(flipped(call.inverse), d_written);
   const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
   const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
   delta_chunk_gradients(call.shape,
@@ -285,9 +294,9 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                          .v = rows_of(call.v),
                          .d_output = rows_of(dO),
                          .y_NHCV = y.const_data_ptr(),
-                         .written_NHCV = call.states.written_NHCV.const_data_ptr(),
-                         .before_NHKV = call.states.entered_NHKV.const_data_ptr(),
-                         .d_after_NHKV = d_states.entered_NHKV.const_data_ptr(),
+                         .written_NHCV = written.const_data_ptr(),
+                         .before_NHVK = before.const_data_ptr(),
+                         .d_after_NHVK = d_after.const_data_ptr(),
                          .b_NHC = call.b.const_data_ptr<double>(),
                          .beta_NHC = call.beta.const_data_ptr<float>(),
                          .dq_THK = dq.data_ptr(),
@@ -296,7 +305,7 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                          .dg_TH = dg.data_ptr<float>(),
                          .d_beta_TH = d_beta.data_ptr<float>()},
                         stream_of(q_BTHK));
-  return {dq, dk, dv, dg.to(g_BTH.scalar_type()), d_beta.to(beta_BTH.scalar_type()), d_states.end_SHKV};
+  return {dq, dk, dv, dg.to(g_BTH.scalar_type()), d_beta.to(beta_BTH.scalar_type()), d_state};
 }
 
 }  // namespace

@@ -1,29 +1,43 @@
 #include "core/ops/cuda/gated_walk.h"
-#include "core/ops/cuda/walk.cuh"
+#include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/warpgroup.cuh"
 
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kStages = 2;  // the next chunk arrives while this one is computed
+using Half = __nv_bfloat16;
 
-template <int K>
+constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns, kThreads = 128, kBlocks = 2;  // of a multiprocessor
+static_assert(kTokens == kTileSide && kColumns == kTileSide);
+
+// What a walk leaves: how a segment changes the state, the states of its chunks, or their output too.
+enum class Pass { sums, states, output };
+
+// A block is a warpgroup with 64 of the value columns of the state, transposed, in registers.
+template <int K, Pass kPass>
 struct Memory {
-  static constexpr int kRow = K + kPad, kValueRow = kColumns + kPad, kWeightRow = kTokens + kPad;
-  struct Written {
-    Half key[kTokens * kRow], value[kTokens * kValueRow];
-    alignas(16) float whole[K];
-  };
-  Written stages[kStages];
-  Half read[kTokens * kRow], weight[kTokens * kWeightRow];
-  Half state[kColumns * kRow];
+  static constexpr int kStages = 2;  // the next chunk arrives while this one is computed
+  static constexpr int kKeyTiles = K / kTileSide;
+  static constexpr bool kOutput = kPass == Pass::output;
+  static constexpr int kStageTiles = (kOutput ? 2 : 1) * kKeyTiles + 1 + kOutput;
+
+  Tile tiles[kStages * kStageTiles];
+  alignas(16) float whole[kStages][K];
+  Staged staged;
+
+  __device__ Tile* keys(int64_t step) { return tiles + step % kStages * kStageTiles; }
+  __device__ Tile& values(int64_t step) { return keys(step)[kKeyTiles]; }
+  __device__ Tile& weights(int64_t step) { return keys(step)[kKeyTiles + 1]; }
+  __device__ Tile* read(int64_t step) { return keys(step) + kKeyTiles + 2; }
 };
 
 // One block's part of a walk.
 struct Part {
   int column;  // first of its value columns
   int64_t head, heads, segment, first, count;
+  bool backwards;
 
-  __device__ Part(const GatedWalk& walk) : heads(walk.shape.heads) {
+  __device__ explicit Part(const GatedWalk& walk) : heads(walk.shape.heads), backwards(walk.backwards) {
     const int parts = static_cast<int>(walk.shape.value_dim / kColumns);
     column = static_cast<int>(blockIdx.x % parts) * kColumns;
     head = blockIdx.x / parts % heads;
@@ -31,166 +45,164 @@ struct Part {
     first = walk.segments.start_N[segment];
     count = walk.segments.length_N[segment];
   }
-  __device__ int64_t chunk(const GatedWalk& walk, int64_t step) const {
-    return first + (walk.backwards ? count - 1 - step : step);
-  }
+  __device__ __forceinline__ int64_t chunk(int64_t step) const { return first + (backwards ? count - 1 - step : step); }
 };
 
-template <int K>
-__device__ __forceinline__ void fetch_matrix(Half* to, const void* x, int64_t matrix) {
-  fetch_rows<K>(to, static_cast<const Half*>(x) + matrix * kTokens * K, kWalkThreads,
-                [](int row) { return int64_t{row} * K; });
-}
-
-template <int K>
-__device__ __forceinline__ void fetch_written(typename Memory<K>::Written& stage, const GatedWalk& walk,
-                                              const Part& part, int64_t chunk) {
-  const int64_t matrix = chunk * part.heads + part.head;
-  fetch_matrix<K>(stage.key, walk.key_NHCK, matrix);
-  const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
-  fetch_rows<kColumns>(
-      stage.value, static_cast<const Half*>(walk.values.data) + part.head * walk.values.head_stride + part.column,
-      kWalkThreads, [&](int row) { return row < length ? (start + row) * walk.values.token_stride : -1; });
-  for (int n = threadIdx.x; n < K / 4; n += kWalkThreads)
-    copy_async(stage.whole + n * 4, walk.whole_NHK + matrix * K + n * 4, true);
-}
-
-template <int K>
-__device__ __forceinline__ void fetch_read(Memory<K>& memory, const GatedWalk& walk, const Part& part, int64_t chunk) {
-  const int64_t matrix = chunk * part.heads + part.head;
-  fetch_matrix<K>(memory.read, walk.read_NHCK, matrix);
-  fetch_matrix<kTokens>(memory.weight, walk.weights_NHCC, matrix);
-}
-
-// S = whole S + K^T (scale V)
-template <int K>
-__device__ __forceinline__ void advance(WalkedState<K>& state, const typename Memory<K>::Written& stage, float scale) {
-  using M = Memory<K>;
-  state.each([&](float& sum, int, int key) { sum *= stage.whole[key]; });
-#pragma unroll
-  for (int t = 0; t < kTokens; t += 16) {
-    const Half* const v = stage.value + t * M::kValueRow + state.value;
-    LeftTile<true> values[2] = {{v, M::kValueRow}, {v + 16, M::kValueRow}};
-    if (scale != 1.0f)
-#pragma unroll
-      for (int b = 0; b < 8; ++b) values[b / 4].blocks[b % 4] = scaled(values[b / 4].blocks[b % 4], scale, scale);
-    state.add(values, stage.key + t * M::kRow);
+template <int K, Pass kPass>
+__device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const GatedWalk& walk, const Part& part, int64_t step) {
+  using M = Memory<K, kPass>;
+  if (step < part.count) {
+    const int64_t chunk = part.chunk(step), matrix = chunk * part.heads + part.head;
+    const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
+    fetch_matrix<K, kThreads>(memory.keys(step), walk.key_NHCK, matrix);
+    fetch_tiles<1, kThreads>(
+        &memory.values(step),
+        static_cast<const Half*>(walk.values.data) + part.head * walk.values.head_stride + part.column,
+        [&](int row) { return row < length ? (start + row) * walk.values.token_stride : -1; });
+    if (threadIdx.x < K / 4)
+      copy_async(memory.whole[step % M::kStages] + threadIdx.x * 4, walk.whole_NHK + matrix * K + threadIdx.x * 4,
+                 true);
+    if constexpr (M::kOutput) {
+      fetch_matrix<K, kThreads>(memory.read(step), walk.read_NHCK, matrix);
+      fetch_matrix<kTokens, kThreads>(&memory.weights(step), walk.weights_NHCC, matrix);
+    }
   }
+  commit_copies();
 }
 
 // kBackwards: the weights are read transposed, from the later tokens.
-template <int K, bool kBackwards>
-__device__ __forceinline__ WalkedOutput chunk_output(const Memory<K>& memory, const Half* values, int block,
-                                                     float read_scale) {
-  using M = Memory<K>;
-  WalkedOutput output;
-#pragma unroll
-  for (int c = 0; c < K; c += 16)
-    output.add_state(LeftTile<false>(memory.read + block * 16 * M::kRow + c, M::kRow), memory.state + c, M::kRow);
-  output.each([&](float& sum, int, int) { sum *= read_scale; });
-#pragma unroll
-  for (int j = 0; j < kTokens / 16; ++j)
-    if (kBackwards ? j >= block : j <= block)
-      output.add_values(LeftTile<kBackwards>(memory.weight + (kBackwards ? j * 16 * M::kWeightRow + block * 16
-                                                                         : block * 16 * M::kWeightRow + j * 16),
-                                             M::kWeightRow),
-                        values + j * 16 * M::kValueRow);
-  return output;
-}
-
-// kSums: only what a segment adds and by how much it shrinks.
-template <int K, bool kSums, bool kBackwards>
-__global__ void __launch_bounds__(kWalkThreads, 2)
-    walk_chunks(GatedWalk walk, const float* entered, Half* output, Half* states, float* left, float* shrink) {
-  extern __shared__ __align__(16) unsigned char shared[];
-  Memory<K>& memory = *reinterpret_cast<Memory<K>*>(shared);
+template <int K, Pass kPass, bool kBackwards>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    walk_gated(GatedWalk walk, const float* entered, Half* output, Half* states, float* left, float* shrink) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  using M = Memory<K, kPass>;
+  M& memory = *reinterpret_cast<M*>(shared);
   const Part part(walk);
-  const int64_t value_dim = walk.shape.value_dim;
-  const auto state_at = [&](int64_t index) { return (index * part.heads + part.head) * K * value_dim; };
-  fetch_written<K>(memory.stages[0], walk, part, part.chunk(walk, 0));
-  if (output != nullptr) fetch_read<K>(memory, walk, part, part.chunk(walk, 0));
+  const int64_t V = walk.shape.value_dim;
+#pragma unroll
+  for (int ahead = 0; ahead < M::kStages - 1; ++ahead) fetch<K, kPass>(memory, walk, part, ahead);
 
-  WalkedState<K> state;
-  if (!kSums && entered != nullptr) {
-    const float* from = entered + state_at(part.segment);
-    state.each([&](float& sum, int value, int key) { sum = from[key * value_dim + part.column + value]; });
+  WarpgroupSums state[M::kKeyTiles] = {};  // rows are value columns
+  const auto each_state = [&](const auto& use) {
+#pragma unroll
+    for (int n = 0; n < M::kKeyTiles; ++n)
+      state[n].each([&](float& sum, int value, int key) { use(sum, value, n * kTileSide + key); });
+  };
+  const auto state_at = [&](int64_t index) { return (index * part.heads + part.head) * K * V + part.column; };
+  if (entered != nullptr) {
+    const float* const from = entered + state_at(part.segment);
+    each_state([&](float& sum, int value, int key) { sum = from[key * V + value]; });
   }
   float shrunk = 1.0f;  // of channel threadIdx.x
 
-  const int block = (threadIdx.x / 32 + blockIdx.x) % kWarps;
   for (int64_t step = 0; step < part.count; ++step) {
-    const int64_t chunk = part.chunk(walk, step);
-    auto& stage = memory.stages[step % kStages];
-    if constexpr (!kSums) state.round_to(memory.state);
-    await_copies();
+    const int64_t chunk = part.chunk(step);
+    await_copies_before<M::kStages - 2>();
+    publish_to_products();
     __syncthreads();
-    const int64_t next = step + 1 < part.count ? part.chunk(walk, step + 1) : -1;
-    if (next >= 0) fetch_written<K>(memory.stages[(step + 1) % kStages], walk, part, next);
-    if constexpr (kSums) {
-      if (threadIdx.x < K) shrunk *= stage.whole[threadIdx.x];
-    } else {
-      if (states != nullptr) {
-        Half* const to = states + state_at(chunk) + int64_t{part.column} * K;
-        for (int n = threadIdx.x; n < kColumns * K / 8; n += kWalkThreads)
-          store<Half, 8>(to + n * 8, load<Half, 8>(memory.state + n / (K / 8) * Memory<K>::kRow + n % (K / 8) * 8));
-      }
-      if (output != nullptr) {
-        const int64_t start = walk.shape.chunks.start_N[chunk] + block * 16,
-                      end = walk.shape.chunks.start_N[chunk] + walk.shape.chunks.length_N[chunk];
-        chunk_output<K, kBackwards>(memory, stage.value, block, static_cast<float>(walk.read_scale))
-            .store(memory.read + block * 16 * Memory<K>::kRow, Memory<K>::kRow, [&](int row) {
-              if (start + row >= end) return static_cast<Half*>(nullptr);
-              return output + ((start + row) * part.heads + part.head) * value_dim + part.column;
-            });
-      }
-      __syncthreads();  // all have read the state, the queries and the weights
-      if (output != nullptr && next >= 0) fetch_read<K>(memory, walk, part, next);
+    fetch<K, kPass>(memory, walk, part, step + M::kStages - 1);
+
+    WarpgroupSums read = {};  // rows are value columns
+    LeftRows entering[M::kKeyTiles], values, written;
+    if constexpr (kPass != Pass::sums)
+#pragma unroll
+      for (int n = 0; n < M::kKeyTiles; ++n) state[n].round_to(entering[n]);
+    if constexpr (M::kOutput) {
+      start_products();
+#pragma unroll
+      for (int n = 0; n < M::kKeyTiles; ++n) read.add_rows(entering[n], memory.read(step)[n]);
+      commit_products();
     }
-    advance<K>(state, stage, static_cast<float>(walk.write_scale));
+    if (kPass != Pass::sums && states != nullptr)
+      store_rows(entering, memory.staged, states + ((chunk * part.heads + part.head) * V + part.column) * K);
+    const float* const whole = memory.whole[step % M::kStages];
+    if (kPass == Pass::sums && threadIdx.x < K) shrunk *= whole[threadIdx.x];
+    each_state([&](float& sum, int, int key) { sum *= whole[key]; });
+    values.load_transposed(memory.values(step));
+    const float scale = static_cast<float>(walk.write_scale);
+#pragma unroll
+    for (int k = 0; k < kTokens / 16; ++k)
+#pragma unroll
+      for (int b = 0; b < 4; ++b) written.blocks[k][b] = scaled(values.blocks[k][b], scale, scale);
+    start_products();
+#pragma unroll
+    for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(written, memory.keys(step)[n]);
+    commit_products();
+    if constexpr (M::kOutput) {
+      await_products<1>();
+      pin(read.sums);
+#pragma unroll
+      for (float& sum : read.sums) sum *= static_cast<float>(walk.read_scale);
+      start_products();
+      if constexpr (kBackwards)
+        read.add(values, memory.weights(step));
+      else
+        read.add_rows(values, memory.weights(step));
+      commit_products();
+    }
+    await_products<0>();
+#pragma unroll
+    for (WarpgroupSums& tile : state) pin(tile.sums);
+    if constexpr (M::kOutput) {
+      pin(read.sums);
+      const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
+      store_columns(read, memory.staged, [&](int token) {
+        if (token >= length) return static_cast<Half*>(nullptr);
+        return output + ((start + token) * part.heads + part.head) * V + part.column;
+      });
+    }
   }
 
-  if constexpr (kSums)
+  if constexpr (kPass == Pass::sums)
     if (part.column == 0 && threadIdx.x < K) shrink[(part.segment * part.heads + part.head) * K + threadIdx.x] = shrunk;
   if (left == nullptr) return;
   int64_t index = part.segment;
-  if constexpr (!kSums) {  // only where the sequence ends
+  if constexpr (kPass != Pass::sums) {  // only where the sequence ends
     const int64_t* const first = walk.segments.first_chunk_S1;
     int64_t sequence = 0;
     while (first[sequence + 1] <= part.segment) ++sequence;
     if (part.segment != (kBackwards ? first[sequence] : first[sequence + 1] - 1)) return;
     index = sequence;
   }
-  state.each(
-      [&](float& sum, int value, int key) { left[state_at(index) + key * value_dim + part.column + value] = sum; });
+  each_state([&](float& sum, int value, int key) { left[state_at(index) + key * V + value] = sum; });
 }
 
-template <int K, bool kSums>
+template <int K, Pass kPass>
 void launch(const GatedWalk& walk, const float* entered, void* output, void* states, float* left, float* shrink,
             Stream stream) {
-  const auto kernel = walk.backwards ? walk_chunks<K, kSums, true> : walk_chunks<K, kSums, false>;
-  allow_shared_memory(kernel, sizeof(Memory<K>));
+  const auto kernel = walk.backwards ? walk_gated<K, kPass, true> : walk_gated<K, kPass, false>;
+  constexpr size_t kBytes = sizeof(Memory<K, kPass>);
+  allow_shared_memory(kernel, kBytes);
   const unsigned blocks =
-      static_cast<unsigned>(walk.segments.chunks * walk.shape.heads * (walk.shape.value_dim / kColumns));
-  kernel<<<blocks, kWalkThreads, sizeof(Memory<K>), stream>>>(walk, entered, static_cast<Half*>(output),
-                                                              static_cast<Half*>(states), left, shrink);
-  check_launch(kSums ? "gated_segment_states" : "gated_walk");
+      static_cast<unsigned>(walk.segments.chunks * walk.shape.heads * blocks_per_head(walk.shape.value_dim));
+  kernel<<<blocks, kThreads, kBytes, stream>>>(walk, entered, static_cast<Half*>(output), static_cast<Half*>(states),
+                                               left, shrink);
+  check_launch(kPass == Pass::sums ? "gated_segment_states" : "gated_walk");
+}
+
+template <Pass kPass>
+void launch(const GatedWalk& walk, const float* entered, void* output, void* states, float* left, float* shrink,
+            Stream stream) {
+  (walk.shape.key_dim == 64 ? launch<64, kPass> : launch<128, kPass>)(walk, entered, output, states, left, shrink,
+                                                                      stream);
 }
 
 }  // namespace
 
 int64_t gated_blocks_at_once(int64_t key_dim) {
-  return key_dim == 64 ? blocks_at_once(walk_chunks<64, false, false>, kWalkThreads, sizeof(Memory<64>))
-                       : blocks_at_once(walk_chunks<128, false, false>, kWalkThreads, sizeof(Memory<128>));
+  const auto blocks = [&]<int K>(std::integral_constant<int, K>) {
+    return blocks_at_once(walk_gated<K, Pass::output, false>, kThreads, sizeof(Memory<K, Pass::output>));
+  };
+  return key_dim == 64 ? blocks(std::integral_constant<int, 64>()) : blocks(std::integral_constant<int, 128>());
 }
 
 void gated_segment_states(const GatedWalk& walk, float* added, float* shrink, Stream stream) {
-  (walk.shape.key_dim == 64 ? launch<64, true> : launch<128, true>)(walk, nullptr, nullptr, nullptr, added, shrink,
-                                                                    stream);
+  launch<Pass::sums>(walk, nullptr, nullptr, nullptr, added, shrink, stream);
 }
 
 void gated_walk(const GatedWalk& walk, const float* entered, void* output, void* states, float* left, Stream stream) {
-  (walk.shape.key_dim == 64 ? launch<64, false> : launch<128, false>)(walk, entered, output, states, left, nullptr,
-                                                                      stream);
+  (output != nullptr ? launch<Pass::output> : launch<Pass::states>)(walk, entered, output, states, left, nullptr,
+                                                                    stream);
 }
 
 }  // namespace flashmorph::cuda

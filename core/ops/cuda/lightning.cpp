@@ -89,13 +89,16 @@ std::vector<at::Tensor> backward_of_products(const at::Tensor& d_output_BTHV, co
   return {call.chunks.unpacked(dq), call.chunks.unpacked(dk), call.chunks.unpacked(dv), d_initial};
 }
 
-// As many tokens as let every block of a walk be on the card at once.
-int64_t segment_tokens(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
+// As many tokens as let every block of a walk be on the card at once; where that would cut nothing but a third off the
+// longest sequences they stay whole, since cutting costs another walk.
+int64_t segment_tokens(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV, const Optional& documents_S1) {
   const c10::cuda::CUDAGuard guard(q_BTHK.device());
   const int64_t tokens = q_BTHK.size(0) * q_BTHK.size(1);
-  const int64_t blocks = q_BTHK.size(2) * blocks_per_head(v_BTHV.size(3));
-  const int64_t segments = std::max<int64_t>(1, lightning_blocks_at_once(q_BTHK.size(3)) / blocks);
-  return ((tokens + segments - 1) / segments + kWalkedChunk - 1) / kWalkedChunk * kWalkedChunk;
+  const int64_t longest = longest_sequence(q_BTHK, documents_S1);
+  const int64_t at_once = lightning_heads_at_once(q_BTHK.size(3), v_BTHV.size(3));
+  const int64_t segments = std::max<int64_t>(1, at_once / q_BTHK.size(2));
+  const int64_t even = ((tokens + segments - 1) / segments + kWalkedChunk - 1) / kWalkedChunk * kWalkedChunk;
+  return 2 * longest <= 3 * even ? std::max(longest, even) : even;
 }
 
 // Walks of the whole call over segments, which are its Call's chunks.
@@ -105,7 +108,7 @@ struct Walks {
 
   Walks(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV, const at::Tensor& log_decay, const Optional& documents,
         double scale)
-      : call(q_BTHK, log_decay, documents, scale, segment_tokens(q_BTHK, v_BTHV)), heads(q_BTHK.size(2)) {}
+      : call(q_BTHK, log_decay, documents, scale, segment_tokens(q_BTHK, v_BTHV, documents)), heads(q_BTHK.size(2)) {}
 
   LightningWalk forwards(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
     return walk(q, k, v, false, 0, call.scale, 1);

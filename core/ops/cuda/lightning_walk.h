@@ -28,8 +28,8 @@ struct LightningWalk {
   double scale, read_scale, write_scale;
 };
 
-// How many blocks of a walk the current device holds at once.
-int64_t lightning_blocks_at_once(int64_t key_dim);
+// How many heads of segments the current device walks at once.
+int64_t lightning_heads_at_once(int64_t key_dim, int64_t value_dim);
 
 // What each segment adds to the state: added_NHKV = S_left, float32, with S_entered = 0. Reads no q.
 void segment_states(const LightningWalk& walk, float* added, Stream stream);

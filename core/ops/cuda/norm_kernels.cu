@@ -4,14 +4,15 @@
 namespace flashmorph::cuda {
 namespace {
 
-// The rows of a block: each has a power of two of neighbouring threads.
+// The rows of a block: each has a power of two of neighbouring threads, within a warp where they have few vectors each.
 struct RowGroup {
   int threads;  // of one row
   int rows;     // of one block
 
   static RowGroup of(int64_t vectors) {
+    const int most = vectors <= 4 * 32 ? 32 : kThreads;
     int threads = 1;
-    while (threads < vectors && threads < kThreads) threads *= 2;
+    while (threads < vectors && threads < most) threads *= 2;
     return {threads, kThreads / threads};
   }
 };
@@ -167,7 +168,8 @@ void start_gradients(Element type, const void* dy, const void* x, const void* we
     const size_t bytes = partial == nullptr ? 0 : columns * kThreads * sizeof(Acc<T>);
     const auto kernel = norm_gradients<T, W, kGated>;
     allow_shared_memory(kernel, bytes);
-    kernel<<<dim3(static_cast<unsigned>(parts), static_cast<unsigned>(heads)), kThreads, bytes, stream>>>(
+    const unsigned blocks = partial == nullptr ? blocks_for(tokens, group.rows) : static_cast<unsigned>(parts);
+    kernel<<<dim3(blocks, static_cast<unsigned>(heads)), kThreads, bytes, stream>>>(
         static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const T*>(gate),
         static_cast<T*>(dx), static_cast<T*>(d_gate), static_cast<Acc<T>*>(partial), tokens, heads, width, columns,
         static_cast<Acc<T>>(epsilon), swish, group);

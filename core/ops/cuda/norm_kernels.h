@@ -13,16 +13,16 @@ namespace flashmorph::cuda {
 void rms_norm(Element type, const void* x, const void* weight, void* y, int64_t rows, int64_t width, double epsilon,
               Stream stream);
 
-// partial [parts, width] in the accumulator's type: sums of dy x / rms over each part's rows, unless null. More parts
-// are more blocks.
+// partial [parts, width] in the accumulator's type: sums of dy x / rms over each part's rows, a block each; null for no
+// gradient of the weight, and a block for every few rows.
 void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, void* dx, void* partial,
                        int64_t parts, int64_t rows, int64_t width, double epsilon, Stream stream);
 
 // gated_norm.h's operator; x, gate, y [tokens, heads, width], weight [heads, width].
 void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,
                 int64_t heads, int64_t width, double epsilon, bool swish, Stream stream);
-// partial [parts, heads, width] in the accumulator's type: sums of dy x / rms f(gate) over each part's tokens, unless
-// null. There are parts * heads blocks.
+// partial [parts, heads, width] in the accumulator's type, or null: likewise, sums of dy x / rms f(gate) over each
+// part's tokens, a block for a part and head.
 void gated_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* gate, void* dx,
                          void* d_gate, void* partial, int64_t parts, int64_t tokens, int64_t heads, int64_t width,
                          double epsilon, bool swish, Stream stream);

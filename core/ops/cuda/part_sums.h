@@ -5,8 +5,9 @@
 
 namespace flashmorph::cuda {
 
-// Two blocks on each of Hopper's multiprocessors: so many parts a sum over everything has.
-inline constexpr int64_t kParts = 264;
+// Four blocks on each of Hopper's multiprocessors, whose loads are under way together: so many parts a sum over
+// everything has.
+inline constexpr int64_t kParts = 528;
 
 // What the parts of a sum, one a row, add up to, in the shape and dtype of `like`.
 inline at::Tensor sum_of_parts(const at::Tensor& partial, const at::Tensor& like) {

@@ -16,7 +16,7 @@ namespace flashmorph::cuda {
 namespace {
 
 // Of a norm's backward pass: blocks enough for each of Hopper's multiprocessors to have eight.
-int64_t parts_of(int64_t heads) { return std::max<int64_t>(1, 4 * kParts / heads); }
+int64_t parts_of(int64_t heads) { return std::max<int64_t>(1, 2 * kParts / heads); }
 
 at::Tensor norm(const at::Tensor& x_any, const at::Tensor& weight_any, double epsilon) {
   const c10::cuda::CUDAGuard guard(x_any.device());

@@ -357,7 +357,9 @@ void norm_rotate_backward(Element type, const void* dy, const void* x, const voi
                           const void* sin, void* dx, void* partial, int64_t parts, int64_t tokens, int64_t period,
                           int64_t heads, int64_t size, double epsilon, Stream stream) {
   with_row_lanes(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
-    norm_rotate_gradients<T, W><<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(
+    const unsigned blocks =
+        partial == nullptr ? blocks_for(tokens * heads * lanes, kThreads) : static_cast<unsigned>(parts);
+    norm_rotate_gradients<T, W><<<blocks, kThreads, 0, stream>>>(
         static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight),
         static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin), static_cast<T*>(dx),
         static_cast<Acc<T>*>(partial), tokens * heads, heads, period, static_cast<int>(size / 2), lanes,

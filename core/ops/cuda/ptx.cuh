@@ -45,4 +45,13 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool pres
 // Until all of this thread's copies have arrived.
 __device__ __forceinline__ void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// The copies since the last call are one group.
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until at most kLater of this thread's youngest groups of copies are still on their way.
+template <int kLater>
+__device__ __forceinline__ void await_copies_before() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLater) : "memory");
+}
+
 }  // namespace flashmorph::cuda

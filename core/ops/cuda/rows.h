@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
 
 #include "core/ops/cuda/fused.h"
 #include "core/ops/cuda/walk.h"
@@ -9,9 +10,11 @@
 
 namespace flashmorph::cuda {
 
-// Whether a call is one for the kernels that walk.
+// Whether a call is one for the kernels that walk, which are made of Hopper's products.
 inline bool walked(const at::Tensor& q_BTHK, const at::Tensor& v_BTHV) {
-  return use_fused_kernels() && q_BTHK.scalar_type() == at::kBFloat16 && walks(q_BTHK.size(3), v_BTHV.size(3));
+  const c10::cuda::CUDAGuard guard(q_BTHK.device());
+  return use_fused_kernels() && q_BTHK.scalar_type() == at::kBFloat16 && walks(q_BTHK.size(3), v_BTHV.size(3)) &&
+         has_warpgroup_products();
 }
 
 // The rows of the batch one after the other, heads at multiples of 16 bytes: x itself where it lies so.

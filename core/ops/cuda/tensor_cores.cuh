@@ -57,29 +57,10 @@ struct SumTile {
       for (int e = 0; e < 4; ++e) use(sums[half][e], lane / 4 + e / 2 * 8, half * 8 + lane % 4 * 2 + e % 2);
   }
 
-  template <int N, class Use>  // use(N neighbouring sums, row, column of the first), N = 1 or 2
-  __device__ __forceinline__ void each_run(const Use& use) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int e = 0; e < 4; e += N)
-        use(reinterpret_cast<float(&)[N]>(sums[half][e]), lane / 4 + e / 2 * 8, half * 8 + lane % 4 * 2 + e % 2);
-  }
-
   template <class Left, class Right>
   __device__ __forceinline__ void add(const Left& a, const Right& b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) multiply_add(sums[half], a.blocks, b.blocks[2 * half], b.blocks[2 * half + 1]);
-  }
-};
-
-// A product's sums, rounded, as the left factor of the next product.
-struct RoundedSums {
-  uint32_t blocks[4];
-  __device__ __forceinline__ explicit RoundedSums(const SumTile& tile) {
-#pragma unroll
-    for (int b = 0; b < 4; ++b) blocks[b] = packed(tile.sums[b / 2][b % 2 * 2], tile.sums[b / 2][b % 2 * 2 + 1]);
   }
 };
 

@@ -9,6 +9,9 @@ inline constexpr int64_t kWalkedChunk = 64, kWalkedColumns = 64;  // of tokens; 
 // Blocks of a walk for a segment and head.
 inline int64_t blocks_per_head(int64_t value_dim) { return value_dim / kWalkedColumns; }
 
+// Whether the current device has Hopper's products of warpgroups.
+bool has_warpgroup_products();
+
 // x_THD in bfloat16: rows of a token and head start at multiples of 16 bytes.
 struct Rows {
   const void* data;
