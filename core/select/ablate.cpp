@@ -16,7 +16,7 @@ class Ablate : public Selector {
 
   Pick pick(const Evidence& evidence) const override {
     const double whole = evidence.judge(all_layers(evidence.budget.layers())).recall;
-    const std::vector<Judgement> without = each_layer_linear(evidence);
+    const std::vector<Judgement> without = each_layer_linear(evidence.judge, evidence.budget.layers());
     const double most_error = std::ranges::max(without, {}, &Judgement::error).error;
     std::vector<double> scores;
     for (const Judgement& one : without)

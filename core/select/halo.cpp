@@ -57,7 +57,7 @@ class Halo : public Selector {
  private:
   static std::vector<double> measured(const Evidence& evidence) {
     std::vector<double> likelihood, recall;
-    for (const Judgement& one : each_layer_linear(evidence)) {
+    for (const Judgement& one : each_layer_linear(evidence.judge_with_text, evidence.budget.layers())) {
       likelihood.push_back(1.0 / one.perplexity);
       recall.push_back(one.recall);
     }

@@ -11,12 +11,12 @@ std::vector<int64_t> all_layers(int64_t layers) {
   return all;
 }
 
-std::vector<Judgement> each_layer_linear(const Evidence& evidence) {
-  std::vector<Judgement> judgements(static_cast<size_t>(evidence.budget.layers()));
-  for (int64_t layer = evidence.budget.layers() - 1; layer >= 0; --layer) {
-    std::vector<int64_t> kept = all_layers(evidence.budget.layers());
+std::vector<Judgement> each_layer_linear(const Judge& judge, int64_t layers) {
+  std::vector<Judgement> judgements(static_cast<size_t>(layers));
+  for (int64_t layer = layers - 1; layer >= 0; --layer) {
+    std::vector<int64_t> kept = all_layers(layers);
     kept.erase(kept.begin() + layer);
-    judgements[layer] = evidence.judge(kept);
+    judgements[layer] = judge(kept);
   }
   return judgements;
 }

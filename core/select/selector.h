@@ -17,7 +17,7 @@ struct Judgement {
   double error = 0.0;       // of its states against the teacher's, on the answers
   double divergence = 0.0;  // KL of the teacher's next tokens from its own, on the answers
   double recall = 0.0;      // share of right answer words, teacher-forced
-  double perplexity = 0.0;  // of the text around them
+  double perplexity = 0.0;  // of the text around them, when that was asked for
 };
 
 // Judges a set of full layers, ascending. Collective: every rank asks for the same sets in the same order and gets the
@@ -45,6 +45,7 @@ struct Evidence {
   std::vector<double> gates = {};  // of each layer at the end of select; empty when no selector of the run needs them
   double gate_noise = 0.0;         // the gates' own scatter
   Judge judge = {};                // empty when no selector of the run needs it
+  Judge judge_with_text = {};      // with the perplexity, for which every token's logits are computed
 };
 
 // The layers that keep full attention, ascending, within the budget.

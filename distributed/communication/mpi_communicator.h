@@ -7,8 +7,9 @@
 
 namespace flashmorph {
 
-// MPI for the life of this object; declare it first in main. Sets MPI_ERRORS_RETURN, and makes waiting ranks yield
-// when the ranks of a host outnumber its cores.
+// MPI for the life of this object; declare it first in main. Sets MPI_ERRORS_RETURN, makes waiting ranks yield
+// when the ranks of a host outnumber its cores, and leaves Open MPI's one-sided transport over libfabric out; what
+// OMPI_MCA_mpi_yield_when_idle and OMPI_MCA_btl say already stands.
 class MpiSession {
  public:
   MpiSession(int* argc, char*** argv);

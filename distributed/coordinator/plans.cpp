@@ -44,11 +44,14 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
   proto::PlanSet set;
   set.set_layers(budget.layers());
   set.set_budget(std::to_string(budget.limit) + " " + budget.unit);
-  const Evidence evidence{.settings = config.stages.select,
-                          .budget = budget,
-                          .gates = {gates.alpha().begin(), gates.alpha().end()},
-                          .gate_noise = GateHistory(gates, config.stages.select, budget).noise(),
-                          .judge = [judged](const std::vector<int64_t>& kept) { return judged->judge(kept); }};
+  const Evidence evidence{
+      .settings = config.stages.select,
+      .budget = budget,
+      .gates = {gates.alpha().begin(), gates.alpha().end()},
+      .gate_noise = GateHistory(gates, config.stages.select, budget).noise(),
+      .judge = [judged](const std::vector<int64_t>& kept) { return judged->judge(kept); },
+      .judge_with_text =
+          [judged](const std::vector<int64_t>& kept) { return judged->judge(kept, /*with_text=*/true); }};
   for (const std::string& method : methods_of(config.stages)) {
     proto::HybridPlan& plan = *set.add_plans() = plan_by(method, evidence);
     if (selector_named(method).needs_judge(config.stages.select)) *plan.mutable_judging() = judged->take_cost();

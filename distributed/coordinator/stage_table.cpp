@@ -138,16 +138,17 @@ proto::PlanSet pick_by_judging(RunUnderWay& run) {
   std::optional<HardMixtureJudge> judge;  // made for the first set that is not known yet
   Stopwatch since_note;
   int64_t count = 0;
-  JudgedSets judged(run.folder.judgements_file(), run.world, [&](const std::vector<int64_t>& full_layers) {
-    if (!judge) judge.emplace(run.placed.model(), here);
-    const proto::JudgedSet set = judge->judge(full_layers);
-    if (++count; since_note.seconds() > kNoteEvery) {
-      run.inputs.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %",
-                                           count, 100.0 * set.recall()));
-      since_note = Stopwatch();
-    }
-    return set;
-  });
+  JudgedSets judged(
+      run.folder.judgements_file(), run.world, [&](const std::vector<int64_t>& full_layers, bool with_text) {
+        if (!judge) judge.emplace(run.placed.model(), here);
+        const proto::JudgedSet set = judge->judge(full_layers, with_text);
+        if (++count; since_note.seconds() > kNoteEvery) {
+          run.inputs.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %",
+                                               count, 100.0 * set.recall()));
+          since_note = Stopwatch();
+        }
+        return set;
+      });
   const proto::PlanSet plans = discretize(run.inputs.config, budget_of(run), run.gates, &judged);
   judged.save();
   return plans;

@@ -46,10 +46,10 @@ HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& co
   });
   stride_ = layers_between_kept(most_kept);
   at::Tensor unused = at::zeros({count_, kSums}, at::kDouble);
-  judge_items(Routes(static_cast<size_t>(model.layer_count()), Route::full()), /*is_teacher=*/true, unused);
+  judge_items(Routes(static_cast<size_t>(model.layer_count()), Route::full()), Pass::teacher, unused);
 }
 
-proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers) {
+proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers, bool with_text) {
   context_.stop.throw_if_agreed(context_.mesh.world(), fmt::format("in discretize before step {}", ++judged_));
   const Phase judging(context_.watchdog, Work::evaluate, "discretize", judged_);
   const Stopwatch watch;
@@ -58,7 +58,7 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
   at::Tensor rows = at::zeros({count_, kSums}, at::kDouble), cost = at::zeros({2}, at::kDouble);
   {
     const WorkCounter work;
-    judge_items(routes, /*is_teacher=*/false, rows);
+    judge_items(routes, with_text ? Pass::text : Pass::answers, rows);
     if (model_.has_embedding() && model_.shard().rank() == 0)
       for (const Item& item : mine_) cost[0] += static_cast<double>(item.batch.tokens_BT.numel());
     cost[1] = work.flop();
@@ -74,7 +74,7 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
   judged.set_error(sum(kError) / sum(kAnswers));
   judged.set_divergence(sum(kDivergence) / sum(kAnswers));
   judged.set_recall(sum(kRight) / sum(kWords));
-  judged.set_perplexity(std::exp(sum(kNegativeLog) / sum(kPlain)));
+  if (with_text) judged.set_perplexity(std::exp(sum(kNegativeLog) / sum(kPlain)));
   judged.mutable_cost()->set_sets(1);
   judged.mutable_cost()->set_tokens(static_cast<int64_t>(cost[0].item<double>()));
   judged.mutable_cost()->set_flop(cost[1].item<double>());
@@ -107,11 +107,11 @@ int64_t HardMixtureJudge::first_to_differ(const Routes& routes) const {
   return same;
 }
 
-void HardMixtureJudge::judge_items(const Routes& routes, bool is_teacher, at::Tensor& rows) {
+void HardMixtureJudge::judge_items(const Routes& routes, Pass pass, at::Tensor& rows) {
   const int64_t from = first_to_differ(routes);
   for (int64_t i = 0; i < std::ssize(mine_); ++i) {
     at::Tensor sums = rows[own_.first + i];
-    through_layers(mine_[i], routes, from, is_teacher, sums);
+    through_layers(mine_[i], routes, from, pass, sums);
   }
   last_ = routes;
 }
@@ -129,7 +129,7 @@ HardMixtureJudge::Kept HardMixtureJudge::resumed(Item& item, at::Tensor x, int64
 }
 
 // This rank's layers, and what they come to: added to `sums`. The teacher's states are kept instead.
-void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t from, bool is_teacher,
+void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t from, Pass pass,
                                       at::Tensor& sums) const {
   const c10::NoGradGuard no_gradient;
   const auto [first, last] = model_.own_layers();
@@ -142,20 +142,26 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
       if ((l - first) % stride_ == 0) item.kept[l] = now;
       const at::Tensor h = model_.attend(l, now.x, routes[static_cast<size_t>(l)], positions);
       const at::Tensor at_answers = h.flatten(0, 1).index_select(0, places);
-      if (is_teacher)
+      if (pass == Pass::teacher)
         item.teacher.push_back(at_answers);
       else
         now.error = now.error + squared_distance(at_answers, item.teacher[static_cast<size_t>(l - first)]);
       now.x = model_.feed_forward(l, h);
     }
     item.kept[last] = now;
-    if (model_.has_head() && is_teacher) item.teacher_hidden = at_asked(item, model_.final_hidden(now.x));
-    if (model_.has_head() && !is_teacher) count_words(item, model_.final_hidden(now.x), sums);
+    if (model_.has_head()) {
+      const at::Tensor hidden = model_.final_hidden(now.x);
+      if (pass == Pass::teacher)
+        item.teacher_hidden = at_asked(item, hidden);
+      else
+        count_words(item, hidden, sums);
+      if (pass == Pass::text) add_likelihood(item, hidden, sums);
+    }
     return now.x;
   };
   Pipeline(context_.mesh)
       .stream({0, 1}, state_shape(model_, {item.batch.tokens_BT.size(0), item.batch.tokens_BT.size(1)}), layers);
-  if (is_teacher) return;
+  if (pass == Pass::teacher) return;
   at::Tensor error = now.error;
   if (model_.shard().sequence_parallel()) model_.shard().all_reduce_sum(error);
   sums[kError] = error.cpu() / static_cast<double>(model_.layer_count());
@@ -168,24 +174,28 @@ at::Tensor HardMixtureJudge::at_asked(const Item& item, const at::Tensor& hidden
   return hidden.flatten(0, 1).index_select(0, asked.to(hidden.device()));
 }
 
-// Right words of the answers, how far their logits are from the teacher's, and how likely the rest of the text is.
+// Right words of the answers, and how far their logits are from the teacher's.
 void HardMixtureJudge::count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const {
-  const at::Tensor tokens = item.batch.tokens_BT.flatten(), states = hidden.flatten(0, 1);
-  const at::Tensor answers = item.batch.answers_BT.flatten();
-  const at::Tensor asked = answers.nonzero().flatten(), predicting = predicting_places(item.batch);
-  const at::Tensor plain = predicting.masked_select(answers.index_select(0, predicting).logical_not());
-  at::Tensor predicted = at::full({tokens.numel()}, -1, at::kLong);
   const at::Tensor asked_states = at_asked(item, hidden);
-  predicted.index_copy_(0, asked, greedy_tokens(asked_states, model_.head(), model_.shard()).cpu());
+  at::Tensor predicted = at::full({item.batch.tokens_BT.numel()}, -1, at::kLong);
+  predicted.index_copy_(0, item.batch.answers_BT.flatten().nonzero().flatten(),
+                        greedy_tokens(asked_states, model_.head(), model_.shard()).cpu());
   sums[kDivergence] =
       kl_divergence(asked_states, model_.head(), item.teacher_hidden, model_.head(), model_.shard()).item<double>();
   RecallCount count;
   for (const RecallCount& depth : recall_of(predicted, item.samples, 1)) count += depth;
   sums[kRight] = static_cast<double>(count.right_words);
   sums[kWords] = static_cast<double>(count.words);
-  sums[kNegativeLog] = cross_entropy(states.index_select(0, plain.to(states.device())), model_.head(),
-                                     tokens.index_select(0, plain + 1), model_.shard())
-                           .item<double>();
+}
+
+// How likely the text around the answers is.
+void HardMixtureJudge::add_likelihood(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const {
+  const at::Tensor tokens = item.batch.tokens_BT.flatten(), answers = item.batch.answers_BT.flatten();
+  const at::Tensor predicting = predicting_places(item.batch);
+  const at::Tensor plain = predicting.masked_select(answers.index_select(0, predicting).logical_not());
+  const at::Tensor states = hidden.flatten(0, 1).index_select(0, plain.to(hidden.device()));
+  sums[kNegativeLog] =
+      cross_entropy(states, model_.head(), tokens.index_select(0, plain + 1), model_.shard()).item<double>();
   sums[kPlain] = static_cast<double>(plain.numel());
 }
 

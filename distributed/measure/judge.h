@@ -32,11 +32,12 @@ class HardMixtureJudge {
   // for. Collective.
   HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t most_kept = kMostKept);
 
-  // full_layers: ascending. The judgement, and what it cost over all ranks (operations: those that were done), the same
-  // on every rank. Stopped when somebody asked for that. Collective.
-  proto::JudgedSet judge(const std::vector<int64_t>& full_layers);
+  // full_layers: ascending. The judgement, with the text's perplexity or without, and what it cost over all ranks
+  // (operations: those that were done), the same on every rank. Stopped when somebody asked for that. Collective.
+  proto::JudgedSet judge(const std::vector<int64_t>& full_layers, bool with_text = false);
 
  private:
+  enum class Pass { teacher, answers, text };  // a hybrid's answers alone, or all of its text
   struct Kept {
     at::Tensor x;      // in front of a layer
     at::Tensor error;  // of this rank's layers before it
@@ -53,11 +54,12 @@ class HardMixtureJudge {
   Item item_of(int64_t index) const;
   int64_t layers_between_kept(int64_t most_kept) const;
   int64_t first_to_differ(const Routes& routes) const;  // from those judged last
-  void judge_items(const Routes& routes, bool is_teacher, at::Tensor& rows);
-  void through_layers(Item& item, const Routes& routes, int64_t from, bool is_teacher, at::Tensor& sums) const;
+  void judge_items(const Routes& routes, Pass pass, at::Tensor& rows);
+  void through_layers(Item& item, const Routes& routes, int64_t from, Pass pass, at::Tensor& sums) const;
   Kept resumed(Item& item, at::Tensor x, int64_t& from) const;
   static at::Tensor at_asked(const Item& item, const at::Tensor& hidden);
   void count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const;
+  void add_likelihood(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const;
 
   const MorphableModel& model_;
   StageContext& context_;

@@ -19,11 +19,11 @@ JudgedSets::JudgedSets(std::filesystem::path file, Communicator& world, Work jud
   for (const proto::JudgedSet& one : known.sets()) known_[{one.full_layers().begin(), one.full_layers().end()}] = one;
 }
 
-Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers) {
+Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers, bool with_text) {
   auto found = known_.find(full_layers);
-  if (found == known_.end()) {
+  if (found == known_.end() || (with_text && found->second.perplexity() == 0.0)) {
     try {
-      found = known_.emplace(full_layers, judge_(full_layers)).first;
+      found = known_.insert_or_assign(full_layers, judge_(full_layers, with_text)).first;
     } catch (const Stopped&) {
       save();
       throw;

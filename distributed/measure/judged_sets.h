@@ -15,13 +15,13 @@ namespace flashmorph {
 // the same sets in the same order.
 class JudgedSets {
  public:
-  using Work = std::function<proto::JudgedSet(const std::vector<int64_t>& full_layers)>;
+  using Work = std::function<proto::JudgedSet(const std::vector<int64_t>& full_layers, bool with_text)>;
 
   // Reads what is there. Collective.
   JudgedSets(std::filesystem::path file, Communicator& world, Work judge);
 
   // From memory, or judged now. When the run is stopped here, what is known is on disk. Collective.
-  Judgement judge(const std::vector<int64_t>& full_layers);
+  Judgement judge(const std::vector<int64_t>& full_layers, bool with_text = false);
 
   void save(double after = 0.0);  // when the last time is so many seconds ago. Collective
 

@@ -40,7 +40,7 @@ at::Tensor judged(const std::vector<int64_t>& full_layers, const std::string& pa
                   const RunConfig& config) {
   const MorphableModel model = load(path, mesh, config, at::kDouble);
   StageContext here = test::context(mesh, config);
-  return numbers_of(HardMixtureJudge(model, here).judge(full_layers));
+  return numbers_of(HardMixtureJudge(model, here).judge(full_layers, /*with_text=*/true));
 }
 
 // As select's mixture with gates of 0 and 1, evaluate's recall and torch's log-softmax have it, sample by sample.
@@ -132,7 +132,8 @@ TEST(Judge, SaysOfASetTheSameWhateverWasJudgedBefore) {
     StageContext here = test::context(mesh, config);
     const std::vector<std::vector<int64_t>> sets = {{1, 3}, {1, 2}, {1}, {0, 1}, {0, 1, 3}, {0, 1, 3}, {2}};
     std::vector<at::Tensor> anew;
-    for (const std::vector<int64_t>& kept : sets) anew.push_back(numbers_of(HardMixtureJudge(model, here).judge(kept)));
+    for (const std::vector<int64_t>& kept : sets)
+      anew.push_back(numbers_of(HardMixtureJudge(model, here).judge(kept, /*with_text=*/true)));
     for (const int64_t most_kept : {HardMixtureJudge::kMostKept, int64_t{100'000}, int64_t{1}}) {
       HardMixtureJudge judge(model, here, most_kept);
       const double whole = judge.judge({}).cost().flop(), late = judge.judge({3}).cost().flop();
@@ -140,7 +141,8 @@ TEST(Judge, SaysOfASetTheSameWhateverWasJudgedBefore) {
         EXPECT_LT(late, 0.7 * whole);
       }
       for (size_t i = 0; i < sets.size(); ++i)
-        EXPECT_TRUE(numbers_of(judge.judge(sets[i])).equal(anew[i])) << i << " with " << most_kept << " bytes";
+        EXPECT_TRUE(numbers_of(judge.judge(sets[i], /*with_text=*/true)).equal(anew[i]))
+            << i << " with " << most_kept << " bytes";
     }
   }
 }
@@ -149,13 +151,14 @@ TEST(JudgedSets, AreRememberedOverStartsAndSavedWhenTheRunStops) {
   const test::TemporaryFolder own;
   const std::filesystem::path file = world().broadcast_text(own.path().string(), 0) + "/judgements.json";
   int asked = 0;
-  const auto work = [&](const std::vector<int64_t>& kept) {
+  const auto work = [&](const std::vector<int64_t>& kept, bool with_text) {
     if (kept.empty()) throw Stopped("stopped");
     ++asked;
     proto::JudgedSet judged;
     judged.mutable_full_layers()->Add(kept.begin(), kept.end());
     judged.set_error(0.1 * static_cast<double>(kept[0]));
     judged.set_recall(1.0 / 3.0);
+    if (with_text) judged.set_perplexity(5.0);
     judged.mutable_cost()->set_tokens(7);
     return judged;
   };
@@ -176,6 +179,9 @@ TEST(JudgedSets, AreRememberedOverStartsAndSavedWhenTheRunStops) {
   EXPECT_EQ(asked, 3);
   EXPECT_EQ(second.take_cost().tokens(), 21) << "as though judged anew";
   EXPECT_EQ(second.take_cost().tokens(), 0);
+  EXPECT_EQ(second.judge({2}, /*with_text=*/true).perplexity, 5.0) << "what was not asked for before";
+  EXPECT_EQ(second.judge({2}).perplexity, 5.0);
+  EXPECT_EQ(asked, 4);
 }
 
 }  // namespace

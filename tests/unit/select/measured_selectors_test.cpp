@@ -32,8 +32,14 @@ Judgement judged(const std::vector<int64_t>& kept) {
 }
 
 Pick pick(const std::string& method, const LayerBudget& budget, const SelectSection& settings = {},
-          Judge judge = judged) {
-  return selector_named(method).pick({.settings = settings, .budget = budget, .judge = std::move(judge)});
+          const Judge& judge = judged) {
+  const auto without_text = [judge](const std::vector<int64_t>& kept) {
+    Judgement judgement = judge(kept);
+    judgement.perplexity = 0.0;
+    return judgement;
+  };
+  return selector_named(method).pick(
+      {.settings = settings, .budget = budget, .judge = without_text, .judge_with_text = judge});
 }
 
 TEST(MeasuredSelectors, SearchAsFarAsTheySay) {
