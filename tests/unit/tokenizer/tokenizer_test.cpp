@@ -51,7 +51,8 @@ TEST(Tokenizer, IsSharedByThreads) {  // samples are made ahead on one; seen by 
   const Tokenizer tokenizer = Tokenizer::open(kTeacher);
   const auto encoded = [&] {
     std::vector<std::vector<int32_t>> all;
-    for (int i = 0; i < 500; ++i) all.push_back(tokenizer.encode("Speak, speak. " + std::to_string(i % 7) + "\n\tRome"));
+    for (int i = 0; i < 500; ++i)
+      all.push_back(tokenizer.encode("Speak, speak. " + std::to_string(i % 7) + "\n\tRome"));
     return all;
   };
   std::future<std::vector<std::vector<int32_t>>> beside = std::async(std::launch::async, encoded);
