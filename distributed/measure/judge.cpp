@@ -135,7 +135,7 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
   const auto [first, last] = model_.own_layers();
   const at::Tensor places = item.answers.to(model_.placement().device);
   Kept now;
-  const auto layers = [&](int64_t, const at::Tensor& input) {
+  const auto layers = [&](int64_t, const at::Tensor& input, const PassOn& pass_on) {
     const Positions positions = model_.positions(0, item.batch.tokens_BT.size(1), item.batch.documents);
     now = resumed(item, input, from);
     for (int64_t l = from; l < last; ++l) {
@@ -149,6 +149,7 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
       now.x = model_.feed_forward(l, h);
     }
     item.kept[last] = now;
+    pass_on(now.x);
     if (model_.has_head()) {
       const at::Tensor hidden = model_.final_hidden(now.x);
       if (pass == Pass::teacher)
@@ -157,7 +158,6 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
         count_words(item, hidden, sums);
       if (pass == Pass::text) add_likelihood(item, hidden, sums);
     }
-    return now.x;
   };
   Pipeline(context_.mesh)
       .stream({0, 1}, state_shape(model_, {item.batch.tokens_BT.size(0), item.batch.tokens_BT.size(1)}), layers);

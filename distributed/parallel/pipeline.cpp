@@ -39,7 +39,8 @@ std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches
 }
 
 void Pipeline::stream(MicroBatchRange micro_batches, const StateShape& shape, const StageStream& forward) {
-  for (int64_t m = micro_batches.first; m < micro_batches.last; ++m) send_on(forward(m, receive_states(shape)));
+  for (int64_t m = micro_batches.first; m < micro_batches.last; ++m)
+    forward(m, receive_states(shape), [this](const at::Tensor& states) { send_on(states); });
   mesh_.pipeline().finish_sends();
 }
 

@@ -36,7 +36,8 @@ struct StageOutput {
 };
 
 using StageForward = std::function<StageOutput(int64_t micro_batch, const States& states)>;
-using StageStream = std::function<at::Tensor(int64_t micro_batch, const at::Tensor& input)>;
+using PassOn = std::function<void(const at::Tensor& states)>;  // to the next rank; the last rank keeps them
+using StageStream = std::function<void(int64_t micro_batch, const at::Tensor& input, const PassOn& pass_on)>;
 
 // The ranks of a pipeline group working on the micro-batches of a step. With one rank everything is local.
 class Pipeline {
@@ -48,7 +49,7 @@ class Pipeline {
   std::vector<at::Tensor> forward_backward(MicroBatchRange micro_batches, const StateShape& shape,
                                            const StageForward& forward);
 
-  // Forward only: each micro-batch goes on to the next rank as soon as it is through here. No gradient crosses ranks.
+  // Forward only: each micro-batch is passed on as soon as it is through here. No gradient crosses ranks.
   void stream(MicroBatchRange micro_batches, const StateShape& shape, const StageStream& forward);
 
   double seconds_waited() const { return seconds_waited_; }  // for other ranks' states and gradients, since the start

@@ -16,12 +16,12 @@ StageCost align(MorphableModel& model, StageContext& context);
 StepResult align_step(const MorphableModel& model, const MicroBatches& batches, const AlignSection& section,
                       Mesh& mesh);
 
-// One micro-batch through this rank's layers; each branch's gradient is this micro-batch's share of the step's. Returns
-// the states behind the layers, and adds the mean error over all layers, divided by micro_batches, to `loss`,
-// a float64 scalar where the model is.
+// One micro-batch through this rank's layers; each branch's gradient is this micro-batch's share of the step's. Passes
+// the states behind the layers on, on a pipeline before the branches learn, and adds the mean error over all layers,
+// divided by micro_batches, to `loss`, a float64 scalar where the model is.
 // x_BTD: the states before them, undefined where the model begins. Letters: B sequences, T tokens, D hidden.
-at::Tensor align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
-                             at::Tensor& loss);
+void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
+                       at::Tensor& loss, const PassOn& pass_on);
 
 // mixer.init: data. Starts the decays of this rank's branches from how far the teacher's attention looks back in one
 // micro-batch, the first of the stage for every rank. States as above.

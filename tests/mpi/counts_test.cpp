@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "core/morph/state_watch.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
@@ -98,6 +99,28 @@ TEST(Overlap, SumsArriveWhileTheOtherPassComputes) {
   EXPECT_EQ(diary,
             "+16 -16 +17 -17 +18 +19 -18 +20 -19 +21 -20 +22 -21 +23 -22 +24 -23 +25 -24 -25 "
             "+26 -26 +27 -27 +28 -28 +29 -29");
+}
+
+TEST(Overlap, APipelinesNextRankHasTheTeachersStatesBeforeABranchLearns) {
+  const SharedModel small({.layers = kLayers});
+  const RunConfig config = one_step();
+  Mesh mesh(world(), MeshShape::of(world().size(), 1, world().size()));
+  const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
+  for (const Parameter& parameter : model.branch_parameters()) parameter.value.set_requires_grad(true);
+  const Batch batch{at::ones({1, kTokens}, at::kLong), at::zeros({1, kTokens}, at::kBool), {}};
+  at::Tensor loss = at::zeros({}, at::kDouble);
+  Pipeline(mesh).stream({0, 1}, state_shape(model, {1, kTokens}),
+                        [&](int64_t, const at::Tensor& x, const PassOn& pass_on) {
+                          int64_t learned = 0, learned_before = -1;
+                          const StateWatch watch([&](const MorphableModel&, int64_t, const std::string& piece,
+                                                     const at::Tensor&) { learned += piece == "the linear branch"; });
+                          align_micro_batch(model, batch, x, 1, loss, [&](const at::Tensor& states) {
+                            learned_before = learned;
+                            pass_on(states);
+                          });
+                          EXPECT_EQ(learned, model.own_layers().count());
+                          EXPECT_EQ(learned_before, model.has_head() ? learned : 0) << "nobody waits for the last rank";
+                        });
 }
 
 TEST(SequenceTraffic, AMixedAttentionGathersOnceAndReducesOnceEachWay) {

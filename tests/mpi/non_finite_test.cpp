@@ -157,11 +157,12 @@ TEST(NonFinite, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
           return data.micro_batch(4, 0);
         }};
     const StepFunction forward = [&](const MicroBatches& again) {
-      Pipeline(mesh).stream(again.mine, state_shape(model, again.shape), [&](int64_t index, at::Tensor x) {
-        const Batch batch = again.batch(index);
-        if (model.has_embedding()) x = model.embed(batch.tokens_BT);
-        return model.through_layers(x, routes, model.positions(0, batch.tokens_BT.size(1)));
-      });
+      Pipeline(mesh).stream(again.mine, state_shape(model, again.shape),
+                            [&](int64_t index, at::Tensor x, const PassOn& pass_on) {
+                              const Batch batch = again.batch(index);
+                              if (model.has_embedding()) x = model.embed(batch.tokens_BT);
+                              pass_on(model.through_layers(x, routes, model.positions(0, batch.tokens_BT.size(1))));
+                            });
       return StepResult{1.0, {}, kNan};
     };
     const std::string place = std::to_string(mesh.pipeline_rank());

@@ -99,10 +99,10 @@ TEST(Pipeline, StreamsForwardOnly) {
   Mesh mesh(world(), MeshShape::of(world().size(), 1, world().size()));
   Pipeline pipeline(mesh);
   std::vector<double> seen;
-  pipeline.stream({3, 8}, kShape, [&](int64_t m, const at::Tensor& x) {
+  pipeline.stream({3, 8}, kShape, [&](int64_t m, const at::Tensor& x, const PassOn& pass_on) {
     const at::Tensor here = world().rank() == 0 ? at::full({1, 2, 3}, static_cast<double>(m), at::kDouble) : x;
     seen.push_back(here[0][0][0].item<double>());
-    return here + 1;
+    pass_on(here + 1);
   });
   for (int64_t m = 0; m < 5; ++m) EXPECT_EQ(seen.at(m), static_cast<double>(m + 3 + world().rank()));
 }
