@@ -88,7 +88,10 @@ HardMixtureJudge::Item HardMixtureJudge::item_of(int64_t index) const {
   for (int64_t i = first; i < std::min(all, first + kSamplesAtATime); ++i)
     item.samples.push_back(judge_sample(i, context_));
   item.batch = batch_of(item.samples);
+  item.positions = model_.positions(0, item.batch.tokens_BT.size(1), item.batch.documents);
+  item.asked = item.batch.answers_BT.flatten().nonzero().flatten();
   item.answers = own_tokens(item.batch.answers_BT, model_.shard()).flatten().nonzero().flatten();
+  item.answers = item.answers.to(model_.placement().device);
   return item;
 }
 
@@ -133,15 +136,13 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
                                       at::Tensor& sums) const {
   const c10::NoGradGuard no_gradient;
   const auto [first, last] = model_.own_layers();
-  const at::Tensor places = item.answers.to(model_.placement().device);
   Kept now;
   const auto layers = [&](int64_t, const at::Tensor& input, const PassOn& pass_on) {
-    const Positions positions = model_.positions(0, item.batch.tokens_BT.size(1), item.batch.documents);
     now = resumed(item, input, from);
     for (int64_t l = from; l < last; ++l) {
       if ((l - first) % stride_ == 0) item.kept[l] = now;
-      const at::Tensor h = model_.attend(l, now.x, routes[static_cast<size_t>(l)], positions);
-      const at::Tensor at_answers = h.flatten(0, 1).index_select(0, places);
+      const at::Tensor h = model_.attend(l, now.x, routes[static_cast<size_t>(l)], item.positions);
+      const at::Tensor at_answers = h.flatten(0, 1).index_select(0, item.answers);
       if (pass == Pass::teacher)
         item.teacher.push_back(at_answers);
       else
@@ -170,16 +171,14 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
 
 // The final states that predict the answers.
 at::Tensor HardMixtureJudge::at_asked(const Item& item, const at::Tensor& hidden) {
-  const at::Tensor asked = item.batch.answers_BT.flatten().nonzero().flatten();
-  return hidden.flatten(0, 1).index_select(0, asked.to(hidden.device()));
+  return hidden.flatten(0, 1).index_select(0, item.asked.to(hidden.device()));
 }
 
 // Right words of the answers, and how far their logits are from the teacher's.
 void HardMixtureJudge::count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const {
   const at::Tensor asked_states = at_asked(item, hidden);
   at::Tensor predicted = at::full({item.batch.tokens_BT.numel()}, -1, at::kLong);
-  predicted.index_copy_(0, item.batch.answers_BT.flatten().nonzero().flatten(),
-                        greedy_tokens(asked_states, model_.head(), model_.shard()).cpu());
+  predicted.index_copy_(0, item.asked, greedy_tokens(asked_states, model_.head(), model_.shard()).cpu());
   sums[kDivergence] =
       kl_divergence(asked_states, model_.head(), item.teacher_hidden, model_.head(), model_.shard()).item<double>();
   RecallCount count;

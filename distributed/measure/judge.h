@@ -45,7 +45,9 @@ class HardMixtureJudge {
   struct Item {  // samples of one length, in one forward
     std::vector<Sample> samples;
     Batch batch;
-    at::Tensor answers;               // the places of this rank's flat tokens whose next one is an answer's
+    Positions positions;
+    at::Tensor asked;                 // the places of the flat tokens whose next one is an answer's, on the host
+    at::Tensor answers;               // those of this rank's own, where the model is
     std::vector<at::Tensor> teacher;  // H at the answers, by own layer
     at::Tensor teacher_hidden;        // its final states there, where the head is
     std::map<int64_t, Kept> kept;     // by layer, of the set judged last; the end of this rank's layers always

@@ -14,14 +14,15 @@
 
 namespace flashmorph {
 
+using PassOn = std::function<void(const at::Tensor& states)>;  // to the next rank; the last rank keeps them
+
 // One micro-batch's states on their way through the pipeline, each [B, T, D]. The rank before sends the teacher's
 // first, where there is a teacher, and the mixture's behind them: each is to be asked for once, in that order. They are
 // undefined on the first rank, which starts from the tokens.
 struct States {
   std::function<at::Tensor()> teacher = [] { return at::Tensor(); };  // without a gradient
   std::function<at::Tensor()> mixture = [] { return at::Tensor(); };  // gradients come back through them
-  // To the next rank, before this one's part of the mixture is returned; the last rank keeps them.
-  std::function<void(const at::Tensor&)> pass_teacher_on = [](const at::Tensor&) {};
+  PassOn pass_teacher_on = [](const at::Tensor&) {};  // before this rank's part of the mixture is returned
 };
 
 struct StateShape {
@@ -36,7 +37,6 @@ struct StageOutput {
 };
 
 using StageForward = std::function<StageOutput(int64_t micro_batch, const States& states)>;
-using PassOn = std::function<void(const at::Tensor& states)>;  // to the next rank; the last rank keeps them
 using StageStream = std::function<void(int64_t micro_batch, const at::Tensor& input, const PassOn& pass_on)>;
 
 // The ranks of a pipeline group working on the micro-batches of a step. With one rank everything is local.
