@@ -11,6 +11,7 @@
 #include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/forecast/cards.h"
+#include "distributed/forecast/replay.h"
 #include "distributed/forecast/run_forecast.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "launcher/commands.h"
@@ -38,10 +39,6 @@ struct Forecast {
   std::optional<Card> card;
   std::vector<StageForecast> stages;
 };
-
-double seconds_in_all(const StageForecast& stage, const Forecast& forecast) {
-  return static_cast<double>(stage.steps) * seconds_of_step(stage, *forecast.card, dtype_of(forecast.config.device));
-}
 
 int64_t largest_peak(const StageForecast& stage) {
   int64_t most = 0;
@@ -148,12 +145,24 @@ TextTable table_of(const StageForecast& stage) {
   return table;
 }
 
+std::string short_seconds(double seconds) {
+  return seconds < 1.0 ? fmt::format("{:.0f} ms", 1e3 * seconds) : fmt::format("{:.2f} s", seconds);
+}
+
+// Of a pipeline's step, where cuts and micro-batches show.
+std::string waiting_text(const StepTime& step) {
+  if (step.waits.size() == 1) return "";
+  std::vector<std::string> shares;
+  for (const double wait : step.waits) shares.push_back(fmt::format("{:.0f} %", 100.0 * wait / step.seconds));
+  return fmt::format("; the pipeline's ranks wait for each other for {} of it", fmt::join(shares, ", "));
+}
+
 void print(const Forecast& forecast) {
   fmt::print(
       "{} on {} ranks, {}. What a rank of each range of layers would hold when it is fullest, compute and move,\n"
       "a step; estimated by going through a step without values. Nothing was run.\n",
       forecast.config.model.path, forecast.ranks, forecast.config.device.dtype);
-  double all = 0.0;
+  double seconds = 0.0, flop = 0.0;  // of training; the ranks' mean
   for (const StageForecast& stage : forecast.stages) {
     fmt::print("\n{:<10}{}\n", stage.stage, mesh_text(stage.layout));
     if (stage.steps > 0)
@@ -162,16 +171,18 @@ void print(const Forecast& forecast) {
     else
       fmt::print("          a batch of {} samples of {} tokens\n", stage.shape.sequences, stage.shape.length);
     fmt::print("{}", aligned(table_of(stage)));
-    if (!forecast.card) continue;
-    if (stage.steps > 0)
-      fmt::print("  {}: about {:.2f} s a step, {} in all\n", forecast.card->name,
-                 seconds_of_step(stage, *forecast.card, dtype_of(forecast.config.device)),
-                 short_time(seconds_in_all(stage, forecast)));
-    all += seconds_in_all(stage, forecast);
+    if (!forecast.card || stage.steps == 0) continue;
+    const StepTime step = time_of_step(stage, *forecast.card);
+    const double all_steps = static_cast<double>(stage.steps) * step.seconds;
+    fmt::print("  {}: about {} a step, {} in all{}\n", forecast.card->name, short_seconds(step.seconds),
+               short_time(all_steps), waiting_text(step));
+    seconds += all_steps;
+    for (const RankUse& use : stage.ranks)
+      flop += static_cast<double>(stage.steps) * use.flop / static_cast<double>(stage.ranks.size());
   }
-  if (forecast.card)
-    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", forecast.card->name, short_time(all),
-               100.0 * kReachedShare);
+  if (seconds > 0.0)
+    fmt::print("\n{}: about {} of training, at {:.0f} % of the card's peak\n", forecast.card->name, short_time(seconds),
+               100.0 * flop / (seconds * forecast.card->flops(dtype_of(forecast.config.device))));
 }
 
 ordered_json json_of(const RankUse& use) {
@@ -207,8 +218,11 @@ ordered_json json_of(const Forecast& forecast) {
                          {"length", stage.shape.length},
                          {"by_pipeline_rank", ordered_json::array()}};
     for (const RankUse& use : stage.ranks) told["by_pipeline_rank"].push_back(json_of(use));
-    if (forecast.card && stage.steps > 0)
-      told["seconds_a_step"] = seconds_of_step(stage, *forecast.card, dtype_of(forecast.config.device));
+    if (forecast.card && stage.steps > 0) {
+      const StepTime step = time_of_step(stage, *forecast.card);
+      told["seconds_a_step"] = step.seconds;
+      for (size_t r = 0; r < step.waits.size(); ++r) told["by_pipeline_rank"][r]["seconds_waited"] = step.waits[r];
+    }
     answer["stages"].push_back(told);
   }
   if (forecast.card) answer["card"] = forecast.card->name;

@@ -47,6 +47,11 @@ const std::map<std::string_view, Rule>& rules() {
 
 }  // namespace
 
+double flop_of_call(const at::RecordFunction& call) {
+  const auto rule = rules().find(call.name());
+  return rule == rules().end() ? 0.0 : rule->second(call.inputs());
+}
+
 WorkCounter::WorkCounter() {
   TORCH_CHECK(counter == nullptr, "one WorkCounter a thread");
   counter = this;
@@ -60,7 +65,7 @@ WorkCounter::~WorkCounter() {
 }
 
 std::unique_ptr<at::ObserverContext> WorkCounter::started(const at::RecordFunction& call) {
-  if (const auto rule = rules().find(call.name()); rule != rules().end()) counter->flop_ += rule->second(call.inputs());
+  counter->flop_ += flop_of_call(call);
   return nullptr;
 }
 

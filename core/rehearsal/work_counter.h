@@ -6,9 +6,11 @@
 
 namespace flashmorph {
 
-// The floating-point operations of the matrix products, triangular solves and attention that this thread starts while
-// it lives (2 for a multiply-add; causal attention reads half of the pairs). Elementwise work is not counted. One at a
-// time in a thread.
+// The floating-point operations of a call, whose inputs were asked for, if it is a matrix product, a triangular solve
+// or attention; 0 if it is not. 2 for a multiply-add; causal attention reads half of the pairs.
+double flop_of_call(const at::RecordFunction& call);
+
+// Those that this thread starts while it lives. Elementwise work is not counted. One at a time in a thread.
 class WorkCounter {
  public:
   WorkCounter();

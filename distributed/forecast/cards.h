@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "core/rehearsal/kernel_counter.h"
 #include "distributed/forecast/run_forecast.h"
 
 namespace flashmorph {
@@ -12,29 +13,33 @@ struct Card {
   std::string name;
   double bfloat16_flops;  // a second, dense
   double float32_flops;   // a second, without tensor cores
-  double memory_bytes;
-  double link_bytes;     // a second, one way, to the cards of its host
-  double network_bytes;  // a second, one way, to other hosts: one 400 Gb/s adapter a card
+  double memory_bytes;    // that it has,
+  double bytes_a_second;  // and that it reads and writes of them
+  double link_bytes;      // a second, one way, to the cards of its host
+  double network_bytes;   // a second, one way, to other hosts: one 400 Gb/s adapter a card
   int64_t cards_a_host;
+
+  double flops(at::ScalarType dtype) const { return dtype == at::kBFloat16 ? bfloat16_flops : float32_flops; }
 };
 
 const std::vector<Card>& known_cards();
 std::string card_names();                         // "a100, h100, ..."
 const Card& card_named(const std::string& name);  // BadInput at --card, naming the known ones
 
-// The share of a card's peak that a step's matrix products and attention come to, elementwise work in between included:
-// a little below the 0.43 to 0.56 of the measured steps in docs/benchmarks (Qwen3-1.7B's and 8B's shapes, one H200).
-inline constexpr double kReachedShare = 0.4;
-// Before a message's first byte arrives, in seconds.
-inline constexpr double kLatency = 15e-6;
+// The shares of these numbers that the program reaches, the same for all cards; docs/plan.md says where each was
+// measured.
+inline constexpr double kProductShare = 0.75, kAttentionShare = 0.56, kMemoryShare = 0.88, kLinkShare = 0.5;
+// Of a card's time while a message is under way: what moves it computes nothing else.
+inline constexpr double kTakenByMessages = 0.25;
+// In seconds: a card between two kernels, or at the ends of one, when it is not full; a host with one operator, its
+// part in the graph included; before a message's first byte arrives.
+inline constexpr double kBetweenKernels = 5e-6, kOperatorOnHost = 25e-6, kLatency = 15e-6;
 // What a process takes beside its tensors, in bytes (context, libraries' workspaces), and of a card's memory the share
 // that the allocator can fill before it finds no place any more.
 inline constexpr double kBesideTensors = 1.5 * (1 << 30);
 inline constexpr double kFillable = 0.95;
 
-// An estimate of a step: the slowest pipeline rank's work and its messages inside the tensor group, times the
-// pipeline's fill and drain, and the messages of the other groups.
-double seconds_of_step(const StageForecast& stage, const Card& card, at::ScalarType dtype);
+double seconds_of(const Kernel& kernel, const Card& card);
 
 // Whether all ranks' tensors have room on such cards.
 bool fits(const StageForecast& stage, const Card& card);

@@ -7,6 +7,7 @@
 
 #include "core/eval/recall.h"
 #include "core/ops/vocabulary_loss.h"
+#include "core/rehearsal/kernel_counter.h"
 #include "core/rehearsal/without_values.h"
 #include "core/rehearsal/work_counter.h"
 #include "core/select/uniform.h"
@@ -65,7 +66,8 @@ class Rehearsal {
             const FullLayers& full_layers)
       : config_(config),
         layout_(layout),
-        world_(rehearsal_world(layout.shape, layout.shape.rank_at({0, pipeline_rank, 0}))),
+        world_(rehearsal_world(layout.shape, layout.shape.rank_at({0, pipeline_rank, 0}),
+                               [this](const Meeting& meeting) { meet(meeting); })),
         mesh_(*world_, layout.shape),
         model_(load(spec)),
         routes_(routes_that_keep(full_layers ? *full_layers : expected_layers(config, spec), spec.layers)) {
@@ -160,14 +162,19 @@ class Rehearsal {
     const auto spent_on = [&](int64_t count) {
       const RankWork before{0.0, sent()};
       const WorkCounter counter;
+      KernelCounter kernels;
+      kernels_ = &kernels;
       work({.mine = {0, count},
             .count = count * layout_.shape.data,
             .shape = {shape.sequences, shape.length},
             .batch = [&](int64_t) { return batch_on_host(shape, answers); }});
+      meet({});
+      kernels_ = nullptr;
       return sum({counter.flop(), sent()}, before, -1.0);
     };
     const auto others = static_cast<double>(shape.micro_batches - some);
     const RankWork single = others > 0.0 ? spent_on(1) : RankWork();
+    Trace of_one = std::exchange(trace_, {});
     memory_.start_peak();
     RankWork all = spent_on(some);
     if (others > 0.0) all = sum(all, sum(all, single, -1.0), others / static_cast<double>(some - 1));
@@ -175,7 +182,14 @@ class Rehearsal {
             model_.own_layers(),
             {{MemoryKind::frozen, elements_of(model_.frozen_parameters())},
              {MemoryKind::branches, elements_of(model_.branch_parameters())}},
-            memory_.peak()};
+            memory_.peak(),
+            some,
+            std::exchange(trace_, {}),
+            std::move(of_one)};
+  }
+
+  void meet(const Meeting& meeting) {
+    if (kernels_ != nullptr) trace_.push_back({kernels_->take(), meeting});
   }
 
   // By this rank, so far.
@@ -190,6 +204,8 @@ class Rehearsal {
   const RunConfig& config_;
   const Layout& layout_;
   TensorMemory& memory_ = TensorMemory::of_meta();
+  KernelCounter* kernels_ = nullptr;  // of the step under way
+  Trace trace_;
   std::unique_ptr<Communicator> world_;
   Mesh mesh_;
   MorphableModel model_;

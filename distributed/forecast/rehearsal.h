@@ -10,6 +10,7 @@
 #include "core/config/run_config.h"
 #include "core/model/model_spec.h"
 #include "core/rehearsal/tensor_memory.h"
+#include "distributed/forecast/trace.h"
 #include "distributed/parallel/layout.h"
 
 namespace flashmorph {
@@ -42,6 +43,9 @@ struct RankUse : RankWork {
   LayerRange layers;
   std::map<MemoryKind, int64_t> parameters;  // frozen, branches, hybrid: elements of this rank's slices
   BytesByKind peak;                          // of all tensors, when they were most
+  int64_t micro_batches = 0;                 // so many of the step's were rehearsed,
+  Trace trace;                               // which are a step of their own: this,
+  Trace of_one;                              // and where the step has more, a step of one
 };
 
 using FullLayers = std::optional<std::vector<int64_t>>;

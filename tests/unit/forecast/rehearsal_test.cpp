@@ -1,9 +1,12 @@
 #include "distributed/forecast/rehearsal.h"
 
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "core/morph/morphable_model.h"
+#include "core/ops/norm.h"
+#include "core/rehearsal/without_values.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
@@ -130,6 +133,70 @@ TEST(Rehearsal, FewAnswersBelongToARankThatRehearses) {
   const SmallRun whole({}, "lightning", "parallel: {tensor: 2}\n"),
       shared({}, "lightning", "parallel: {tensor: 2, sequence: true}\n");
   EXPECT_NEAR(shared.rehearsed("select", 2).flop / whole.rehearsed("select", 2).flop, 1.0, 1e-3);
+}
+
+// What a card reads and writes, by hand: N numbers of 2 bytes a tensor.
+TEST(KernelCounter, CountsWhatACardWouldStart) {
+  allow_steps_without_values();
+  constexpr int64_t R = 32, C = 64, N = R * C;
+  const auto meta = at::TensorOptions(at::kMeta).dtype(at::kBFloat16);
+  const at::Tensor a = at::zeros({R, C}, meta), weight = at::zeros({C}, meta), table = at::zeros({1000, C}, meta);
+  const at::Tensor rows = at::zeros({R}, meta.dtype(at::kLong)), on_host = at::zeros({R, C});
+  const auto kernels_of = [](const auto& work) {
+    KernelCounter counter;
+    work();
+    std::vector<std::pair<double, double>> kernels;  // flop, bytes
+    for (const Kernel& kernel : counter.take()) kernels.emplace_back(kernel.flop, kernel.bytes);
+    EXPECT_TRUE(counter.take().empty());
+    return kernels;
+  };
+  using testing::ElementsAre, testing::IsEmpty, testing::Pair;
+  EXPECT_THAT(kernels_of([&] { a + a; }), ElementsAre(Pair(0.0, 3 * 2 * N)));
+  EXPECT_THAT(kernels_of([&] { a.add_(a); }), ElementsAre(Pair(0.0, 3 * 2 * N)));
+  EXPECT_THAT(kernels_of([&] { a.copy_(a); }), ElementsAre(Pair(0.0, 2 * 2 * N)));
+  EXPECT_THAT(kernels_of([&] { a + weight.expand({R, C}); }), ElementsAre(Pair(0.0, 2 * 2 * N + 2 * C)));
+  EXPECT_THAT(kernels_of([&] { at::linear(a, table); }),
+              ElementsAre(Pair(2.0 * N * 1000, 2 * (N + 1000 * C + R * 1000))));
+  EXPECT_THAT(kernels_of([&] { at::embedding(table, rows); }), ElementsAre(Pair(0.0, 8 * R + 2 * 2 * N)));
+  EXPECT_THAT(kernels_of([&] { rms_norm(a, weight, 1e-6); }), ElementsAre(Pair(0.0, 2 * 2 * N + 2 * C))) << "fused";
+  EXPECT_THAT(kernels_of([&] {
+                a.t().view({C, R}).narrow(0, 0, 1);
+                at::empty_like(a);
+              }),
+              IsEmpty());
+  EXPECT_THAT(kernels_of([&] { on_host + on_host; }), IsEmpty());
+}
+
+// A step's products and attention are kernels; what is computed inside a fused operator is that operator's.
+TEST(Rehearsal, AStepsKernelsAreItsOperators) {
+  const SmallRun run({.layers = 2});
+  const RankUse use = run.rehearsed("evaluate");
+  ASSERT_EQ(use.trace.size(), 1U) << "one rank meets nobody";
+  double products = 0.0;
+  std::map<Kernel::Kind, int64_t> count;
+  for (const Kernel& kernel : use.trace[0].kernels) {
+    ++count[kernel.kind];
+    products += kernel.flop;
+  }
+  const auto& m = run.model;
+  const double N = 2.0 * kTokens, T = kTokens, Q = m.heads * m.head_dim;
+  EXPECT_EQ(count[Kernel::Kind::attention], 1) << "one layer is full";
+  EXPECT_EQ(count[Kernel::Kind::lightning], 1) << "one is linear";
+  EXPECT_DOUBLE_EQ(use.flop - products, 2.0 * 2.0 * N * T * Q + 2.0 * 2.0 * N * m.head_dim * Q);
+}
+
+TEST(Rehearsal, ATraceHasEveryMessage) {
+  const SmallRun run({.layers = 4}, "lightning", "parallel: {tensor: 2, pipeline: 2}\n");
+  for (const char* stage : {"align", "select", "distill", "finetune"})
+    for (int64_t p = 0; p < 2; ++p) {
+      const RankUse use = run.rehearsed(stage, 8, p);  // two micro-batches each
+      std::map<std::pair<std::string, std::string>, double> bytes;
+      for (const Stretch& stretch : use.trace)
+        bytes[{stretch.meeting.group, stretch.meeting.operation}] += stretch.meeting.bytes;
+      for (const auto& [place, sent] : use.traffic)
+        EXPECT_DOUBLE_EQ(bytes[place], sent.bytes) << stage << p << place.first << place.second;
+      EXPECT_EQ(use.trace.back().meeting.kind, Meeting::Kind::end);
+    }
 }
 
 TEST(Rehearsal, EveryMixerAndStageCanBeRehearsed) {

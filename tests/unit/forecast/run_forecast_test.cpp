@@ -6,6 +6,7 @@
 #include "core/base/bad_input.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/forecast/cards.h"
+#include "distributed/forecast/replay.h"
 
 namespace flashmorph {
 namespace {
@@ -71,18 +72,97 @@ TEST(RunForecast, FlopOfAStageAreThoseCountedByHand) {
   EXPECT_DOUBLE_EQ(flop_of(16384, "finetune", config, m, all), 16384.0 * token);
 }
 
-TEST(Cards, TheTimeIsFlopAndMessages) {
-  StageForecast stage = forecast_stage("align", quickstart(), teacher(), 4);
+using Kind = Meeting::Kind;
+
+// Kernels that take a second and a half each on one card of this kind, whose host is not in their way.
+std::vector<Kernel> three_seconds(const Card& card) {
+  const Kernel half{Kernel::Kind::product, at::kBFloat16, (1.5 - kBetweenKernels) * card.bfloat16_flops * kProductShare,
+                    0.0};
+  return {half, half};
+}
+
+// Bytes that take so long between two ranks of one host, an all_reduce among them.
+double bytes_for(double seconds, const Card& card) { return (seconds - kLatency) * card.link_bytes * kLinkShare; }
+
+TEST(Cards, AKernelTakesWhatBoundsIt) {
   const Card& card = card_named("h100");
-  stage.ranks[0].traffic.clear();
-  stage.ranks[0].flop = 1e15;
-  EXPECT_NEAR(seconds_of_step(stage, card, at::kBFloat16), 1e15 / (989e12 * kReachedShare), 1e-9);
-  stage.ranks[0].traffic[{"tensor", "all_reduce"}] = {10.0, 4.5e9};  // two ranks: each byte once over the link
-  EXPECT_NEAR(seconds_of_step(stage, card, at::kBFloat16), 1e15 / (989e12 * kReachedShare) + 0.01 + 10 * kLatency,
-              1e-9);
-  EXPECT_TRUE(fits(stage, card));
+  const auto seconds = [&](Kernel::Kind kind, at::ScalarType dtype, double flop, double bytes) {
+    return seconds_of({kind, dtype, flop, bytes}, card) - kBetweenKernels;
+  };
+  const double product = 1e12 / (989e12 * kProductShare), moved = 1e9 / (3.35e12 * kMemoryShare);
+  EXPECT_DOUBLE_EQ(seconds(Kernel::Kind::product, at::kBFloat16, 1e12, 1e9), product);
+  EXPECT_DOUBLE_EQ(seconds(Kernel::Kind::product, at::kBFloat16, 1e11, 1e9), moved);
+  EXPECT_NEAR(seconds(Kernel::Kind::product, at::kFloat, 1e12, 0.0), product * 989.0 / 67.0, 1e-12);
+  EXPECT_NEAR(seconds(Kernel::Kind::attention, at::kBFloat16, 1e12, 1e9), 1e12 / (989e12 * kAttentionShare) + moved,
+              1e-12);
+  EXPECT_DOUBLE_EQ(seconds(Kernel::Kind::pointwise, at::kFloat, 0.0, 1e9), moved);
+  EXPECT_GT(seconds(Kernel::Kind::gated_delta, at::kBFloat16, 0.0, 1e9), 2.0 * moved);
+}
+
+TEST(Replay, AHostThatIsSlowerThanItsCardIsWaitedFor) {
+  const Card& card = card_named("h100");
+  const std::vector<Kernel> small(1000, {Kernel::Kind::pointwise, at::kBFloat16, 0.0, 1.0});
+  const Trace trace = {{small, {}}};
+  EXPECT_NEAR(time_of({&trace}, {}, card).seconds, 1000.0 * kOperatorOnHost, 1e-4);
+}
+
+TEST(Replay, WhatIsBegunTravelsBesideTheWork) {
+  const Card& card = card_named("h100");
+  const MeshShape two{1, 1, 2};
+  const std::vector<Kernel> work = three_seconds(card);
+  const auto step = [&](Kind kind, double seconds) {
+    const Trace trace = {{work, {kind, "tensor", "all_reduce", bytes_for(seconds, card), 7}},
+                         {work, kind == Kind::begun ? Meeting{Kind::awaited, "tensor", "", 0.0, 7} : Meeting{}},
+                         {{}, {}}};
+    return time_of({&trace}, two, card).seconds;
+  };
+  EXPECT_NEAR(step(Kind::collective, 2.0), 3.0 + 2.0 + 3.0, 1e-3);
+  EXPECT_NEAR(step(Kind::begun, 2.0), 3.0 + 3.0 + 2.0 * kTakenByMessages, 1e-3) << "hidden, but for what it takes";
+  EXPECT_NEAR(step(Kind::begun, 10.0), 3.0 + 10.0, 1e-3) << "longer than the work beside it";
+}
+
+// One forward and one backward of two ranks, the second of which takes twice as long: the first one waits for it.
+TEST(Replay, ARankWaitsForWhatAnotherSends) {
+  const Card& card = card_named("h100");
+  const std::vector<Kernel> work = three_seconds(card);
+  std::vector<Kernel> twice = work;
+  twice.insert(twice.end(), work.begin(), work.end());
+  const double bytes = bytes_for(0.5, card);
+  const Trace first = {{work, {Kind::sent, "pipeline", "send", bytes, 1}},
+                       {{}, {Kind::received, "pipeline", "receive", bytes, 1}},
+                       {work, {Kind::collective, "replica", "all_reduce", 8.0, 0}},
+                       {{}, {}}};
+  const Trace second = {{{}, {Kind::received, "pipeline", "receive", bytes, 0}},
+                        {twice, {Kind::sent, "pipeline", "send", bytes, 0}},
+                        {work, {Kind::collective, "replica", "all_reduce", 8.0, 0}},
+                        {{}, {}}};
+  const StepTime time = time_of({&first, &second}, {1, 2, 1}, card);
+  EXPECT_NEAR(time.seconds, 3.0 + 0.5 + 6.0 + 0.5 + 3.0, 1e-3);
+  EXPECT_NEAR(time.waits[0], 0.5 + 6.0 + 0.5, 1e-3);
+  EXPECT_NEAR(time.waits[1], 3.0 + 0.5 + 0.5, 1e-3) << "before, and for the other one at the end";
+  EXPECT_NEAR(time_of({&second}, {1, 2, 1}, card).seconds, 9.0, 1e-3) << "alone it waits for nobody";
+}
+
+// One and two micro-batches are rehearsed whole, of four the first two.
+TEST(Replay, MicroBatchesThatWereNotRehearsedTakeAsLongAsOne) {
+  RunConfig config = quickstart({"parallel.tensor=1"});
+  const auto seconds = [&](int64_t micro_batches) {
+    config.stages.align.batch_tokens = micro_batches * config.stages.align.micro_batch();
+    const StageForecast stage = forecast_stage("align", config, teacher(), 1);
+    EXPECT_EQ(stage.shape.micro_batches, micro_batches);
+    EXPECT_EQ(stage.ranks[0].micro_batches, std::min<int64_t>(2, micro_batches));
+    return time_of_step(stage, card_named("h100")).seconds;
+  };
+  const double one = seconds(1), two = seconds(2);
+  EXPECT_GT(two, 1.5 * one);
+  EXPECT_NEAR(seconds(4), two + 2.0 * (two - one), 1e-9);
+}
+
+TEST(Cards, HaveRoomOrNot) {
+  StageForecast stage = forecast_stage("align", quickstart(), teacher(), 4);
+  EXPECT_TRUE(fits(stage, card_named("h100")));
   stage.ranks[0].peak[MemoryKind::activations] = int64_t{80} * 1000 * 1000 * 1000;
-  EXPECT_FALSE(fits(stage, card));
+  EXPECT_FALSE(fits(stage, card_named("h100")));
   EXPECT_TRUE(fits(stage, card_named("h200")));
 }
 

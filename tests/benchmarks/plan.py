@@ -1,0 +1,155 @@
+"""What `plan --card` says of every step that was measured on cards, beside the measured time.
+
+    python tests/benchmarks/plan.py build/flashmorph-dist [--markdown]     from the repository's root
+
+The measured steps are those of docs/benchmarks/*.json. Needs no card: the models are their config.json and the names of
+their tensors. Fails when a step of today's form, measured on a host that had nothing else to do, is more than 25 % off.
+"""
+
+import argparse
+import json
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BENCHMARKS = Path("docs/benchmarks")
+LIMIT = 0.25
+SHAPES = {"1.7B": dict(hidden_size=2048, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+                       intermediate_size=6144, vocab_size=151936, tie_word_embeddings=True, model_type="qwen3"),
+          "8B": dict(hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+                     intermediate_size=12288, vocab_size=151936, tie_word_embeddings=False, model_type="qwen3"),
+          "135M": dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
+                       intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True, model_type="llama")}
+MESHES = {"1": {}, "data 2": {}, "tensor 2": {"tensor": 2}, "tensor 2, sequence": {"tensor": 2, "sequence": "true"},
+          "tensor 4": {"tensor": 4}, "pipeline 2": {"pipeline": 2}, "pipeline 4": {"pipeline": 4}}
+ROWS_OF_ALIGN_AND_DISTILL, ROWS_OF_SELECT = (32, 512), (1, 16384)  # of the scaling table
+
+
+def write_model(folder, shape):
+    """A model folder whose weights are a hole in the file."""
+    c = SHAPES[shape]
+    hidden, head, wide = c["hidden_size"], c["head_dim"], c["intermediate_size"]
+    queries, keys = c["num_attention_heads"] * head, c["num_key_value_heads"] * head
+    layer = {"input_layernorm": [hidden], "post_attention_layernorm": [hidden], "self_attn.q_proj": [queries, hidden],
+             "self_attn.k_proj": [keys, hidden], "self_attn.v_proj": [keys, hidden], "self_attn.o_proj": [hidden, queries],
+             "mlp.gate_proj": [wide, hidden], "mlp.up_proj": [wide, hidden], "mlp.down_proj": [hidden, wide]}
+    if c["model_type"] == "qwen3":
+        layer |= {"self_attn.q_norm": [head], "self_attn.k_norm": [head]}
+    tensors = {"model.embed_tokens": [c["vocab_size"], hidden], "model.norm": [hidden]}
+    if not c["tie_word_embeddings"]:
+        tensors["lm_head"] = [c["vocab_size"], hidden]
+    for number in range(c["num_hidden_layers"]):
+        tensors |= {f"model.layers.{number}.{name}": sizes for name, sizes in layer.items()}
+    header, end = {}, 0
+    for name, sizes in tensors.items():
+        start, end = end, end + 2 * sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
+        header[f"{name}.weight"] = {"dtype": "BF16", "shape": sizes, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    (folder / "config.json").write_text(json.dumps(c | {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+                                                        "max_position_embeddings": 1 << 20, "attention_bias": False}))
+
+
+def measured_steps():
+    """Each: card, shape, stage, mesh, ranks, micro-batches of a data rank, (sequences, length), seconds, why it does not count."""
+    steps = []
+    for card in ("h200", "h100"):
+        for run in json.loads((BENCHMARKS / f"{card}.json").read_text())["runs"]:
+            if run.get("side") == "flashmorph":
+                steps.append(dict(card=card, shape=run["shape"], stage=run["stage"], mesh="1", ranks=1, micro=1,
+                                  rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"], apart="an earlier build"))
+    for row in json.loads((BENCHMARKS / "scaling-h200.json").read_text())["rows"]:
+        data = 2 if row["mesh"] == "data 2" else 1
+        for stage, of in row["stages"].items():
+            rows = ROWS_OF_SELECT if stage == "select" else ROWS_OF_ALIGN_AND_DISTILL
+            steps.append(dict(card="h200", shape="1.7B", stage=stage, mesh=row["mesh"], ranks=row["cards"],
+                              micro=row["micro_batches_a_step"] // data, rows=rows, seconds=statistics.median(of["step_ms"]) * 1e-3,
+                              apart="before align's states went on first" if stage == "align" and "pipeline" in row["mesh"] else ""))
+    for run in json.loads((BENCHMARKS / "smollm2-shape-h200.json").read_text())["runs"]:
+        apart = {"before": "an earlier build", "after": "", "warpgroups": "a busy host"}[run["build"]]
+        steps.append(dict(card="h200", shape="135M", stage=run["stage"], mesh="1", ranks=1, micro=1,
+                          rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"],
+                          apart=", ".join(filter(None, [apart, "documents" if "documents" in run["row"] else ""]))))
+    return steps
+
+
+def config_of(steps, model):
+    """One run with a stage for each step; they have one mesh."""
+    lines = ["model: {path: %s}" % model, "mixer: {kind: lightning, chunk: 128}", "budget: {ratio: '3:1'}",
+             "device: {kind: cuda, dtype: bfloat16}", "data: {text: unused}", "stages:"]
+    for stage in ("align", "select", "distill"):
+        if stage not in steps:  # without branches there is no run
+            lines.append(f"  {stage}: " + ("{tokens: 64, batch_tokens: 64, data: {lengths: 64}}" if stage == "align" else "{tokens: 0}"))
+            continue
+        step = steps[stage]
+        sequences, length = step["rows"]
+        tokens = sequences * length
+        batch = tokens * step["micro"] * (2 if step["mesh"] == "data 2" else 1)
+        passkeys = "passkeys: [2, 10], words: 8" if stage == "select" else "passkey_share: 0"
+        lines.append(f"  {stage}: {{tokens: {batch}, batch_tokens: {batch}, micro_batch_tokens: {tokens}, "
+                     f"data: {{lengths: {length}, {passkeys}}}}}")
+    lines.append("  evaluate: {lengths: 512, samples: 2, passkeys: 2, words: 4, greedy_samples: 0, compare: []}")
+    return "\n".join(lines) + "\n"
+
+
+def planned(program, steps, folder):
+    """Fills in each step's `planned` seconds: one run of plan for those that can share one."""
+    runs = []
+    for step in steps:
+        key = (step["card"], step["shape"], step["mesh"], step["ranks"], step["micro"])
+        for known, by_stage in runs:
+            if known == key and (step["stage"] not in by_stage or by_stage[step["stage"]][0]["rows"] == step["rows"]):
+                by_stage.setdefault(step["stage"], []).append(step)
+                break
+        else:
+            runs.append((key, {step["stage"]: [step]}))
+    for (card, shape, mesh, ranks, _), by_stage in runs:
+        if not (folder / shape).exists():
+            write_model(folder / shape, shape)
+        config = folder / "run.yaml"
+        config.write_text(config_of({stage: some[0] for stage, some in by_stage.items()}, folder / shape))
+        command = [program, "plan", str(config), "--np", str(ranks), "--card", card, "--json"]
+        for key, value in MESHES[mesh].items():
+            command += ["--set", f"parallel.{key}={value}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        answer = json.loads(done.stdout) if done.stdout else {"stages": []}
+        if not answer["stages"]:
+            sys.exit(f"{' '.join(command)}: {done.stderr}{answer.get('refused', '')}")
+        for fault in answer.get("refused", []):  # no room: it was measured all the same
+            print(f"{card}: {fault['where']}: {fault['what']}", file=sys.stderr)
+        for told in answer["stages"]:
+            for step in by_stage.get(told["stage"], []):
+                step["planned"] = told["seconds_a_step"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    steps = measured_steps()
+    with tempfile.TemporaryDirectory() as folder:
+        planned(arguments.program, steps, Path(folder))
+    line = "| {} |" if arguments.markdown else "{}"
+    cells = " | " if arguments.markdown else "  "
+    print(line.format(cells.join(["card", "shape, mesh, micro-batches, rows x tokens", "stage", "planned", "measured", "off", ""])))
+    if arguments.markdown:
+        print("|---|---|---|---|---|---|---|")
+    far = 0
+    for step in sorted(steps, key=lambda step: step["apart"] != ""):
+        off = step["planned"] / step["seconds"] - 1
+        far += abs(off) > LIMIT and step["apart"] in ("", "documents")
+        row = [step["card"], f"{step['shape']}, {step['mesh']}, {step['micro']}, {step['rows'][0]} x {step['rows'][1]}", step["stage"],
+               f"{1e3 * step['planned']:.1f} ms", f"{1e3 * step['seconds']:.1f} ms", f"{100 * off:+.0f} %", step["apart"]]
+        print(line.format(cells.join(row)))
+    sys.exit(f"{far} steps are more than {LIMIT:.0%} off" if far else 0)
+
+
+if __name__ == "__main__":
+    main()
