@@ -85,7 +85,7 @@ class Rehearsal {
     const Gates gates(model_, mesh_, 0.5);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
       select_step(model_, gates, some, section, mesh_);
-      for (int i = 0; i < gathers_a_step(section); ++i) gates.of_all_layers();
+      for (int i = 0; i < gathers_a_step(section); ++i) gates.of_all_layers(gates.alpha());
     });
   }
 

@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "core/select/by_gates.h"
-#include "core/select/gate_budget.h"
 #include "distributed/stages/gates.h"
 
 namespace flashmorph {
@@ -16,10 +15,10 @@ class Penalized : public GateDescent {
         lambda_(section.own.of<GateSettings>().gate_penalty),
         optimizer_({gates.alpha()}, {.beta1 = section.beta1, .beta2 = section.beta2}) {}
 
-  MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t) override {
+  PricedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t) override {
     optimizer_.step({gradient_l}, learning_rate);
-    gates_.clamp();
-    return {gates_.of_all_layers(), lambda_};
+    gates_.alpha().clamp_(0.0, 1.0);
+    return {gates_.of_all_layers(gates_.alpha()), lambda_};
   }
 
   AdamW::State state() const override { return optimizer_.states()[0]; }
@@ -40,7 +39,7 @@ class UnderBudget : public GateDescent {
         mean_l_(at::zeros_like(gates.alpha())),
         square_l_(at::zeros_like(gates.alpha())) {}
 
-  MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) override {
+  PricedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) override {
     const auto done = static_cast<double>(steps_done + 1);
     const double beta1 = section_.beta1, beta2 = section_.beta2;
     mean_l_.mul_(beta1).add_(gradient_l, 1.0 - beta1);

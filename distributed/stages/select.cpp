@@ -6,7 +6,6 @@
 #include "core/morph/teacher_pass.h"
 #include "core/ops/squared_distance.h"
 #include "core/select/by_gates.h"
-#include "core/select/gate_budget.h"
 #include "core/train/recompute.h"
 #include "distributed/stages/gate_history.h"
 #include "distributed/stages/gates.h"
@@ -19,18 +18,19 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
   const SelectSection& section = context.config.stages.select;
   Gates gates(model, context.mesh);  // alpha = 1: the mixture is the teacher
   const std::unique_ptr<GateDescent> descent = gate_descent(gates, budget, section);
-  const GateHistory history(gates.history(), section, budget);
+  GateHistory history({}, section, budget);
   Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}},
-                    gates.trained_by(*descent), context);
+                    gates.trained_by(*descent, history.message()), context);
 
   while (training.next()) {
     const StepResult found = training.run([&](const MicroBatches& batches) {
       return select_step(model, gates, batches, section, context.mesh);  // the mixture beside the teacher
     });
-    const MovedGates moved = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
-    gates.record(found, moved, gates_cost(moved.alpha, budget));
+    const PricedGates moved =
+        descent->step(at::stack(found.gradients), training.learning_rate(), training.steps_done());
+    history.record(found, moved);
     training.finish(found.loss, [&](const StepReport& report) {
-      context.observer.gates_moved(report, gates.last(), history.top_layers());
+      context.observer.gates_moved(report, history.last(), history.top_layers());
     });
     if (history.has_settled()) training.end_early("the pick has settled");
   }
@@ -48,7 +48,7 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
         const Batch batch = batches.batch(index);
         answers.push_back(static_cast<double>(batch.answers_BT.sum().item<int64_t>()));
         leaves.push_back(gates.leaf());
-        return mix_beside_teacher(model, batch, gates.mixing(leaves.back()), states, of,
+        return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), gates.alpha()), states, of,
                                   section.parallel.recompute == "full");
       });
 
@@ -70,7 +70,7 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   at::Tensor totals = at::stack({error, lambda * gates.alpha().sum(), gradient.sum()});
   mesh.pipeline().all_reduce(totals, Reduction::sum);
   const double regularizer = totals[1].item<double>();
-  return {totals[0].item<double>() + regularizer, {gradient}, totals[2].item<double>(), regularizer};
+  return {totals[0].item<double>() + regularizer, gradient.unbind(), totals[2].item<double>(), regularizer};
 }
 
 namespace {
@@ -84,9 +84,8 @@ at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before)
 
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing,
                                const States& states, ErrorOf of, bool recompute) {
-  const Placement& placement = model.placement();
   const at::Tensor answers =
-      own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
+      own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(model.placement().device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const auto [first, last] = model.own_layers();

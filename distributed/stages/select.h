@@ -20,7 +20,7 @@ namespace flashmorph {
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                        StageContext& context);
 
-// A step of it. The gradient is of this rank's gates, float64, the same bits for any number of data ranks.
+// A step of it. The gradients are of this rank's gates, float64, the same bits for any number of data ranks.
 StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
                        const SelectSection& section, Mesh& mesh);
 

@@ -139,9 +139,9 @@ TEST(Stages, GatesUnderAFallingBudgetAreTheReferences) {
   const auto descent = gate_descent(gates, LayerBudget::of_layers(2, 1), config.stages.select);
   for (int64_t step = 0; step < expected.size(0); ++step) {
     const at::Tensor alpha = gates.leaf();
-    mix_beside_teacher(model, batch, gates.mixing(alpha), {}, ErrorOf::attention).loss.backward();
-    const MovedGates moved = descent->step(alpha.grad() / answers, /*learning_rate=*/0.1, step);
-    for (int64_t l = 0; l < 2; ++l) EXPECT_NEAR(moved.alpha[l], expected[step][l].item<double>(), 1e-9) << step;
+    mix_beside_teacher(model, batch, mixing_routes(alpha, gates.alpha()), {}, ErrorOf::attention).loss.backward();
+    const PricedGates moved = descent->step(alpha.grad() / answers, /*learning_rate=*/0.1, step);
+    for (int64_t l = 0; l < 2; ++l) EXPECT_NEAR(moved.gates[l], expected[step][l].item<double>(), 1e-9) << step;
     EXPECT_NEAR(moved.price, prices[step].item<double>(), 1e-6) << step;
   }
 }
@@ -156,8 +156,8 @@ TEST(Stages, AFallingBudgetHasNoUnitOfError) {
   const auto thousandfold = gate_descent(others, LayerBudget::of_layers(5, 3), config.stages.select);
   for (int64_t step = 0; step < 4; ++step) {
     const at::Tensor gradient = at::tensor({-0.1, -3.0, 0.2, -0.7, -1.5}, at::kDouble) * (step + 1);
-    const MovedGates moved = one->step(gradient, 0.05, step), same = thousandfold->step(1000.0 * gradient, 0.05, step);
-    for (size_t l = 0; l < 5; ++l) EXPECT_NEAR(moved.alpha[l], same.alpha[l], 1e-12);
+    const PricedGates moved = one->step(gradient, 0.05, step), same = thousandfold->step(1000.0 * gradient, 0.05, step);
+    for (size_t l = 0; l < 5; ++l) EXPECT_NEAR(moved.gates[l], same.gates[l], 1e-12);
     EXPECT_NEAR(same.price, 1000.0 * moved.price, 1e-6);
   }
 }
