@@ -4,8 +4,6 @@
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
-#include <set>
-
 #include "core/base/host_name.h"
 #include "distributed/parallel/on_all_ranks.h"
 
@@ -25,12 +23,10 @@ at::Tensor sums_of(const Parameters& parameters) {
 
 }  // namespace
 
-FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained, int64_t every) : every_(every) {
+FrozenWeights::FrozenWeights(const Parameters& all, int64_t every) : every_(every) {
   if (every_ == 0) return;
-  std::set<const void*> moving;
-  for (const Parameter& parameter : trained) moving.insert(parameter.value.data_ptr());
   for (const Parameter& parameter : all)
-    if (!moving.contains(parameter.value.data_ptr())) frozen_.push_back(parameter);
+    if (!parameter.value.requires_grad()) frozen_.push_back(parameter);
   sums_ = sums_of(frozen_);
 }
 

@@ -45,7 +45,7 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
           },
           /*page_locked=*/!models_.front().model.placement().device.is_cpu()),
       trained_(std::move(trained)),
-      frozen_(weights_of(models_), trained_.parameters, context.config.health.weights_every),
+      frozen_(weights_of(models_), context.config.health.weights_every),
       checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions,
                    told_to(context.observer), trained_.own),
       progress_(checkpoints_.resume()),

@@ -210,8 +210,8 @@ TEST(FrozenWeights, AFlippedBitStopsEveryRankAndIsNamed) {
 
 TEST(FrozenWeights, AreNotSummedWhenNobodyChecksThem) {
   const Parameters without_values = {{"weight", at::zeros({2}, at::kMeta)}};  // which cannot be summed
-  EXPECT_ANY_THROW(FrozenWeights(without_values, {}, /*every=*/1));
-  EXPECT_NO_THROW(FrozenWeights(without_values, {}, /*every=*/0));
+  EXPECT_ANY_THROW(FrozenWeights(without_values, /*every=*/1));
+  EXPECT_NO_THROW(FrozenWeights(without_values, /*every=*/0));
 }
 
 struct Listener : StageObserver {
