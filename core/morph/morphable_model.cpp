@@ -7,6 +7,7 @@
 #include "core/morph/state_watch.h"
 #include "core/ops/gate_mix.h"
 #include "core/ops/norm.h"
+#include "core/ops/put_off_gradients.h"
 #include "core/train/recompute.h"
 
 namespace flashmorph {
@@ -233,7 +234,9 @@ at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes&
   check_routes(routes);
   for (int64_t l = own_.first; l < own_.last; ++l)
     x = recomputed(
-        [this, l, route = routes[l], positions, meanwhile](const std::vector<at::Tensor>& inputs) {
+        [this, l, route = routes[l], positions, meanwhile,
+         later = PutOffGradients::collecting()](const std::vector<at::Tensor>& inputs) {
+          const PutOffGradients::Scope putting_off(later);
           return std::vector{through_layer(l, inputs[0], route, positions, /*cache=*/nullptr, meanwhile)};
         },
         {x}, weights_of(l))[0];

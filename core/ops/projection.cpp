@@ -116,6 +116,7 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
     context->set_materialize_grads(false);
     context->saved_data["biases"] = static_cast<int64_t>(biases.size());
     context->saved_data["shard"] = reinterpret_cast<int64_t>(shard);
+    context->saved_data["later"] = reinterpret_cast<int64_t>(PutOffGradients::collecting());
     return outputs(x, weights, biases);
   }
 
@@ -125,15 +126,20 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
     const size_t count = upstream.size();
     const bool biased = context->saved_data["biases"].toInt() > 0;
     const at::Tensor& x = saved[count];
+    auto* later = reinterpret_cast<PutOffGradients*>(context->saved_data["later"].toInt());
     // Of x, of weights, of biases, and of the shard, which has none.
     variable_list gradients(1 + count + (biased ? count : 0) + 1);
     Arriving dx = context->needs_input_grad(0) ? start_dx(context, upstream, saved) : Arriving();
     for (size_t i = 0; i < count; ++i) {
       if (!upstream[i].defined()) continue;
       const at::Tensor dy_NE = upstream[i].flatten(0, -2);
-      if (context->needs_input_grad(1 + i))
-        gradients[1 + i] =
-            PutOffGradients::now_or_later(saved[i], [dy_NE, x] { return product(dy_NE.t(), x.flatten(0, -2)); });
+      if (context->needs_input_grad(1 + i)) {
+        const auto d_weight = [dy_NE, x] { return product(dy_NE.t(), x.flatten(0, -2)); };
+        if (later != nullptr && saved[i].is_leaf())
+          later->add(saved[i], d_weight);
+        else
+          gradients[1 + i] = d_weight();
+      }
       if (biased && context->needs_input_grad(1 + count + i)) gradients[1 + count + i] = dy_NE.sum(0);
     }
     gradients[0] = dx.here();
@@ -180,7 +186,7 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 }
 
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E) {
-  if (PutOffGradients::is_collecting() && weight_ED.requires_grad())
+  if (PutOffGradients::collecting() != nullptr && weight_ED.requires_grad())
     return project_each(x, {weight_ED}, bias_E.defined() ? at::TensorList(bias_E) : at::TensorList()).front();
   if (!x.is_cpu()) return at::linear(x, weight_ED, present(bias_E));  // whose nodes cost the host less
   const bool is_trained = weight_ED.requires_grad() || (bias_E.defined() && bias_E.requires_grad());

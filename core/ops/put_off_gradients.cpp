@@ -6,13 +6,15 @@
 namespace flashmorph {
 namespace {
 
-thread_local PutOffGradients* collecting = nullptr;
+thread_local PutOffGradients* list_of_thread = nullptr;
 
 }  // namespace
 
-PutOffGradients::Scope::Scope(PutOffGradients* list) : outer_(std::exchange(collecting, list)) {}
+PutOffGradients::Scope::Scope(PutOffGradients* list) : outer_(std::exchange(list_of_thread, list)) {}
 
-PutOffGradients::Scope::~Scope() { collecting = outer_; }
+PutOffGradients::Scope::~Scope() { list_of_thread = outer_; }
+
+PutOffGradients* PutOffGradients::collecting() { return list_of_thread; }
 
 // As autograd adds to a leaf, whose hooks see the gradient; it would copy the first one instead of keeping it.
 void PutOffGradients::work_out() {
@@ -23,14 +25,6 @@ void PutOffGradients::work_out() {
     at::Tensor& sum = leaf.mutable_grad();
     sum.defined() ? sum.add_(gradient) : sum = gradient;
   }
-}
-
-bool PutOffGradients::is_collecting() { return collecting != nullptr; }
-
-at::Tensor PutOffGradients::now_or_later(const at::Tensor& weight, std::function<at::Tensor()> make) {
-  if (collecting == nullptr || !weight.is_leaf()) return make();
-  collecting->list_.emplace_back(weight, std::move(make));
-  return {};
 }
 
 }  // namespace flashmorph

@@ -13,30 +13,27 @@ namespace flashmorph {
 // 2401.10241). What is kept for each: its layer's input and its output's gradient.
 class PutOffGradients {
  public:
-  // While one is alive, the projections' backward passes of this thread put the products for their trained leaves off.
-  // It must be there in the forward pass, too. One without a list puts nothing off.
+  // Projections that a thread's forward pass meets while one is alive put the products for their trained leaves off,
+  // in whichever thread autograd goes back through them: a card has one of its own. The list outlives that pass.
+  // Without a list nothing is put off.
   class Scope {
    public:
-    Scope() : Scope(nullptr) {}
+    explicit Scope(PutOffGradients* list);
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
    private:
-    friend class PutOffGradients;
-    explicit Scope(PutOffGradients* list);
     PutOffGradients* outer_;
   };
 
-  Scope scope() { return Scope(this); }
+  static PutOffGradients* collecting();  // this thread's list, or none
+
+  // `make` works out a gradient of `leaf`.
+  void add(const at::Tensor& leaf, std::function<at::Tensor()> make) { list_.emplace_back(leaf, std::move(make)); }
 
   // Adds them to the leaves' gradients, in the order in which the backward pass met them. Once.
   void work_out();
-
-  static bool is_collecting();
-
-  // The gradient that `make` works out for `weight`, or nothing where it was put off.
-  static at::Tensor now_or_later(const at::Tensor& weight, std::function<at::Tensor()> make);
 
  private:
   std::vector<std::pair<at::Tensor, std::function<at::Tensor()>>> list_;  // leaf, gradient

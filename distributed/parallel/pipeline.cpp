@@ -15,13 +15,14 @@ std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches
   std::map<int64_t, Held> held;
   for (const auto& [kind, m] : pipeline_order(mesh_.shape().pipeline, mesh_.pipeline_rank(), count)) {
     Held& here = held[m];
-    const auto putting_off = is_first() ? PutOffGradients::Scope() : here.weights.scope();
     switch (kind) {
-      case PipelineTask::Kind::forward:
+      case PipelineTask::Kind::forward: {
+        const PutOffGradients::Scope putting_off(is_first() ? nullptr : &here.weights);
         here.output = forward(micro_batches.first + m, states_of(here, shape));
         send_on(here.output.mixture);
         if (here.output.loss.defined()) losses[m] = here.output.loss.detach();
         break;
+      }
       case PipelineTask::Kind::backward:
         backward(here, shape);
         here.input = at::Tensor();

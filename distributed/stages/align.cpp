@@ -15,7 +15,8 @@ StageCost align(MorphableModel& model, StageContext& context) {
   Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}},
                     branches.as_trained(), context);
   if (context.config.mixer.init == "data" && section.branches.empty() && training.steps_done() == 0) {
-    const MicroBatches first = training.first_micro_batch();
+    MicroBatches first = training.micro_batches();
+    first.mine = {0, 1};  // the first of all, on every rank
     Pipeline(context.mesh)
         .stream(first.mine, state_shape(model, first.shape),
                 [&](int64_t index, const at::Tensor& x, const PassOn& pass_on) {
@@ -38,16 +39,6 @@ StepResult align_step(const MorphableModel& model, const MicroBatches& batches, 
   return over_mesh(loss.item<double>(), model.branch_parameters(), section, mesh);
 }
 
-namespace {
-
-template <class Work>
-auto with_gradient(const Work& work) {
-  const c10::AutoGradMode gradient(true);
-  return work();
-}
-
-}  // namespace
-
 void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,
                        at::Tensor& loss, const PassOn& pass_on) {
   const c10::AutoGradMode no_gradient(false);
@@ -62,16 +53,14 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
   };
   std::vector<at::Tensor> errors;
   const auto start_branch = [&](Lesson& lesson) {
-    lesson.linear = with_gradient([&] {
-      return start_out_of_shards(model.linear_attention(lesson.layer, lesson.normed, positions), model.shard());
-    });
+    const c10::AutoGradMode gradient(true);
+    lesson.linear = start_out_of_shards(model.linear_attention(lesson.layer, lesson.normed, positions), model.shard());
   };
   const auto learn = [&](Lesson& lesson) {
-    with_gradient([&] {
-      const at::Tensor error = squared_distance(lesson.linear.here(), lesson.attended);
-      error.backward(share);
-      errors.push_back(error.detach());
-    });
+    const c10::AutoGradMode gradient(true);
+    const at::Tensor error = squared_distance(lesson.linear.here(), lesson.attended);
+    error.backward(share);
+    errors.push_back(error.detach());
   };
   const bool is_waited_for = !go_in_turns(model) && !model.has_head();  // by the next rank, for the teacher's states
   std::vector<Lesson> later;

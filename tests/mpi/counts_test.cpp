@@ -77,8 +77,7 @@ TEST(Overlap, SumsArriveWhileTheOtherPassComputes) {
   const MicroBatches one{.mine = {0, 1}, .count = 1, .shape = {1, kTokens}, .batch = [](int64_t) {
                            return Batch{at::ones({1, kTokens}, at::kLong), at::ones({1, kTokens}, at::kBool), {}};
                          }};
-  const Gates gates(model, mesh);
-  select_step(model, gates, one, config.stages.select, mesh);
+  select_step(model, at::ones({2}, at::kDouble), one, config.stages.select, mesh);
   // Mixture and teacher in turns, both behind the embedding; the last layer needs no feed-forward. Then the mixture's
   // way back, which has nobody beside it.
   EXPECT_EQ(diary, "+1 -1 +2 +3 -2 +4 -3 +5 -4 +6 -5 +7 -6 -7 +8 -8 +9 -9");
