@@ -21,6 +21,7 @@ from pathlib import Path
 from small_run import SmallRun, free_port, lines
 
 DEADLINE = 240  # seconds, of everything that is waited for
+DISTILL_STEPS = 8
 OURS = re.compile(r"\bflashmorph_[a-z_]+")
 ON_CARDS = {"flashmorph_stage_peak_ratio"}  # of a card's peak: a CPU's is not known
 HISTOGRAM_PARTS = re.compile(r"_(bucket|sum|count)$")
@@ -137,10 +138,11 @@ def check_bounds(prometheus, run, end):
     print(f"  {count} series")
 
 
-def has_shown_all(run):
-    """Whether every stage, and a checkpoint, has been in its metrics; another hybrid is still to be distilled."""
-    return (any(step["what"] == "flashmorph after distill" for step in run.steps("evaluate"))
-            and any('"event":"saved"' in line for line in lines(run.folder / "events.jsonl")))
+def is_at_last_hybrid(run):
+    """Whether every stage, and a checkpoint, has been in its metrics, and a stage that trains is under way: the last hybrid's first
+    half of distill."""
+    return (any('"event":"saved"' in line for line in lines(run.folder / "events.jsonl"))
+            and 1 <= sum(step["what"] == "uniform" for step in run.steps("distill")) <= DISTILL_STEPS // 2)
 
 
 def looked_at_since(prometheus, start):
@@ -158,10 +160,11 @@ def main():
         work = Path(folder)
         with Prometheus(work) as prometheus:
             start = time.time()
-            run = SmallRun.held(has_shown_all, program, mpirun, work / "runs", "watched", "--set", "stages.align.tokens=32K",
+            run = SmallRun.held(is_at_last_hybrid, program, mpirun, work / "runs", "watched", "--set", "stages.align.tokens=32K",
                                 "--set", "report.price_per_gpu_hour=2", "--set", "stages.evaluate.tasks=[passkey]",
                                 "--set", "stages.evaluate.task_lengths=512", "--set", "stages.evaluate.task_samples=1",
-                                "--set", "checkpoint.every=2")
+                                "--set", "checkpoint.every=2", "--set", "stages.distill.batch_tokens=1024",
+                                "--set", f"stages.distill.tokens={1024 * DISTILL_STEPS}")
             for _ in range(2):  # a rate needs two looks
                 now = time.time()
                 wait_for("the run to be looked at", lambda: looked_at_since(prometheus, now))

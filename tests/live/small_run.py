@@ -42,7 +42,7 @@ class SmallRun:
 
     @classmethod
     def held(cls, moment, program, mpirun, runs, name, *arguments):
-        """A run whose last rank is stopped once moment(run) is true: the others wait for it until it is let go."""
+        """A run whose last rank is stopped while moment(run) is true: the others wait for it until it is let go."""
         for _ in range(MOST_TRIES):
             shutil.rmtree(Path(runs) / name, ignore_errors=True)
             run = cls(program, mpirun, runs, name, *arguments)
@@ -52,9 +52,11 @@ class SmallRun:
             if came and ranks:
                 run.last_rank = ranks[max(ranks)]
                 os.kill(run.last_rank, signal.SIGSTOP)
-                return run
+                if moment(run):
+                    return run
+                run.let_go()
             run.finish()
-        raise SystemExit(f"FAILED: every one of {MOST_TRIES} runs ended before the moment was seen:\n{run.log.read_text()}")
+        raise SystemExit(f"FAILED: in every one of {MOST_TRIES} runs the moment was over before it was seen:\n{run.log.read_text()}")
 
     def let_go(self):
         os.kill(self.last_rank, signal.SIGCONT)

@@ -3,9 +3,15 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <future>
+#include <ranges>
+
 #include "core/io/model_files.h"
 #include "core/mixer/lightning.h"
+#include "core/morph/pass.h"
 #include "core/ops/gate_mix.h"
+#include "core/ops/put_off_gradients.h"
 #include "tests/support/tensors.h"
 
 // The passkey teacher in float64, with its branches.
@@ -123,6 +129,43 @@ TEST(MorphableModel, AHybridTrainsApartFromItsSource) {
     parameter.value.detach().zero_();
   }
   EXPECT_GT(model.forward(tokens, routes, positions).abs().max().item<double>(), 0.0);
+}
+
+// In whichever thread autograd goes back and makes a layer's forward pass again, its projections' weights come later.
+TEST(MorphableModel, RecomputedLayersPutOffWhatTheirForwardPassDoes) {
+  Shard whole;
+  Routes routes(12, Route::linear());
+  routes[3] = Route::full();
+  const MorphableModel hybrid = teacher(whole).hybrid(routes);
+  const at::Tensor x = hybrid.embed(some_tokens(9)).detach();
+  const Positions positions = hybrid.positions(0, 9);
+
+  // How many weights have no gradient before those that were put off are worked out, and all gradients.
+  const auto gradients = [&](bool recompute, PutOffGradients* list) {
+    const auto forward = [&] {
+      const PutOffGradients::Scope putting_off(list);
+      return pass_through(Way::of(hybrid, routes, positions), x, /*beside=*/nullptr, recompute).states;
+    };
+    const at::Tensor loss = forward().square().sum();
+    std::async(std::launch::async, [&] { loss.backward(); }).get();
+    const Parameters weights = hybrid.all_parameters();
+    const auto without =
+        std::ranges::count_if(weights, [](const Parameter& one) { return !one.value.grad().defined(); });
+    if (list != nullptr) list->work_out();
+    std::vector<at::Tensor> found;
+    for (at::Tensor weight : std::views::transform(weights, &Parameter::value))
+      found.push_back(std::exchange(weight.mutable_grad(), {}));
+    return std::pair(without, found);
+  };
+
+  const auto [unused, expected] = gradients(false, nullptr);
+  for (const bool recompute : {false, true}) {
+    PutOffGradients list;
+    const auto [without, found] = gradients(recompute, &list);
+    EXPECT_GE(without - unused, 12 * 7) << recompute;  // four of each attention, three of each feed-forward
+    for (size_t i = 0; i < found.size(); ++i)
+      EXPECT_TRUE(found[i].defined() ? at::equal(found[i], expected[i]) : !expected[i].defined()) << i;
+  }
 }
 
 TEST(LightningBranch, KvHeadsRepeatHeadByHead) {
