@@ -65,7 +65,7 @@ TEST(SelectTraffic, AMixedAttentionsShareIsOneEachWay) {
 }
 
 // A step's sums and gathers over the tensor ranks, two layers, in the order in which they are begun (+) and waited for
-// (-): by select, align and distill.
+// (-): by select, align and distill. Where the tokens are shared with an "a" when an attention has been computed.
 std::vector<std::string> diaries_of_steps(bool sequence) {
   const SharedModel small({.layers = 2});
   RunConfig config = one_step();
@@ -83,6 +83,9 @@ std::vector<std::string> diaries_of_steps(bool sequence) {
   const auto train_branches = [&](bool trained) {
     for (const Parameter& parameter : branches) parameter.value.set_requires_grad(trained);
   };
+  const StateWatch watch([&](const MorphableModel&, int64_t, const std::string& piece, const at::Tensor&) {
+    if (sequence && (piece == "full attention" || piece == "the linear branch")) diary += " a";
+  });
   std::vector<std::string> diaries;
   const auto keep = [&] { diaries.push_back(std::exchange(diary, "")); };
   select_step(model, Gates(model, mesh), one, config.stages.select, mesh);
@@ -119,16 +122,16 @@ TEST(Overlap, GathersArriveWhileTheOtherPassComputes) {
   if (world().size() == 1) return;
   const std::vector<std::string> diaries = diaries_of_steps(/*sequence=*/true);
   EXPECT_EQ(diaries[0],
-            "+1 -1 +2 -2 +3 +4 -3 -4 +5 +6 -5 -6 +7 +8 -7 -8 +9 +10 -9 -10 +11 +12 -11 -12 +13 -13 "
+            "+1 -1 +2 -2 +3 a a +4 -3 -4 +5 a +6 -5 -6 +7 +8 -7 -8 +9 +10 -9 -10 +11 a a +12 -11 -12 a +13 -13 "
             "+14 -14 +15 -15 +16 -16 +17 -17 +18 -18");
   // In each layer the gather, the teacher's attention, inside the branch the feed-forward's gather, the branch, inside
   // the feed-forward the gather of the error's gradient, and the feed-forward.
   EXPECT_EQ(diaries[1],
-            "+19 -19 +20 -20 +21 -21 +22 +23 -22 -23 +24 +25 -24 -25 "
-            "+26 -26 +27 -27 +28 -28 +29 -29");
+            "+19 -19 +20 -20 a +21 -21 +22 a +23 -22 -23 +24 +25 -24 -25 "
+            "+26 -26 a +27 -27 a +28 -28 +29 -29");
   EXPECT_EQ(diaries[2],
-            "+30 -30 +31 -31 +32 -32 +33 +34 -33 -34 +35 +36 -35 -36 +37 +38 -37 -38 +39 +40 -39 -40 +41 +42 -41 -42 "
-            "+43 +44 -43 -44 +45 +46 -45 -46 +47 -47 +48 -48 +49 -49 "
+            "+30 -30 +31 -31 +32 -32 +33 a +34 -33 -34 +35 a +36 -35 -36 +37 +38 -37 -38 +39 +40 -39 -40 "
+            "+41 a +42 -41 -42 +43 a +44 -43 -44 +45 +46 -45 -46 +47 -47 +48 -48 +49 -49 "
             "+50 -50 +51 -51 +52 -52 +53 -53 +54 -54 +55 -55 +56 -56 +57 -57 +58 -58");
 }
 
