@@ -222,11 +222,14 @@ int run(const CommandLine& line, Communicator& host_world) {
 
   StageObserver& observer = leads ? static_cast<StageObserver&>(*observers) : silent;
   if (config.health.sniff) sniff(device, hosts, config, watchdog, observer);
-  Coordinator coordinator(
+  RunUnderWay under_way{
       {config, *inputs.corpus, *inputs.passkeys, observer, stop, watchdog, inputs.tasks ? &*inputs.tasks : nullptr},
-      latency, world, placed, folder);
+      latency,
+      world,
+      placed,
+      folder};
   try {
-    coordinator.run();
+    run_stages(under_way);
   } catch (const Stopped& stopped) {
     if (leads) {
       std::filesystem::remove(folder.metrics_target_file());
@@ -244,7 +247,7 @@ int run(const CommandLine& line, Communicator& host_world) {
     std::filesystem::remove(folder.metrics_target_file());
     journal->event("finished", "");
     const std::filesystem::path report = write_report(folder.path());
-    terminal.closing(coordinator.plans(), coordinator.evaluation(),
+    terminal.closing(under_way.plans, under_way.evaluation,
                      config.stages.export_.enabled ? folder.export_folder().string() : "", report.string());
   }
   return 0;

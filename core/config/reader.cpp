@@ -184,7 +184,7 @@ class Reader : public KeyVisitor {
  public:
   Reader(const YAML::Node& root, const std::vector<std::string>& set) {
     for (const std::string& entry : set) add_override(entry);
-    open("", {root, false}, /*is_list=*/false);
+    open("", root, /*is_list=*/false);
   }
 
   void finish() {
@@ -205,10 +205,10 @@ class Reader : public KeyVisitor {
 
  protected:
   void visit(const std::string& path, Value value, const Rule& rule) override {
-    const Given given = take(path);
+    const YAML::Node given = take(path);
     const std::function<void(const std::string&)> at_fault = [&](const std::string& what) { fault(path, what); };
-    if (given.node.IsDefined())
-      std::visit([&](auto* field) { ValueReader{rule, at_fault}.read(given.node, *field); }, value);
+    if (given.IsDefined())
+      std::visit([&](auto* field) { ValueReader{rule, at_fault}.read(given, *field); }, value);
     else if (rule.required && maps_.back().is_map)
       at_fault("is missing: " + rule.meaning);
   }
@@ -224,7 +224,7 @@ class Reader : public KeyVisitor {
     const std::vector<std::string> known = names_below(map.path, known_);
     std::set<std::string> seen;
     for (const Entry& entry : map.entries) {
-      const std::string where = place_of(below(map.path, entry.name), entry.at, map.from_set);
+      const std::string where = place_of(below(map.path, entry.name), entry.at);
       if (!entry.is_merged && !seen.insert(entry.name).second) add_fault(where, "stands here a second time");
       if (entry.name != "<<" && std::ranges::count(known, entry.name) == 0)
         add_fault(where, no_such_key(entry.name, known));
@@ -232,10 +232,6 @@ class Reader : public KeyVisitor {
   }
 
  private:
-  struct Given {
-    YAML::Node node;
-    bool from_set;  // by --set, so its lines are not the file's
-  };
   struct Entry {
     std::string name;
     YAML::Node at;  // whose line faults name
@@ -244,14 +240,12 @@ class Reader : public KeyVisitor {
   };
   struct Map {  // that is being read, or a list by its numbers
     std::string path;
-    bool from_set;
     bool is_map = true;               // else that is the fault
     std::vector<Entry> entries = {};  // its own, then those merged by `<<`, the nearest first
   };
 
-  void open(const std::string& path, const Given& given, bool is_list) {
-    Map& map = maps_.emplace_back(Map{path, given.from_set});
-    const YAML::Node& found = given.node;
+  void open(const std::string& path, const YAML::Node& found, bool is_list) {
+    Map& map = maps_.emplace_back(Map{path});
     if (!found.IsDefined() || found.IsNull()) return;
     map.is_map = is_list ? found.IsSequence() && found.size() > 0 : found.IsMap();
     if (!map.is_map)
@@ -273,7 +267,7 @@ class Reader : public KeyVisitor {
       return;
     }
     if (!source.IsMap() || depth == kDeepest)
-      return add_fault(place_of(below(map.path, "<<"), source, map.from_set), "expected a map or a list of maps");
+      return add_fault(place_of(below(map.path, "<<"), source), "expected a map or a list of maps");
     for (const auto& entry : source)
       if (const std::string name = name_of(entry.first); name != "<<")
         map.entries.push_back({name, entry.second, entry.second, true});
@@ -281,15 +275,14 @@ class Reader : public KeyVisitor {
   }
 
   // What is given for a key or section: by --set, else by its map. Remembers that it is known.
-  Given take(const std::string& path) {
+  YAML::Node take(const std::string& path) {
     known_.push_back(path);
-    const Map& map = maps_.back();
+    const std::vector<Entry>& entries = maps_.back().entries;
     const auto set = overrides_.find(path);
-    const auto own = std::ranges::find(map.entries, path.substr(path.rfind('.') + 1), &Entry::name);
-    const bool is_set = set != overrides_.end();
-    const YAML::Node found = own == map.entries.end() ? YAML::Node(YAML::NodeType::Undefined) : own->value;
-    const Given given{is_set ? set->second : found, map.from_set || is_set};
-    if (given.node.IsDefined()) places_[path] = place_of(path, given.node, given.from_set);
+    const auto own = std::ranges::find(entries, path.substr(path.rfind('.') + 1), &Entry::name);
+    const YAML::Node found = own == entries.end() ? YAML::Node(YAML::NodeType::Undefined) : own->value;
+    const YAML::Node given = set == overrides_.end() ? found : set->second;
+    if (given.IsDefined()) places_[path] = place_of(path, given);
     return given;
   }
 
@@ -320,8 +313,10 @@ class Reader : public KeyVisitor {
     }
   }
 
-  static std::string place_of(const std::string& path, const YAML::Node& node, bool from_set) {
-    return path + (from_set ? " (--set)" : line_of(node.Mark()));
+  std::string place_of(const std::string& path, const YAML::Node& node) const {
+    const bool is_set = std::ranges::any_of(
+        overrides_, [&](const auto& set) { return path == set.first || path.starts_with(set.first + "."); });
+    return path + (is_set ? " (--set)" : line_of(node.Mark()));  // what --set gives has no line of the file
   }
   std::string where(const std::string& path) const {  // its place, or the bare path of a default
     const auto place = places_.find(path);

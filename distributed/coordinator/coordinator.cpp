@@ -23,10 +23,15 @@ int64_t peak_bytes() {
 
 // Files of the run, before they are read. Collective.
 void require_as_written(RunUnderWay& run, const Stage::Files& files) {
-  on_all_ranks(run.world, [&] {
-    if (!run.leads()) return;
+  run.on_rank_0([&] {
     for (const std::filesystem::path& file : files) run.folder.require_as_written(file);
   });
+}
+
+// What every finished stage has left under checkpoints/: its result is on disk.
+void forget_checkpoints(const RunFolder& folder) {
+  for (const proto::StageResult& result : folder.state().finished())
+    StageFolders{folder.checkpoints_folder(), result.stage()}.remove_all();
 }
 
 // What earlier starts of this run have left on disk.
@@ -37,15 +42,14 @@ void recall(RunUnderWay& run) {
   const bool has_plans = is_finished(folder.state(), "discretize");  // as rank 0 knows, which alone reads
   read_on_all_ranks(has_plans ? folder.plan_file() : "", run.plans, run.world);
   read_on_all_ranks(folder.evaluation_file(), run.evaluation, run.world);
-  on_all_ranks(run.world, [&] {
-    if (!run.leads()) return;
+  run.on_rank_0([&] {
     if (const std::string expected = folder.state().plan_hash(), found = hash_of(run.plans);
         !expected.empty() && expected != found)
       throw BadInput(
           folder.plan_file().string(),
           fmt::format("is not what this run's discretize wrote: its plans' hash is {}, expected {}", found, expected));
     for (const proto::StageResult& result : folder.state().finished())
-      run.inputs.observer.skipped(result.stage(), folder.path().string());
+      run.observer.skipped(result.stage(), folder.path().string());
     forget_checkpoints(folder);
   });
 }
@@ -54,7 +58,7 @@ void recall(RunUnderWay& run) {
 proto::StageCommand agreed_next_command(RunUnderWay& run) {
   proto::StageCommand command;
   if (run.leads()) {
-    command = next_command(run.inputs.config, run.folder.state(), run.plans);
+    command = next_command(run.config, run.folder.state(), run.plans);
     command.set_plan_hash(run.folder.state().plan_hash());
   }
   command.ParseFromString(run.world.broadcast_text(command.SerializeAsString(), 0));
@@ -70,7 +74,7 @@ proto::StageCommand agreed_next_command(RunUnderWay& run) {
 
 StageCost execute(RunUnderWay& run, const proto::StageCommand& command) {
   const Stage& stage = stage_named(command.stage());
-  const Stage::Files files = stage.reads(run.folder, run.inputs.config, command);
+  const Stage::Files files = stage.reads(run, command);
   require_as_written(run, files);
   if (stage.mesh != nullptr) place(run, stage.mesh, std::ranges::count(files, run.folder.branches_file()) > 0);
   return stage.run(run, command);
@@ -78,7 +82,7 @@ StageCost execute(RunUnderWay& run, const proto::StageCommand& command) {
 
 // Every rank has done its part; the stage is finished once rank 0 has written so.
 void conclude(RunUnderWay& run, const proto::StageCommand& command, const StageCost& cost, int64_t bytes_moved) {
-  const Phase saving(run.inputs.watchdog, Work::save, name_of(command));
+  const Phase saving(run.watchdog, Work::save, name_of(command));
   const at::Tensor used = run.world.all_gather(at::tensor({bytes_moved, peak_bytes()}, at::kLong));  // a row a rank
   proto::StageResult result;
   result.set_stage(name_of(command));
@@ -87,24 +91,23 @@ void conclude(RunUnderWay& run, const proto::StageCommand& command, const StageC
   result.set_ranks(run.world.size());
   result.set_bytes_moved(used.select(1, 0).sum().item<int64_t>());
   result.set_peak_bytes(used.select(1, 1).max().item<int64_t>());
-  on_all_ranks(run.world, [&] {
-    if (!run.leads()) return;
+  run.on_rank_0([&] {
     const Stage& stage = stage_named(command.stage());
-    run.folder.finish(result, stage.writes(run.folder, run.inputs.config, command), hash_of(run.plans));
+    run.folder.finish(result, stage.writes(run, command), hash_of(run.plans));
     forget_checkpoints(run.folder);
   });
-  run.inputs.observer.finished(result.stage(), result.seconds());
+  run.observer.finished(result.stage(), result.seconds());
 }
 
 }  // namespace
 
-void Coordinator::run() {
-  recall(run_);
-  for (auto command = agreed_next_command(run_); !command.stage().empty(); command = agreed_next_command(run_)) {
-    run_.inputs.stop.throw_if_agreed(run_.world, "before " + name_of(command));
-    const int64_t bytes_before = run_.placed.bytes_moved();
-    const StageCost cost = execute(run_, command);
-    conclude(run_, command, cost, run_.placed.bytes_moved() - bytes_before);
+void run_stages(RunUnderWay& run) {
+  recall(run);
+  for (auto command = agreed_next_command(run); !command.stage().empty(); command = agreed_next_command(run)) {
+    run.stop.throw_if_agreed(run.world, "before " + name_of(command));
+    const int64_t bytes_before = run.placed.bytes_moved();
+    const StageCost cost = execute(run, command);
+    conclude(run, command, cost, run.placed.bytes_moved() - bytes_before);
   }
 }
 

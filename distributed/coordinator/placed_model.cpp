@@ -25,21 +25,19 @@ void PlacedModel::place(const Layout& layout) {
                                   mesh_->pipeline_peers());
   });
   model_->add_branches(config_.mixer, config_.run.seed);
-  branches_are_new_ = true;
-  trained_ = false;
+  branches_ = Branches::initial;
 }
 
 void PlacedModel::start_branches() {
-  if (!std::exchange(branches_are_new_, false)) model_->add_branches(config_.mixer, config_.run.seed);
+  if (branches_ != Branches::initial) model_->add_branches(config_.mixer, config_.run.seed);
   if (const std::string& file = config_.stages.align.branches; !file.empty()) read_branches(file);
-  trained_ = false;
+  branches_ = Branches::in_training;
 }
 
 void PlacedModel::read_branches(const std::filesystem::path& file) {
   on_all_ranks(world_,
                [&] { read_into(model_->branch_parameters(), ModelFiles::open_file(file), model_->placement()); });
-  trained_ = true;
-  branches_are_new_ = false;
+  branches_ = Branches::trained;
 }
 
 }  // namespace flashmorph

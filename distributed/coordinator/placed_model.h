@@ -26,10 +26,10 @@ class PlacedModel {
   // Collective. The model has branches at their initial values when it is new.
   void place(const Layout& layout);
 
-  void read_branches(const std::filesystem::path& file);  // the trained ones. Collective
-  void start_branches();                                  // as align finds them. Collective
-  void keep_branches() { trained_ = true; }               // what align made of them is what is on disk
-  bool has_trained_branches() const { return trained_; }
+  void read_branches(const std::filesystem::path& file);   // the trained ones. Collective
+  void start_branches();                                   // as align finds them. Collective
+  void keep_branches() { branches_ = Branches::trained; }  // what align made of them is what is on disk
+  bool has_trained_branches() const { return branches_ == Branches::trained; }
 
   const ModelSpec& spec() const { return spec_; }
   int64_t element_bytes() const { return static_cast<int64_t>(c10::elementSize(dtype_)); }
@@ -47,8 +47,7 @@ class PlacedModel {
   Layout layout_;
   std::unique_ptr<Mesh> mesh_;
   std::optional<MorphableModel> model_;
-  bool trained_ = false;
-  bool branches_are_new_ = false;
+  enum class Branches { initial, in_training, trained } branches_ = Branches::initial;
   int64_t retired_bytes_ = 0;
 };
 

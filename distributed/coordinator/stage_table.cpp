@@ -39,14 +39,13 @@ LayerBudget budget_of(const RunConfig& config, PlacedModel& placed, const proto:
   return layer_budget(config.budget, placed.spec(), placed.element_bytes(), numbers_of(latency));
 }
 
-LayerBudget budget_of(RunUnderWay& run) { return budget_of(run.inputs.config, run.placed, run.latency); }
+LayerBudget budget_of(RunUnderWay& run) { return budget_of(run.config, run.placed, run.latency); }
 
 // A checkpoint refers to the weights that it does not hold: the teacher's, and behind align the branches. Rank 0
 // compares.
 CheckpointPlace checkpoints_of(RunUnderWay& run, const std::string& command) {
   CheckpointPlace place{.folder = run.folder.checkpoints_folder(), .stage = command};
-  on_all_ranks(run.world, [&] {
-    if (!run.leads()) return;
+  run.on_rank_0([&] {
     place.frozen["teacher"] = run.folder.state().source_hash();
     if (command != "align") place.frozen["branches"] = run.folder.sha256_as_written(run.folder.branches_file());
   });
@@ -54,24 +53,21 @@ CheckpointPlace checkpoints_of(RunUnderWay& run, const std::string& command) {
 }
 
 StageContext context(RunUnderWay& run, CheckpointPlace checkpoints = {}) {
-  return {run.inputs, run.placed.mesh(), std::move(checkpoints)};
+  return {run, run.placed.mesh(), std::move(checkpoints)};
 }
 
-void write(RunUnderWay& run, const std::filesystem::path& file, const google::protobuf::Message& message) {
-  const Phase saving(run.inputs.watchdog, Work::save, file.filename().string());
-  on_all_ranks(run.world, [&] {
-    if (run.leads()) write_message(file, message);
-  });
-}
-
-proto::Provenance provenance(const RunUnderWay& run, const std::string& stage, const StageCost& cost = {}) {
-  proto::Provenance origin;
+// On rank 0, with where it comes from.
+template <class Message>
+void write(const RunUnderWay& run, const std::filesystem::path& file, Message& message, const std::string& stage,
+           const StageCost& cost = {}) {
+  const Phase saving(run.watchdog, Work::save, file.filename().string());
+  proto::Provenance& origin = *message.mutable_provenance();
   origin.set_stage(stage);
   origin.set_tokens(cost.tokens);
   origin.set_seconds(cost.seconds);
-  origin.set_seed(run.inputs.config.run.seed);
+  origin.set_seed(run.config.run.seed);
   origin.set_source_hash(run.folder.state().source_hash());
-  return origin;
+  run.on_rank_0([&] { write_message(file, message); });
 }
 
 const proto::HybridPlan& plan_of(const RunUnderWay& run, const std::string& name) {
@@ -102,20 +98,19 @@ MorphableModel hybrid(RunUnderWay& run, const proto::HybridPlan& plan, const std
 StageCost keep_latency(RunUnderWay& run, const Command&) {
   proto::LayerLatency latency = run.latency;
   const StageCost cost{0, latency.provenance().seconds()};
-  *latency.mutable_provenance() = provenance(run, "latency", cost);
-  write(run, run.folder.latency_file(), latency);
+  write(run, run.folder.latency_file(), latency, "latency", cost);
   return cost;
 }
 
 StageCost align_branches(RunUnderWay& run, const Command&) {
-  const AlignSection& section = run.inputs.config.stages.align;
+  const AlignSection& section = run.config.stages.align;
   run.placed.start_branches();
   StageContext here = context(run, checkpoints_of(run, "align"));
-  if (!section.branches.empty()) run.inputs.observer.note("align  goes on from " + section.branches);
+  if (!section.branches.empty()) run.observer.note("align  goes on from " + section.branches);
   const StageCost cost = section.tokens > 0 ? align(run.placed.model(), here) : StageCost();
-  const Phase saving(run.inputs.watchdog, Work::save, "align");
+  const Phase saving(run.watchdog, Work::save, "align");
   save_global(run.folder.branches_file(), run.placed.model().branch_parameters(), run.placed.mesh(),
-              branch_facts(run.inputs.config, run.folder.state().source_hash()));
+              branch_facts(run.config, run.folder.state().source_hash()));
   run.placed.keep_branches();
   return cost;
 }
@@ -124,9 +119,8 @@ StageCost select_layers(RunUnderWay& run, const Command&) {
   StageContext here = context(run, checkpoints_of(run, "select"));
   const auto [gates, cost] = select_gates(run.placed.model(), budget_of(run), here);
   run.gates = gates;
-  run.gates.set_method(run.inputs.config.stages.select.method);
-  *run.gates.mutable_provenance() = provenance(run, "select", cost);
-  write(run, run.folder.gates_file(), run.gates);
+  run.gates.set_method(run.config.stages.select.method);
+  write(run, run.folder.gates_file(), run.gates, "select", cost);
   return cost;
 }
 
@@ -143,13 +137,13 @@ proto::PlanSet pick_by_judging(RunUnderWay& run) {
         if (!judge) judge.emplace(run.placed.model(), here);
         const proto::JudgedSet set = judge->judge(full_layers, with_text);
         if (++count; since_note.seconds() > kNoteEvery) {
-          run.inputs.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %",
-                                               count, 100.0 * set.recall()));
+          run.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %", count,
+                                        100.0 * set.recall()));
           since_note = Stopwatch();
         }
         return set;
       });
-  const proto::PlanSet plans = discretize(run.inputs.config, budget_of(run), run.gates, &judged);
+  const proto::PlanSet plans = discretize(run.config, budget_of(run), run.gates, &judged);
   judged.save();
   return plans;
 }
@@ -157,25 +151,22 @@ proto::PlanSet pick_by_judging(RunUnderWay& run) {
 // Rank 0 decides and writes; every rank gets the plans.
 StageCost discretize_gates(RunUnderWay& run, const Command&) {
   const Stopwatch watch;
-  const RunConfig& config = run.inputs.config;
+  const RunConfig& config = run.config;
   if (asks_a_judge(config.stages)) {
     run.plans = pick_by_judging(run);
   } else {
-    on_all_ranks(run.world, [&] {
-      if (run.leads()) run.plans = discretize(config, budget_of(run), run.gates);
-    });
+    run.on_rank_0([&] { run.plans = discretize(config, budget_of(run), run.gates); });
   }
   for (const proto::FrontierPoint& point : GateHistory(run.gates, config.stages.select, budget_of(run))
                                                .frontier(run.placed.spec().kv_bytes(run.placed.element_bytes())))
     *run.plans.add_frontier() = point;
-  *run.plans.mutable_provenance() = provenance(run, "discretize");
   run.plans.ParseFromString(run.world.broadcast_text(run.plans.SerializeAsString(), 0));
-  write(run, run.folder.plan_file(), run.plans);
+  write(run, run.folder.plan_file(), run.plans, "discretize");
   for (const proto::HybridPlan& plan : run.plans.plans())
-    if (!plan.contenders().empty()) run.inputs.observer.note("discretize  " + judged_text(plan));
+    if (!plan.contenders().empty()) run.observer.note("discretize  " + judged_text(plan));
   for (const proto::HybridPlan& plan : run.plans.plans())
     if (selector_named(plan.name()).needs_gates() && plan.margin() <= plan.noise())
-      run.inputs.observer.warn(fmt::format(
+      run.observer.warn(fmt::format(
           "{}: the pick's margin, {:f}, is within the gates' noise, {:f}; more tokens would separate them better",
           plan.name(), plan.margin(), plan.noise()));
   return {0, watch.seconds()};
@@ -191,7 +182,7 @@ proto::Measurement measure(RunUnderWay& run, const Command& command) {
   for (proto::Measurement known : run.evaluation.measurements()) {
     if (&first == &plan || known.name() != first.name() || known.after() != command.after()) continue;
     known.set_name(plan.name());
-    run.inputs.observer.note(
+    run.observer.note(
         fmt::format("evaluate  {} keeps the same layers as {}: one hybrid, measured once", plan.name(), first.name()));
     return known;
   }
@@ -207,30 +198,29 @@ StageCost evaluate_model(RunUnderWay& run, const Command& command) {
     return one.name() == measured.name() && one.after() == measured.after();
   });
   (old == all.end() ? *all.Add() : *old) = measured;  // there, when a start was stopped before this was concluded
-  *run.evaluation.mutable_provenance() = provenance(run, "evaluate");
-  run.inputs.observer.measured(measured);
-  write(run, run.folder.evaluation_file(), run.evaluation);
+  run.observer.measured(measured);
+  write(run, run.folder.evaluation_file(), run.evaluation, "evaluate");
   return {0, watch.seconds()};
 }
 
 // The plan's hybrid, as the training before has left it.
 StageCost train_hybrid(RunUnderWay& run, const Command& command) {
   const proto::HybridPlan& plan = plan_of(run, command.model());
-  const MorphableModel student = hybrid(run, plan, training_before(command.stage(), run.inputs.config));
+  const MorphableModel student = hybrid(run, plan, training_before(command.stage(), run.config));
   StageContext here = context(run, checkpoints_of(run, name_of(command)));
   const StageCost cost = command.stage() == "distill"
                              ? distill(run.placed.model(), student, routes_of(run, plan), plan.name(), here)
                              : finetune(student, routes_of(run, plan), plan.name(), here);
-  const Phase saving(run.inputs.watchdog, Work::save, name_of(command));
+  const Phase saving(run.watchdog, Work::save, name_of(command));
   save_global(run.folder.hybrid_file(plan.name(), command.stage()), student.all_parameters(), run.placed.mesh(),
               {{"plan", plan.name()}, {"after", command.stage()}});
   return cost;
 }
 
 StageCost export_hybrid(RunUnderWay& run, const Command&) {
-  const Phase saving(run.inputs.watchdog, Work::save, "export");
+  const Phase saving(run.watchdog, Work::save, "export");
   const Stopwatch watch;
-  const RunConfig& config = run.inputs.config;
+  const RunConfig& config = run.config;
   const proto::HybridPlan& plan = run.plans.plans(0);
   const NamedTensors whole =
       gather_global(hybrid(run, plan, last_training(config)).all_parameters(), run.placed.mesh());
@@ -238,15 +228,14 @@ StageCost export_hybrid(RunUnderWay& run, const Command&) {
                   std::vector<bool>(static_cast<size_t>(run.placed.spec().layers), false)};
   for (const int64_t layer : plan.full_layers()) spec.full[static_cast<size_t>(layer)] = true;
   const ExportFormat& format = export_format(config.stages.export_.format, spec.model, spec.mixer);
-  on_all_ranks(run.world, [&] {
-    if (!run.leads()) return;
+  run.on_rank_0([&] {
     const ExportReport report = export_hugging_face(
         run.folder.export_folder(), format,
         {.source = config.model.path,
          .hybrid = spec,
          .tensors = whole,
          .model_card = model_card(config, run.plans, run.evaluation, run.folder.state().finished())});
-    run.inputs.observer.exported(report.format, report.tokens, report.largest_difference);
+    run.observer.exported(report.format, report.tokens, report.largest_difference);
   });
   return {0, watch.seconds()};
 }
@@ -258,25 +247,25 @@ bool has_distill(const RunConfig& config) { return config.stages.distill.tokens 
 bool has_finetune(const RunConfig& config) { return config.stages.finetune.tokens > 0; }
 bool has_export(const RunConfig& config) { return config.stages.export_.enabled; }
 
-Files nothing(const RunFolder&, const RunConfig&, const Command&) { return {}; }
-Files latency_file(const RunFolder& run, const RunConfig&, const Command&) { return {run.latency_file()}; }
-Files gates_file(const RunFolder& run, const RunConfig&, const Command&) { return {run.gates_file()}; }
-Files branches_file(const RunFolder& run, const RunConfig&, const Command&) { return {run.branches_file()}; }
-Files hybrid_file(const RunFolder& run, const RunConfig&, const Command& command) {
-  return {run.hybrid_file(command.model(), command.stage())};
+Files nothing(const RunUnderWay&, const Command&) { return {}; }
+Files latency_file(const RunUnderWay& run, const Command&) { return {run.folder.latency_file()}; }
+Files gates_file(const RunUnderWay& run, const Command&) { return {run.folder.gates_file()}; }
+Files branches_file(const RunUnderWay& run, const Command&) { return {run.folder.branches_file()}; }
+Files hybrid_file(const RunUnderWay& run, const Command& command) {
+  return {run.folder.hybrid_file(command.model(), command.stage())};
 }
 
-Files branches_if_judged(const RunFolder& run, const RunConfig& config, const Command&) {
-  return asks_a_judge(config.stages) ? Files{run.branches_file()} : Files();
+Files branches_if_judged(const RunUnderWay& run, const Command&) {
+  return asks_a_judge(run.config.stages) ? Files{run.folder.branches_file()} : Files();
 }
 
 // What the model that a stage begins with is read from.
-Files model_files(const RunFolder& run, const RunConfig& config, const Command& command) {
-  const bool exports = command.stage() == "export";
-  const std::string plan = exports ? methods_of(config.stages).front() : command.model();
-  const std::string after = command.stage() == "evaluate" ? command.after() : training_before(command.stage(), config);
-  Files files = {run.branches_file()};
-  if (!after.empty() && after != "align") files.push_back(run.hybrid_file(plan, after));
+Files model_files(const RunUnderWay& run, const Command& command) {
+  const std::string& stage = command.stage();
+  const std::string plan = stage == "export" ? methods_of(run.config.stages).front() : command.model();
+  const std::string after = stage == "evaluate" ? command.after() : training_before(stage, run.config);
+  Files files = {run.folder.branches_file()};
+  if (!after.empty() && after != "align") files.push_back(run.folder.hybrid_file(plan, after));
   return files;
 }
 
@@ -294,6 +283,12 @@ constexpr Stage kStages[] = {
 
 }  // namespace
 
+void RunUnderWay::on_rank_0(const std::function<void()>& work) const {
+  on_all_ranks(world, [&] {
+    if (leads()) work();
+  });
+}
+
 const Stage& stage_named(const std::string& name) {
   const auto found = std::ranges::find(kStages, name, &Stage::name);
   TORCH_CHECK(found != std::end(kStages), "unknown stage ", name);
@@ -301,14 +296,9 @@ const Stage& stage_named(const std::string& name) {
 }
 
 void place(RunUnderWay& run, const char* mesh, bool with_branches) {
-  const Phase loading(run.inputs.watchdog, Work::load, mesh);
-  run.placed.place(layout_of(mesh, run.inputs.config, run.placed.spec(), run.world.size()));
+  const Phase loading(run.watchdog, Work::load, mesh);
+  run.placed.place(layout_of(mesh, run.config, run.placed.spec(), run.world.size()));
   if (with_branches && !run.placed.has_trained_branches()) run.placed.read_branches(run.folder.branches_file());
-}
-
-void forget_checkpoints(const RunFolder& folder) {
-  for (const proto::StageResult& result : folder.state().finished())
-    StageFolders{folder.checkpoints_folder(), result.stage()}.remove_all();
 }
 
 proto::LayerLatency latency_of_run(const RunConfig& config, PlacedModel& placed, const RunFolder& folder, bool fresh,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,8 @@
 namespace flashmorph {
 
 // A run under way: what its stages work with, and what they have found so far, the same on every rank.
-struct RunUnderWay {
-  RunInputs inputs;
-  const proto::LayerLatency& latency;
+struct RunUnderWay : RunInputs {
+  const proto::LayerLatency& latency;  // of a budget in milliseconds (latency_of_run)
   Communicator& world;
   PlacedModel& placed;
   RunFolder& folder;
@@ -23,6 +23,7 @@ struct RunUnderWay {
   proto::Evaluation evaluation = {};
 
   bool leads() const { return world.rank() == 0; }
+  void on_rank_0(const std::function<void()>& work) const;  // where it fails, all ranks do. Collective
 };
 
 // A kind of stage: all that the run has to know of it.
@@ -32,19 +33,15 @@ struct Stage {
   const char* name;
   const char* mesh;  // the stage whose layout it works on; nullptr: it needs no model
   bool (*is_in)(const RunConfig&);
-  Files (*reads)(const RunFolder&, const RunConfig&, const Command&);   // of what earlier stages have written
-  Files (*writes)(const RunFolder&, const RunConfig&, const Command&);  // what later ones go on from; plans are hashed
-                                                                        // apart
-  StageCost (*run)(RunUnderWay&, const Command&);                       // what every rank does
+  Files (*reads)(const RunUnderWay&, const Command&);   // of what earlier stages have written
+  Files (*writes)(const RunUnderWay&, const Command&);  // what later ones go on from; plans are hashed apart
+  StageCost (*run)(RunUnderWay&, const Command&);       // what every rank does
 };
 
 const Stage& stage_named(const std::string& name);
 
 // The model on a stage's mesh, with its trained branches when it is asked for them. Collective.
 void place(RunUnderWay& run, const char* mesh, bool with_branches);
-
-// On rank 0, what every finished stage has left under checkpoints/: its result is on disk.
-void forget_checkpoints(const RunFolder& folder);
 
 // What a budget in milliseconds needs: each layer's latency, measured on the mesh of evaluate, or, unless `fresh`, as
 // an earlier start of this run has left it. Empty for other budgets. BadInput for a budget that cannot be met. To be

@@ -82,10 +82,10 @@ class Rehearsal {
   RankUse select() {
     const SelectSection& section = config_.stages.select;
     const StepShape shape = StepShape::of(section, layout_.shape.data);
-    const Gates gates(model_, mesh_, 0.5);  // both branches count
+    const at::Tensor alpha = at::full({model_.own_layers().count()}, 0.5, at::kDouble);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
-      select_step(model_, gates, some, section, mesh_);
-      for (int i = 0; i < gathers_a_step(section); ++i) gates.of_all_layers();
+      select_step(model_, alpha, some, section, mesh_);
+      for (int i = 0; i < gathers_a_step(section); ++i) of_all_layers(alpha, model_, mesh_);
     });
   }
 

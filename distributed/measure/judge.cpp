@@ -104,14 +104,8 @@ int64_t HardMixtureJudge::layers_between_kept(int64_t most_kept) const {
   return std::max<int64_t>(1, ((last - first) * bytes + most_kept - 1) / most_kept);
 }
 
-int64_t HardMixtureJudge::first_to_differ(const Routes& routes) const {
-  int64_t same = 0;
-  while (same < std::ssize(last_) && routes[same].kind == last_[same].kind) ++same;
-  return same;
-}
-
 void HardMixtureJudge::judge_items(const Routes& routes, Pass pass, at::Tensor& rows) {
-  const int64_t from = first_to_differ(routes);
+  const int64_t from = std::ranges::mismatch(last_, routes, {}, &Route::kind, &Route::kind).in1 - last_.begin();
   for (int64_t i = 0; i < std::ssize(mine_); ++i) {
     at::Tensor sums = rows[own_.first + i];
     through_layers(mine_[i], routes, from, pass, sums);
@@ -153,10 +147,11 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
     pass_on(now.x);
     if (model_.has_head()) {
       const at::Tensor hidden = model_.final_hidden(now.x);
+      const at::Tensor asked_states = hidden.flatten(0, 1).index_select(0, item.asked.to(hidden.device()));
       if (pass == Pass::teacher)
-        item.teacher_hidden = at_asked(item, hidden);
+        item.teacher_hidden = asked_states;
       else
-        count_words(item, hidden, sums);
+        count_words(item, asked_states, sums);
       if (pass == Pass::text) add_likelihood(item, hidden, sums);
     }
   };
@@ -169,14 +164,9 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
   if (model_.has_embedding()) sums[kAnswers] = item.batch.answers_BT.sum().item<double>();
 }
 
-// The final states that predict the answers.
-at::Tensor HardMixtureJudge::at_asked(const Item& item, const at::Tensor& hidden) {
-  return hidden.flatten(0, 1).index_select(0, item.asked.to(hidden.device()));
-}
-
-// Right words of the answers, and how far their logits are from the teacher's.
-void HardMixtureJudge::count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const {
-  const at::Tensor asked_states = at_asked(item, hidden);
+// Right words of the answers, and how far their logits are from the teacher's. asked_states: the final ones that
+// predict the answers.
+void HardMixtureJudge::count_words(const Item& item, const at::Tensor& asked_states, at::Tensor& sums) const {
   at::Tensor predicted = at::full({item.batch.tokens_BT.numel()}, -1, at::kLong);
   predicted.index_copy_(0, item.asked, greedy_tokens(asked_states, model_.head(), model_.shard()).cpu());
   sums[kDivergence] =

@@ -55,12 +55,10 @@ class HardMixtureJudge {
 
   Item item_of(int64_t index) const;
   int64_t layers_between_kept(int64_t most_kept) const;
-  int64_t first_to_differ(const Routes& routes) const;  // from those judged last
   void judge_items(const Routes& routes, Pass pass, at::Tensor& rows);
   void through_layers(Item& item, const Routes& routes, int64_t from, Pass pass, at::Tensor& sums) const;
   Kept resumed(Item& item, at::Tensor x, int64_t& from) const;
-  static at::Tensor at_asked(const Item& item, const at::Tensor& hidden);
-  void count_words(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const;
+  void count_words(const Item& item, const at::Tensor& asked_states, at::Tensor& sums) const;
   void add_likelihood(const Item& item, const at::Tensor& hidden, at::Tensor& sums) const;
 
   const MorphableModel& model_;

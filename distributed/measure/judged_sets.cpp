@@ -6,11 +6,6 @@
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
-namespace {
-
-constexpr double kSaveEvery = 5.0;  // seconds
-
-}  // namespace
 
 JudgedSets::JudgedSets(std::filesystem::path file, Communicator& world, Work judge)
     : file_(std::move(file)), world_(world), judge_(std::move(judge)) {
@@ -20,6 +15,7 @@ JudgedSets::JudgedSets(std::filesystem::path file, Communicator& world, Work jud
 }
 
 Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers, bool with_text) {
+  constexpr double kSaveEvery = 5.0;  // seconds
   auto found = known_.find(full_layers);
   if (found == known_.end() || (with_text && found->second.perplexity() == 0.0)) {
     try {

@@ -30,19 +30,17 @@ double standard_error(const std::vector<double>& values) {
 }
 
 // A row a sample: the depth, then a score for each thing asked for; -1 where a sample asks for fewer than another.
-at::Tensor of_all_ranks(const std::vector<WrittenAnswer>& own, const std::vector<std::vector<double>>& parts,
-                        int64_t samples, Mesh& mesh) {
+at::Tensor of_all_ranks(const std::vector<WrittenAnswer>& own, int64_t samples, Mesh& mesh) {
   size_t most = 0;
-  for (const std::vector<double>& asked : parts) most = std::max(most, asked.size());
+  for (const WrittenAnswer& one : own) most = std::max(most, one.parts.size());
   at::Tensor width = at::full({1}, static_cast<int64_t>(most), at::kLong);
   mesh.data().all_reduce(width, Reduction::max);
   at::Tensor table = at::zeros({samples, 1 + width.item<int64_t>()}, at::kDouble);
   auto cell = table.accessor<double, 2>();
-  for (size_t i = 0; i < own.size(); ++i) {
-    cell[own[i].sample][0] = own[i].asked.depth;
+  for (const WrittenAnswer& one : own) {
+    cell[one.sample][0] = one.asked.depth;
     for (int64_t part = 0; part + 1 < table.size(1); ++part)
-      cell[own[i].sample][part + 1] =
-          part < static_cast<int64_t>(parts[i].size()) ? parts[i][static_cast<size_t>(part)] : -1.0;
+      cell[one.sample][part + 1] = part < std::ssize(one.parts) ? one.parts[static_cast<size_t>(part)] : -1.0;
   }
   mesh.data().all_reduce(table, Reduction::sum);
   return table;
@@ -100,14 +98,13 @@ proto::TaskScore measure_task(const MorphableModel& model, const Routes& routes,
                               std::vector<WrittenAnswer>* own) {
   const Tokenizer& tokenizer = plan.material.tokenizer();
   std::vector<WrittenAnswer> mine;
-  std::vector<std::vector<double>> parts;
   const auto measure = [&](int64_t first, int64_t last) {
     std::vector<TaskSample> samples;
     for (int64_t i = first; i < last; ++i) samples.push_back(task_sample(task, plan.material, plan.seed, length, i));
     const auto written = answers(model, routes, samples, tokenizer, task.forced);
     for (size_t i = 0; i < samples.size(); ++i) {
-      parts.push_back(scores(samples[i], tokenizer, written[i]));
-      mine.push_back({first + static_cast<int64_t>(i), samples[i], written[i], mean(parts.back())});
+      const std::vector<double> parts = scores(samples[i], tokenizer, written[i]);
+      mine.push_back({first + static_cast<int64_t>(i), samples[i], written[i], parts, mean(parts)});
     }
   };
   const int64_t few = std::clamp<int64_t>(plan.batch_tokens / length, 1, kMostRows);
@@ -115,7 +112,7 @@ proto::TaskScore measure_task(const MorphableModel& model, const Routes& routes,
   proto::TaskScore score;
   score.set_task(task.name);
   score.set_length(length);
-  summarize(of_all_ranks(mine, parts, plan.samples, mesh), plan.depths, score);
+  summarize(of_all_ranks(mine, plan.samples, mesh), plan.depths, score);
   if (own != nullptr) *own = std::move(mine);
   return score;
 }

@@ -47,7 +47,8 @@ struct WrittenAnswer {
   int64_t sample;
   TaskSample asked;
   std::vector<int32_t> written;
-  double score;
+  std::vector<double> parts;  // a score for each thing asked for
+  double score;               // their mean
 };
 
 // `own`: gets this data rank's answers, in order, when given.

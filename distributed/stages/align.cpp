@@ -17,7 +17,8 @@ StageCost align(MorphableModel& model, StageContext& context) {
   Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}},
                     branches.as_trained(), context);
   if (context.config.mixer.init == "data" && section.branches.empty() && training.steps_done() == 0) {
-    const MicroBatches first = training.first_micro_batch();
+    MicroBatches first = training.micro_batches();
+    first.mine = {0, 1};  // the first of all, on every rank
     Pipeline(context.mesh)
         .stream(first.mine, state_shape(model, first.shape),
                 [&](int64_t index, const at::Tensor& x, const PassOn& pass_on) {

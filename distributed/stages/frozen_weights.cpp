@@ -4,37 +4,29 @@
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
-#include <set>
-
 #include "core/base/host_name.h"
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
 namespace {
 
-at::Tensor sum_of_bits(const at::Tensor& tensor) {
-  const at::ScalarType bits = tensor.element_size() == 2   ? at::kShort
-                              : tensor.element_size() == 4 ? at::kInt
-                                                           : at::kLong;
-  return tensor.detach().view(bits).sum(at::kLong);
-}
-
 at::Tensor sums_of(const Parameters& parameters) {
   const c10::NoGradGuard no_gradient;
-  if (parameters.empty()) return at::zeros({0}, at::kLong);
   std::vector<at::Tensor> sums;
-  for (const Parameter& parameter : parameters) sums.push_back(sum_of_bits(parameter.value));
-  return at::stack(sums).cpu();
+  for (const Parameter& parameter : parameters) {
+    const int64_t bytes = parameter.value.element_size();
+    const at::ScalarType bits = bytes == 2 ? at::kShort : bytes == 4 ? at::kInt : at::kLong;
+    sums.push_back(parameter.value.detach().view(bits).sum(at::kLong));
+  }
+  return sums.empty() ? at::zeros({0}, at::kLong) : at::stack(sums).cpu();
 }
 
 }  // namespace
 
-FrozenWeights::FrozenWeights(const Parameters& all, const Parameters& trained, int64_t every) : every_(every) {
+FrozenWeights::FrozenWeights(const Parameters& all, int64_t every) : every_(every) {
   if (every_ == 0) return;
-  std::set<const void*> moving;
-  for (const Parameter& parameter : trained) moving.insert(parameter.value.data_ptr());
   for (const Parameter& parameter : all)
-    if (!moving.contains(parameter.value.data_ptr())) frozen_.push_back(parameter);
+    if (!parameter.value.requires_grad()) frozen_.push_back(parameter);
   sums_ = sums_of(frozen_);
 }
 

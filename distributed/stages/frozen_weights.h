@@ -13,8 +13,8 @@ namespace flashmorph {
 // flipped bit changes the sum.
 class FrozenWeights {
  public:
-  // Those of `all` that `trained` does not hold as well. every: health.weights_every; 0: none are summed.
-  FrozenWeights(const Parameters& all, const Parameters& trained, int64_t every);
+  // Those of `all` that need no gradient. every: health.weights_every; 0: none are summed.
+  FrozenWeights(const Parameters& all, int64_t every);
 
   // CommonFailure naming rank, host, tensor and both sums when one has changed on any rank. Collective on the steps it
   // is due; `steps` are done.

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "core/select/by_gates.h"
-#include "core/select/gate_budget.h"
 #include "core/select/selector.h"
 
 namespace flashmorph {
@@ -28,11 +27,21 @@ double deviation_from_trend(const std::vector<double>& gates) {
 
 }  // namespace
 
-GateHistory::GateHistory(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget)
-    : gates_(gates),
+GateHistory::GateHistory(proto::GateSnapshot gates, const SelectSection& section, const LayerBudget& budget)
+    : gates_(std::move(gates)),
       section_(section),
       budget_(budget),
       rounding_(1e-9 * gates_cost(std::vector<double>(budget.costs.size(), 1.0), budget)) {}
+
+void GateHistory::record(const StepResult& step, const PricedGates& moved) {
+  proto::GateStep& done = *gates_.add_history();
+  done.set_step(steps());
+  done.set_loss(step.loss);
+  done.set_regularizer(step.regularizer);
+  done.mutable_alpha()->Add(moved.gates.begin(), moved.gates.end());
+  done.set_price(moved.price);
+  done.set_cost(gates_cost(moved.gates, budget_));
+}
 
 int GateHistory::deciding_step() const {
   int step = steps() - 1;

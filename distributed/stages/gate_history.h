@@ -4,15 +4,21 @@
 
 #include "core/config/run_config.h"
 #include "core/select/budget.h"
+#include "core/select/gate_budget.h"
+#include "distributed/stages/step.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
 
-// What the gates of a run say of a budget, the run's or another, from their history alone (gates.json).
+// How the gates of a run moved (gates.json), and what that says of a budget, the run's or another.
 class GateHistory {
  public:
-  // All of it outlives this; the history may grow.
-  GateHistory(const proto::GateSnapshot& gates, const SelectSection& section, const LayerBudget& budget);
+  // Section and budget outlive this.
+  GateHistory(proto::GateSnapshot gates, const SelectSection& section, const LayerBudget& budget);
+
+  void record(const StepResult& step, const PricedGates& moved);
+  const proto::GateStep& last() const { return *gates_.history().rbegin(); }
+  proto::GateSnapshot& message() { return gates_; }  // as far as the steps say it
 
   // The step whose gates count: with a falling budget the last whose gates still cost its limit or more, and else the
   // last of all.
@@ -44,7 +50,7 @@ class GateHistory {
   std::vector<double> alpha(int step) const;
   double cost(int step) const;
 
-  const proto::GateSnapshot& gates_;
+  proto::GateSnapshot gates_;
   const SelectSection& section_;
   const LayerBudget& budget_;
   double rounding_;  // what a budget comes to may be a sum of many gates

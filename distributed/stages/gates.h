@@ -7,66 +7,36 @@
 
 #include "core/morph/morphable_model.h"
 #include "core/select/budget.h"
+#include "core/select/gate_budget.h"
 #include "core/train/adamw.h"
 #include "distributed/stages/training.h"
 #include "proto/run.pb.h"
 
 namespace flashmorph {
 
-struct MovedGates {
-  std::vector<double> alpha;  // of all layers
-  double price = 0.0;         // of a gate: the lambda that would hold the gates where they are
-};
-
-// How the error's gradient moves the gates. Collective, and the same on every rank that has the same gates.
-class GateDescent {
- public:
-  virtual ~GateDescent() = default;
-
-  // gradient_l: of the loss, by this rank's gates, which move.
-  virtual MovedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) = 0;
-
-  virtual AdamW::State state() const = 0;  // shares storage with what the next step depends on
-  virtual void resume_at(int64_t steps) = 0;
-};
-
 // One gate a layer, alpha in [0, 1]: 1 is full attention, 0 linear. A pipeline rank trains those of its own layers, the
-// same on all its data and tensor ranks; how they moved is known to every rank.
+// same on all its data and tensor ranks.
 class Gates {
  public:
-  // Open: all 1, where the mixture is the teacher. Or all at another value.
-  Gates(const MorphableModel& model, Mesh& mesh, double at = 1.0);
+  Gates(const MorphableModel& model, Mesh& mesh);  // open: all 1, where the mixture is the teacher
+  virtual ~Gates() = default;
 
-  // [own layers] float64, on the host: what an optimizer moves.
-  const at::Tensor& alpha() const { return alpha_l_; }
-  void clamp();  // into [0, 1]
-  void set(const std::vector<double>& of_all_layers);
+  const at::Tensor& alpha() const { return alpha_l_; }  // [own layers] float64, on the host
 
-  // A copy where the model is, for a micro-batch of its own: its gradient stays apart from the others'.
-  at::Tensor leaf() const;
-  Routes mixing(const at::Tensor& leaf) const;  // of this rank's layers
+  // Moves them by the gradient of the loss, gradient_l of this rank's. Returns those of all layers, and the lambda that
+  // would hold them where they are. Collective, and the same on every rank that has the same gates.
+  virtual PricedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) = 0;
 
-  // Of all layers, in order. Collective.
-  std::vector<double> of_all_layers() const { return of_all_layers(alpha_l_); }
-  std::vector<double> of_all_layers(const at::Tensor& own_l) const;  // one number of each of this rank's gates
+  Trained as_trained(proto::GateSnapshot& history);  // checkpoints hold the history as well
 
-  Trained trained_by(GateDescent& descent);
+ protected:
+  virtual AdamW::State state() const = 0;  // shares storage with what the next step depends on
+  virtual void resume_at(int64_t /*steps*/) {}
 
-  // How they moved: gates.json, but for the method, the gates that count, and where it came from.
-  const proto::GateSnapshot& history() const { return history_; }
-  const proto::GateStep& last() const { return *history_.history().rbegin(); }
-  void record(const StepResult& step, const MovedGates& moved, double cost);
-
- private:
   const MorphableModel& model_;
   Mesh& mesh_;
   at::Tensor alpha_l_;
-  proto::GateSnapshot history_;
 };
-
-// A mixed route for each gate of alpha_l, a leaf where the model is, with their numbers from the host, so that nobody
-// waits for a device to read them.
-Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l);
 
 // By stages.select.objective:
 //   paper    AdamW on the error + lambda * sum of gates, clamped to [0, 1].
@@ -75,9 +45,15 @@ Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l);
 //              gates <- the nearest point of [0, 1]^L to gates - rate m / s that costs what is allowed now.
 //            One s for all gates keeps their gradients in proportion, and takes the unit out: an error, and so a model,
 //            a thousand times larger moves the gates alike.
-std::unique_ptr<GateDescent> gate_descent(Gates& gates, const LayerBudget& budget, const SelectSection& section);
+std::unique_ptr<Gates> open_gates(const MorphableModel& model, Mesh& mesh, const LayerBudget& budget,
+                                  const SelectSection& section);
 
-// How often a step gathers a number of every gate.
+// One number of each of this rank's layers, of all layers in order; and how often a step gathers so. Collective.
+std::vector<double> of_all_layers(const at::Tensor& own_l, const MorphableModel& model, Mesh& mesh);
 int gathers_a_step(const SelectSection& section);
+
+// A mixed route for each gate of alpha_l, a leaf where the model is, with their numbers from the host, so that nobody
+// waits for a device to read them.
+Routes mixing_routes(const at::Tensor& alpha_l, const at::Tensor& on_host_l);
 
 }  // namespace flashmorph

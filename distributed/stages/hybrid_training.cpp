@@ -49,6 +49,7 @@ at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, cons
       .states;
 }
 
+// Its loss is the mean over a micro-batch's tokens, divided by the step's micro-batches.
 using HybridForward = std::function<StageOutput(const Batch& batch, const Positions& positions, const States& states)>;
 
 StepResult hybrid_step(const MorphableModel& hybrid, const MicroBatches& batches, const TrainingSection& section,
@@ -62,11 +63,6 @@ StepResult hybrid_step(const MorphableModel& hybrid, const MicroBatches& batches
   for (const at::Tensor& loss : losses)
     if (loss.defined()) sum += loss.item<double>();  // where this rank makes one
   return over_mesh(sum, hybrid.all_parameters(), section, mesh);
-}
-
-// The mean over a micro-batch's tokens, as its share of the step's mean.
-at::Tensor share_of_step(const at::Tensor& sum_over_tokens, int64_t tokens, const MicroBatches& batches) {
-  return sum_over_tokens / static_cast<double>(tokens * batches.count);
 }
 
 }  // namespace
@@ -90,7 +86,7 @@ StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hyb
         const at::Tensor target = without_gradient([&] { return teacher.final_hidden(targets->states()); });
         const at::Tensor loss = kl_divergence(hybrid.final_hidden(student).flatten(0, 1), hybrid.head(),
                                               target.flatten(0, 1), teacher.head(), hybrid.shard());
-        return {{}, share_of_step(loss, batch.tokens_BT.numel(), batches)};
+        return {{}, loss / static_cast<double>(batch.tokens_BT.numel() * batches.count)};
       });
 }
 
@@ -105,7 +101,7 @@ StepResult finetune_step(const MorphableModel& hybrid, const Routes& routes, con
         const at::Tensor hidden = hybrid.final_hidden(x).flatten(0, 1).index_select(0, places.to(x.device()));
         const at::Tensor targets = batch.tokens_BT.flatten().index_select(0, places + 1);
         const at::Tensor loss = cross_entropy(hidden, hybrid.head(), targets, hybrid.shard());
-        return {{}, share_of_step(loss, places.numel(), batches)};
+        return {{}, loss / static_cast<double>(places.numel() * batches.count)};
       });
 }
 

@@ -1,5 +1,3 @@
-#include "distributed/stages/non_finite.h"
-
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -9,6 +7,9 @@
 #include "core/base/host_name.h"
 #include "core/morph/state_watch.h"
 #include "distributed/parallel/on_all_ranks.h"
+#include "distributed/stages/training.h"
+
+// The search for the first number of a step that is not finite.
 
 namespace flashmorph {
 namespace {
@@ -21,35 +22,34 @@ struct Broken {
 
 bool is_finite(const at::Tensor& values) { return at::isfinite(values).all().item<bool>(); }
 
-Broken broken_weight(const StageModel& suspect) {
-  const Parameters all = suspect.model.all_parameters();
+Broken broken_weight(const StageModel& model) {
+  const Parameters all = model.model.all_parameters();
   for (size_t i = 0; i < all.size(); ++i)
-    if (!is_finite(all[i].value)) return {static_cast<int64_t>(i), fmt::format("weight {}{}", suspect.of, all[i].name)};
+    if (!is_finite(all[i].value)) return {static_cast<int64_t>(i), fmt::format("weight {}{}", model.of, all[i].name)};
   return {};
 }
 
 // The first state of the step that is not finite, as this rank makes them.
-Broken broken_state(const SuspectStep& suspect) {
+Broken broken_state(const std::vector<StageModel>& models, const StepFunction& step, MicroBatches batches) {
   Broken first;
   int64_t seen = 0, micro_batch = 0;
   const StateWatch watch([&](const MorphableModel& model, int64_t layer, const char* piece, const at::Tensor& states) {
     ++seen;
     if (first.order >= 0 || is_finite(states.detach())) return;
-    const auto named = std::ranges::find_if(suspect.models, [&](const auto& one) { return &one.model == &model; });
-    const std::string of = named == suspect.models.end() ? "" : named->of;
+    const auto named = std::ranges::find_if(models, [&](const StageModel& one) { return &one.model == &model; });
+    const std::string of = named == models.end() ? "" : named->of;
     first = {seen, layer < 0 ? fmt::format("{}{}, micro-batch {}", of, piece, micro_batch)
                              : fmt::format("{}layer {}, {}, micro-batch {}", of, layer, piece, micro_batch)};
   });
-  MicroBatches batches = suspect.batches;
-  batches.batch = [&](int64_t index) { return suspect.batches.batch(micro_batch = index); };
-  suspect.again(batches);
+  batches.batch = [&, batch = batches.batch](int64_t index) { return batch(micro_batch = index); };
+  step(batches);
   return first;
 }
 
-Broken broken_gradient(const NamedGradients& gradients) {
+Broken broken_gradient(const Parameters& parameters, const std::vector<at::Tensor>& gradients) {
   for (size_t i = gradients.size(); i-- > 0;)
-    if (!is_finite(gradients[i].second))
-      return {static_cast<int64_t>(gradients.size() - i), "the gradient of " + gradients[i].first};
+    if (!is_finite(gradients[i]))
+      return {static_cast<int64_t>(gradients.size() - i), "the gradient of " + parameters[i].name};
   return {};
 }
 
@@ -64,23 +64,21 @@ std::string earliest(const Broken& mine, bool from_the_end, Mesh& mesh) {
   return mesh.world().broadcast_text(text, static_cast<int>(rank));
 }
 
-std::string first_broken(const SuspectStep& suspect, Mesh& mesh) {
-  for (const StageModel& model : suspect.models)
-    if (const std::string found = earliest(broken_weight(model), false, mesh); !found.empty()) return found;
-  if (const std::string found = earliest(broken_state(suspect), false, mesh); !found.empty()) return found;
-  if (const std::string found = earliest(broken_gradient(suspect.gradients), true, mesh); !found.empty()) return found;
-  return "no weight, state of a layer or gradient: the loss itself";
-}
-
 }  // namespace
 
-void stop_at_non_finite(const StepResult& found, const SuspectStep& suspect, Mesh& mesh) {
+void Training::stop_at_non_finite(const StepResult& found, const StepFunction& again, const MicroBatches& batches) {
+  Mesh& mesh = context_.mesh;
+  std::string first;
+  for (const StageModel& model : models_)
+    if (first.empty()) first = earliest(broken_weight(model), false, mesh);
+  if (first.empty()) first = earliest(broken_state(models_, again, batches), false, mesh);
+  if (first.empty()) first = earliest(broken_gradient(trained_.parameters, found.gradients), true, mesh);
+  if (first.empty()) first = "no weight, state of a layer or gradient: the loss itself";
   const bool is_loss = !std::isfinite(found.loss);
   throw CommonFailure(
       fmt::format("{}, step {}: the {} is {}; the first that is not finite: {}. Nothing was updated; a lower lr or a "
                   "longer warm-up may help",
-                  suspect.stage, suspect.step + 1, is_loss ? "loss" : "gradient", is_loss ? found.loss : found.norm,
-                  first_broken(suspect, mesh)));
+                  stage_, steps_done() + 1, is_loss ? "loss" : "gradient", is_loss ? found.loss : found.norm, first));
 }
 
 }  // namespace flashmorph

@@ -5,11 +5,7 @@
 #include <vector>
 
 #include "distributed/health/rank_vitals.h"
-
-namespace flashmorph::proto {
-class GateStep;
-class Measurement;
-}  // namespace flashmorph::proto
+#include "proto/run.pb.h"
 
 namespace flashmorph {
 

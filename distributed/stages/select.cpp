@@ -8,7 +8,6 @@
 #include "core/ops/squared_distance.h"
 #include "core/ops/tensor_parallel.h"
 #include "core/select/by_gates.h"
-#include "core/select/gate_budget.h"
 #include "distributed/stages/gate_history.h"
 #include "distributed/stages/gates.h"
 #include "distributed/stages/training.h"
@@ -18,45 +17,44 @@ namespace flashmorph {
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                        StageContext& context) {
   const SelectSection& section = context.config.stages.select;
-  Gates gates(model, context.mesh);  // alpha = 1: the mixture is the teacher
-  const std::unique_ptr<GateDescent> descent = gate_descent(gates, budget, section);
-  const GateHistory history(gates.history(), section, budget);
+  const std::unique_ptr<Gates> gates = open_gates(model, context.mesh, budget, section);  // the mixture is the teacher
+  GateHistory history({}, section, budget);
   Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}},
-                    gates.trained_by(*descent), context);
+                    gates->as_trained(history.message()), context);
 
   while (training.next()) {
     const StepResult found = training.run([&](const MicroBatches& batches) {
-      return select_step(model, gates, batches, section, context.mesh);  // the mixture beside the teacher
+      return select_step(model, gates->alpha(), batches, section, context.mesh);  // the mixture beside the teacher
     });
-    const MovedGates moved = descent->step(found.gradients[0], training.learning_rate(), training.steps_done());
-    gates.record(found, moved, gates_cost(moved.alpha, budget));
+    const PricedGates moved = gates->step(at::stack(found.gradients), training.learning_rate(), training.steps_done());
+    history.record(found, moved);
     training.finish(found.loss, [&](const StepReport& report) {
-      context.observer.gates_moved(report, gates.last(), history.top_layers());
+      context.observer.gates_moved(report, history.last(), history.top_layers());
     });
     if (history.has_settled()) training.end_early("the pick has settled");
   }
   return {history.decided(), training.cost()};
 }
 
-StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
+StepResult select_step(const MorphableModel& model, const at::Tensor& alpha_l, const MicroBatches& batches,
                        const SelectSection& section, Mesh& mesh) {
   const auto& settings = section.own.of<GateSettings>();
   const ErrorOf of = settings.has_penalty() ? ErrorOf::states : ErrorOf::attention;
-  std::vector<at::Tensor> leaves;  // a micro-batch's own each
+  std::vector<at::Tensor> leaves;  // a micro-batch's own each, so that its gradient stays apart
   std::vector<double> answers;
   const std::vector<at::Tensor> errors = Pipeline(mesh).forward_backward(
       batches.mine, state_shape(model, batches.shape), [&](int64_t index, const States& states) {
         const Batch batch = batches.batch(index);
         answers.push_back(static_cast<double>(batch.answers_BT.sum().item<int64_t>()));
-        leaves.push_back(gates.leaf());
-        return mix_beside_teacher(model, batch, gates.mixing(leaves.back()), states, of,
+        leaves.push_back(alpha_l.detach().clone().to(model.placement().device).set_requires_grad(true));
+        return mix_beside_teacher(model, batch, mixing_routes(leaves.back(), alpha_l), states, of,
                                   section.parallel.recompute == "full");
       });
 
   // A row a micro-batch: d error / d alpha of this rank's layers, error, answers. The gradients are this tensor rank's
   // partial sums; what all tensor ranks have alike the first alone gives, so that adding rows over ranks is right.
   const bool first = model.shard().rank() == 0, has_error = first || model.shard().sequence_parallel();
-  const int64_t own = gates.alpha().numel();
+  const int64_t own = alpha_l.numel();
   at::Tensor rows = at::zeros({static_cast<int64_t>(leaves.size()), own + 2}, at::kDouble);
   for (size_t m = 0; m < leaves.size(); ++m) {
     rows[m].narrow(0, 0, own).copy_(leaves[m].grad().cpu());
@@ -68,10 +66,10 @@ StepResult select_step(const MorphableModel& model, const Gates& gates, const Mi
   const double lambda = settings.lambda();
   const at::Tensor error = sums[own] / sums[own + 1];
   const at::Tensor gradient = sums.narrow(0, 0, own) / sums[own + 1] + lambda;
-  at::Tensor totals = at::stack({error, lambda * gates.alpha().sum(), gradient.sum()});
+  at::Tensor totals = at::stack({error, lambda * alpha_l.sum(), gradient.sum()});
   mesh.pipeline().all_reduce(totals, Reduction::sum);
   const double regularizer = totals[1].item<double>();
-  return {totals[0].item<double>() + regularizer, {gradient}, totals[2].item<double>(), regularizer};
+  return {totals[0].item<double>() + regularizer, gradient.unbind(), totals[2].item<double>(), regularizer};
 }
 
 namespace {
@@ -85,9 +83,8 @@ at::Tensor power_of_attention(const at::Tensor& after, const at::Tensor& before)
 
 StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, const Routes& mixing,
                                const States& states, ErrorOf of, bool recompute) {
-  const Placement& placement = model.placement();
   const at::Tensor answers =
-      own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(placement.device);
+      own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(model.placement().device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const at::Tensor embedded = model.has_embedding() ? model.embed(batch.tokens_BT) : at::Tensor();

@@ -6,22 +6,22 @@
 #include "core/morph/morphable_model.h"
 #include "core/select/budget.h"
 #include "distributed/stages/context.h"
-#include "distributed/stages/gates.h"
 #include "distributed/stages/step.h"
+#include "proto/run.pb.h"
 
 namespace flashmorph {
 
 // Trains one gate per layer with all weights frozen: gates start at 1 (the teacher) and stay in [0, 1], and
 //     E = mean over layers and answer tokens of |H_mix - H_teacher|^2
 // is made small, each layer's relative to what the teacher's attention adds there, under a budget that falls (objective
-// budget), or as it is beside lambda * sum of gates (objective paper); see gate_descent(). The gates that count are
+// budget), or as it is beside lambda * sum of gates (objective paper); see open_gates(). The gates that count are
 // those that just meet the run's budget, or the last. The mixed states propagate, so every gate learns under the
 // current mixture of all layers. Every rank gets all gates, as gates.json has them.
 std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& model, const LayerBudget& budget,
                                                        StageContext& context);
 
-// A step of it. The gradient is of this rank's gates, float64, the same bits for any number of data ranks.
-StepResult select_step(const MorphableModel& model, const Gates& gates, const MicroBatches& batches,
+// A step of it. The gradients are of this rank's gates, alpha_l, float64, the same bits for any number of data ranks.
+StepResult select_step(const MorphableModel& model, const at::Tensor& alpha_l, const MicroBatches& batches,
                        const SelectSection& section, Mesh& mesh);
 
 // What a layer's error is a share of.

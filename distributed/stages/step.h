@@ -34,7 +34,7 @@ struct StepResult {
 };
 
 // Forward and backward of a step's micro-batches, reduced over the mesh. Collective. The same function trains
-// (training.h), is gone through again to find a number that is not finite (non_finite.h), and is rehearsed without
+// (training.h), is gone through again to find a number that is not finite (non_finite.cpp), and is rehearsed without
 // values (distributed/forecast/rehearsal.h).
 using StepFunction = std::function<StepResult(const MicroBatches&)>;
 

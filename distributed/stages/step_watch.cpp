@@ -6,11 +6,6 @@
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
-namespace {
-
-constexpr int64_t kLookEvery = 10;  // steps
-
-}  // namespace
 
 StepWatch::StepWatch(std::string stage, int64_t first_step, int64_t steps, StageContext& context)
     : stage_(std::move(stage)),
@@ -20,6 +15,7 @@ StepWatch::StepWatch(std::string stage, int64_t first_step, int64_t steps, Stage
       signs_(context.mesh.world(), gather_text(host_name(), context.mesh.world())) {}
 
 void StepWatch::finished(int64_t step) {
+  constexpr int64_t kLookEvery = 10;  // steps
   if (step % kLookEvery == 0 || step == steps_) tell(signs_.look(step - seen_), step);
 }
 

@@ -45,7 +45,7 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
           },
           /*page_locked=*/!models_.front().model.placement().device.is_cpu()),
       trained_(std::move(trained)),
-      frozen_(weights_of(models_), trained_.weights, context.config.health.weights_every),
+      frozen_(weights_of(models_), context.config.health.weights_every),
       checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions,
                    told_to(context.observer), trained_.own),
       progress_(checkpoints_.resume()),
@@ -54,12 +54,6 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
   if (steps_done() == 0) return;
   trained_.resume_at(steps_done());
   context.observer.resumed(steps_done(), steps_done() * section.batch_tokens);
-}
-
-MicroBatches Training::first_micro_batch() const {
-  return {.mine = {0, 1}, .count = 1, .shape = data_.micro_batch_shape(0), .batch = [this](int64_t index) {
-            return data_.micro_batch(0, index);
-          }};
 }
 
 bool Training::next() {
@@ -74,9 +68,7 @@ bool Training::next() {
 StepResult Training::run(const StepFunction& step) {
   const MicroBatches batches = micro_batches();
   const StepResult found = step(batches);
-  if (!found.is_finite())
-    stop_at_non_finite(found, {stage_, steps_done(), models_, trained_.named(found.gradients), step, batches},
-                       context_.mesh);
+  if (!found.is_finite()) stop_at_non_finite(found, step, batches);
   return found;
 }
 

@@ -11,23 +11,28 @@
 #include "core/data/sample_stream.h"
 #include "core/data/samples_ahead.h"
 #include "core/model/parameter.h"
+#include "core/morph/morphable_model.h"
 #include "core/train/schedule.h"
 #include "distributed/checkpoint/regions.h"
 #include "distributed/stages/context.h"
 #include "distributed/stages/frozen_weights.h"
-#include "distributed/stages/non_finite.h"
 #include "distributed/stages/step.h"
 #include "distributed/stages/step_watch.h"
 
 namespace flashmorph {
 
+// A model that a stage works with, by the words before the names of its weights and layers.
+struct StageModel {
+  const MorphableModel& model;
+  std::string of = "";  // "teacher's "; "" for the stage's own
+};
+
 // What a training stage moves, as checkpoints and messages need to know it.
 struct Trained {
-  Parameters weights;                            // of the stage's models; all their other weights are frozen
+  Parameters parameters;                         // in the order of a step's gradients; all other weights are frozen
   Regions regions;                               // share storage with the optimizer's states
   std::function<void(int64_t steps)> resume_at;  // the optimizer's: the regions hold what was after so many steps
-  std::function<NamedGradients(const std::vector<at::Tensor>& gradients)> named;
-  google::protobuf::Message* own = nullptr;  // what the stage keeps beside its tensors; see StageCheckpoints
+  google::protobuf::Message* own = nullptr;      // what the stage keeps beside its tensors; see StageCheckpoints
 };
 
 // All of a training stage but its mathematics, which stands between the calls:
@@ -47,10 +52,8 @@ class Training {
   Training(std::string stage, const std::string& what, const TrainingSection& section, std::vector<StageModel> models,
            Trained trained, StageContext& context);
 
-  // The first micro-batch of the stage, the same for every rank.
-  MicroBatches first_micro_batch() const;
-
-  bool next();  // false behind the last step
+  bool next();                   // false behind the last step
+  MicroBatches micro_batches();  // of the next step
   StepResult run(const StepFunction& step);
   double learning_rate() const { return rate_.at(progress_.step()); }
   using Tell = std::function<void(const StepReport& report)>;  // the observer's stepped, unless a stage has more to say
@@ -61,8 +64,12 @@ class Training {
   StageCost cost() const;
 
  private:
-  MicroBatches micro_batches();
   void stop_if_asked();
+
+  // Ends the run on every rank with the same CommonFailure, before the update. It names stage and step, and what it
+  // looks for only now, the first thing that is not finite: a weight; else a state, as the step makes them once more;
+  // else the gradient nearest to the loss.
+  [[noreturn]] void stop_at_non_finite(const StepResult& found, const StepFunction& again, const MicroBatches& batches);
 
   std::string stage_;
   const TrainingSection& section_;

@@ -5,14 +5,6 @@
 #include "distributed/parallel/gradients.h"
 
 namespace flashmorph {
-namespace {
-
-Parameters with_gradients(Parameters weights) {
-  for (const Parameter& weight : weights) weight.value.set_requires_grad(true);
-  return weights;
-}
-
-}  // namespace
 
 StepResult over_mesh(double part_of_loss, const Parameters& weights, const TrainingSection& section, Mesh& mesh) {
   at::Tensor loss = at::full({1}, part_of_loss, at::kDouble);
@@ -25,13 +17,15 @@ StepResult over_mesh(double part_of_loss, const Parameters& weights, const Train
 }
 
 TrainedWeights::TrainedWeights(Parameters weights, const TrainingSection& section, Mesh& mesh)
-    : weights_(with_gradients(std::move(weights))),
+    : weights_(std::move(weights)),
       section_(section),
       mesh_(mesh),
       alone_(single_communicator("data")),
       optimizer_(values_of(weights_),
                  {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
-                 section.parallel.zero ? mesh.data() : *alone_) {}
+                 section.parallel.zero ? mesh.data() : *alone_) {
+  for (const Parameter& weight : weights_) weight.value.set_requires_grad(true);
+}
 
 TrainedWeights::~TrainedWeights() {
   for (const Parameter& weight : weights_) weight.value.set_requires_grad(false);
@@ -52,15 +46,9 @@ void TrainedWeights::update(const std::vector<at::Tensor>& gradients, double lea
 }
 
 Trained TrainedWeights::as_trained() {
-  return {.weights = weights_,
+  return {.parameters = weights_,
           .regions = regions_of(weights_, optimizer_, mesh_, section_.parallel.zero),
-          .resume_at = [this](int64_t steps) { optimizer_.resume_at(steps); },
-          .named =
-              [this](const std::vector<at::Tensor>& gradients) {
-                NamedGradients all;
-                for (size_t i = 0; i < gradients.size(); ++i) all.emplace_back(weights_[i].name, gradients[i]);
-                return all;
-              }};
+          .resume_at = [this](int64_t steps) { optimizer_.resume_at(steps); }};
 }
 
 }  // namespace flashmorph

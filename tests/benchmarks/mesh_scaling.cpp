@@ -17,6 +17,7 @@
 #include "distributed/communication/mpi_communicator.h"
 #include "distributed/parallel/layer_cuts.h"
 #include "distributed/parallel/pipeline.h"
+#include "distributed/stages/gates.h"
 #include "distributed/stages/select.h"
 
 namespace {

@@ -49,8 +49,8 @@ void stop_in_align(const Scratch& scratch) {
   StopSignal stop;
   Watchdog watchdog(config.health, *world, {"host"}, std::_Exit);
   const proto::LayerLatency latency;
-  Coordinator coordinator({config, corpus, passkeys, observer, stop, watchdog}, latency, *world, placed, folder);
-  EXPECT_THROW(coordinator.run(), Stopped);
+  RunUnderWay run{{config, corpus, passkeys, observer, stop, watchdog}, latency, *world, placed, folder};
+  EXPECT_THROW(run_stages(run), Stopped);
   ASSERT_EQ((StageFolders{folder.checkpoints_folder(), "align"}.steps()), (std::vector<int64_t>{3, 2}));
 }
 

@@ -19,17 +19,16 @@ using test::world;
 class Tampering : public StageObserver {
  public:
   explicit Tampering(bool tampers) : tampers_(tampers) {}
-  void watch(const Coordinator& coordinator) { coordinator_ = &coordinator; }
+  void watch(proto::PlanSet& plans) { plans_ = &plans; }
   void finished(const std::string& stage, double) override {
-    if (tampers_ && stage == "discretize")
-      const_cast<proto::PlanSet&>(coordinator_->plans()).mutable_plans(0)->set_full_layers(0, 1);
+    if (tampers_ && stage == "discretize") plans_->mutable_plans(0)->set_full_layers(0, 1);
     finished_.insert(stage);
   }
   const std::set<std::string>& stages() const { return finished_; }
 
  private:
   bool tampers_;
-  const Coordinator* coordinator_ = nullptr;
+  proto::PlanSet* plans_ = nullptr;
   std::set<std::string> finished_;
 };
 
@@ -57,14 +56,17 @@ TEST(Coordinator, ARankWithOtherPlansStopsAllBeforeTheNextStage) {
   const int last = world().size() - 1;
   Tampering observer(world().rank() == last);
   const proto::LayerLatency not_asked_for;
-  Coordinator coordinator(
+  RunUnderWay under_way{
       {config, test::inputs().corpus, test::inputs().passkeys, observer, test::inputs().stop, test::inputs().watchdog},
-      not_asked_for, world(), placed, run);
-  observer.watch(coordinator);
+      not_asked_for,
+      world(),
+      placed,
+      run};
+  observer.watch(under_way.plans);
 
   std::string message;
   try {
-    coordinator.run();
+    run_stages(under_way);
   } catch (const BadInput& fault) {
     message = fault.what();
   }

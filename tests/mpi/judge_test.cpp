@@ -9,6 +9,7 @@
 #include "core/base/endings.h"
 #include "core/eval/recall.h"
 #include "distributed/measure/judged_sets.h"
+#include "distributed/stages/gates.h"
 #include "distributed/stages/select.h"
 #include "tests/mpi/run_on_meshes.h"
 

@@ -1,5 +1,3 @@
-#include "distributed/stages/non_finite.h"
-
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
@@ -12,6 +10,7 @@
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
 #include "distributed/stages/step_watch.h"
+#include "distributed/stages/training.h"
 #include "tests/mpi/run_on_meshes.h"
 
 namespace flashmorph {
@@ -145,32 +144,28 @@ TEST(NonFinite, NothingIsUpdatedBefore) {
 TEST(NonFinite, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
   const SharedModel small({.layers = 4});
   const RunConfig config = ten_steps();
-  const SampleStream data(test::inputs().corpus, test::inputs().passkeys, config.stages.align, 1, "align");
   const Routes routes(4, Route::full());
   for (const MeshShape& shape : every_mesh()) {
     SCOPED_TRACE(text_of(shape));
     Mesh mesh(world(), shape);
     const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-    const std::vector<StageModel> models = {{model}};
-    const MicroBatches batches = {
-        .mine = {0, 1}, .count = 1, .shape = data.micro_batch_shape(4), .batch = [&](int64_t) {
-          return data.micro_batch(4, 0);
-        }};
-    const StepFunction forward = [&](const MicroBatches& again) {
-      Pipeline(mesh).stream(again.mine, state_shape(model, again.shape),
+    const at::Tensor fine = at::ones({2}), broken = at::full({2}, kNan);
+    const auto forward = [&](const MicroBatches& batches) {
+      Pipeline(mesh).stream(batches.mine, state_shape(model, batches.shape),
                             [&](int64_t index, at::Tensor x, const PassOn& pass_on) {
-                              const Batch batch = again.batch(index);
+                              const Batch batch = batches.batch(index);
                               if (model.has_embedding()) x = model.embed(batch.tokens_BT);
                               pass_on(model.through_layers(x, routes, model.positions(0, batch.tokens_BT.size(1))));
                             });
-      return StepResult{1.0, {}, kNan};
+      return StepResult{1.0, {broken, broken, fine}, kNan};
     };
     const std::string place = std::to_string(mesh.pipeline_rank());
-    const at::Tensor fine = at::ones({2}), broken = at::full({2}, kNan);
-    const NamedGradients gradients = {{"early" + place, broken}, {"late" + place, broken}, {"last" + place, fine}};
-    EXPECT_THAT(failure_of([&] {
-                  stop_at_non_finite({1.0, {}, kNan}, {"align", 4, models, gradients, forward, batches}, mesh);
-                }),
+    const Parameters parameters = {{"early" + place, fine}, {"late" + place, fine}, {"last" + place, fine}};
+    StageContext here = test::context(mesh, config);
+    Training training("align", "a step", config.stages.align, {{model}}, {parameters, {}, {}}, here);
+    for (int step = 0; step < 4 && training.next(); ++step) training.finish(1.0);
+    ASSERT_TRUE(training.next());
+    EXPECT_THAT(failure_of([&] { training.run(forward); }),
                 AllOf(HasSubstr("align, step 5: the gradient is nan"),
                       HasSubstr("the gradient of late" + std::to_string(shape.pipeline - 1) + " (rank ")));
   }
@@ -215,8 +210,8 @@ TEST(FrozenWeights, AFlippedBitStopsEveryRankAndIsNamed) {
 
 TEST(FrozenWeights, AreNotSummedWhenNobodyChecksThem) {
   const Parameters without_values = {{"weight", at::zeros({2}, at::kMeta)}};  // which cannot be summed
-  EXPECT_ANY_THROW(FrozenWeights(without_values, {}, /*every=*/1));
-  EXPECT_NO_THROW(FrozenWeights(without_values, {}, /*every=*/0));
+  EXPECT_ANY_THROW(FrozenWeights(without_values, /*every=*/1));
+  EXPECT_NO_THROW(FrozenWeights(without_values, /*every=*/0));
 }
 
 struct Listener : StageObserver {

@@ -135,13 +135,12 @@ TEST(Stages, GatesUnderAFallingBudgetAreTheReferences) {
   Mesh mesh(world(), {.data = world().size()});
   const MorphableModel model = load("tests/golden/families/qwen3", mesh, config, at::kDouble);
   read_into(model.branch_parameters(), ModelFiles::open_file(file), model.placement());
-  Gates gates(model, mesh);
-  const auto descent = gate_descent(gates, LayerBudget::of_layers(2, 1), config.stages.select);
+  const auto gates = open_gates(model, mesh, LayerBudget::of_layers(2, 1), config.stages.select);
   for (int64_t step = 0; step < expected.size(0); ++step) {
-    const at::Tensor alpha = gates.leaf();
-    mix_beside_teacher(model, batch, gates.mixing(alpha), {}, ErrorOf::attention).loss.backward();
-    const MovedGates moved = descent->step(alpha.grad() / answers, /*learning_rate=*/0.1, step);
-    for (int64_t l = 0; l < 2; ++l) EXPECT_NEAR(moved.alpha[l], expected[step][l].item<double>(), 1e-9) << step;
+    const at::Tensor alpha = gates->alpha().clone().set_requires_grad(true);
+    mix_beside_teacher(model, batch, mixing_routes(alpha, alpha), {}, ErrorOf::attention).loss.backward();
+    const PricedGates moved = gates->step(alpha.grad() / answers, /*learning_rate=*/0.1, step);
+    for (int64_t l = 0; l < 2; ++l) EXPECT_NEAR(moved.gates[l], expected[step][l].item<double>(), 1e-9) << step;
     EXPECT_NEAR(moved.price, prices[step].item<double>(), 1e-6) << step;
   }
 }
@@ -151,13 +150,12 @@ TEST(Stages, AFallingBudgetHasNoUnitOfError) {
   const RunConfig config = small_run(4);
   Mesh mesh(world(), {.data = world().size()});
   const MorphableModel model = load(small.path(), mesh, config, at::kFloat);
-  Gates some(model, mesh), others(model, mesh);
-  const auto one = gate_descent(some, LayerBudget::of_layers(5, 3), config.stages.select);
-  const auto thousandfold = gate_descent(others, LayerBudget::of_layers(5, 3), config.stages.select);
+  const auto one = open_gates(model, mesh, LayerBudget::of_layers(5, 3), config.stages.select);
+  const auto thousandfold = open_gates(model, mesh, LayerBudget::of_layers(5, 3), config.stages.select);
   for (int64_t step = 0; step < 4; ++step) {
     const at::Tensor gradient = at::tensor({-0.1, -3.0, 0.2, -0.7, -1.5}, at::kDouble) * (step + 1);
-    const MovedGates moved = one->step(gradient, 0.05, step), same = thousandfold->step(1000.0 * gradient, 0.05, step);
-    for (size_t l = 0; l < 5; ++l) EXPECT_NEAR(moved.alpha[l], same.alpha[l], 1e-12);
+    const PricedGates moved = one->step(gradient, 0.05, step), same = thousandfold->step(1000.0 * gradient, 0.05, step);
+    for (size_t l = 0; l < 5; ++l) EXPECT_NEAR(moved.gates[l], same.gates[l], 1e-12);
     EXPECT_NEAR(same.price, 1000.0 * moved.price, 1e-6);
   }
 }

@@ -6,6 +6,7 @@
 #include "core/io/model_files.h"
 #include "core/mixer/lightning.h"
 #include "distributed/stages/align.h"
+#include "distributed/stages/gates.h"
 #include "distributed/stages/select.h"
 #include "tests/support/tensors.h"
 
