@@ -29,9 +29,7 @@ class EmptyGroup : public Communicator {
   void broadcast(at::Tensor& values, int) override { collective("broadcast", values); }
   at::Tensor all_gather(const at::Tensor& values) override {
     collective("all_gather", values);
-    std::vector<int64_t> shape = values.sizes().vec();
-    shape.insert(shape.begin(), size_);
-    return at::zeros(shape, values.options());
+    return slots_for(values);
   }
   at::Tensor reduce_scatter(const at::Tensor& values) override {
     check_slots(values);
@@ -40,6 +38,9 @@ class EmptyGroup : public Communicator {
   }
   Arriving start_sum(const at::Tensor& values) override {
     return {at::empty_like(values), begun("all_reduce", values)};
+  }
+  Arriving start_all_gather(const at::Tensor& values) override {
+    return {slots_for(values), begun("all_gather", values)};
   }
   Arriving start_reduce_scatter(const at::Tensor& values) override {
     check_slots(values);
@@ -70,6 +71,11 @@ class EmptyGroup : public Communicator {
   }
   void collective(const char* operation, const at::Tensor& values) {
     meet(Meeting::Kind::collective, operation, values, 0);
+  }
+  at::Tensor slots_for(const at::Tensor& values) const {
+    std::vector<int64_t> shape = values.sizes().vec();
+    shape.insert(shape.begin(), size_);
+    return at::zeros(shape, values.options());
   }
   std::function<void()> begun(const char* operation, const at::Tensor& values) {
     const int64_t number = begun_++;
