@@ -30,7 +30,7 @@ SampleStream started(const std::string& stage, const std::string& what, const Tr
 }  // namespace
 
 Training::Training(std::string stage, const std::string& what, const TrainingSection& section,
-                   std::vector<StageModel> models, Trained trained, StageContext& context)
+                   std::vector<StageModel> models, Trained& trained, StageContext& context)
     : stage_(std::move(stage)),
       section_(section),
       models_(std::move(models)),
@@ -44,7 +44,7 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
             return {mine.first, mine.last};
           },
           /*page_locked=*/!models_.front().model.placement().device.is_cpu()),
-      trained_(std::move(trained)),
+      trained_(trained),
       frozen_(weights_of(models_), context.config.health.weights_every),
       checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions,
                    told_to(context.observer), trained_.own),
