@@ -1,3 +1,5 @@
+#include <malloc.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -25,9 +27,17 @@ int work(const flashmorph::CommandWork& command) {
   }
 }
 
+// Tensors of some megabytes come and go at every step: what they leave is kept for the next ones, where the allocator
+// would return it to the system and get it back page by page, a fifth of a step's time.
+void keep_freed_memory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();
   const flashmorph::ParsedCommandLine parsed = flashmorph::parse_command_line(argc, argv);
   if (parsed.command) return work(parsed.command);
 

@@ -13,6 +13,7 @@
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
 #include "core/ops/projection.h"
+#include "core/ops/tensor_parallel.h"
 
 // Lightning attention's branch: projections, RMSNorm of queries and keys per head, RoPE, the recurrence with a constant
 // decay per head, RMSNorm of the output, a sigmoid gate, the output projection.

@@ -6,6 +6,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/norm.h"
 #include "core/ops/projection.h"
+#include "core/ops/tensor_parallel.h"
 
 namespace flashmorph {
 
@@ -23,16 +24,14 @@ at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Ten
   return x + times(spec.norm_after ? rms_norm(y, norm, spec.norm_epsilon) : y, spec.residual_multiplier);
 }
 
-at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights, Shard* shard) {
+at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
   const std::vector<at::Tensor> gate_and_up =
-      project_each(x_BTD, {weights.gate, weights.up}, {weights.gate_bias, weights.up_bias}, shard);
+      project_each(x_BTD, {weights.gate, weights.up}, {weights.gate_bias, weights.up_bias});
   return project(swiglu(gate_and_up[0], gate_and_up[1]), weights.down, weights.down_bias.here());
 }
 
-at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec, Shard* shard) {
-  if (!weights.experts) return mlp(x_BTD, weights.mlp, shard);
-  const at::Tensor x_of_all = shard != nullptr ? into_shards(x_BTD, *shard) : x_BTD;
-  return mixture_of_experts(x_of_all, *weights.experts, spec.experts);
+at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec) {
+  return weights.experts ? mixture_of_experts(x_BTD, *weights.experts, spec.experts) : mlp(x_BTD, weights.mlp);
 }
 
 at::Tensor embed(const at::Tensor& tokens_on_host_BT, const EmbeddingWeights& weights, Shard& shard) {

@@ -13,13 +13,11 @@ namespace flashmorph {
 at::Tensor read_by_sublayer(const at::Tensor& x, const at::Tensor& norm, const ModelSpec& spec);
 at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Tensor& norm, const ModelSpec& spec);
 
-// SwiGLU feed-forward (arXiv 2002.05202): down( silu(gate x) * up x ). Returns this rank's partial output_BTD. With a
-// shard: of into_shards(x).
-at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights, Shard* shard = nullptr);
+// SwiGLU feed-forward (arXiv 2002.05202): down( silu(gate x) * up x ). Returns this rank's partial output_BTD.
+at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights);
 
-// The layer's feed-forward, dense or sparse, as the block's weights have it. Partial, and with a shard, like mlp.
-at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec,
-                        Shard* shard = nullptr);
+// The layer's feed-forward, dense or sparse, as the block's weights have it. Partial like mlp.
+at::Tensor feed_forward(const at::Tensor& x_BTD, const BlockWeights& weights, const ModelSpec& spec);
 
 // Vocabulary-parallel embedding of tokens_BT: output_BTD of this rank's tokens, of all unless they are shared (one
 // reduction).

@@ -6,9 +6,7 @@
 #include "core/model/blocks.h"
 #include "core/morph/state_watch.h"
 #include "core/ops/gate_mix.h"
-#include "core/ops/norm.h"
-#include "core/ops/put_off_gradients.h"
-#include "core/train/recompute.h"
+#include "core/ops/tensor_parallel.h"
 
 namespace flashmorph {
 namespace {
@@ -138,8 +136,7 @@ at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
 }
 
 at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
-  return StateWatch::seen(*this, layer, "the normed input",
-                          into_shards(read_by_sublayer(x, this->layer(layer).block.input_norm, spec_), *shard_));
+  return start_normed_input(layer, x).here();
 }
 
 at::Tensor MorphableModel::full_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
@@ -159,43 +156,49 @@ at::Tensor MorphableModel::linear_attention(int64_t layer, const at::Tensor& nor
 
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                                   LayerCache* cache) const {
-  return after_attention(layer, x, start_attention(layer, x, route, positions, cache).here());
+  const at::Tensor part = attention_part(layer, normed_input(layer, x), route, positions, cache);
+  return after_attention(layer, x, out_of_shards(part, *shard_));
 }
 
-Arriving MorphableModel::start_attention(int64_t layer, const at::Tensor& x, const Route& route,
-                                         const Positions& positions, LayerCache* cache) const {
+at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
+  const at::Tensor part = feed_forward_part(layer, start_normed_states(layer, h).here());
+  return after_feed_forward(layer, h, out_of_shards(part, *shard_));
+}
+
+Arriving MorphableModel::start_normed_input(int64_t layer, const at::Tensor& x) const {
+  return start_into_shards(read_by_sublayer(x, this->layer(layer).block.input_norm, spec_), *shard_)
+      .then([this, layer](const at::Tensor& normed) {
+        return StateWatch::seen(*this, layer, "the normed input", normed);
+      });
+}
+
+Arriving MorphableModel::start_normed_states(int64_t layer, const at::Tensor& h) const {
+  return start_into_shards(read_by_sublayer(h, this->layer(layer).block.post_norm, spec_), *shard_);
+}
+
+at::Tensor MorphableModel::attention_part(int64_t layer, const at::Tensor& normed, const Route& route,
+                                          const Positions& positions, LayerCache* cache) const {
   TORCH_CHECK(cache == nullptr || !positions.documents, "packed documents do not continue a cache");
-  const at::Tensor normed = normed_input(layer, x);
   const auto full = [&] { return full_attention(layer, normed, positions, cache); };
   const auto linear = [&] { return linear_attention(layer, normed, positions, cache); };
-  at::Tensor partial;
   switch (route.kind) {
     case Route::Kind::full:
-      partial = full();
-      break;
+      return full();
     case Route::Kind::linear:
-      partial = linear();
-      break;
+      return linear();
     case Route::Kind::mixed:
-      partial = gate_mix(full(), linear(), route.alpha, route.value);
-      break;
+      return gate_mix(full(), linear(), route.alpha, route.value);
   }
-  return start_out_of_shards(partial, *shard_);
+  TORCH_CHECK(false, "no such route");
+}
+
+at::Tensor MorphableModel::feed_forward_part(int64_t layer, const at::Tensor& normed) const {
+  return flashmorph::feed_forward(normed, this->layer(layer).block, spec_);
 }
 
 at::Tensor MorphableModel::after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const {
   return StateWatch::seen(*this, layer, "the states behind its attention",
                           with_sublayer(x, attended, this->layer(layer).block.input_norm, spec_));
-}
-
-at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
-  return after_feed_forward(layer, h, start_feed_forward(layer, h).here());
-}
-
-Arriving MorphableModel::start_feed_forward(int64_t layer, const at::Tensor& h) const {
-  const BlockWeights& block = this->layer(layer).block;
-  const at::Tensor normed = read_by_sublayer(h, block.post_norm, spec_);
-  return start_out_of_shards(flashmorph::feed_forward(normed, block, spec_, shard_), *shard_);
 }
 
 at::Tensor MorphableModel::after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const {
@@ -208,38 +211,11 @@ at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {
 }
 
 at::Tensor MorphableModel::through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
-                                          std::vector<LayerCache>* caches, const Meanwhile& meanwhile) const {
+                                          std::vector<LayerCache>* caches) const {
   check_routes(routes);
   TORCH_CHECK(caches == nullptr || static_cast<int64_t>(caches->size()) == layer_count(), "one cache a layer");
   for (int64_t l = own_.first; l < own_.last; ++l)
-    x = through_layer(l, x, routes[l], positions, caches != nullptr ? &(*caches)[l] : nullptr, meanwhile);
-  return x;
-}
-
-at::Tensor MorphableModel::through_layer(int64_t layer, const at::Tensor& x, const Route& route,
-                                         const Positions& positions, LayerCache* cache, const Meanwhile& meanwhile,
-                                         const SeeAttention& see_attention) const {
-  const int64_t before = 2 * (layer - own_.first);
-  Arriving attended = start_attention(layer, x, route, positions, cache);
-  if (meanwhile) meanwhile(before + 1);
-  const at::Tensor h = after_attention(layer, x, attended.here());
-  if (see_attention && !see_attention(h)) return h;
-  Arriving fed = start_feed_forward(layer, h);
-  if (meanwhile) meanwhile(before + 2);
-  return after_feed_forward(layer, h, fed.here());
-}
-
-at::Tensor MorphableModel::through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions,
-                                                     const Meanwhile& meanwhile) const {
-  check_routes(routes);
-  for (int64_t l = own_.first; l < own_.last; ++l)
-    x = recomputed(
-        [this, l, route = routes[l], positions, meanwhile,
-         later = PutOffGradients::collecting()](const std::vector<at::Tensor>& inputs) {
-          const PutOffGradients::Scope putting_off(later);
-          return std::vector{through_layer(l, inputs[0], route, positions, /*cache=*/nullptr, meanwhile)};
-        },
-        {x}, weights_of(l))[0];
+    x = feed_forward(l, attend(l, x, routes[l], positions, caches != nullptr ? &(*caches)[l] : nullptr));
   return x;
 }
 

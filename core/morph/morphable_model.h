@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -83,36 +82,24 @@ class MorphableModel {
   at::Tensor linear_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
                               LayerCache* cache = nullptr) const;
   at::Tensor attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
-                    LayerCache* cache = nullptr) const;                                              // H: one reduction
-  at::Tensor after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;  // H of whole A
+                    LayerCache* cache = nullptr) const;               // H: one reduction
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction
-  // Both in halves, for those who have other work while the shards' sums arrive:
-  //   attend(l, x, ..) = after_attention(l, x, start_attention(l, x, ..).here()), feed_forward likewise.
-  Arriving start_attention(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
-                           LayerCache* cache = nullptr) const;
-  Arriving start_feed_forward(int64_t layer, const at::Tensor& h) const;
+  // Both in pieces, for those who have other work while the shards' numbers are under way:
+  //   attend(l, x, ..)   = after_attention(l, x, sum over the shard of attention_part(l, normed_input(l, x), ..))
+  //   feed_forward(l, h) = after_feed_forward(l, h, sum over the shard of feed_forward_part(l, normed LN(H)))
+  Arriving start_normed_input(int64_t layer, const at::Tensor& x) const;   // LN(X), on its way to all ranks
+  Arriving start_normed_states(int64_t layer, const at::Tensor& h) const;  // LN(H)
+  at::Tensor attention_part(int64_t layer, const at::Tensor& normed, const Route& route, const Positions& positions,
+                            LayerCache* cache = nullptr) const;
+  at::Tensor feed_forward_part(int64_t layer, const at::Tensor& normed) const;
+  at::Tensor after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;
   at::Tensor after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const;
   at::Tensor final_hidden(const at::Tensor& x) const;  // ready for the head, all tokens on every rank; the last piece
 
-  // Called whenever a shards' sum is under way, with the number of sublayers (an attention or a feed-forward each) that
-  // this pass has begun: other work may be done then.
-  using Meanwhile = std::function<void(int64_t sublayers)>;
-
-  // X through one of this piece's layers. `see_attention` gets H and says whether the layer goes on behind it: where it
-  // does not, H comes back.
-  using SeeAttention = std::function<bool(const at::Tensor& h)>;
-  at::Tensor through_layer(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
-                           LayerCache* cache, const Meanwhile& meanwhile, const SeeAttention& see_attention = {}) const;
-
-  // X through all of them, each by its route; with caches (one a layer of the whole model) the tokens continue
-  // the cached ones; packed documents cannot.
+  // X through all of this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens
+  // continue the cached ones; packed documents cannot.
   at::Tensor through_layers(at::Tensor x, const Routes& routes, const Positions& positions,
-                            std::vector<LayerCache>* caches = nullptr, const Meanwhile& meanwhile = {}) const;
-
-  // The same without caches, keeping of each layer only its input for the backward pass, where the layer runs again
-  // (core/train/recompute.h), and so does `meanwhile`. The model must outlive the backward pass.
-  at::Tensor through_layers_recomputed(at::Tensor x, const Routes& routes, const Positions& positions,
-                                       const Meanwhile& meanwhile = {}) const;
+                            std::vector<LayerCache>* caches = nullptr) const;
 
   // The whole model on these tokens: embed (or the states of the piece before), through_layers, final_hidden. Undefined
   // on every piece but the last: there the states went on. No gradient crosses from piece to piece.
@@ -135,6 +122,7 @@ class MorphableModel {
   Parameters frozen_parameters() const;  // all but the branches
   Parameters branch_parameters() const;  // in layer order
   Parameters all_parameters() const;
+  std::vector<at::Tensor> weights_of(int64_t layer) const;
 
  private:
   MorphableModel(const ModelSpec& spec, const Placement& placement, Shard& shard, LayerRange own,
@@ -142,7 +130,6 @@ class MorphableModel {
       : spec_(spec), placement_(placement), shard_(&shard), own_(own), pipeline_peers_(&pipeline_peers) {}
 
   void check_routes(const Routes& routes) const;
-  std::vector<at::Tensor> weights_of(int64_t layer) const;
   Parameters embedding_parameters() const;
   Parameters head_parameters() const;
 

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "core/ops/operator.h"
+#include "core/ops/vectorised.h"
 
 namespace flashmorph {
 namespace {
@@ -25,8 +26,9 @@ std::tuple<at::Tensor, at::Tensor> backward_composite(const at::Tensor& dy, cons
 
 // With s = sigmoid(gate): d_up = dy gate s;  d_gate = dy up s (1 + gate (1 - s)). s lies where d_up will be.
 template <class Number>
-void backward_rows(const Number* __restrict dy, const Number* __restrict gate, const Number* __restrict up,
-                   Number* __restrict d_gate, Number* __restrict s_then_d_up, int64_t count) {
+FLASHMORPH_VECTORISED void backward_rows(const Number* __restrict dy, const Number* __restrict gate,
+                                         const Number* __restrict up, Number* __restrict d_gate,
+                                         Number* __restrict s_then_d_up, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const Number s = s_then_d_up[i];
     d_gate[i] = dy[i] * up[i] * s * (1 + gate[i] * (1 - s));

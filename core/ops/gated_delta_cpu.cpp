@@ -7,6 +7,7 @@
 
 #include "core/ops/chunk_pairs.h"
 #include "core/ops/chunks.h"
+#include "core/ops/small_products.h"
 
 // gated_delta_rule of linear_attention.h in ATen: inside a chunk the writes u~ solve a unit lower triangular system
 // (the WY/UT form of arXiv 2412.06464). Letters: B batch, T tokens, H heads, K key dim, V value dim, N chunks, C tokens
@@ -32,7 +33,7 @@ struct Call {
   at::Tensor beta;                   // [G, C, 1]
   at::Tensor gam, tail, Gam, whole;  // [G, C, 1], [G, C, 1], [G, C, C], [G, 1, 1]
   at::Tensor kk, M;                  // [G, C, C]: k_i . k_j, and beta_i Gam_ij k_i . k_j for j < i
-  at::Tensor k_tail, k_gone;         // [G, C, K]: tail k, and W = (I + M)^-1 beta gam k
+  at::Tensor k_tail, minus_W;        // [G, C, K]: tail k, and -W = -(I + M)^-1 beta gam k
   at::Tensor written;                // [G, C, V]: u~ = (I + M)^-1 beta (v - gam S^T k), what each token adds along k
   at::Tensor before_GKV, final_SHKV;
 
@@ -46,18 +47,19 @@ struct Call {
         v(split(v_BTHV)),
         beta(split(beta_BTH.unsqueeze(-1).to(q.scalar_type()))) {
     set_decays(g_BTH);
-    kk = at::bmm(k, k.transpose(1, 2));
+    kk = batched_product(k, k.transpose(1, 2));
     M = (kk * Gam).mul_(beta).tril_(-1);
     k_tail = k * tail;
     const int64_t K = k.size(2), V = v.size(2);
     const at::Tensor solved = solve(M, at::cat({k * (beta * gam), v * beta}, 2));
-    k_gone = solved.narrow(2, 0, K).contiguous();
+    minus_W = solved.narrow(2, 0, K).neg();
     written = solved.narrow(2, K, V).contiguous();
     const at::Tensor like = at::empty({B, H, K, V}, k.options());
     const auto [before, final_state] = chunks.forwards(initial, like, [&](int64_t n, at::Tensor& state_BHKV) {
       at::Tensor state = state_BHKV.flatten(0, 1), u = of_chunk(written, n);
-      u.baddbmm_(of_chunk(k_gone, n), state, 1.0, -1.0);
-      state.mul_(of_chunk(whole, n)).baddbmm_(of_chunk(k_tail, n).transpose(1, 2), u);
+      add_batched_product(u, of_chunk(minus_W, n), state);
+      state.mul_(of_chunk(whole, n));
+      add_batched_product(state, of_chunk(k_tail, n).transpose(1, 2), u);
     });
     before_GKV = flat(before);
     final_SHKV = final_state;
@@ -84,9 +86,9 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
                                            const at::Tensor& g_BTH, const at::Tensor& beta_BTH, const Optional& initial,
                                            const Optional& documents, double scale, int64_t chunk) {
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, chunk);
-  at::Tensor o = at::bmm(at::bmm(call.q, call.k.transpose(1, 2)).mul_(call.Gam), call.written);
-  o.baddbmm_(call.q * call.gam, call.before_GKV, scale, scale);
-  return {call.chunks.join(call.unflat(o)).to(v_BTHV.scalar_type()), call.final_SHKV};
+  at::Tensor o = batched_product(batched_product(call.q, call.k.transpose(1, 2)).mul_(call.Gam), call.written);
+  add_batched_product(o, call.q * call.gam, call.before_GKV);
+  return {call.chunks.join(call.unflat(o.mul_(scale))).to(v_BTHV.scalar_type()), call.final_SHKV};
 }
 
 // With Y = (I + M)^-T d_written no gradient of the inverse is formed: dM = -Y written^T.
@@ -97,31 +99,33 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, chunk);
   const at::Tensor &q = call.q, &k = call.k, &v = call.v, &beta = call.beta, &gam = call.gam, &tail = call.tail;
   const at::Tensor dO = call.split(d_output_BTHV) * scale;
-  const at::Tensor q_gam = q * gam, qk = at::bmm(q, k.transpose(1, 2));
+  const at::Tensor q_gam = q * gam, qk = batched_product(q, k.transpose(1, 2));
 
   const at::Tensor d_written =
-      at::bmm((qk * call.Gam).transpose(1, 2), dO);  // from inside the chunk; the walk adds the rest
-  const at::Tensor read = at::bmm(q_gam.transpose(1, 2), dO);
+      batched_product((qk * call.Gam).transpose(1, 2), dO);  // from inside the chunk; the walk adds the rest
+  const at::Tensor read = batched_product(q_gam.transpose(1, 2), dO);
   const at::Tensor like = at::empty({call.B, call.H, k.size(2), v.size(2)}, k.options());
   const auto [d_after, d_initial] = call.chunks.backwards(d_final, like, [&](int64_t n, at::Tensor& d_state_BHKV) {
     at::Tensor d_state = d_state_BHKV.flatten(0, 1), du = call.of_chunk(d_written, n);
-    du.baddbmm_(call.of_chunk(call.k_tail, n), d_state);
+    add_batched_product(du, call.of_chunk(call.k_tail, n), d_state);
     d_state.mul_(call.of_chunk(call.whole, n)).add_(call.of_chunk(read, n));
-    d_state.baddbmm_(call.of_chunk(call.k_gone, n).transpose(1, 2), du, 1.0, -1.0);
+    add_batched_product(d_state, call.of_chunk(call.minus_W, n).transpose(1, 2), du);
   });
   const at::Tensor d_after_GKV = flat(d_after);
 
   const at::Tensor Y = solve(call.M, d_written, /*transposed=*/true).contiguous();
-  const at::Tensor through_q = at::bmm(dO, call.before_GKV.transpose(1, 2));         // S dO_i
-  const at::Tensor through_k = at::bmm(Y, call.before_GKV.transpose(1, 2));          // S y_i
-  const at::Tensor from_state = at::bmm(call.written, d_after_GKV.transpose(1, 2));  // dS' u~_i
-  const at::Tensor d_scores = at::bmm(dO, call.written.transpose(1, 2)).mul_(call.Gam);
-  const at::Tensor D = at::bmm(Y, call.written.transpose(1, 2)).mul_(call.Gam).tril_(-1).neg_();
+  const at::Tensor through_q = batched_product(dO, call.before_GKV.transpose(1, 2));         // S dO_i
+  const at::Tensor through_k = batched_product(Y, call.before_GKV.transpose(1, 2));          // S y_i
+  const at::Tensor from_state = batched_product(call.written, d_after_GKV.transpose(1, 2));  // dS' u~_i
+  const at::Tensor d_scores = batched_product(dO, call.written.transpose(1, 2)).mul_(call.Gam);
+  const at::Tensor D = batched_product(Y, call.written.transpose(1, 2)).mul_(call.Gam).tril_(-1).neg_();
   const at::Tensor D_beta = D * beta;
 
-  at::Tensor dq = (through_q * gam).baddbmm_(d_scores, k);
+  at::Tensor dq = through_q * gam;
+  add_batched_product(dq, d_scores, k);
   at::Tensor dk = from_state * tail - through_k * (beta * gam);
-  dk.baddbmm_(d_scores.transpose(1, 2), q).baddbmm_(D_beta + D_beta.transpose(1, 2), k);
+  add_batched_product(dk, d_scores.transpose(1, 2), q);
+  add_batched_product(dk, D_beta + D_beta.transpose(1, 2), k);
   const at::Tensor dv = Y * beta;
   const at::Tensor k_read = (k * through_k).sum(2, /*keepdim=*/true).mul_(gam);  // gam_i y_i . S^T k_i
   const at::Tensor d_beta = (Y * v).sum(2, /*keepdim=*/true) - k_read + (D * call.kk).sum(2, /*keepdim=*/true);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/ops/chunks.h"
+#include "core/ops/small_products.h"
 #include "core/ops/sub_chunks.h"
 
 // gated_linear_attention of linear_attention.h: matrix products in ATen between sub-chunks and chunks, sub_chunks.h
@@ -46,7 +47,7 @@ struct Intra {
       at::Tensor q_here = own(q_down_GCK), carried = k_tail_GCK.narrow(1, 0, first);
       whole_I.push_back(decays.up_GCK.narrow(1, first + rows - 1, 1));
       before_I.push_back(whole_GK);
-      if (first > 0) own(scores_GCC).narrow(2, 0, first).copy_(at::bmm(q_here, carried.transpose(1, 2)));
+      if (first > 0) own(scores_GCC).narrow(2, 0, first).copy_(batched_product(q_here, carried.transpose(1, 2)));
       if (keep) carried_I.push_back(carried.clone());
       q_here.mul_(whole_GK);
       carried.mul_(whole_I.back());
@@ -83,8 +84,8 @@ IntraGradients intra_backward(const Intra& intra, const at::Tensor& dq_down_GCK,
       const at::Tensor &carried = intra.carried_I[I], dA = own(d_scores_GCC).narrow(2, 0, first);
       d_carried.mul_(intra.whole_I[I]);
       outer_here.add_((carried * d_carried).sum(1, /*keepdim=*/true));
-      d_carried.add_(at::bmm(dA.transpose(1, 2), q_up));
-      dq_here.add_(at::bmm(dA, carried));
+      add_batched_product(d_carried, dA.transpose(1, 2), q_up);
+      add_batched_product(dq_here, dA, carried);
     }
     dq_here.mul_(own(up));
     own(out.dk).copy_(own(dk_tail_GCK)).mul_(own(rest));
@@ -117,7 +118,7 @@ struct Call {
         v_GCV(split(v_BTHV)),
         intra(split(q_BTHK), split(k_BTHK), split(g_BTHK.to(v_GCV.scalar_type())), keep),
         whole_BHNK1(unflat(intra.whole_GK.transpose(1, 2))) {
-    const at::Tensor added = unflat(at::bmm(intra.k_tail_GCK.transpose(1, 2), v_GCV));
+    const at::Tensor added = unflat(batched_product(intra.k_tail_GCK.transpose(1, 2), v_GCV));
     const auto [before, final_state] = chunks.forwards(initial, added.select(2, 0), advance_by(added));
     before_GKV = flat(before);
     final_SHKV = final_state;
@@ -131,9 +132,9 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
                                            const at::Tensor& g_BTHK, const Optional& initial, const Optional& documents,
                                            double scale, int64_t chunk) {
   const Call call(q_BTHK, k_BTHK, v_BTHV, g_BTHK, initial, documents, chunk, /*keep=*/false);
-  at::Tensor o = at::bmm(call.intra.scores_GCC, call.v_GCV);
-  o.baddbmm_(call.intra.q_down_GCK, call.before_GKV, scale, scale);
-  return {call.chunks.join(call.unflat(o)).to(v_BTHV.scalar_type()), call.final_SHKV};
+  at::Tensor o = batched_product(call.intra.scores_GCC, call.v_GCV);
+  add_batched_product(o, call.intra.q_down_GCK, call.before_GKV);
+  return {call.chunks.join(call.unflat(o.mul_(scale))).to(v_BTHV.scalar_type()), call.final_SHKV};
 }
 
 std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional& d_final, const at::Tensor& q_BTHK,
@@ -143,16 +144,16 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const Intra& intra = call.intra;
   const at::Tensor dO = call.split(d_output_BTHV) * scale;
 
-  const at::Tensor read = call.unflat(at::bmm(intra.q_down_GCK.transpose(1, 2), dO));
+  const at::Tensor read = call.unflat(batched_product(intra.q_down_GCK.transpose(1, 2), dO));
   const auto [d_after, d_initial] = call.chunks.backwards(d_final, read.select(2, 0), call.advance_by(read));
   const at::Tensor d_after_GKV = flat(d_after);
 
-  at::Tensor dv = at::bmm(intra.scores_GCC.transpose(1, 2), dO);
-  dv.baddbmm_(intra.k_tail_GCK, d_after_GKV);
+  at::Tensor dv = batched_product(intra.scores_GCC.transpose(1, 2), dO);
+  add_batched_product(dv, intra.k_tail_GCK, d_after_GKV);
   const at::Tensor d_log_whole = (call.before_GKV * d_after_GKV).sum(2).unsqueeze(1) * intra.whole_GK;
-  const IntraGradients d = intra_backward(intra, at::bmm(dO, call.before_GKV.transpose(1, 2)),
-                                          at::bmm(call.v_GCV, d_after_GKV.transpose(1, 2)),
-                                          at::bmm(dO, call.v_GCV.transpose(1, 2)), d_log_whole);
+  const IntraGradients d = intra_backward(intra, batched_product(dO, call.before_GKV.transpose(1, 2)),
+                                          batched_product(call.v_GCV, d_after_GKV.transpose(1, 2)),
+                                          batched_product(dO, call.v_GCV.transpose(1, 2)), d_log_whole);
   const auto joined = [&](const at::Tensor& x, const at::Tensor& like) {
     return call.chunks.join(call.unflat(x)).to(like.scalar_type());
   };

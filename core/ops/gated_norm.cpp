@@ -10,6 +10,7 @@
 #include "core/ops/inverse_rms.h"
 #include "core/ops/norm.h"
 #include "core/ops/operator.h"
+#include "core/ops/vectorised.h"
 
 // Letters: B batch, T tokens, H heads, K head size, C = H*K.
 
@@ -47,8 +48,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_composite(const at::Tens
 
 // sigma_then_y: sigmoid of the gate, where y will be.
 template <class Number>
-void forward_rows(const Number* x, const Number* weight, const Number* gate, Number* __restrict sigma_then_y,
-                  int64_t tokens, int64_t heads, int64_t width, double epsilon, bool swish) {
+FLASHMORPH_VECTORISED void forward_rows(const Number* x, const Number* weight, const Number* gate,
+                                        Number* __restrict sigma_then_y, int64_t tokens, int64_t heads, int64_t width,
+                                        double epsilon, bool swish) {
   for (int64_t row = 0; row < tokens * heads; ++row, x += width, gate += width, sigma_then_y += width) {
     const Number s = inverse_rms(x, width, epsilon), *const w = weight + row % heads * width;
     if (swish)
@@ -60,9 +62,10 @@ void forward_rows(const Number* x, const Number* weight, const Number* gate, Num
 // With u = dy w f(gate): dx = s u - x s^3 / width <u, x>;  d_gate = dy w x s f'(gate);  dw += dy x s f(gate), when
 // asked for. sigma_then_d_gate: sigmoid of the gate, where d_gate will be.
 template <class Number>
-void backward_rows(const Number* dy, const Number* x, const Number* weight, const Number* gate, Number* __restrict dx,
-                   Number* __restrict d_weight, Number* __restrict sigma_then_d_gate, int64_t tokens, int64_t heads,
-                   int64_t width, double epsilon, bool swish) {
+FLASHMORPH_VECTORISED void backward_rows(const Number* dy, const Number* x, const Number* weight, const Number* gate,
+                                         Number* __restrict dx, Number* __restrict d_weight,
+                                         Number* __restrict sigma_then_d_gate, int64_t tokens, int64_t heads,
+                                         int64_t width, double epsilon, bool swish) {
   std::vector<Number> opened_values(width), weighted_values(width);
   Number *const opened = opened_values.data(), *const weighted = weighted_values.data();
   for (int64_t row = 0; row < tokens * heads; ++row) {

@@ -3,11 +3,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/ops/vectorised.h"
+
 namespace flashmorph {
 
 // Independent partial sums let the compiler vectorise without reordering rules.
 template <class Number>
-Number dot(const Number* a, const Number* b, int64_t width) {
+FLASHMORPH_INLINED Number dot(const Number* a, const Number* b, int64_t width) {
   constexpr int64_t kLanes = 16;
   Number lanes[kLanes] = {};
   int64_t i = 0;
@@ -21,7 +23,7 @@ Number dot(const Number* a, const Number* b, int64_t width) {
 
 // s = 1 / sqrt(mean(x^2) + epsilon)
 template <class Number>
-Number inverse_rms(const Number* x, int64_t width, double epsilon) {
+FLASHMORPH_INLINED Number inverse_rms(const Number* x, int64_t width, double epsilon) {
   return Number(1) / std::sqrt(dot(x, x, width) / static_cast<Number>(width) + static_cast<Number>(epsilon));
 }
 

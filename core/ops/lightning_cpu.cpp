@@ -8,6 +8,7 @@
 
 #include "core/ops/chunk_pairs.h"
 #include "core/ops/chunks.h"
+#include "core/ops/small_products.h"
 
 // lightning_attention and scalar_gated_attention of linear_attention.h in ATen: one recurrence, whose decay a head is
 // constant, or one a token. Letters: B batch, T tokens, H heads, K key dim, V value dim, N chunks, C tokens a chunk, S
@@ -78,7 +79,7 @@ struct Call {
         k(split(k_BTHK)),
         v(split(v_BTHV)),
         decays(decays_of(log_decay, chunks, q.options())) {
-    const at::Tensor added = unflat(at::bmm(flat(k * decays.tail).transpose(1, 2), flat(v)));
+    const at::Tensor added = unflat(batched_product(flat(k * decays.tail).transpose(1, 2), flat(v)));
     std::tie(before_BHNKV, final_SHKV) =
         chunks.forwards(initial, added.select(2, 0),
                         [&](int64_t n, at::Tensor& state) { state.mul_(decays.whole[n]).add_(added.select(2, n)); });
@@ -86,16 +87,16 @@ struct Call {
 
   at::Tensor split(const at::Tensor& x) const { return chunks.split(x.to(at::toOpMathType(x.scalar_type()))); }
   at::Tensor unflat(const at::Tensor& x) const { return x.unflatten(0, {q.size(0), q.size(1), chunks.count()}); }
-  at::Tensor scores() const { return unflat(at::bmm(flat(q), flat(k).transpose(1, 2))).mul_(decays.Gam); }
+  at::Tensor scores() const { return unflat(batched_product(flat(q), flat(k).transpose(1, 2))).mul_(decays.Gam); }
 };
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV,
                                            const at::Tensor& log_decay, const Optional& initial,
                                            const Optional& documents, double scale, int64_t chunk) {
   const Call call(q_BTHK, k_BTHK, v_BTHV, log_decay, initial, documents, chunk);
-  at::Tensor o = at::bmm(flat(call.scores()), flat(call.v));
-  o.baddbmm_(flat(call.q * call.decays.gam), flat(call.before_BHNKV), scale, scale);
-  return {call.chunks.join(call.unflat(o)).to(v_BTHV.scalar_type()), call.final_SHKV};
+  at::Tensor o = batched_product(flat(call.scores()), flat(call.v));
+  add_batched_product(o, flat(call.q * call.decays.gam), flat(call.before_BHNKV));
+  return {call.chunks.join(call.unflat(o.mul_(scale))).to(v_BTHV.scalar_type()), call.final_SHKV};
 }
 
 // The gradients of q, k, v, a decay that is learned, and the initial state.
@@ -107,15 +108,15 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const at::Tensor dO = call.split(d_output_BTHV).mul(scale);
 
   const at::Tensor q_gam = q * decays.gam;
-  const at::Tensor read = call.unflat(at::bmm(flat(q_gam).transpose(1, 2), flat(dO)));
+  const at::Tensor read = call.unflat(batched_product(flat(q_gam).transpose(1, 2), flat(dO)));
   const auto [d_after, d_initial] = chunks.backwards(
       d_final, read.select(2, 0),
       [&, &whole = decays.whole](int64_t n, at::Tensor& d_state) { d_state.mul_(whole[n]).add_(read.select(2, n)); });
 
-  const at::Tensor qk = at::bmm(flat(q), flat(k).transpose(1, 2));
-  const at::Tensor d_scores = call.unflat(at::bmm(flat(dO), flat(v).transpose(1, 2))).mul_(decays.Gam);
-  const at::Tensor through_q = call.unflat(at::bmm(flat(dO), flat(before).transpose(1, 2)));   // S dO_i
-  const at::Tensor from_state = call.unflat(at::bmm(flat(v), flat(d_after).transpose(1, 2)));  // dS' v_i
+  const at::Tensor qk = batched_product(flat(q), flat(k).transpose(1, 2));
+  const at::Tensor d_scores = call.unflat(batched_product(flat(dO), flat(v).transpose(1, 2))).mul_(decays.Gam);
+  const at::Tensor through_q = call.unflat(batched_product(flat(dO), flat(before).transpose(1, 2)));   // S dO_i
+  const at::Tensor from_state = call.unflat(batched_product(flat(v), flat(d_after).transpose(1, 2)));  // dS' v_i
 
   at::Tensor dg_GC;
   if (log_decay.dim() > 1) {  // every place where a decay acts, each term as it is: no difference of large sums
@@ -126,10 +127,10 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   }
 
   const at::Tensor dq = through_q.mul_(decays.gam), dk = from_state.mul_(decays.tail);
-  flat(dq).baddbmm_(flat(d_scores), flat(k));
-  flat(dk).baddbmm_(flat(d_scores).transpose(1, 2), flat(q));
-  at::Tensor dv = call.unflat(at::bmm(flat(k), flat(d_after))).mul_(decays.tail);
-  flat(dv).baddbmm_(flat(call.unflat(qk) * decays.Gam).transpose(1, 2), flat(dO));
+  add_batched_product(flat(dq), flat(d_scores), flat(k));
+  add_batched_product(flat(dk), flat(d_scores).transpose(1, 2), flat(q));
+  at::Tensor dv = call.unflat(batched_product(flat(k), flat(d_after))).mul_(decays.tail);
+  add_batched_product(flat(dv), flat(call.unflat(qk) * decays.Gam).transpose(1, 2), flat(dO));
   const auto joined = [&](const at::Tensor& x, const at::Tensor& like) {
     return chunks.join(x).to(like.scalar_type());
   };

@@ -9,13 +9,14 @@
 
 #include "core/ops/inverse_rms.h"
 #include "core/ops/operator.h"
+#include "core/ops/vectorised.h"
 
 namespace flashmorph {
 namespace {
 
 template <class Number>
-void forward_rows(const Number* x, const Number* __restrict weight, Number* __restrict y, int64_t rows, int64_t width,
-                  double epsilon) {
+FLASHMORPH_VECTORISED void forward_rows(const Number* x, const Number* __restrict weight, Number* __restrict y,
+                                        int64_t rows, int64_t width, double epsilon) {
   for (int64_t row = 0; row < rows; ++row, x += width, y += width) {
     const Number s = inverse_rms(x, width, epsilon);
     for (int64_t i = 0; i < width; ++i) y[i] = x[i] * s * weight[i];
@@ -24,8 +25,9 @@ void forward_rows(const Number* x, const Number* __restrict weight, Number* __re
 
 // dx = s (dy w) - x s^3 / width <dy w, x>;  dw += dy x s, when asked for.
 template <class Number>
-void backward_rows(const Number* dy, const Number* x, const Number* __restrict weight, Number* __restrict dx,
-                   Number* __restrict d_weight, int64_t rows, int64_t width, double epsilon) {
+FLASHMORPH_VECTORISED void backward_rows(const Number* dy, const Number* x, const Number* __restrict weight,
+                                         Number* __restrict dx, Number* __restrict d_weight, int64_t rows,
+                                         int64_t width, double epsilon) {
   std::vector<Number> weighted(width);
   for (int64_t row = 0; row < rows; ++row, x += width, dy += width, dx += width) {
     const Number s = inverse_rms(x, width, epsilon);

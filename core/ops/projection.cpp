@@ -8,6 +8,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "core/ops/interlude.h"
 #include "core/ops/operator.h"
 #include "core/ops/put_off_gradients.h"
 
@@ -106,30 +107,26 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
     return y;
   }
 
-  static variable_list forward(Context* context, const at::Tensor& own_x, at::TensorList weights, at::TensorList biases,
-                               Shard* shard) {
-    const at::Tensor x = shard != nullptr ? values_in_shards(own_x, *shard) : own_x;
+  static variable_list forward(Context* context, const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
     const bool is_trained = std::ranges::any_of(weights, [](const at::Tensor& w) { return w.requires_grad(); });
     variable_list saved(weights.begin(), weights.end());
     saved.push_back(is_trained ? x : at::Tensor());
     context->save_for_backward(saved);
     context->set_materialize_grads(false);
     context->saved_data["biases"] = static_cast<int64_t>(biases.size());
-    context->saved_data["shard"] = reinterpret_cast<int64_t>(shard);
     context->saved_data["later"] = reinterpret_cast<int64_t>(PutOffGradients::collecting());
     return outputs(x, weights, biases);
   }
 
-  // dx = sum over projections of dy W, which shards then add up;  dW = dy^T x;  db = sum of dy.
+  // dx = sum over projections of dy W;  dW = dy^T x;  db = sum of dy.
   static variable_list backward(Context* context, const variable_list& upstream) {
     const variable_list saved = context->get_saved_variables();
     const size_t count = upstream.size();
     const bool biased = context->saved_data["biases"].toInt() > 0;
     const at::Tensor& x = saved[count];
     auto* later = reinterpret_cast<PutOffGradients*>(context->saved_data["later"].toInt());
-    // Of x, of weights, of biases, and of the shard, which has none.
-    variable_list gradients(1 + count + (biased ? count : 0) + 1);
-    Arriving dx = context->needs_input_grad(0) ? start_dx(context, upstream, saved) : Arriving();
+    variable_list gradients(1 + count + (biased ? count : 0));  // of x, of weights, of biases
+    if (context->needs_input_grad(0)) gradients[0] = gradient_of_x(upstream, saved);
     for (size_t i = 0; i < count; ++i) {
       if (!upstream[i].defined()) continue;
       const at::Tensor dy_NE = upstream[i].flatten(0, -2);
@@ -142,12 +139,11 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
       }
       if (biased && context->needs_input_grad(1 + count + i)) gradients[1 + count + i] = dy_NE.sum(0);
     }
-    gradients[0] = dx.here();
     return gradients;
   }
 
  private:
-  static Arriving start_dx(Context* context, const variable_list& upstream, const variable_list& weights) {
+  static at::Tensor gradient_of_x(const variable_list& upstream, const variable_list& weights) {
     at::Tensor dx_ND;
     for (size_t i = 0; i < upstream.size(); ++i) {
       if (!upstream[i].defined()) continue;
@@ -157,10 +153,7 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
       else
         dx_ND = product(dy_NE, weights[i]);
     }
-    if (!dx_ND.defined()) return {};
-    const at::Tensor dx = dx_ND.unflatten(0, upstream_sizes(upstream));
-    auto* shard = reinterpret_cast<Shard*>(context->saved_data["shard"].toInt());
-    return shard != nullptr ? start_gradient_of_into_shards(dx, *shard) : Arriving{dx};
+    return dx_ND.defined() ? dx_ND.unflatten(0, upstream_sizes(upstream)) : at::Tensor();
   }
 
   static at::IntArrayRef upstream_sizes(const variable_list& upstream) {
@@ -194,7 +187,7 @@ at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::T
                     : call<ProjectByFrozen>(x, weight_ED, present(bias_E));
 }
 
-variable_list project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases, Shard* shard) {
+variable_list project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
   const auto is_there = [](const at::Tensor& bias) { return bias.defined(); };
   const bool biased = std::ranges::any_of(biases, is_there);
   TORCH_CHECK(!biased || (biases.size() == weights.size() && std::ranges::all_of(biases, is_there)),
@@ -202,9 +195,10 @@ variable_list project_each(const at::Tensor& x, at::TensorList weights, at::Tens
   for (size_t i = 0; i < weights.size(); ++i)
     Project::check(x, weights[i], biased ? OptionalTensor(biases[i]) : std::nullopt);
   const at::TensorList given = biased ? biases : at::TensorList();
-  if (!c10::GradMode::is_enabled())  // the host has no node to make
-    return ProjectEach::outputs(shard != nullptr ? values_in_shards(x, *shard) : x, weights, given);
-  return ProjectEach::apply(x, weights, given, shard);
+  const variable_list y = c10::GradMode::is_enabled() ? ProjectEach::apply(x, weights, given)
+                                                      : ProjectEach::outputs(x, weights, given);  // without a node
+  Interlude::reached();
+  return y;
 }
 
 at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP) {

@@ -4,8 +4,6 @@
 
 #include <vector>
 
-#include "core/shard/shard.h"
-
 namespace flashmorph {
 
 // The products for trained weights that are leaves may be put off (core/ops/put_off_gradients.h).
@@ -16,10 +14,8 @@ namespace flashmorph {
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E = {});
 
 // The same by several weights, and by a bias (undefined: none) each or none at all; what their gradients pull on x is
-// added up inside the products. With a shard: of into_shards(x), [.., T, D], whose gradient is summed over the shards
-// while those of the weights are computed.
-std::vector<at::Tensor> project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases = {},
-                                     Shard* shard = nullptr);
+// added up inside the products. Behind the first ones of a sublayer comes its interlude (core/ops/interlude.h).
+std::vector<at::Tensor> project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases = {});
 
 // a b of matrices, by the same products; no gradient of its own.
 at::Tensor product(const at::Tensor& a_NM, const at::Tensor& b_MP);

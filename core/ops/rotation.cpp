@@ -8,6 +8,7 @@
 
 #include "core/ops/norm.h"
 #include "core/ops/operator.h"
+#include "core/ops/vectorised.h"
 
 namespace flashmorph {
 namespace {
@@ -26,8 +27,8 @@ at::Tensor backward_composite(const at::Tensor& dy_BTHK, const at::Tensor& cos_T
 // y[i] = x[i] cos[i] - x[i + half] sin1[i] and y[i + half] = x[i + half] cos[i + half] + x[i] sin2[i]. The heads of one
 // token share its angles.
 template <bool kBack, class Number>
-void rotate_heads(const Number* x, const Number* __restrict cos, const Number* __restrict sin, Number* __restrict y,
-                  int64_t heads, int64_t half) {
+FLASHMORPH_VECTORISED void rotate_heads(const Number* x, const Number* __restrict cos, const Number* __restrict sin,
+                                        Number* __restrict y, int64_t heads, int64_t half) {
   for (int64_t head = 0; head < heads; ++head, x += 2 * half, y += 2 * half)
     for (int64_t i = 0; i < half; ++i) {
       const Number sin1 = kBack ? -sin[i + half] : sin[i], sin2 = kBack ? -sin[i] : sin[i + half];

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/ops/documents.h"
+#include "core/ops/tiled_attention.h"
 
 namespace flashmorph {
 namespace {
@@ -178,11 +179,14 @@ at::Tensor softmax_attention(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK,
                   k_BPGK.size(0) == q_BTHK.size(0) && k_BPGK.size(3) == q_BTHK.size(3) &&
                   q_BTHK.size(2) % k_BPGK.size(2) == 0 && k_BPGK.size(1) >= q_BTHK.size(1),
               "softmax_attention: q must be [B, T, H, K], k and v [B, P, G, K] with P >= T and H a multiple of G");
-  if (!documents_S1) return of_rows(q_BTHK, k_BPGK, v_BPGK);
+  const bool by_tiles = tiled_attention_takes(q_BTHK) && k_BPGK.size(1) == q_BTHK.size(1);
+  if (!documents_S1)
+    return by_tiles ? tiled_attention(q_BTHK, k_BPGK, v_BPGK, std::nullopt) : of_rows(q_BTHK, k_BPGK, v_BPGK);
   TORCH_CHECK(on_device_S1 && on_device_S1->device() == q_BTHK.device() && on_device_S1->scalar_type() == at::kInt,
               "softmax_attention: documents are wanted on q's device too, in int32");
   TORCH_CHECK(k_BPGK.size(1) == q_BTHK.size(1), "softmax_attention: packed documents do not continue others");
   check_documents("softmax_attention", *documents_S1, q_BTHK.size(0), q_BTHK.size(1));
+  if (by_tiles) return tiled_attention(q_BTHK, k_BPGK, v_BPGK, documents_S1->contiguous());
   return of_documents(q_BTHK, k_BPGK, v_BPGK, documents_S1->contiguous(), *on_device_S1);
 }
 

@@ -12,7 +12,7 @@ namespace flashmorph {
 // documents. q_BTHK, k_BPGK, v_BPGK with P >= T: the last T of the P tokens are those of the queries.
 // documents_S1 (offsets on the host, as linear_attention.h says): the documents packed in one row (B = 1, P = T) attend
 // apart, in calls whose number does not grow with S. on_device_S1: the same in int32 on q's device.
-// Also torch.ops.flashmorph.softmax_attention.
+// On a CPU in float32 by tiled_attention.h. Also torch.ops.flashmorph.softmax_attention.
 at::Tensor softmax_attention(const at::Tensor& q_BTHK, const at::Tensor& k_BPGK, const at::Tensor& v_BPGK,
                              const std::optional<at::Tensor>& documents_S1 = std::nullopt,
                              const std::optional<at::Tensor>& on_device_S1 = std::nullopt);

@@ -43,4 +43,9 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 
 at::Tensor squared_distance(const at::Tensor& a, const at::Tensor& b) { return call<SquaredDistance>(a, b); }
 
+at::Tensor squared_distance_gradient(const at::Tensor& upstream, const at::Tensor& a, const at::Tensor& b) {
+  SquaredDistance::check(a, b);
+  return detail::backward_of<SquaredDistance>().call(upstream, a, b);
+}
+
 }  // namespace flashmorph

@@ -8,4 +8,7 @@ namespace flashmorph {
 // gets no gradient.
 at::Tensor squared_distance(const at::Tensor& a, const at::Tensor& b);
 
+// upstream times its gradient, in a; for those who have no graph.
+at::Tensor squared_distance_gradient(const at::Tensor& upstream, const at::Tensor& a, const at::Tensor& b);
+
 }  // namespace flashmorph

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/ops/vectorised.h"
+
 namespace flashmorph {
 namespace {
 
@@ -27,7 +29,8 @@ void for_each_sub_chunk(const Shape& shape, const Work& work) {
 
 // w *= a, and returns <q, w>; independent partial sums let the compiler vectorise.
 template <class Number>
-Number decayed_dot(Number* __restrict w, const Number* __restrict a, const Number* __restrict q, int64_t width) {
+FLASHMORPH_INLINED Number decayed_dot(Number* __restrict w, const Number* __restrict a, const Number* __restrict q,
+                                      int64_t width) {
   constexpr int64_t kLanes = 16;
   Number lanes[kLanes] = {};
   int64_t c = 0;
@@ -46,7 +49,7 @@ Number decayed_dot(Number* __restrict w, const Number* __restrict a, const Numbe
 }
 
 template <class Number>
-Number dot(const Number* __restrict x, const Number* __restrict y, int64_t width) {
+FLASHMORPH_INLINED Number dot(const Number* __restrict x, const Number* __restrict y, int64_t width) {
   Number sum = 0;
   for (int64_t c = 0; c < width; ++c) sum += x[c] * y[c];
   return sum;
@@ -54,8 +57,8 @@ Number dot(const Number* __restrict x, const Number* __restrict y, int64_t width
 
 // One sub-chunk of `rows` tokens; pointers are to its first token.
 template <class Number>
-void scores(const Number* q, const Number* k, const Number* a, Number* A, int64_t rows, int64_t K, int64_t A_stride,
-            Number* w) {
+FLASHMORPH_VECTORISED void scores(const Number* q, const Number* k, const Number* a, Number* A, int64_t rows, int64_t K,
+                                  int64_t A_stride, Number* w) {
   for (int64_t j = 0; j < rows; ++j) {
     std::copy_n(k + j * K, K, w);
     A[j * A_stride + j] = dot(q + j * K, w, K);
@@ -66,8 +69,9 @@ void scores(const Number* q, const Number* k, const Number* a, Number* A, int64_
 // dg_m gets, per channel: the outer sum; q_i dq_i of tokens i >= m and k_j dk_j of tokens j < m as they came from
 // outside.
 template <class Number>
-void outside_gradient(const Number* q, const Number* k, const Number* outer, const Number* dq, const Number* dk,
-                      Number* __restrict dg, int64_t rows, int64_t K, Number* __restrict sum) {
+FLASHMORPH_VECTORISED void outside_gradient(const Number* q, const Number* k, const Number* outer, const Number* dq,
+                                            const Number* dk, Number* __restrict dg, int64_t rows, int64_t K,
+                                            Number* __restrict sum) {
   std::copy_n(outer, K, sum);
   for (int64_t m = 0; m < rows; ++m) {
     std::copy_n(sum, K, dg + m * K);
@@ -84,9 +88,10 @@ void outside_gradient(const Number* q, const Number* k, const Number* outer, con
 // The pairs (i, j), for one j at a time: w_i = k_j a_{j+1} .. a_i, and Horner's rule for sum_i dA_ij q_i a_{j+1} ..
 // a_i. dg_m gets sum_{i >= m} q_i dA_ij w_i for j < m.
 template <class Number>
-void pair_gradients(const Number* q, const Number* k, const Number* a, const Number* dA, Number* dq, Number* dk,
-                    Number* dg, int64_t rows, int64_t K, int64_t dA_stride, Number* w, Number* __restrict along,
-                    Number* __restrict back) {
+FLASHMORPH_VECTORISED void pair_gradients(const Number* q, const Number* k, const Number* a, const Number* dA,
+                                          Number* dq, Number* dk, Number* dg, int64_t rows, int64_t K,
+                                          int64_t dA_stride, Number* w, Number* __restrict along,
+                                          Number* __restrict back) {
   for (int64_t j = 0; j < rows; ++j) {
     std::copy_n(k + j * K, K, w + j * K);
     for (int64_t i = j + 1; i < rows; ++i)

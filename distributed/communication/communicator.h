@@ -41,14 +41,15 @@ class Communicator {
   virtual at::Tensor all_gather(const at::Tensor& values) = 0;           // [size, ...values' shape], in rank order
   virtual at::Tensor reduce_scatter(const at::Tensor& values) = 0;  // [size, ...]: the sum over ranks of values[rank]
 
-  // The sum over ranks of contiguous values, and reduce_scatter, begun. Where the library cannot, it is done at once.
-  // Every member begins in the same order; `values` must not change before the result is here.
+  // The sum over ranks of contiguous values, all_gather and reduce_scatter, begun. Where the library cannot, it is done
+  // at once. Every member begins in the same order; `values` must not change before the result is here.
   virtual Arriving start_sum(const at::Tensor& values) {
     at::Tensor sum = values.clone();
     all_reduce(sum, Reduction::sum);
-    return {sum};
+    return sum;
   }
-  virtual Arriving start_reduce_scatter(const at::Tensor& values) { return {reduce_scatter(values)}; }
+  virtual Arriving start_all_gather(const at::Tensor& values) { return all_gather(values); }
+  virtual Arriving start_reduce_scatter(const at::Tensor& values) { return reduce_scatter(values); }
 
   // Opens the way for messages of device tensors between this rank and `peer`, which calls it too. It waits for the
   // peer, so both must come to it without the other's help, and with no message under way.

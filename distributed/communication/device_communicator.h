@@ -38,6 +38,10 @@ class DeviceCommunicator : public Communicator {
     const Call call = begin("all_reduce", values);
     return values.is_cpu() ? host_->start_sum(values) : start_sum_on_device(values);
   }
+  Arriving start_all_gather(const at::Tensor& values) final {
+    const Call call = begin("all_gather", values);
+    return values.is_cpu() ? host_->start_all_gather(values) : start_all_gather_on_device(values);
+  }
   Arriving start_reduce_scatter(const at::Tensor& values) final {
     const Call call = begin("reduce_scatter", values);
     check_slots(values);
@@ -69,11 +73,10 @@ class DeviceCommunicator : public Communicator {
   virtual Arriving start_sum_on_device(const at::Tensor& values) {
     at::Tensor sum = values.clone();
     all_reduce_on_device(sum, Reduction::sum);
-    return {sum};
+    return sum;
   }
-  virtual Arriving start_reduce_scatter_on_device(const at::Tensor& values) {
-    return {reduce_scatter_on_device(values)};
-  }
+  virtual Arriving start_all_gather_on_device(const at::Tensor& values) { return all_gather_on_device(values); }
+  virtual Arriving start_reduce_scatter_on_device(const at::Tensor& values) { return reduce_scatter_on_device(values); }
   virtual void send_on_device(const at::Tensor& values, int to) = 0;
   virtual void receive_on_device(at::Tensor& values, int from) = 0;
   virtual void send_later_on_device(const at::Tensor& values, int to) = 0;

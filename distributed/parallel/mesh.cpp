@@ -14,6 +14,7 @@ class GroupShard : public Shard {
   at::Tensor all_gather(const at::Tensor& values) override { return group_.all_gather(values); }
   at::Tensor reduce_scatter(const at::Tensor& values) override { return group_.reduce_scatter(values); }
   Arriving start_sum(const at::Tensor& values) override { return group_.start_sum(values); }
+  Arriving start_all_gather(const at::Tensor& values) override { return group_.start_all_gather(values); }
   Arriving start_reduce_scatter(const at::Tensor& values) override { return group_.start_reduce_scatter(values); }
   bool sequence_parallel() const override { return sequence_parallel_; }
   void share_tokens(bool sequence) { sequence_parallel_ = sequence; }

@@ -13,11 +13,13 @@ std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches
   const int64_t count = micro_batches.last - micro_batches.first;
   std::vector<at::Tensor> losses(count);
   std::map<int64_t, Held> held;
+  const bool puts_off = !is_first() || mesh_.shape().tensor > 1;  // others wait for this rank, or it for its shards
+  const auto until = is_first() ? PutOffGradients::Until::shards_are_waited_for : PutOffGradients::Until::asked;
   for (const auto& [kind, m] : pipeline_order(mesh_.shape().pipeline, mesh_.pipeline_rank(), count)) {
-    Held& here = held[m];
+    Held& here = held.try_emplace(m, until).first->second;
     switch (kind) {
       case PipelineTask::Kind::forward: {
-        const PutOffGradients::Scope putting_off(is_first() ? nullptr : &here.weights);
+        const PutOffGradients::Scope putting_off(puts_off ? &here.weights : nullptr);
         here.output = forward(micro_batches.first + m, states_of(here, shape));
         send_on(here.output.mixture);
         if (here.output.loss.defined()) losses[m] = here.output.loss.detach();
@@ -27,7 +29,9 @@ std::vector<at::Tensor> Pipeline::forward_backward(MicroBatchRange micro_batches
         backward(here, shape);
         here.input = at::Tensor();
         here.output = StageOutput();
-        if (is_first()) held.erase(m);
+        if (!is_first()) break;
+        here.weights.work_out();
+        held.erase(m);
         break;
       case PipelineTask::Kind::weights:
         here.weights.work_out();

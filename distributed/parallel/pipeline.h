@@ -56,6 +56,7 @@ class Pipeline {
 
  private:
   struct Held {  // a micro-batch between its forward and its last task
+    explicit Held(PutOffGradients::Until until) : weights(until) {}
     at::Tensor input;
     StageOutput output;
     PutOffGradients weights;

@@ -4,7 +4,9 @@
 #include <c10/core/GradMode.h>
 
 #include "core/model/attention.h"
+#include "core/ops/put_off_gradients.h"
 #include "core/ops/squared_distance.h"
+#include "core/ops/tensor_parallel.h"
 #include "distributed/stages/weights.h"
 
 namespace flashmorph {
@@ -49,39 +51,64 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
   struct Lesson {
     int64_t layer;
     at::Tensor normed, attended;
-    Arriving linear;
+    at::Tensor part;            // this rank's of the branch's output, which has the graph
+    Arriving linear, gradient;  // the output; of the part
   };
+  Shard& shard = model.shard();
   std::vector<at::Tensor> errors;
-  const auto start_branch = [&](Lesson& lesson) {
-    const c10::AutoGradMode gradient(true);
-    lesson.linear = start_out_of_shards(model.linear_attention(lesson.layer, lesson.normed, positions), model.shard());
+  const auto start_branch = [&](Lesson& lesson, const std::function<void()>& meanwhile) {
+    const auto part = [&] {
+      const c10::AutoGradMode gradient(true);
+      return (lesson.part = model.linear_attention(lesson.layer, lesson.normed, positions)).detach();
+    };
+    lesson.linear = start_out_of_shards_beside(part, shard, meanwhile);
   };
-  const auto learn = [&](Lesson& lesson) {
-    const c10::AutoGradMode gradient(true);
-    const at::Tensor error = squared_distance(lesson.linear.here(), lesson.attended);
-    error.backward(share);
-    errors.push_back(error.detach());
+  const auto compare = [&](Lesson& lesson) {
+    const at::Tensor linear = lesson.linear.here();
+    errors.push_back(squared_distance(linear, lesson.attended));
+    lesson.gradient = start_gradient_of_out_of_shards(squared_distance_gradient(share, linear, lesson.attended), shard);
   };
+  // Where a gather follows each sum over the shards, the products for weights are left for one of them to hide behind.
+  PutOffGradients weights;
+  const PutOffGradients::Scope putting_off(shard.sequence_parallel() ? &weights : nullptr);
+  const auto learn = [&](Lesson& lesson) { lesson.part.backward(lesson.gradient.here()); };
+
   const bool is_waited_for = !go_in_turns(model) && !model.has_head();  // by the next rank, for the teacher's states
   std::vector<Lesson> later;
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
-  for (int64_t l = model.own_layers().first; l < model.own_layers().last; ++l) {
+  const auto [first, last] = model.own_layers();
+  Arriving normed = model.start_normed_input(first, x_BTD);
+  for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
-    Lesson lesson{l, model.normed_input(l, x_BTD), {}, {}};
-    // Each sum over the shards arrives while the next piece is computed: the linear branch behind the teacher's
-    // attention, the teacher's feed-forward behind the branch, and the branch's gradients behind that.
-    Arriving full = start_out_of_shards(model.full_attention(l, lesson.normed, positions), model.shard());
-    if (!is_waited_for) start_branch(lesson);
-    lesson.attended = full.here();
+    Lesson lesson{l, normed.here(), {}, {}, {}, {}};
     at::Tensor h;
-    Arriving fed;
-    if (goes_on) fed = model.start_feed_forward(l, h = model.after_attention(l, x_BTD, lesson.attended));
+    Arriving full, normed_h, fed;
+    // Each sum over the shards, and where tokens are shared the gather behind it, is under way while another piece is
+    // computed: the teacher's attention behind the linear branch, the branch behind the teacher's feed-forward, and
+    // that behind the branch's gradients.
+    full = start_out_of_shards(model.full_attention(l, lesson.normed, positions), shard);
+    const auto go_on = [&] {
+      const c10::AutoGradMode no_gradient(false);
+      lesson.attended = full.here();
+      if (goes_on) normed_h = model.start_normed_states(l, h = model.after_attention(l, x_BTD, lesson.attended));
+    };
+    is_waited_for ? go_on() : start_branch(lesson, go_on);
+    const auto compare_now = [&] {
+      if (!is_waited_for) compare(lesson);
+    };
+    if (goes_on)
+      fed = start_out_of_shards_beside([&] { return model.feed_forward_part(l, normed_h.here()); }, shard, compare_now);
+    else
+      compare_now();
     is_waited_for ? later.push_back(std::move(lesson)) : learn(lesson);
     if (goes_on) x_BTD = model.after_feed_forward(l, h, fed.here());
+    if (l + 1 < last) normed = model.start_normed_input(l + 1, x_BTD);
+    weights.work_out();
   }
   pass_on(x_BTD);
   for (Lesson& lesson : later) {
-    start_branch(lesson);
+    start_branch(lesson, [] {});
+    compare(lesson);
     learn(lesson);
     lesson = Lesson();
   }

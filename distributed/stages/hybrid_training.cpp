@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include "core/morph/teacher_pass.h"
+#include "core/morph/pass.h"
 #include "core/ops/vocabulary_loss.h"
 #include "distributed/stages/weights.h"
 
@@ -40,13 +40,13 @@ at::Tensor without_gradient(const std::function<at::Tensor()>& make) {
   return make();
 }
 
-// The hybrid's states behind this rank's layers. `meanwhile`: see through_layers.
+// The hybrid's states behind this rank's layers.
 at::Tensor through_hybrid(const MorphableModel& hybrid, const Batch& batch, const at::Tensor& input,
                           const Routes& routes, const Positions& positions, const ParallelSection& parallel,
-                          const MorphableModel::Meanwhile& meanwhile = {}) {
-  const at::Tensor x = first_states(hybrid, batch, input);
-  return parallel.recompute == "full" ? hybrid.through_layers_recomputed(x, routes, positions, meanwhile)
-                                      : hybrid.through_layers(x, routes, positions, /*caches=*/nullptr, meanwhile);
+                          const std::shared_ptr<Pass>& beside = nullptr) {
+  return pass_through(Way::of(hybrid, routes, positions), first_states(hybrid, batch, input), beside,
+                      parallel.recompute == "full")
+      .states;
 }
 
 // Its loss is the mean over a micro-batch's tokens, divided by the step's micro-batches.
@@ -72,15 +72,15 @@ StepResult distill_step(const MorphableModel& teacher, const MorphableModel& hyb
   return hybrid_step(
       hybrid, batches, section, mesh,
       [&](const Batch& batch, const Positions& positions, const States& states) -> StageOutput {
-        const auto targets = std::make_shared<TeacherPass>(
+        const std::shared_ptr<Pass> targets = teacher_pass(
             teacher, without_gradient([&] { return first_states(teacher, batch, states.teacher()); }), positions);
         const auto pass_teacher_on = [&] {
-          targets->reach(2 * teacher.own_layers().count());
+          targets->finish();
           states.pass_teacher_on(targets->states());
         };
         if (!go_in_turns(hybrid)) pass_teacher_on();
-        const at::Tensor student = through_hybrid(hybrid, batch, states.mixture(), routes, positions, section.parallel,
-                                                  [targets](int64_t sublayers) { targets->reach(sublayers); });
+        const at::Tensor student =
+            through_hybrid(hybrid, batch, states.mixture(), routes, positions, section.parallel, targets);
         if (go_in_turns(hybrid)) pass_teacher_on();
         if (!hybrid.has_head()) return {student, {}};
         const at::Tensor target = without_gradient([&] { return teacher.final_hidden(targets->states()); });

@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 
-#include "core/morph/teacher_pass.h"
+#include <algorithm>
+
+#include "core/morph/pass.h"
 #include "core/ops/squared_distance.h"
+#include "core/ops/tensor_parallel.h"
 #include "core/select/by_gates.h"
-#include "core/train/recompute.h"
 #include "distributed/stages/gate_history.h"
 #include "distributed/stages/gates.h"
 #include "distributed/stages/training.h"
@@ -85,45 +87,27 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
       own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(model.placement().device);
   const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
-  const auto [first, last] = model.own_layers();
-  std::vector<at::Tensor> errors, powers;  // by own layer
   const at::Tensor embedded = model.has_embedding() ? model.embed(batch.tokens_BT) : at::Tensor();
-  std::vector<at::Tensor> teachers;  // states at the answers
-  const auto teacher =
-      std::make_shared<TeacherPass>(model, model.has_embedding() ? embedded : states.teacher(), positions,
-                                    [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
-                                      teachers.push_back(at_answers(h));
-                                      if (of == ErrorOf::attention)
-                                        powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
-                                    });
-  const int64_t sublayers = 2 * (last - first) - (model.has_head() ? 1 : 0);  // nothing reads the last feed-forward
+  std::vector<at::Tensor> teachers, powers;  // by own layer; the teacher's states at the answers
+  const std::shared_ptr<Pass> teacher =      // of either nothing reads the model's last feed-forward
+      teacher_pass(model, model.has_embedding() ? embedded : states.teacher(), positions, /*last_feed_forward=*/false,
+                   [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
+                     teachers.push_back(at_answers(h));
+                     if (of == ErrorOf::attention) powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
+                   });
   const auto pass_teacher_on = [&] {
-    teacher->reach(sublayers);
+    teacher->finish();
     states.pass_teacher_on(teacher->states());
   };
   if (!go_in_turns(model)) pass_teacher_on();
-  at::Tensor x = model.has_embedding() ? embedded : states.mixture();
-  for (int64_t l = first; l < last; ++l) {
-    const bool goes_on = l + 1 < model.layer_count();
-    const auto mixed_layer = [&model, l, goes_on, positions, at_answers, teacher,
-                              route = mixing.at(l - first)](const std::vector<at::Tensor>& inputs) {
-      std::vector<at::Tensor> outputs(1);
-      const auto see_attention = [&](const at::Tensor& h) {
-        outputs[0] = at_answers(h);
-        return goes_on;
-      };
-      const at::Tensor x = model.through_layer(
-          l, inputs[0], route, positions, /*cache=*/nullptr, [&](int64_t sublayers) { teacher->reach(sublayers); },
-          see_attention);
-      if (goes_on) outputs.push_back(x);
-      return outputs;
-    };
-    const std::vector<at::Tensor> mixed =
-        recompute ? recomputed(mixed_layer, {x}, {mixing.at(l - first).alpha}) : mixed_layer({x});
-    if (l + 1 == last && go_in_turns(model)) pass_teacher_on();
-    errors.push_back(squared_distance(mixed[0], teachers.at(static_cast<size_t>(l - first))));
-    if (goes_on) x = mixed[1];
-  }
+  Routes routes(static_cast<size_t>(model.layer_count()), Route::full());
+  std::ranges::copy(mixing, routes.begin() + model.own_layers().first);
+  const auto [x, mixed] =
+      pass_through(Way::of(model, routes, positions, /*last_feed_forward=*/false),
+                   model.has_embedding() ? embedded : states.mixture(), teacher, recompute, at_answers);
+  if (go_in_turns(model)) pass_teacher_on();
+  std::vector<at::Tensor> errors;
+  for (size_t l = 0; l < mixed.size(); ++l) errors.push_back(squared_distance(mixed[l], teachers.at(l)));
   at::Tensor errors_l = at::stack(errors);
   if (of == ErrorOf::attention) {
     at::Tensor power_l = at::stack(powers);

@@ -64,40 +64,75 @@ TEST(SelectTraffic, AMixedAttentionsShareIsOneEachWay) {
   EXPECT_EQ(traffic(mesh.tensor(), "all_reduce").calls, 2);
 }
 
-// Two layers' sums over the tensor ranks, in the order in which they are begun (+) and waited for (-): while one
-// arrives, another part of the step is computed.
-TEST(Overlap, SumsArriveWhileTheOtherPassComputes) {
-  if (world().size() == 1) return;
+// A step's sums and gathers over the tensor ranks, two layers, in the order in which they are begun (+) and waited for
+// (-): by select, align and distill. Where the tokens are shared with an "a" when an attention has been computed.
+std::vector<std::string> diaries_of_steps(bool sequence) {
   const SharedModel small({.layers = 2});
   RunConfig config = one_step();
   std::string diary;
   const auto all = test::strict_communicator(world().split(0, world().rank(), "all"), &diary);
-  Mesh mesh(*all, MeshShape::of(world().size(), world().size()));
+  MeshShape shape = MeshShape::of(world().size(), world().size());
+  shape.sequence = sequence;
+  Mesh mesh(*all, shape);
   const MorphableModel model = load(small.path(), mesh, config, at::kDouble);
-  const MicroBatches one{.mine = {0, 1}, .count = 1, .shape = {1, kTokens}, .batch = [](int64_t) {
-                           return Batch{at::ones({1, kTokens}, at::kLong), at::ones({1, kTokens}, at::kBool), {}};
+  const MicroBatches one{.mine = {0, 1}, .count = 1, .shape = {2, kTokens / 2}, .batch = [](int64_t) {
+                           const at::Tensor answers = at::ones({2, kTokens / 2}, at::kBool);
+                           return Batch{answers.to(at::kLong), answers, {}};
                          }};
-  select_step(model, at::ones({2}, at::kDouble), one, config.stages.select, mesh);
-  // Mixture and teacher in turns, both behind the embedding; the last layer needs no feed-forward. Then the mixture's
-  // way back, which has nobody beside it.
-  EXPECT_EQ(diary, "+1 -1 +2 +3 -2 +4 -3 +5 -4 +6 -5 +7 -6 -7 +8 -8 +9 -9");
-
   const Parameters branches = model.branch_parameters();
-  for (const Parameter& parameter : branches) parameter.value.set_requires_grad(true);
-  diary.clear();
+  const auto train_branches = [&](bool trained) {
+    for (const Parameter& parameter : branches) parameter.value.set_requires_grad(trained);
+  };
+  const StateWatch watch([&](const MorphableModel&, int64_t, const std::string& piece, const at::Tensor&) {
+    if (sequence && (piece == "full attention" || piece == "the linear branch")) diary += " a";
+  });
+  std::vector<std::string> diaries;
+  const auto keep = [&] { diaries.push_back(std::exchange(diary, "")); };
+  select_step(model, at::ones({2}, at::kDouble), one, config.stages.select, mesh);
+  keep();
+  train_branches(true);
   align_step(model, one, config.stages.align, mesh);
-  // In each layer the teacher's attention, the branch and the teacher's feed-forward.
-  EXPECT_EQ(diary, "+10 -10 +11 +12 -11 +13 -12 -13 +14 +15 -14 -15");
-  for (const Parameter& parameter : branches) parameter.value.set_requires_grad(false);
-
+  keep();
+  train_branches(false);
   const Routes routes = {Route::full(), Route::linear()};
   const MorphableModel hybrid = model.hybrid(routes);
-  diary.clear();
   distill_step(model, hybrid, routes, one, config.stages.distill, mesh);
+  keep();
+  return diaries;
+}
+
+// While one arrives, another part of the step is computed.
+TEST(Overlap, SumsArriveWhileTheOtherPassComputes) {
+  if (world().size() == 1) return;
+  const std::vector<std::string> diaries = diaries_of_steps(/*sequence=*/false);
+  // Mixture and teacher in turns, both behind the embedding; the last layer needs no feed-forward. Then the mixture's
+  // way back, which has nobody beside it.
+  EXPECT_EQ(diaries[0], "+1 -1 +2 +3 -2 +4 -3 +5 -4 +6 -5 +7 -6 -7 +8 -8 +9 -9");
+  // In each layer the teacher's attention, the branch and the teacher's feed-forward.
+  EXPECT_EQ(diaries[1], "+10 -10 +11 +12 -11 +13 -12 -13 +14 +15 -14 -15");
   // Hybrid and teacher in turns behind their embeddings; then the hybrid's way back.
-  EXPECT_EQ(diary,
+  EXPECT_EQ(diaries[2],
             "+16 -16 +17 -17 +18 +19 -18 +20 -19 +21 -20 +22 -21 +23 -22 +24 -23 +25 -24 -25 "
             "+26 -26 +27 -27 +28 -28 +29 -29");
+}
+
+// Where the tokens are shared each sublayer has a gather before it and a sum behind it. One pass waits for its sum and
+// begins its gather in the middle of the other's sublayer.
+TEST(Overlap, GathersArriveWhileTheOtherPassComputes) {
+  if (world().size() == 1) return;
+  const std::vector<std::string> diaries = diaries_of_steps(/*sequence=*/true);
+  EXPECT_EQ(diaries[0],
+            "+1 -1 +2 -2 +3 a a +4 -3 -4 +5 a +6 -5 -6 +7 +8 -7 -8 +9 +10 -9 -10 +11 a a +12 -11 -12 a +13 -13 "
+            "+14 -14 +15 -15 +16 -16 +17 -17 +18 -18");
+  // In each layer the gather, the teacher's attention, inside the branch the feed-forward's gather, the branch, inside
+  // the feed-forward the gather of the error's gradient, and the feed-forward.
+  EXPECT_EQ(diaries[1],
+            "+19 -19 +20 -20 a +21 -21 +22 a +23 -22 -23 +24 +25 -24 -25 "
+            "+26 -26 a +27 -27 a +28 -28 +29 -29");
+  EXPECT_EQ(diaries[2],
+            "+30 -30 +31 -31 +32 -32 +33 a +34 -33 -34 +35 a +36 -35 -36 +37 +38 -37 -38 +39 +40 -39 -40 "
+            "+41 a +42 -41 -42 +43 a +44 -43 -44 +45 +46 -45 -46 +47 -47 +48 -48 +49 -49 "
+            "+50 -50 +51 -51 +52 -52 +53 -53 +54 -54 +55 -55 +56 -56 +57 -57 +58 -58");
 }
 
 TEST(Overlap, APipelinesNextRankHasTheTeachersStatesBeforeABranchLearns) {

@@ -7,6 +7,8 @@
 
 #include "core/base/bad_input.h"
 #include "core/ops/projection.h"
+#include "core/ops/put_off_gradients.h"
+#include "core/ops/tensor_parallel.h"
 #include "distributed/parallel/gradients.h"
 #include "distributed/parallel/mesh.h"
 #include "tests/mpi/world.h"
@@ -125,8 +127,9 @@ TEST(SharedTokens, GoIntoTheShardsAndComeOutOfThem) {
   }
 }
 
-// The way into a split layer inside the projection that reads it.
-TEST(Projections, OfWhatGoesIntoTheShardsAreThoseBehindTheWayIn) {
+// The products for weights that a backward pass leaves until it waits for the shards' sum of their input's gradient:
+// all of them there, or half where a gather follows that may have the rest.
+TEST(PutOffGradients, FillAWaitForTheShards) {
   for (const MeshShape& plain : every_shape()) {
     for (const bool sequence : {false, true}) {
       if (plain.tensor == 1) continue;
@@ -138,21 +141,24 @@ TEST(Projections, OfWhatGoesIntoTheShardsAreThoseBehindTheWayIn) {
         return at::arange(start, start + c10::multiply_integers(sizes), at::kDouble).sin().view(sizes);
       };
       const int64_t mine = sequence ? 100 * mesh.tensor_rank() : 0, own = world().rank() + 1;
-      const at::Tensor x = numbers({2, 2, 3}, mine).set_requires_grad(true);
-      const std::vector<at::Tensor> weights = {numbers({4, 3}, own).set_requires_grad(true),
-                                               numbers({5, 3}, 2 * own).set_requires_grad(true)};
+      const std::vector<at::Tensor> leaves = {numbers({2, 2, 3}, mine).set_requires_grad(true),
+                                              numbers({4, 3}, own).set_requires_grad(true),
+                                              numbers({4, 3}, 2 * own).set_requires_grad(true)};
       std::vector<std::vector<at::Tensor>> gradients;
-      for (const bool inside : {false, true}) {
-        const auto y =
-            inside ? project_each(x, weights, {}, &mesh.shard()) : project_each(into_shards(x, mesh.shard()), weights);
-        (y[0].square().sum() + y[1].square().sum()).backward();
-        auto& found = gradients.emplace_back(y);
-        for (const at::Tensor& leaf : {x, weights[0], weights[1]}) {
-          found.push_back(leaf.grad().clone());
-          leaf.mutable_grad().reset();
+      for (const bool put_off : {false, true}) {
+        PutOffGradients list(PutOffGradients::Until::shards_are_waited_for);
+        {
+          const PutOffGradients::Scope putting_off(put_off ? &list : nullptr);
+          const auto y = project_each(into_shards(leaves[0], mesh.shard()), {leaves[1], leaves[2]});
+          (y[0].square().sum() + y[1].square().sum()).backward();
         }
+        EXPECT_TRUE(leaves[0].grad().defined() && leaves[1].grad().defined());
+        EXPECT_EQ(leaves[2].grad().defined(), !(put_off && sequence));
+        list.work_out();
+        auto& found = gradients.emplace_back();
+        for (const at::Tensor& leaf : leaves) found.push_back(std::exchange(leaf.mutable_grad(), {}));
       }
-      for (size_t i = 0; i < gradients[0].size(); ++i) EXPECT_TRUE(gradients[1][i].equal(gradients[0][i])) << i;
+      for (size_t i = 0; i < leaves.size(); ++i) EXPECT_TRUE(gradients[1][i].equal(gradients[0][i])) << i;
     }
   }
 }

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
 #include <cstdio>
 #include <map>
 #include <set>
@@ -44,11 +43,15 @@ class StrictCommunicator : public Communicator {
 
   Arriving start_sum(const at::Tensor& values) override {
     const Call call = begin("all_reduce", values);
-    return unreadable_before_it_is_here(inner_->start_sum(values));
+    return under_way(values, inner_->start_sum(values));
+  }
+  Arriving start_all_gather(const at::Tensor& values) override {
+    const Call call = begin("all_gather", values);
+    return under_way(values, inner_->start_all_gather(values));
   }
   Arriving start_reduce_scatter(const at::Tensor& values) override {
     const Call call = begin("reduce_scatter", values);
-    return unreadable_before_it_is_here(inner_->start_reduce_scatter(values));
+    return under_way(values, inner_->start_reduce_scatter(values));
   }
 
   void connect(int peer) override { connected_.insert(peer); }
@@ -87,15 +90,14 @@ class StrictCommunicator : public Communicator {
   }
 
  private:
-  // Not a number until somebody has waited for it.
-  Arriving unreadable_before_it_is_here(Arriving inner) {
-    const at::Tensor result = inner.here(), shown = at::full_like(result, std::nan(""));
+  Arriving under_way(const at::Tensor& given, Arriving result) {
     const std::string number = std::to_string(++begun_);
     note("+" + number);
-    return {shown, [this, number, result, alias = shown.detach()] {
-              note("-" + number);
-              alias.copy_(result);
-            }};
+    return std::move(result).then([this, number, given, before = given.clone()](const at::Tensor& values) {
+      TORCH_CHECK(given.equal(before), "what was given to a collective changed while it was under way");
+      note("-" + number);
+      return values;
+    });
   }
 
   void note(const std::string& entry) {

@@ -26,4 +26,26 @@ __device__ __forceinline__ void fetch_rows(Half* to, const Half* x, int threads,
   }
 }
 
+// Where the chunk and head of a block lie, blockIdx.x = chunk * heads + head.
+struct ChunkOfHead {
+  int64_t index, chunk, head, start, length, heads;
+
+  template <class Shape>
+  __device__ explicit ChunkOfHead(const Shape& shape)
+      : index(blockIdx.x),
+        chunk(blockIdx.x / shape.heads),
+        head(blockIdx.x % shape.heads),
+        start(shape.chunks.start_N[chunk]),
+        length(shape.chunks.length_N[chunk]),
+        heads(shape.heads) {}
+
+  __device__ __forceinline__ int64_t row(int token) const { return (start + token) * heads + head; }  // of a dense THX
+
+  template <int kWidth>
+  __device__ __forceinline__ void fetch(Half* to, const Rows& rows, int threads) const {
+    fetch_rows<kWidth>(to, static_cast<const Half*>(rows.data) + head * rows.head_stride, threads,
+                       [&](int token) { return token < length ? (start + token) * rows.token_stride : -1; });
+  }
+};
+
 }  // namespace flashmorph::cuda

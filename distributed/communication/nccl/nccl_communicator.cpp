@@ -97,15 +97,7 @@ class NcclCommunicator : public DeviceCommunicator {
   }
 
   at::Tensor all_gather_on_device(const at::Tensor& values) override {
-    TORCH_CHECK(values.is_contiguous(), "ncclAllGather needs a contiguous tensor");
-    std::vector<int64_t> shape = values.sizes().vec();
-    shape.insert(shape.begin(), size());
-    at::Tensor all = at::empty(shape, values.options());
-    group_.call("ncclAllGather", all, [&](ncclComm_t comm, cudaStream_t stream) {
-      return ncclAllGather(values.data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()), comm,
-                           stream);
-    });
-    return all;
+    return start_all_gather_on_device(values).here();
   }
 
   at::Tensor reduce_scatter_on_device(const at::Tensor& values) override {
@@ -117,6 +109,17 @@ class NcclCommunicator : public DeviceCommunicator {
     return held(values, sum, group_.start("ncclAllReduce", sum, [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclAllReduce(values.data_ptr(), sum.data_ptr(), values.numel(), nccl_type(values.scalar_type()), ncclSum,
                            comm, stream);
+    }));
+  }
+
+  Arriving start_all_gather_on_device(const at::Tensor& values) override {
+    TORCH_CHECK(values.is_contiguous(), "ncclAllGather needs a contiguous tensor");
+    std::vector<int64_t> shape = values.sizes().vec();
+    shape.insert(shape.begin(), size());
+    at::Tensor all = at::empty(shape, values.options());
+    return held(values, all, group_.start("ncclAllGather", all, [&](ncclComm_t comm, cudaStream_t stream) {
+      return ncclAllGather(values.data_ptr(), all.data_ptr(), values.numel(), nccl_type(values.scalar_type()), comm,
+                           stream);
     }));
   }
 
@@ -148,7 +151,7 @@ class NcclCommunicator : public DeviceCommunicator {
   NcclGroup& sending(const Lanes& lanes, int peer) const { return rank() < peer ? *lanes.up : *lanes.down; }
   NcclGroup& receiving(const Lanes& lanes, int peer) const { return rank() < peer ? *lanes.down : *lanes.up; }
 
-  // The memory of what is summed is free for others only behind the sum.
+  // The memory of what is sent is free for others only behind the call.
   static Arriving held(const at::Tensor& values, const at::Tensor& result, std::function<void()> wait) {
     return {result, [values, wait = std::move(wait)] { wait(); }};
   }

@@ -7,7 +7,7 @@
 #include <exception>
 #include <thread>
 
-#include "core/shard/shard.h"
+#include "core/ops/tensor_parallel.h"
 
 namespace flashmorph::test {
 

@@ -9,6 +9,7 @@
 
 #include "core/io/model_files.h"
 #include "core/mixer/lightning.h"
+#include "core/morph/pass.h"
 #include "core/ops/gate_mix.h"
 #include "core/ops/put_off_gradients.h"
 #include "tests/support/tensors.h"
@@ -143,8 +144,7 @@ TEST(MorphableModel, RecomputedLayersPutOffWhatTheirForwardPassDoes) {
   const auto gradients = [&](bool recompute, PutOffGradients* list) {
     const auto forward = [&] {
       const PutOffGradients::Scope putting_off(list);
-      return recompute ? hybrid.through_layers_recomputed(x, routes, positions)
-                       : hybrid.through_layers(x, routes, positions);
+      return pass_through(Way::of(hybrid, routes, positions), x, /*beside=*/nullptr, recompute).states;
     };
     const at::Tensor loss = forward().square().sum();
     std::async(std::launch::async, [&] { loss.backward(); }).get();

@@ -75,13 +75,54 @@ TEST_P(Documents, AttendApartInEveryDtype) {
 INSTANTIATE_TEST_SUITE_P(SoftmaxAttention, Documents,
                          testing::Values(std::vector<int64_t>{1}, std::vector<int64_t>{23},
                                          std::vector<int64_t>{16, 16, 16}, std::vector<int64_t>{16, 3, 13, 16},
-                                         std::vector<int64_t>{1, 1, 40, 2, 37, 1, 39, 33}));
+                                         std::vector<int64_t>{1, 1, 40, 2, 37, 1, 39, 33},
+                                         std::vector<int64_t>{64, 130, 63, 65, 1, 128, 129}));
+
+// Views of one joined projection, as a layer has them; rows that are no documents.
+TEST(SoftmaxAttention, OfABatchOfRowsIsThatOfEachRow) {
+  constexpr int64_t kRows = 3, kDim = 24;
+  for (const int64_t tokens : {1, 20, 64, 150})
+    for (const auto& [type, tolerance] : {std::pair(at::kDouble, 1e-12), {at::kFloat, 1e-5}}) {
+      const at::Tensor joined =
+          at::randn({kRows, tokens, 8, kDim}, at::detail::createCPUGenerator(1), at::kDouble).to(type);
+      const at::Tensor leaf = joined.clone().set_requires_grad(true), exact = joined.to(at::kDouble).clone();
+      exact.set_requires_grad(true);
+      const at::Tensor upstream =
+          at::randn({kRows, 4, tokens, kDim}, at::detail::createCPUGenerator(2), at::kDouble).transpose(1, 2);
+      const at::Tensor actual = softmax_attention(leaf.narrow(2, 0, 4), leaf.narrow(2, 4, 2), leaf.narrow(2, 6, 2));
+      std::vector<at::Tensor> rows;
+      for (int64_t b = 0; b < kRows; ++b) {
+        const at::Tensor row = exact.narrow(0, b, 1);
+        rows.push_back(
+            definition({row.narrow(2, 0, 4), row.narrow(2, 4, 2), row.narrow(2, 6, 2)}, offsets_of({tokens})));
+      }
+      const at::Tensor expected = at::cat(rows);
+      EXPECT_LT(relative_error(expected, actual), tolerance) << tokens;
+      actual.backward(upstream.to(type));
+      expected.backward(upstream);
+      EXPECT_LT(relative_error(exact.grad(), leaf.grad()), tolerance) << tokens;
+    }
+}
+
+// Exactly: whatever a later token holds. What is not a number stays none.
+TEST(SoftmaxAttention, SeesNothingOfLaterTokens) {
+  constexpr int64_t kTokens = 100, kFirst = 70;
+  const auto x = inputs(1, kTokens, {2, 1, 16}, at::kFloat);
+  const at::Tensor before = softmax_attention(x[0], x[1], x[2]);
+  x[1].narrow(1, kFirst, kTokens - kFirst).fill_(1e30);
+  x[2].narrow(1, kFirst, kTokens - kFirst).mul_(-3);
+  EXPECT_TRUE(at::equal(before.narrow(1, 0, kFirst), softmax_attention(x[0], x[1], x[2]).narrow(1, 0, kFirst)));
+  x[0].select(1, 3).fill_(std::numeric_limits<float>::quiet_NaN());
+  const at::Tensor after = softmax_attention(x[0], x[1], x[2]);
+  EXPECT_TRUE(after.select(1, 3).isnan().all().item<bool>());
+  EXPECT_TRUE(at::equal(before.narrow(1, 4, kFirst - 4), after.narrow(1, 4, kFirst - 4)));
+}
 
 TEST(SoftmaxAttention, CallsDoNotGrowWithTheDocuments) {
   std::vector<int64_t> lengths;
   for (int64_t i = 0; i < 200; ++i) lengths.push_back(1 + (i * 37) % 128);
   const at::Tensor documents = offsets_of(lengths);
-  const auto x = inputs(1, documents[-1].item<int64_t>(), {2, 1, 4}, at::kFloat);
+  const auto x = inputs(1, documents[-1].item<int64_t>(), {2, 1, 4}, at::kDouble);
   static int calls = 0;
   const auto handle = at::addThreadLocalCallback(
       at::RecordFunctionCallback([](const at::RecordFunction& call) -> std::unique_ptr<at::ObserverContext> {
