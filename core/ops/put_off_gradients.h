@@ -18,8 +18,8 @@ class PutOffGradients {
   explicit PutOffGradients(Until until = Until::asked) : until_(until) {}
 
   // Projections that a thread's forward pass meets while one is alive put the products for their trained leaves off,
-  // in whichever thread autograd goes back through them: a card has one of its own. The list outlives that pass.
-  // Without a list nothing is put off.
+  // in whichever thread autograd goes back through them: it has one for each card unless told otherwise. The list
+  // outlives that pass. Without a list nothing is put off.
   class Scope {
    public:
     explicit Scope(PutOffGradients* list);

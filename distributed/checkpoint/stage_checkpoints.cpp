@@ -36,12 +36,12 @@ int64_t next_due(int64_t step, int64_t every) {
 }  // namespace
 
 StageCheckpoints::StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
-                                   CheckpointListener listener, google::protobuf::Message* own)
+                                   CheckpointListener& listener, google::protobuf::Message* own)
     : place_(std::move(place)),
       section_(section),
       mesh_(mesh),
       regions_(std::move(regions)),
-      listener_(std::move(listener)),
+      listener_(listener),
       own_(own),
       folders_{place_.folder, place_.stage},
       next_step_(next_due(0, section.every)) {}

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -23,9 +22,12 @@ struct CheckpointPlace {
 };
 
 // What becomes of a stage's checkpoints, told on every rank.
-struct CheckpointListener {
-  std::function<void(const std::string& warning)> warn;
-  std::function<void(int64_t step, double seconds)> saved;  // whole on disk, so long after it was copied
+class CheckpointListener {
+ public:
+  virtual ~CheckpointListener() = default;
+  virtual void warn(const std::string& warning) {}
+  // A checkpoint after so many steps is whole on disk; it took so long since it was copied.
+  virtual void saved(int64_t step, double seconds) {}
 };
 
 // A training stage's checkpoints: what it trains is copied at a step, and written and synced in the background while
@@ -33,10 +35,10 @@ struct CheckpointListener {
 // checkpoint visible. A save that fails is told as a warning; the last good checkpoint stays. All calls are collective.
 class StageCheckpoints {
  public:
-  // `regions` share storage with what is trained; they, `mesh` and `own` outlive this. own: what the stage keeps beside
-  // its tensors, saved and read back with them; null: nothing.
+  // `regions` share storage with what is trained; they, `mesh`, `listener` and `own` outlive this. own: what the stage
+  // keeps beside its tensors, saved and read back with them; null: nothing.
   StageCheckpoints(CheckpointPlace place, const CheckpointSection& section, Mesh& mesh, Regions regions,
-                   CheckpointListener listener, google::protobuf::Message* own = nullptr);
+                   CheckpointListener& listener, google::protobuf::Message* own = nullptr);
   ~StageCheckpoints();  // waits for the writing thread, not for the other ranks
   StageCheckpoints(const StageCheckpoints&) = delete;
   StageCheckpoints& operator=(const StageCheckpoints&) = delete;
@@ -70,7 +72,7 @@ class StageCheckpoints {
   CheckpointSection section_;
   Mesh& mesh_;
   Regions regions_;
-  CheckpointListener listener_;
+  CheckpointListener& listener_;
   google::protobuf::Message* own_;
   StageFolders folders_;
 

@@ -14,8 +14,8 @@ namespace flashmorph {
 StageCost align(MorphableModel& model, StageContext& context) {
   const AlignSection& section = context.config.stages.align;
   TrainedWeights branches(model.branch_parameters(), section, context.mesh);
-  Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}},
-                    branches.as_trained(), context);
+  Training training("align", std::to_string(model.layer_count()) + " linear branches", section, {{model}}, branches,
+                    context);
   if (context.config.mixer.init == "data" && section.branches.empty() && training.steps_done() == 0) {
     MicroBatches first = training.micro_batches();
     first.mine = {0, 1};  // the first of all, on every rank

@@ -19,7 +19,9 @@ class PenalizedGates : public Gates {
   PenalizedGates(const MorphableModel& model, Mesh& mesh, const SelectSection& section)
       : Gates(model, mesh),
         lambda_(section.own.of<GateSettings>().gate_penalty),
-        optimizer_({alpha_l_}, {.beta1 = section.beta1, .beta2 = section.beta2}) {}
+        optimizer_({alpha_l_}, {.beta1 = section.beta1, .beta2 = section.beta2}) {
+    depends_on(optimizer_.states()[0]);
+  }
 
   PricedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t) override {
     optimizer_.step({gradient_l}, learning_rate);
@@ -27,8 +29,6 @@ class PenalizedGates : public Gates {
     return {of_all_layers(alpha_l_, model_, mesh_), lambda_};
   }
 
- protected:
-  AdamW::State state() const override { return optimizer_.states()[0]; }
   void resume_at(int64_t steps) override { optimizer_.resume_at(steps); }
 
  private:
@@ -43,7 +43,9 @@ class GatesUnderBudget : public Gates {
         costs_(relative_costs(budget)),
         section_(section),
         mean_l_(at::zeros_like(alpha_l_)),
-        square_l_(at::zeros_like(alpha_l_)) {}
+        square_l_(at::zeros_like(alpha_l_)) {
+    depends_on({alpha_l_, mean_l_, square_l_});
+  }
 
   PricedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) override {
     const auto done = static_cast<double>(steps_done + 1);
@@ -63,9 +65,6 @@ class GatesUnderBudget : public Gates {
     return moved;
   }
 
- protected:
-  AdamW::State state() const override { return {alpha_l_, mean_l_, square_l_}; }
-
  private:
   std::vector<double> costs_;
   const SelectSection& section_;
@@ -75,18 +74,14 @@ class GatesUnderBudget : public Gates {
 }  // namespace
 
 Gates::Gates(const MorphableModel& model, Mesh& mesh)
-    : model_(model), mesh_(mesh), alpha_l_(at::ones({model.own_layers().count()}, at::kDouble)) {}
-
-Trained Gates::as_trained(proto::GateSnapshot& history) {
-  const int64_t first = model_.own_layers().first;
-  Parameters gates;
+    : model_(model), mesh_(mesh), alpha_l_(at::ones({model.own_layers().count()}, at::kDouble)) {
   for (int64_t l = 0; l < alpha_l_.numel(); ++l)
-    gates.push_back({"the gate of layer " + std::to_string(first + l), alpha_l_[l]});
+    parameters.push_back({"the gate of layer " + std::to_string(model.own_layers().first + l), alpha_l_[l]});
+}
+
+void Gates::depends_on(const AdamW::State& state) {
   const bool is_first_replica = mesh_.data_rank() == 0 && mesh_.tensor_rank() == 0;
-  return {.parameters = std::move(gates),
-          .regions = regions_of("gates", state(), first, model_.layer_count(), is_first_replica),
-          .resume_at = [this](int64_t steps) { resume_at(steps); },
-          .own = &history};
+  regions = regions_of("gates", state, model_.own_layers().first, model_.layer_count(), is_first_replica);
 }
 
 std::unique_ptr<Gates> open_gates(const MorphableModel& model, Mesh& mesh, const LayerBudget& budget,

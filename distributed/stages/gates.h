@@ -10,16 +10,14 @@
 #include "core/select/gate_budget.h"
 #include "core/train/adamw.h"
 #include "distributed/stages/training.h"
-#include "proto/run.pb.h"
 
 namespace flashmorph {
 
 // One gate a layer, alpha in [0, 1]: 1 is full attention, 0 linear. A pipeline rank trains those of its own layers, the
 // same on all its data and tensor ranks.
-class Gates {
+class Gates : public Trained {
  public:
   Gates(const MorphableModel& model, Mesh& mesh);  // open: all 1, where the mixture is the teacher
-  virtual ~Gates() = default;
 
   const at::Tensor& alpha() const { return alpha_l_; }  // [own layers] float64, on the host
 
@@ -27,11 +25,8 @@ class Gates {
   // would hold them where they are. Collective, and the same on every rank that has the same gates.
   virtual PricedGates step(const at::Tensor& gradient_l, double learning_rate, int64_t steps_done) = 0;
 
-  Trained as_trained(proto::GateSnapshot& history);  // checkpoints hold the history as well
-
  protected:
-  virtual AdamW::State state() const = 0;  // shares storage with what the next step depends on
-  virtual void resume_at(int64_t /*steps*/) {}
+  void depends_on(const AdamW::State& state);  // the next step does: it is what checkpoints hold
 
   const MorphableModel& model_;
   Mesh& mesh_;

@@ -13,7 +13,7 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
                   const std::string& plan, StageContext& context) {
   const DistillSection& section = context.config.stages.distill;
   TrainedWeights weights(hybrid.all_parameters(), section, context.mesh);
-  Training training("distill", plan, section, {{hybrid}, {teacher, "teacher's "}}, weights.as_trained(), context);
+  Training training("distill", plan, section, {{hybrid}, {teacher, "teacher's "}}, weights, context);
   return weights.train(training, [&](const MicroBatches& batches) {
     return distill_step(teacher, hybrid, routes, batches, section, context.mesh);
   });
@@ -22,7 +22,7 @@ StageCost distill(const MorphableModel& teacher, const MorphableModel& hybrid, c
 StageCost finetune(const MorphableModel& hybrid, const Routes& routes, const std::string& plan, StageContext& context) {
   const FinetuneSection& section = context.config.stages.finetune;
   TrainedWeights weights(hybrid.all_parameters(), section, context.mesh);
-  Training training("finetune", plan, section, {{hybrid}}, weights.as_trained(), context);
+  Training training("finetune", plan, section, {{hybrid}}, weights, context);
   return weights.train(training, [&](const MicroBatches& batches) {
     return finetune_step(hybrid, routes, batches, section, context.mesh);
   });

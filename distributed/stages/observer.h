@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/checkpoint/stage_checkpoints.h"
 #include "distributed/health/rank_vitals.h"
 #include "proto/run.pb.h"
 
@@ -32,9 +33,8 @@ struct ScoreReport {
 };
 
 // What a stage tells of itself while it runs; called on rank 0 only. The launcher shows and records it.
-class StageObserver {
+class StageObserver : public CheckpointListener {
  public:
-  virtual ~StageObserver() = default;
   virtual void started(const StageStart& start) {}
   // The stage goes on from a checkpoint: so many steps and tokens are done already.
   virtual void resumed(int64_t steps, int64_t tokens) {}
@@ -45,8 +45,6 @@ class StageObserver {
     stepped(report);
   }
   virtual void scored(const ScoreReport& report) {}
-  // A checkpoint after so many steps is whole on disk; it took so long since it was copied.
-  virtual void saved(int64_t step, double seconds) {}
   // How every rank did over the last steps; now and then while a stage trains.
   virtual void ranks(const std::vector<RankVitals>& vitals) {}
   // A folder in this format was read back and gave the hybrid's logits on so many tokens, up to this difference.
@@ -55,7 +53,6 @@ class StageObserver {
   virtual void skipped(const std::string& stage, const std::string& why) {}
   virtual void measured(const proto::Measurement& measurement) {}
   virtual void note(const std::string& note) {}
-  virtual void warn(const std::string& warning) {}
 };
 
 }  // namespace flashmorph

@@ -14,11 +14,6 @@ Parameters weights_of(const std::vector<StageModel>& models) {
   return all;
 }
 
-CheckpointListener told_to(StageObserver& observer) {
-  return {.warn = [&observer](const std::string& warning) { observer.warn(warning); },
-          .saved = [&observer](int64_t step, double seconds) { observer.saved(step, seconds); }};
-}
-
 // Of the stage that starts here.
 SampleStream started(const std::string& stage, const std::string& what, const TrainingSection& section,
                      StageContext& context) {
@@ -30,7 +25,7 @@ SampleStream started(const std::string& stage, const std::string& what, const Tr
 }  // namespace
 
 Training::Training(std::string stage, const std::string& what, const TrainingSection& section,
-                   std::vector<StageModel> models, Trained trained, StageContext& context)
+                   std::vector<StageModel> models, Trained& trained, StageContext& context)
     : stage_(std::move(stage)),
       section_(section),
       models_(std::move(models)),
@@ -44,10 +39,10 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
             return {mine.first, mine.last};
           },
           /*page_locked=*/!models_.front().model.placement().device.is_cpu()),
-      trained_(std::move(trained)),
+      trained_(trained),
       frozen_(weights_of(models_), context.config.health.weights_every),
-      checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions,
-                   told_to(context.observer), trained_.own),
+      checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions, context.observer,
+                   trained_.own),
       progress_(checkpoints_.resume()),
       watch_(progress_.seconds()),
       ranks_(stage_, steps_done(), data_.steps(), context) {

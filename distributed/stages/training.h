@@ -29,10 +29,12 @@ struct StageModel {
 
 // What a training stage moves, as checkpoints and messages need to know it.
 struct Trained {
-  Parameters parameters;                         // in the order of a step's gradients; all other weights are frozen
-  Regions regions;                               // share storage with the optimizer's states
-  std::function<void(int64_t steps)> resume_at;  // the optimizer's: the regions hold what was after so many steps
-  google::protobuf::Message* own = nullptr;      // what the stage keeps beside its tensors; see StageCheckpoints
+  virtual ~Trained() = default;
+  virtual void resume_at(int64_t steps) {}  // the regions hold what was after so many steps
+
+  Parameters parameters;                     // in the order of a step's gradients
+  Regions regions;                           // share storage with what the next step depends on
+  google::protobuf::Message* own = nullptr;  // what the stage keeps beside its tensors; see StageCheckpoints
 };
 
 // All of a training stage but its mathematics, which stands between the calls:
@@ -50,7 +52,7 @@ class Training {
   // The observer hears that the stage starts on `what`; it goes on from its newest checkpoint. Everything outlives
   // this.
   Training(std::string stage, const std::string& what, const TrainingSection& section, std::vector<StageModel> models,
-           Trained trained, StageContext& context);
+           Trained& trained, StageContext& context);
 
   bool next();                   // false behind the last step
   MicroBatches micro_batches();  // of the next step
@@ -78,7 +80,7 @@ class Training {
   SampleStream data_;
   CosineSchedule rate_;
   SamplesAhead samples_;
-  Trained trained_;
+  Trained& trained_;
   FrozenWeights frozen_;
   StageCheckpoints checkpoints_;
   proto::StageProgress progress_;

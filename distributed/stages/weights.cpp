@@ -17,18 +17,17 @@ StepResult over_mesh(double part_of_loss, const Parameters& weights, const Train
 }
 
 TrainedWeights::TrainedWeights(Parameters weights, const TrainingSection& section, Mesh& mesh)
-    : weights_(std::move(weights)),
-      section_(section),
-      mesh_(mesh),
-      alone_(single_communicator("data")),
-      optimizer_(values_of(weights_),
+    : alone_(single_communicator("data")),
+      optimizer_(values_of(weights),
                  {.beta1 = section.beta1, .beta2 = section.beta2, .weight_decay = section.weight_decay},
                  section.parallel.zero ? mesh.data() : *alone_) {
-  for (const Parameter& weight : weights_) weight.value.set_requires_grad(true);
+  parameters = std::move(weights);
+  regions = regions_of(parameters, optimizer_, mesh, section.parallel.zero);
+  for (const Parameter& weight : parameters) weight.value.set_requires_grad(true);
 }
 
 TrainedWeights::~TrainedWeights() {
-  for (const Parameter& weight : weights_) weight.value.set_requires_grad(false);
+  for (const Parameter& weight : parameters) weight.value.set_requires_grad(false);
 }
 
 StageCost TrainedWeights::train(Training& training, const StepFunction& step) {
@@ -42,13 +41,7 @@ StageCost TrainedWeights::train(Training& training, const StepFunction& step) {
 
 void TrainedWeights::update(const std::vector<at::Tensor>& gradients, double learning_rate) {
   optimizer_.step(gradients, learning_rate);
-  for (const Parameter& weight : weights_) weight.value.mutable_grad().reset();
-}
-
-Trained TrainedWeights::as_trained() {
-  return {.parameters = weights_,
-          .regions = regions_of(weights_, optimizer_, mesh_, section_.parallel.zero),
-          .resume_at = [this](int64_t steps) { optimizer_.resume_at(steps); }};
+  for (const Parameter& weight : parameters) weight.value.mutable_grad().reset();
 }
 
 }  // namespace flashmorph

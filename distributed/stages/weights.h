@@ -14,22 +14,19 @@ namespace flashmorph {
 StepResult over_mesh(double part_of_loss, const Parameters& weights, const TrainingSection& section, Mesh& mesh);
 
 // Weights that need gradients while this lives, and the AdamW that moves them: how align, distill and finetune train.
-class TrainedWeights {
+class TrainedWeights : public Trained {
  public:
   TrainedWeights(Parameters weights, const TrainingSection& section, Mesh& mesh);
-  ~TrainedWeights();
+  ~TrainedWeights() override;
   TrainedWeights(const TrainedWeights&) = delete;
   TrainedWeights& operator=(const TrainedWeights&) = delete;
 
-  Trained as_trained();
   // For each step its gradients, clipped, and an update.
   StageCost train(Training& training, const StepFunction& step);
   void update(const std::vector<at::Tensor>& gradients, double learning_rate);  // and forgets the gradients
+  void resume_at(int64_t steps) override { optimizer_.resume_at(steps); }
 
  private:
-  Parameters weights_;
-  const TrainingSection& section_;
-  Mesh& mesh_;
   std::unique_ptr<Communicator> alone_;
   DataShardedAdamW optimizer_;
 };

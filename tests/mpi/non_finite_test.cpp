@@ -160,9 +160,10 @@ TEST(NonFinite, WhereAllStatesAreFiniteItIsTheGradientNearestToTheLoss) {
       return StepResult{1.0, {broken, broken, fine}, kNan};
     };
     const std::string place = std::to_string(mesh.pipeline_rank());
-    const Parameters parameters = {{"early" + place, fine}, {"late" + place, fine}, {"last" + place, fine}};
+    Trained trained;
+    trained.parameters = {{"early" + place, fine}, {"late" + place, fine}, {"last" + place, fine}};
     StageContext here = test::context(mesh, config);
-    Training training("align", "a step", config.stages.align, {{model}}, {parameters, {}, {}}, here);
+    Training training("align", "a step", config.stages.align, {{model}}, trained, here);
     for (int step = 0; step < 4 && training.next(); ++step) training.finish(1.0);
     ASSERT_TRUE(training.next());
     EXPECT_THAT(failure_of([&] { training.run(forward); }),

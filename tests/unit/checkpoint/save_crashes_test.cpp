@@ -91,7 +91,7 @@ std::string save_third(const std::filesystem::path& folder, FileOperations& file
   SmallStage stage(folder, {.every = 10, .keep = 2}, files);
   stage.checkpoints.resume();
   const std::string outcome = stage.save(30);
-  EXPECT_EQ(stage.saved.size(), outcome.starts_with("it is in") ? 1U : 0U) << outcome;
+  EXPECT_EQ(stage.saved_steps.size(), outcome.starts_with("it is in") ? 1U : 0U) << outcome;
   warnings = stage.warnings;
   return outcome;
 }

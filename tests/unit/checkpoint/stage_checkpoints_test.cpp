@@ -74,7 +74,7 @@ TEST(StageCheckpoints, SavesWhenDueInTheBackgroundAndKeepsTheNewest) {
     if (step % 10 == 5) stage.checkpoints.save(progress_at(step - 5));  // waits for the one under way
   }
   EXPECT_THAT(steps_in(folder.path()), ElementsAre(40, 30));
-  EXPECT_THAT(stage.saved, ElementsAre(10, 20, 30, 40)) << "each told once it was on disk";
+  EXPECT_THAT(stage.saved_steps, ElementsAre(10, 20, 30, 40)) << "each told once it was on disk";
   EXPECT_THAT(stage.warnings, IsEmpty());
   const Found found(folder.path());
   EXPECT_EQ(found.progress.step(), 40) << "what was copied at step 40, not what it became since";
@@ -165,13 +165,15 @@ TEST(StageCheckpoints, OneOfOtherInputsIsNotUsed) {
   save_two(folder.path());
   const auto world = single_communicator();
   Mesh mesh(*world, {1, 1, 1});
-  std::vector<std::string> warnings;
+  struct : CheckpointListener {
+    std::vector<std::string> warnings;
+    void warn(const std::string& warning) override { warnings.push_back(warning); }
+  } listener;
   StageCheckpoints checkpoints({.folder = folder.path(), .stage = "distill uniform", .frozen = {{"teacher", "other"}}},
-                               {}, mesh, test::Trained().regions(),
-                               {.warn = [&](const std::string& warning) { warnings.push_back(warning); }, .saved = {}});
+                               {}, mesh, test::Trained().regions(), listener);
   EXPECT_EQ(checkpoints.resume().step(), 0);
-  ASSERT_EQ(warnings.size(), 3U);
-  EXPECT_THAT(warnings[0], HasSubstr("was trained from another teacher"));
+  ASSERT_EQ(listener.warnings.size(), 3U);
+  EXPECT_THAT(listener.warnings[0], HasSubstr("was trained from another teacher"));
 }
 
 TEST(StageCheckpoints, AMissingNewestIsNamed) {

@@ -38,16 +38,17 @@ inline proto::StageProgress progress_at(int64_t step) {
 }
 
 // One rank's stage "distill uniform" with its checkpoints in a folder, and what was told of them.
-class SmallStage {
+class SmallStage : public CheckpointListener {
  public:
   explicit SmallStage(const std::filesystem::path& folder, CheckpointSection section = {.every = 10, .keep = 2},
                       FileOperations& files = real_files())
       : world_(single_communicator()),
         mesh_(*world_, {1, 1, 1}),
         checkpoints({.folder = folder, .stage = "distill uniform", .frozen = {{"teacher", "abc"}}, .files = &files},
-                    section, mesh_, trained.regions(),
-                    {.warn = [this](const std::string& warning) { warnings.push_back(warning); },
-                     .saved = [this](int64_t step, double) { saved.push_back(step); }}) {}
+                    section, mesh_, trained.regions(), *this) {}
+
+  void warn(const std::string& warning) override { warnings.push_back(warning); }
+  void saved(int64_t step, double) override { saved_steps.push_back(step); }
 
   std::string save(int64_t step) {
     trained.become(step);
@@ -55,7 +56,7 @@ class SmallStage {
   }
 
   std::vector<std::string> warnings;
-  std::vector<int64_t> saved;  // steps
+  std::vector<int64_t> saved_steps;
   Trained trained;
 
  private:
