@@ -7,6 +7,8 @@
 
 #include <vector>
 
+#include "core/ops/work.h"
+
 namespace flashmorph {
 namespace {
 
@@ -62,6 +64,7 @@ bool takes(const at::Tensor& x) {
 void each_product(const at::Tensor& c_GNP, const at::Tensor& a_GNM, const at::Tensor& b_GMP, bool add) {
   const RowByRow a(a_GNM), b(b_GMP);
   const int64_t N = a_GNM.size(1), M = a_GNM.size(2), P = b_GMP.size(2);
+  tell_work(2.0 * static_cast<double>(c_GNP.numel() * M));
   float* c = c_GNP.data_ptr<float>();
   at::parallel_for(0, c_GNP.size(0), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> a_buffer, b_buffer;

@@ -13,6 +13,7 @@
 #include "core/ops/inverse_rms.h"
 #include "core/ops/small_products.h"
 #include "core/ops/vectorised.h"
+#include "core/ops/work.h"
 
 // Scores stand transposed, keys by queries: the softmax then runs down the columns, query beside query, and no product
 // needs its large factor turned. Letters: R queries of a tile, C keys of a tile, both kTile; zeros fill the last tile
@@ -178,6 +179,13 @@ struct Shape {
   int64_t group() const { return H / G; }
 };
 
+// So many products of all pairs.
+void tell_pairs(const std::vector<Sequence>& sequences, const Shape& shape, double products) {
+  double pairs = 0.0;
+  for (const Sequence& one : sequences) pairs += 0.5 * static_cast<double>(one.count * one.count);
+  tell_work(products * 2.0 * pairs * static_cast<double>(shape.H * shape.K));
+}
+
 // work(sequence, head of keys and values, buffers of the thread)
 template <class Buffers, class Work>
 void for_each_head(const std::vector<Sequence>& sequences, const Shape& shape, const Work& work) {
@@ -198,6 +206,7 @@ std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::Te
                                           const std::vector<Sequence>& sequences) {
   const Shape shape(q_BTHK, k_BTGK);
   const int64_t K = shape.K;
+  tell_pairs(sequences, shape, 2.0);
   at::Tensor o_BTHK = at::empty(q_BTHK.sizes(), q_BTHK.options()),
              lse_BTH1 = at::empty({q_BTHK.size(0), q_BTHK.size(1), shape.H, 1}, q_BTHK.options());
   for_each_head<ForwardBuffers>(sequences, shape, [&](const Sequence& own, int64_t g, ForwardBuffers& x) {
@@ -241,6 +250,7 @@ std::array<at::Tensor, 3> backward(const at::Tensor& dO_BTHK, const at::Tensor& 
   const Shape shape(q_BTHK, k_BTGK);
   const int64_t K = shape.K;
   const auto like = [](const at::Tensor& x) { return at::empty(x.sizes(), x.options()); };
+  tell_pairs(sequences, shape, 5.0);
   at::Tensor dq_BTHK = like(q_BTHK), dk_BTGK = like(k_BTGK), dv_BTGK = like(v_BTGK);
   for_each_head<BackwardBuffers>(sequences, shape, [&](const Sequence& own, int64_t g, BackwardBuffers& x) {
     const auto tokens = static_cast<size_t>(own.tiles() * kTile);

@@ -39,6 +39,10 @@ const std::map<std::string_view, Rule>& rules() {
       {"aten::baddbmm_", [](Inputs in) { return product(in, 1); }},
       {"mkldnn::_linear_pointwise", [](Inputs in) { return 2.0 * count(in[0]) * size(in[1], 0); }},
       {"aten::linalg_solve_triangular", [](Inputs in) { return size(in[0], -1) * count(in[1]); }},
+      {"flashmorph::work", [](Inputs in) { return in[0].toDouble(); }},
+      {"aten::_scaled_dot_product_cudnn_attention", [](Inputs in) { return attention(in, 0, 6, 2.0); }},
+      {"aten::_scaled_dot_product_efficient_attention", [](Inputs in) { return attention(in, 0, 6, 2.0); }},
+      {"aten::_scaled_dot_product_flash_attention", [](Inputs in) { return attention(in, 0, 4, 2.0); }},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", [](Inputs in) { return attention(in, 0, 4, 2.0); }},
       {"aten::_scaled_dot_product_flash_attention_for_cpu_backward",
        [](Inputs in) { return attention(in, 1, 7, 5.0); }}};

@@ -120,6 +120,12 @@ TEST(Judge, TheTeacherHasNoErrorAndTokensAndOperationsAreCounted) {
   double parameters = 0.0;
   for (const Parameter& parameter : model.frozen_parameters()) parameters += parameter.value.numel();
   EXPECT_GT(from_the_first_layer_on.cost().flop(), static_cast<double>(whole.cost().tokens()) * parameters);
+
+  // Whichever kernels do them.
+  const MorphableModel in_float32 = load(small.path(), mesh, config, at::kFloat);
+  HardMixtureJudge other(in_float32, here);
+  other.judge({0, 1, 2, 3});
+  EXPECT_NEAR(other.judge({1, 2, 3}).cost().flop() / from_the_first_layer_on.cost().flop(), 1.0, 1e-3);
 }
 
 // Whatever was judged before, however many states are kept between layers.
