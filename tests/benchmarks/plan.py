@@ -57,15 +57,15 @@ def write_model(folder, shape):
                                                         "max_position_embeddings": 1 << 20, "attention_bias": False}))
 
 
-def before_today(stage, mesh):
-    """What the scaling table's build did otherwise."""
+def otherwise(stage, mesh):
+    """What the scaling table's build did in another way than this one."""
     if "sequence" in mesh:
         return "gathers were waited for"
     return "states went on behind the branches" if "pipeline" in mesh and stage == "align" else ""
 
 
 def measured_steps():
-    """Each: card, shape, stage, mesh, ranks, micro-batches of a data rank, (sequences, length), seconds, what is not as today, and
+    """Each: card, shape, stage, mesh, ranks, micro-batches of a data rank, (sequences, length), seconds, what was done in another way, and
     whether it counts all the same."""
     steps = []
     for card in ("h200", "h100"):
@@ -80,7 +80,7 @@ def measured_steps():
             rows = ROWS_OF_SELECT if stage == "select" else ROWS_OF_ALIGN_AND_DISTILL
             steps.append(dict(card="h200", shape="1.7B", stage=stage, mesh=row["mesh"], ranks=row["cards"],
                               micro=row["micro_batches_a_step"] // data, rows=rows, seconds=statistics.median(of["step_ms"]) * 1e-3,
-                              apart=before_today(stage, row["mesh"]), counts=True))
+                              apart=otherwise(stage, row["mesh"]), counts=True))
     for run in json.loads((BENCHMARKS / "smollm2-shape-h200.json").read_text())["runs"]:
         apart = {"before": "an early build", "after": "", "warpgroups": "a busy host"}[run["build"]]
         steps.append(dict(card="h200", shape="135M", stage=run["stage"], mesh="1", ranks=1, micro=1,

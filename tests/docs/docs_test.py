@@ -18,6 +18,7 @@ A_PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]+)`")
 A_PLACEHOLDER = re.compile(r"[A-Z]{4,}")  # configs/MODEL-RANKS.yaml
 A_LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 A_KEY = re.compile(r"--set ([a-z_.]+)=")
+A_TEST = re.compile(r"(?:`|-R )((?:benchmarks|end_to_end|faults|fuzz|golden|live|mpi|mutations|unit)\.\w+)")
 # What a reader types, by its first words, and the test that runs it. A command that no test runs must be one of UNTESTED.
 RUN_BY = {
     "./deploy/quickstart.sh": "itself", "./tests/run.sh": "itself", "tests/slurm/run.sh": "itself", "tests/gpu.sh": "itself",
@@ -40,7 +41,7 @@ def commands_of(text):
             yield found.group(0).strip()
 
 
-def check_page(page, subcommands, keys):
+def check_page(page, subcommands, keys, tests):
     text = page.read_text()
     for link in A_LINK.findall(text):
         if not (page.parent / link).exists():
@@ -51,6 +52,9 @@ def check_page(page, subcommands, keys):
     for key in A_KEY.findall(text):
         if key != "key" and key not in keys:
             faults.append(f"{page}: sets {key}, which is no key")
+    for test in A_TEST.findall(text):
+        if not any(name == test or name.startswith(f"{test}.") for name in tests):
+            faults.append(f"{page}: names {test}, which is no test")
     for command in commands_of(text):
         words = command.split()
         if "/" in words[0] and words[0].startswith(("./", "deploy", "tests")) and not Path(words[0]).is_file():
@@ -85,14 +89,18 @@ def check_manifests():
 
 
 def main():
-    def printed(*arguments):
-        return subprocess.run([sys.argv[1], *arguments], capture_output=True, text=True, check=True).stdout
-    keys = set(re.findall(r"^\| `([a-z_.]+)`", printed("--keys"), re.M))
-    subcommands = set(re.findall(r"^  ([a-z]+) ", printed("--help"), re.M))
+    def printed(*command):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    program = Path(sys.argv[1]).resolve()
+    keys = set(re.findall(r"^\| `([a-z_.]+)`", printed(program, "--keys"), re.M))
+    subcommands = set(re.findall(r"^  ([a-z]+) ", printed(program, "--help"), re.M))
+    tests = set(re.findall(r"Test +#\d+: (\S+)", printed("ctest", "--test-dir", program.parent, "-N")))
+    if missing := set(RUN_BY.values()) - tests - {"itself"} - {name for name in RUN_BY.values() if Path(name).is_file()}:
+        faults.append(f"commands are said to be run by {missing}, which are no tests")
     for page in PAGES:
-        check_page(page, subcommands, keys)
+        check_page(page, subcommands, keys, tests)
         check_commands(page)
-        check_python(page, Path(sys.argv[1]).resolve().parent)
+        check_python(page, program.parent)
     check_manifests()
     if faults:
         sys.exit("\n".join(faults))
