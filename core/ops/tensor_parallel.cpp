@@ -92,6 +92,12 @@ Arriving start_gathered(const at::Tensor& own, Shard& shard, bool summed) {
   });
 }
 
+Arriving start_summed(const at::Tensor& partial, Shard& shard) {
+  return shard.start_sum(partial.contiguous()).then([partial](const at::Tensor& sum) {
+    return SumOverShards::apply(partial, &sum);
+  });
+}
+
 }  // namespace
 
 at::Tensor copy_to_shards(const at::Tensor& x, Shard& shard) {
@@ -100,8 +106,7 @@ at::Tensor copy_to_shards(const at::Tensor& x, Shard& shard) {
 
 at::Tensor sum_over_shards(const at::Tensor& partial, Shard& shard) {
   if (shard.size() == 1) return partial;
-  const at::Tensor sum = shard.start_sum(partial.contiguous()).here();
-  return SumOverShards::apply(partial, &sum);
+  return start_summed(partial, shard).here();
 }
 
 at::Tensor into_shards(const at::Tensor& x, Shard& shard) { return start_into_shards(x, shard).here(); }
@@ -114,10 +119,7 @@ Arriving start_into_shards(const at::Tensor& x, Shard& shard) {
 
 Arriving start_out_of_shards(const at::Tensor& partial, Shard& shard) {
   if (shard.size() == 1) return partial;
-  if (!shard.sequence_parallel())
-    return shard.start_sum(partial.contiguous()).then([partial](const at::Tensor& sum) {
-      return SumOverShards::apply(partial, &sum);
-    });
+  if (!shard.sequence_parallel()) return start_summed(partial, shard);
   const at::Tensor slots = slots_of(partial, shard).contiguous();
   return shard.start_reduce_scatter(slots).then(
       [slots, &shard](const at::Tensor& own) { return Scattered::apply(slots, &own, &shard); });
