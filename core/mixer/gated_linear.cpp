@@ -59,12 +59,15 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
   }
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
-    const auto [q, k, v] = queries_keys_values(x_BTD, weights_.heads, spec_, positions, mixer_.rope);
-    const auto [o_BTHK, state] =
-        gated_linear_attention(q, k, v, log_decay(x_BTD), state_of(cache), positions.documents, scale(), mixer_.chunk);
+    const auto [qkv, others] = queries_keys_values_beside(x_BTD, weights_.heads, {weights_.decay_in, weights_.g}, spec_,
+                                                          positions, mixer_.rope);
+    const auto [q, k, v] = qkv;
+    const auto [o_BTHK, state] = gated_linear_attention(q, k, v, log_decay(others[0]), state_of(cache),
+                                                        positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
     const at::Tensor normed = rms_norm(o_BTHK, weights_.o_norm, spec_.norm_epsilon);
-    return project(swiglu(project_heads(x_BTD, weights_.g, spec_.head_dim), normed).flatten(2, 3), weights_.heads.o);
+    const at::Tensor g_BTHK = others[1].unflatten(-1, {-1, spec_.head_dim});
+    return project(swiglu(g_BTHK, normed).flatten(2, 3), weights_.heads.o);
   }
 
   // The b with logsigmoid(b) / 16 = log_decay, for all channels of a head.
@@ -74,9 +77,8 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
   }
 
  private:
-  at::Tensor log_decay(const at::Tensor& x_BTD) const {
-    const at::Tensor logit =
-        project_heads(project(x_BTD, weights_.decay_in), weights_.decay_out, spec_.head_dim, weights_.decay_bias);
+  at::Tensor log_decay(const at::Tensor& narrow_BTR) const {
+    const at::Tensor logit = project_heads(narrow_BTR, weights_.decay_out, spec_.head_dim, weights_.decay_bias);
     return at::log_sigmoid(logit.to(at::toOpMathType(logit.scalar_type()))) / kGateDivisor;
   }
 };

@@ -55,12 +55,13 @@ class LightningBranch : public BranchWith<LightningBranch, Weights> {
   }
 
   at::Tensor forward(const at::Tensor& x_BTD, const Positions& positions, LayerCache* cache) const override {
-    const auto [q, k, v] = queries_keys_values(x_BTD, weights_.heads, spec_, positions, mixer_.rope);
+    const auto [qkv, others] =
+        queries_keys_values_beside(x_BTD, weights_.heads, {weights_.z}, spec_, positions, mixer_.rope);
+    const auto [q, k, v] = qkv;
     const auto [o_BTHK, state] =
         lightning_attention(q, k, v, log_decay_H_, state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    const at::Tensor z = project(x_BTD, weights_.z);
-    return project(normed_and_gated(o_BTHK, z), weights_.heads.o);
+    return project(normed_and_gated(o_BTHK, others[0]), weights_.heads.o);
   }
 
  private:

@@ -60,14 +60,26 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
   return project(x_BTD, weight, bias).unflatten(-1, {weight.size(0) / head_dim, head_dim});
 }
 
+ReadBeside queries_keys_values_beside(const at::Tensor& x_BTD, const AttentionWeights& weights, at::TensorList others,
+                                      const ModelSpec& spec, const Positions& positions, bool rotated) {
+  std::vector<at::Tensor> matrices{weights.q, weights.k, weights.v}, biases;
+  if (weights.q_bias.defined())
+    biases = {weights.q_bias, weights.k_bias, weights.v_bias};
+  else
+    matrices.insert(matrices.end(), others.begin(), others.end());
+  std::vector<at::Tensor> read = project_each(x_BTD, matrices, biases);
+  if (!biases.empty())
+    for (const at::Tensor& other : others) read.push_back(project(x_BTD, other));
+  for (size_t i = 0; i < 3; ++i) read[i] = read[i].unflatten(-1, {-1, spec.head_dim});
+  const bool rotates = rotated && weights.rotates;
+  return {{normed_and_placed(read[0], weights.q_norm, spec.norm_epsilon, rotates, positions),
+           normed_and_placed(read[1], weights.k_norm, spec.norm_epsilon, rotates, positions), read[2]},
+          {read.begin() + 3, read.end()}};
+}
+
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated) {
-  std::vector<at::Tensor> qkv =
-      project_each(x_BTD, {weights.q, weights.k, weights.v}, {weights.q_bias, weights.k_bias, weights.v_bias});
-  for (at::Tensor& x : qkv) x = x.unflatten(-1, {-1, spec.head_dim});
-  const bool rotates = rotated && weights.rotates;
-  return {normed_and_placed(qkv[0], weights.q_norm, spec.norm_epsilon, rotates, positions),
-          normed_and_placed(qkv[1], weights.k_norm, spec.norm_epsilon, rotates, positions), qkv[2]};
+  return queries_keys_values_beside(x_BTD, weights, {}, spec, positions, rotated).qkv;
 }
 
 at::Tensor full_attention(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,

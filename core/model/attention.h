@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "core/model/cache.h"
 #include "core/model/positions.h"
 #include "core/model/weights.h"
@@ -25,6 +27,15 @@ struct QueriesKeysValues {
 // asked.
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated = true);
+
+// The same, and x projected by `others`, too: where the queries have no bias one node of the graph for all
+// (projection.h).
+struct ReadBeside {
+  QueriesKeysValues qkv;
+  std::vector<at::Tensor> others;
+};
+ReadBeside queries_keys_values_beside(const at::Tensor& x_BTD, const AttentionWeights& weights, at::TensorList others,
+                                      const ModelSpec& spec, const Positions& positions, bool rotated);
 
 // The attention operators divide the scores by sqrt(K); what a family wants of them otherwise the queries bring.
 at::Tensor with_scale(const at::Tensor& q_BTHK, const ModelSpec& spec);

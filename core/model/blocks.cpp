@@ -24,6 +24,16 @@ at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Ten
   return x + times(spec.norm_after ? rms_norm(y, norm, spec.norm_epsilon) : y, spec.residual_multiplier);
 }
 
+StreamAndRead with_sublayer_and_read(const at::Tensor& x, const at::Tensor& y, const at::Tensor& norm,
+                                     const at::Tensor& next_norm, const ModelSpec& spec) {
+  if (spec.norm_after) {
+    const at::Tensor stream = with_sublayer(x, y, norm, spec);
+    return {stream, read_by_sublayer(stream, next_norm, spec)};
+  }
+  const SumAndNorm both = add_and_norm(x, times(y, spec.residual_multiplier), next_norm, spec.norm_epsilon);
+  return {both.sum, both.normed};
+}
+
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights) {
   const std::vector<at::Tensor> gate_and_up =
       project_each(x_BTD, {weights.gate, weights.up}, {weights.gate_bias, weights.up_bias});

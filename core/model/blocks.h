@@ -13,6 +13,13 @@ namespace flashmorph {
 at::Tensor read_by_sublayer(const at::Tensor& x, const at::Tensor& norm, const ModelSpec& spec);
 at::Tensor with_sublayer(const at::Tensor& x, const at::Tensor& y, const at::Tensor& norm, const ModelSpec& spec);
 
+// Both: the residual stream behind a sublayer, and what the next one, whose norm is `next_norm`, reads of it.
+struct StreamAndRead {
+  at::Tensor stream, read;
+};
+StreamAndRead with_sublayer_and_read(const at::Tensor& x, const at::Tensor& y, const at::Tensor& norm,
+                                     const at::Tensor& next_norm, const ModelSpec& spec);
+
 // SwiGLU feed-forward (arXiv 2002.05202): down( silu(gate x) * up x ). Returns this rank's partial output_BTD.
 at::Tensor mlp(const at::Tensor& x_BTD, const MlpWeights& weights);
 

@@ -166,10 +166,13 @@ at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) cons
 }
 
 Arriving MorphableModel::start_normed_input(int64_t layer, const at::Tensor& x) const {
-  return start_into_shards(read_by_sublayer(x, this->layer(layer).block.input_norm, spec_), *shard_)
-      .then([this, layer](const at::Tensor& normed) {
-        return StateWatch::seen(*this, layer, "the normed input", normed);
-      });
+  return input_on_its_way(layer, read_by_sublayer(x, this->layer(layer).block.input_norm, spec_));
+}
+
+Arriving MorphableModel::input_on_its_way(int64_t layer, const at::Tensor& own_normed) const {
+  return start_into_shards(own_normed, *shard_).then([this, layer](const at::Tensor& normed) {
+    return StateWatch::seen(*this, layer, "the normed input", normed);
+  });
 }
 
 Arriving MorphableModel::start_normed_states(int64_t layer, const at::Tensor& h) const {
@@ -204,6 +207,22 @@ at::Tensor MorphableModel::after_attention(int64_t layer, const at::Tensor& x, c
 at::Tensor MorphableModel::after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const {
   return StateWatch::seen(*this, layer, "the feed-forward's output",
                           with_sublayer(h, fed, this->layer(layer).block.post_norm, spec_));
+}
+
+MorphableModel::Onward MorphableModel::from_attention(int64_t layer, const at::Tensor& x,
+                                                      const at::Tensor& attended) const {
+  const BlockWeights& here = this->layer(layer).block;
+  auto [h, read] = with_sublayer_and_read(x, attended, here.input_norm, here.post_norm, spec_);
+  h = StateWatch::seen(*this, layer, "the states behind its attention", h);
+  return {h, start_into_shards(read, *shard_)};
+}
+
+MorphableModel::Onward MorphableModel::from_feed_forward(int64_t layer, const at::Tensor& h,
+                                                         const at::Tensor& fed) const {
+  const BlockWeights &here = this->layer(layer).block, &next = this->layer(layer + 1).block;
+  auto [x, read] = with_sublayer_and_read(h, fed, here.post_norm, next.input_norm, spec_);
+  x = StateWatch::seen(*this, layer, "the feed-forward's output", x);
+  return {x, input_on_its_way(layer + 1, read)};
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {

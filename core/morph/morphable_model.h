@@ -94,6 +94,13 @@ class MorphableModel {
   at::Tensor feed_forward_part(int64_t layer, const at::Tensor& normed) const;
   at::Tensor after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;
   at::Tensor after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const;
+  // after_attention and start_normed_states in one; after_feed_forward and the next layer's start_normed_input.
+  struct Onward {
+    at::Tensor states;  // H; X'
+    Arriving read;      // LN(H); LN(X')
+  };
+  Onward from_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;
+  Onward from_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const;
   at::Tensor final_hidden(const at::Tensor& x) const;  // ready for the head, all tokens on every rank; the last piece
 
   // X through all of this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens
@@ -130,6 +137,7 @@ class MorphableModel {
       : spec_(spec), placement_(placement), shard_(&shard), own_(own), pipeline_peers_(&pipeline_peers) {}
 
   void check_routes(const Routes& routes) const;
+  Arriving input_on_its_way(int64_t layer, const at::Tensor& own_normed) const;
   Parameters embedding_parameters() const;
   Parameters head_parameters() const;
 

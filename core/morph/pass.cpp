@@ -45,25 +45,30 @@ at::Tensor Pass::states() {
   const c10::AutoGradMode mode(records_);
   const int64_t layer = (next_ - 1) / 2;
   const at::Tensor sum = computed_.here();
-  if (is_attention(next_ - 1)) {
-    const at::Tensor h = way_.model.after_attention(layer, x_, sum);
-    if (see_) see_(x_, h);
-    x_ = h;
-  } else {
-    x_ = way_.model.after_feed_forward(layer, x_, sum);
-  }
+  come_to(is_attention(next_ - 1) ? way_.model.after_attention(layer, x_, sum)
+                                  : way_.model.after_feed_forward(layer, x_, sum));
   return x_;
 }
 
 // Between a sublayer's sum and the gather for the next one.
 void Pass::enter() {
   if (read_) return;
-  const at::Tensor x = states();
-  if (next_ == way_.last) return;
+  if (next_ == way_.last) return void(states());
   const c10::AutoGradMode mode(records_);
-  read_ =
-      is_attention(next_) ? way_.model.start_normed_input(next_ / 2, x) : way_.model.start_normed_states(next_ / 2, x);
+  const int64_t layer = next_ / 2;
+  if (!computed_) {
+    read_ = is_attention(next_) ? way_.model.start_normed_input(layer, x_) : way_.model.start_normed_states(layer, x_);
+    return;
+  }
+  const at::Tensor sum = computed_.here();
+  auto [states, read] = is_attention(next_) ? way_.model.from_feed_forward(layer - 1, x_, sum)
+                                            : way_.model.from_attention(layer, x_, sum);
+  come_to(states);
+  read_ = std::move(read);
 }
+
+// `states`: behind the sublayer before `next_`.
+void Pass::come_to(const at::Tensor& states) { x_ = see_ && is_attention(next_ - 1) ? see_(x_, states) : states; }
 
 void Pass::compute(const std::function<void()>& meanwhile) {
   enter();
@@ -86,7 +91,7 @@ std::shared_ptr<Pass> teacher_pass(const MorphableModel& teacher, const at::Tens
 }
 
 PassedThrough pass_through(const Way& way, at::Tensor x, const std::shared_ptr<Pass>& beside, bool recompute,
-                           const std::function<at::Tensor(const at::Tensor& h)>& look) {
+                           const std::function<RowsRead(const at::Tensor& h)>& look) {
   PutOffGradients* const later = PutOffGradients::collecting();
   const auto through = [way, beside, look, later](int64_t first, int64_t last) {
     return [=](const std::vector<at::Tensor>& inputs) {
@@ -96,7 +101,10 @@ PassedThrough pass_through(const Way& way, at::Tensor x, const std::shared_ptr<P
       part.first = first;
       part.last = last;
       Pass pass(part, inputs[0], [&](const at::Tensor&, const at::Tensor& h) {
-        if (look) outputs.push_back(look(h));
+        if (!look) return h;
+        const RowsRead read = look(h);
+        outputs.push_back(read.rows);
+        return read.x;
       });
       pass.finish(beside.get());
       outputs.push_back(pass.states());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/morph/morphable_model.h"
+#include "core/ops/rows_read.h"
 
 namespace flashmorph {
 
@@ -28,8 +29,8 @@ struct Way {
 // when they were where the pass was made.
 class Pass {
  public:
-  // Gets the states before a layer's attention, x, and those behind it, h.
-  using See = std::function<void(const at::Tensor& x, const at::Tensor& h)>;
+  // Gets the states before a layer's attention, x, and those behind it, h; the pass goes on with what it gives back.
+  using See = std::function<at::Tensor(const at::Tensor& x, const at::Tensor& h)>;
 
   Pass(Way way, at::Tensor x, See see_attention = {});
 
@@ -41,6 +42,7 @@ class Pass {
 
  private:
   void enter();
+  void come_to(const at::Tensor& states);
   void compute(const std::function<void()>& meanwhile);
 
   Way way_;
@@ -58,12 +60,12 @@ std::shared_ptr<Pass> teacher_pass(const MorphableModel& teacher, const at::Tens
 
 struct PassedThrough {
   at::Tensor states;               // behind the way
-  std::vector<at::Tensor> looked;  // by layer, what `look` made of the states behind its attention
+  std::vector<at::Tensor> looked;  // by layer, the rows that `look` read of the states behind its attention
 };
 
 // A pass from x, beside another one, if any. `recompute`: of each layer only its input is kept for the backward pass,
 // where the layer runs again (core/train/recompute.h).
 PassedThrough pass_through(const Way& way, at::Tensor x, const std::shared_ptr<Pass>& beside, bool recompute,
-                           const std::function<at::Tensor(const at::Tensor& h)>& look = {});
+                           const std::function<RowsRead(const at::Tensor& h)>& look = {});
 
 }  // namespace flashmorph

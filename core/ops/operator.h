@@ -35,12 +35,13 @@ using torch::autograd::variable_list;
 inline OptionalTensor present(const at::Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
 
 // What most operators are. Forward's parameters are tensors, optional tensors and numbers. Backward takes the gradients
-// of the outputs, Forward's arguments, the results beyond the outputs and, if it wants to know which gradients are
-// asked for, last a std::array<bool> over kTrained; it returns the gradients of kTrained. A gradient of an output is
-// zeros when there is none, or absent where Backward takes an OptionalTensor.
+// of the outputs, Forward's arguments, the outputs that it reads, the results beyond the outputs and, if it wants to
+// know which gradients are asked for, last a std::array<bool> over kTrained; it returns the gradients of kTrained. A
+// gradient of an output is zeros when there is none, or absent where Backward takes an OptionalTensor.
 struct Operator {
   static constexpr std::array<size_t, 0> kUnread = {};  // arguments that Backward is not given: they are not kept
   static constexpr size_t kOutputs = 1;                 // results beyond these are for Backward and have no gradient
+  static constexpr size_t kOutputsRead = 0;             // by Backward: so many, the last ones
   static constexpr size_t kOutputLike = 0;  // of several outputs: the argument that the first one has the shape of
 };
 
@@ -135,7 +136,7 @@ struct Differentiable<Op, Results(Argument...), Gradients(Given...)>
     variable_list outputs = list_of(*all), saved;
     [&]<size_t... I>(std::index_sequence<I...>) { (keep<I>(context, saved, argument), ...); }
     (Places());
-    saved.insert(saved.end(), outputs.begin() + Op::kOutputs, outputs.end());
+    saved.insert(saved.end(), outputs.begin() + Op::kOutputs - Op::kOutputsRead, outputs.end());
     context->save_for_backward(saved);
     context->set_materialize_grads(Op::kOutputs == 1);
     outputs.resize(Op::kOutputs);

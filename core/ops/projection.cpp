@@ -94,6 +94,22 @@ void add_product(at::Tensor& sum_NP, const at::Tensor& a_NM, const at::Tensor& b
   sum_NP.add_(product(a_NM, b_MP));
 }
 
+// Matrices [.., E] that lie side by side in the same rows, as one [N, all E's]; undefined if they do not.
+at::Tensor side_by_side(const variable_list& parts) {
+  int64_t width = 0;
+  for (const at::Tensor& part : parts) {
+    const at::Tensor& first = parts.front();
+    const bool beside = part.defined() && part.dim() >= 2 && part.is_alias_of(first) && part.stride(-1) == 1 &&
+                        part.strides().slice(0, part.dim() - 1) == first.strides().slice(0, first.dim() - 1) &&
+                        part.storage_offset() == first.storage_offset() + width;
+    if (!beside) return {};
+    width += part.size(-1);
+  }
+  const int64_t rows = parts.front().numel() / std::max<int64_t>(parts.front().size(-1), 1);
+  if (parts.front().stride(-2) != width || parts.front().flatten(0, -2).stride(0) != width) return {};
+  return parts.front().as_strided({rows, width}, {width, 1});
+}
+
 // One node of the graph for all projections of an x, which is kept where a weight is trained.
 struct ProjectEach : torch::autograd::Function<ProjectEach> {
   using Context = torch::autograd::AutogradContext;
@@ -143,8 +159,11 @@ struct ProjectEach : torch::autograd::Function<ProjectEach> {
   }
 
  private:
-  static at::Tensor gradient_of_x(const variable_list& upstream, const variable_list& weights) {
+  static at::Tensor gradient_of_x(const variable_list& upstream, const variable_list& saved) {
+    const at::TensorList weights(saved.data(), upstream.size());
     at::Tensor dx_ND;
+    if (const at::Tensor dy_NE = side_by_side(upstream); dy_NE.defined() && upstream.size() > 1)
+      return product(dy_NE, at::cat(weights)).unflatten(0, upstream_sizes(upstream));
     for (size_t i = 0; i < upstream.size(); ++i) {
       if (!upstream[i].defined()) continue;
       const at::Tensor dy_NE = upstream[i].flatten(0, -2);

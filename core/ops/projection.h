@@ -14,7 +14,8 @@ namespace flashmorph {
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E = {});
 
 // The same by several weights, and by a bias (undefined: none) each or none at all; what their gradients pull on x is
-// added up inside the products. Behind the first ones of a sublayer comes its interlude (core/ops/interlude.h).
+// added up inside the products, or inside one where the gradients lie side by side in the same rows. Behind the first
+// ones of a sublayer comes its interlude (core/ops/interlude.h).
 std::vector<at::Tensor> project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases = {});
 
 // a b of matrices, by the same products; no gradient of its own.

@@ -28,6 +28,12 @@ at::Tensor exact_product(const at::Tensor& a, const at::Tensor& b) {
   return a.is_cpu() ? at::mm(a.to(exact), b.to(exact)) : at::mm(a, b, exact);
 }
 
+// sum += a b, likewise, on a card inside the product.
+void add_exact_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  if (a.is_cpu() || a.scalar_type() == sum.scalar_type()) return void(sum.add_(exact_product(a, b)));
+  at::addmm_out(sum, sum, a, b, sum.scalar_type());
+}
+
 // Of rows of logits, in float64 [.., N]: what their softmax is made of, m = max z and s = sum exp(z - m); with a
 // teacher's logits y beside them m of z, m of y, s of z, s of y and c = sum exp(y - m) (y - z).
 constexpr int64_t kOfOne = 2, kOfTwo = 5;
@@ -157,7 +163,7 @@ std::pair<at::Tensor, Gradients> chunked_loss(const at::Tensor& hidden_ND, const
     const Chunk part = of_chunk(exact_product(hidden, head_WD.t()), start, count);
     sums.push_back(part.sums);
     if (wanted.hidden) gradients.hidden.narrow(0, start, count).copy_(product(part.d_logits_NW, head_WD));
-    if (wanted.head) gradients.head.add_(exact_product(part.d_logits_NW.t(), hidden));
+    if (wanted.head) add_exact_product(gradients.head, part.d_logits_NW.t(), hidden);
   }
   const at::Tensor loss = sums.empty() ? at::zeros({}, exact) : loss_of(at::cat(sums, 1)).to(exact.dtype());
   if (wanted.hidden) shard.all_reduce_sum(gradients.hidden);

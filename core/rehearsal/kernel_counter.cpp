@@ -38,6 +38,7 @@ std::optional<Kind> fused_kind(std::string_view name) {
       {"flashmorph::gated_linear_attention", Kind::gated_linear},
       {"flashmorph::gated_delta_rule", Kind::gated_delta},
       {"flashmorph::rms_norm", Kind::pointwise},
+      {"flashmorph::add_and_norm", Kind::pointwise},
       {"flashmorph::gated_rms_norm", Kind::pointwise},
       {"flashmorph::swiglu", Kind::pointwise},
       {"flashmorph::rotate", Kind::pointwise},

@@ -42,6 +42,11 @@ at::Tensor product_as(const at::Tensor& a, const at::Tensor& b, at::ScalarType d
   return at::empty({a.size(0), b.size(1)}, a.options().dtype(dtype));
 }
 
+at::Tensor& product_added(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::ScalarType, const at::Scalar&,
+                          const at::Scalar&, at::Tensor& sum) {
+  return sum;
+}
+
 at::Scalar value_on_host(const at::Tensor& x) { return x.is_floating_point() ? at::Scalar(1.0) : at::Scalar(1); }
 
 at::Tensor copied_to(const at::Tensor& x, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
@@ -95,6 +100,7 @@ struct Registrations {
     meta.impl("logical_or", logical);
     meta.impl("where.self", where);
     meta.impl("mm.dtype", product_as);
+    meta.impl("addmm.dtype_out", product_added);
     meta.impl("_local_scalar_dense", value_on_host);
     meta.impl("_to_copy", copied_to);
     meta.impl("_fused_adamw_", fused_adamw);

@@ -77,12 +77,12 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
   std::vector<Lesson> later;
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   const auto [first, last] = model.own_layers();
-  Arriving normed = model.start_normed_input(first, x_BTD);
+  MorphableModel::Onward input{x_BTD, model.start_normed_input(first, x_BTD)};
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
-    Lesson lesson{l, normed.here(), {}, {}, {}, {}};
-    at::Tensor h;
-    Arriving full, normed_h, fed;
+    Lesson lesson{l, input.read.here(), {}, {}, {}, {}};
+    MorphableModel::Onward attended;
+    Arriving full, fed;
     // Each sum over the shards, and where tokens are shared the gather behind it, is under way while another piece is
     // computed: the teacher's attention behind the linear branch, the branch behind the teacher's feed-forward, and
     // that behind the branch's gradients.
@@ -90,22 +90,25 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
     const auto go_on = [&] {
       const c10::AutoGradMode no_gradient(false);
       lesson.attended = full.here();
-      if (goes_on) normed_h = model.start_normed_states(l, h = model.after_attention(l, x_BTD, lesson.attended));
+      if (goes_on) attended = model.from_attention(l, input.states, lesson.attended);
     };
     is_waited_for ? go_on() : start_branch(lesson, go_on);
     const auto compare_now = [&] {
       if (!is_waited_for) compare(lesson);
     };
     if (goes_on)
-      fed = start_out_of_shards_beside([&] { return model.feed_forward_part(l, normed_h.here()); }, shard, compare_now);
+      fed = start_out_of_shards_beside([&] { return model.feed_forward_part(l, attended.read.here()); }, shard,
+                                       compare_now);
     else
       compare_now();
     is_waited_for ? later.push_back(std::move(lesson)) : learn(lesson);
-    if (goes_on) x_BTD = model.after_feed_forward(l, h, fed.here());
-    if (l + 1 < last) normed = model.start_normed_input(l + 1, x_BTD);
+    if (l + 1 < last)
+      input = model.from_feed_forward(l, attended.states, fed.here());
+    else if (goes_on)
+      input.states = model.after_feed_forward(l, attended.states, fed.here());
     weights.work_out();
   }
-  pass_on(x_BTD);
+  pass_on(input.states);
   for (Lesson& lesson : later) {
     start_branch(lesson, [] {});
     compare(lesson);

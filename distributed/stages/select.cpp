@@ -85,15 +85,16 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
                                const States& states, ErrorOf of, bool recompute) {
   const at::Tensor answers =
       own_tokens(batch.answers_BT, model.shard()).flatten().nonzero().flatten().to(model.placement().device);
-  const auto at_answers = [answers](const at::Tensor& h) { return h.flatten(0, 1).index_select(0, answers); };
+  const auto look = [answers](const at::Tensor& h) { return read_rows(h, answers); };
   const Positions positions = model.positions(0, batch.tokens_BT.size(1), batch.documents);
   const at::Tensor embedded = model.has_embedding() ? model.embed(batch.tokens_BT) : at::Tensor();
   std::vector<at::Tensor> teachers, powers;  // by own layer; the teacher's states at the answers
   const std::shared_ptr<Pass> teacher =      // of either nothing reads the model's last feed-forward
       teacher_pass(model, model.has_embedding() ? embedded : states.teacher(), positions, /*last_feed_forward=*/false,
-                   [&teachers, &powers, at_answers, of](const at::Tensor& x, const at::Tensor& h) {
-                     teachers.push_back(at_answers(h));
-                     if (of == ErrorOf::attention) powers.push_back(power_of_attention(teachers.back(), at_answers(x)));
+                   [&teachers, &powers, look, of](const at::Tensor& x, const at::Tensor& h) {
+                     teachers.push_back(look(h).rows);
+                     if (of == ErrorOf::attention) powers.push_back(power_of_attention(teachers.back(), look(x).rows));
+                     return h;
                    });
   const auto pass_teacher_on = [&] {
     teacher->finish();
@@ -102,9 +103,8 @@ StageOutput mix_beside_teacher(const MorphableModel& model, const Batch& batch, 
   if (!go_in_turns(model)) pass_teacher_on();
   Routes routes(static_cast<size_t>(model.layer_count()), Route::full());
   std::ranges::copy(mixing, routes.begin() + model.own_layers().first);
-  const auto [x, mixed] =
-      pass_through(Way::of(model, routes, positions, /*last_feed_forward=*/false),
-                   model.has_embedding() ? embedded : states.mixture(), teacher, recompute, at_answers);
+  const auto [x, mixed] = pass_through(Way::of(model, routes, positions, /*last_feed_forward=*/false),
+                                       model.has_embedding() ? embedded : states.mixture(), teacher, recompute, look);
   if (go_in_turns(model)) pass_teacher_on();
   std::vector<at::Tensor> errors;
   for (size_t l = 0; l < mixed.size(); ++l) errors.push_back(squared_distance(mixed[l], teachers.at(l)));

@@ -184,12 +184,23 @@ def pointwise(small):
     ops = torch.ops.flashmorph
     random = lambda *shape: torch.randn(shape, dtype=torch.float64)
     tokens = 5 if small else 777
+    fixed_angle = random(tokens, 64)
     for dtype in BOUNDS:
         for width in (128, 96, 5) if small else (128, 2048, 96, 5, 8192):
             pointwise_case("rms_norm", lambda x, w: ops.rms_norm(x, w, 1e-6), dtype,
                            [random(2, tokens, width), random(width)], [0, 1])
         pointwise_case("rms_norm of a fixed weight", lambda x, w: ops.rms_norm(x, w, 1e-6), dtype,
                        [random(2, tokens, 576), random(576)], [0])
+        for width in (576, 6) if small else (576, 6, 9216, 1100):
+            pointwise_case("add_and_norm", lambda x, y, w: torch.cat(ops.add_and_norm(x, y, w, 1e-6)), dtype,
+                           [random(2, tokens, width), random(2, tokens, width), random(width)], [0, 1, 2])
+            pointwise_case("add_and_norm of a fixed weight, normed alone", lambda x, y, w: ops.add_and_norm(x, y, w, 1e-6)[0],
+                           dtype, [random(2, tokens, width), random(2, tokens, width), random(width)], [0, 1])
+        pointwise_case("norm_and_rotate of a fixed weight", lambda x, w: ops.norm_and_rotate(
+            x, w, fixed_angle.cos().to(x.device), fixed_angle.sin().to(x.device), 1e-6), dtype,
+            [random(2, tokens, 9, 64), random(64)], [0])
+        pointwise_case("gated_rms_norm of a fixed weight", lambda x, w, gate: ops.gated_rms_norm(x, w, gate, 1e-6, False),
+                       dtype, [random(2, tokens, 1, 576), random(576), random(2, tokens, 576)], [0, 2])
         for width in (128, 6):
             for swish in (False, True):
                 pointwise_case("gated_rms_norm", lambda x, w, gate: ops.gated_rms_norm(x, w, gate, 1e-6, swish), dtype,

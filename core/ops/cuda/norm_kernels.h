@@ -9,14 +9,14 @@
 
 namespace flashmorph::cuda {
 
-// y, x [rows, width], weight [width].
-void rms_norm(Element type, const void* x, const void* weight, void* y, int64_t rows, int64_t width, double epsilon,
-              Stream stream);
+// y, x [rows, width], weight [width]. With `added`, unless null, the norm is of sum = x + added.
+void rms_norm(Element type, const void* x, const void* added, const void* weight, void* sum, void* y, int64_t rows,
+              int64_t width, double epsilon, Stream stream);
 
-// partial [parts, width] in the accumulator's type: sums of dy x / rms over each part's rows, a block each; null for no
-// gradient of the weight, and a block for every few rows.
-void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, void* dx, void* partial,
-                       int64_t parts, int64_t rows, int64_t width, double epsilon, Stream stream);
+// d_sum: added to the gradient of x, unless null. partial [parts, width] in the accumulator's type: sums of dy x / rms
+// over each part's rows, a block each; null for no gradient of the weight, and a block for every few rows.
+void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* d_sum, void* dx,
+                       void* partial, int64_t parts, int64_t rows, int64_t width, double epsilon, Stream stream);
 
 // gated_norm.h's operator; x, gate, y [tokens, heads, width], weight [heads, width].
 void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,

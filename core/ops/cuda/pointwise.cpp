@@ -4,6 +4,7 @@
 #include <array>
 #include <tuple>
 
+#include "core/ops/activation.h"
 #include "core/ops/cuda/norm_kernels.h"
 #include "core/ops/cuda/part_sums.h"
 #include "core/ops/cuda/pointwise_kernels.h"
@@ -22,23 +23,51 @@ at::Tensor norm(const at::Tensor& x_any, const at::Tensor& weight_any, double ep
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor x = x_any.contiguous(), weight = weight_any.contiguous();
   at::Tensor y = at::empty_like(x);
-  rms_norm(element_of(x), x.const_data_ptr(), weight.const_data_ptr(), y.data_ptr(), x.numel() / x.size(-1), x.size(-1),
-           epsilon, stream_of(x));
+  rms_norm(element_of(x), x.const_data_ptr(), /*added=*/nullptr, weight.const_data_ptr(), /*sum=*/nullptr, y.data_ptr(),
+           x.numel() / x.size(-1), x.size(-1), epsilon, stream_of(x));
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy_any, const at::Tensor& x_any,
-                                                 const at::Tensor& weight_any, double epsilon,
-                                                 std::array<bool, 2> wanted) {
+std::tuple<at::Tensor, at::Tensor> norm_of_sum(const at::Tensor& x_any, const at::Tensor& added_any,
+                                               const at::Tensor& weight_any, double epsilon) {
   const c10::cuda::CUDAGuard guard(x_any.device());
-  const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous();
+  const at::Tensor x = x_any.contiguous(), added = added_any.contiguous(), weight = weight_any.contiguous();
+  at::Tensor y = at::empty_like(x), sum = at::empty_like(x);
+  rms_norm(element_of(x), x.const_data_ptr(), added.const_data_ptr(), weight.const_data_ptr(), sum.data_ptr(),
+           y.data_ptr(), x.numel() / x.size(-1), x.size(-1), epsilon, stream_of(x));
+  return {y, sum};
+}
+
+// d_sum_any: added to the gradient of x, if it is there.
+std::tuple<at::Tensor, at::Tensor> gradients_of_norm(const at::Tensor& dy_any, const at::Tensor& x_any,
+                                                     const at::Tensor& weight_any,
+                                                     const std::optional<at::Tensor>& d_sum_any, double epsilon,
+                                                     bool of_weight) {
+  const c10::cuda::CUDAGuard guard(x_any.device());
+  const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
+                   d_sum = d_sum_any ? d_sum_any->contiguous() : at::Tensor();
   const int64_t width = x.size(-1), rows = x.numel() / width;
   const int64_t parts = parts_of(/*heads=*/1);
   at::Tensor dx = at::empty_like(x), partial;
-  if (wanted[1]) partial = at::empty({parts, width}, accumulator_of(x));
-  rms_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(), dx.data_ptr(),
-                    data_or_null(partial), parts, rows, width, epsilon, stream_of(x));
-  return {dx, wanted[1] ? sum_of_parts(partial, weight) : at::Tensor()};
+  if (of_weight) partial = at::empty({parts, width}, accumulator_of(x));
+  rms_norm_backward(element_of(x), dy.const_data_ptr(), x.const_data_ptr(), weight.const_data_ptr(),
+                    d_sum.defined() ? d_sum.const_data_ptr() : nullptr, dx.data_ptr(), data_or_null(partial), parts,
+                    rows, width, epsilon, stream_of(x));
+  return {dx, of_weight ? sum_of_parts(partial, weight) : at::Tensor()};
+}
+
+std::tuple<at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                                                 double epsilon, std::array<bool, 2> wanted) {
+  return gradients_of_norm(dy, x, weight, std::nullopt, epsilon, wanted[1]);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_of_sum_backward(const std::optional<at::Tensor>& dy,
+                                                                    const std::optional<at::Tensor>& d_sum,
+                                                                    const at::Tensor& weight, double epsilon,
+                                                                    const at::Tensor& sum, std::array<bool, 3> wanted) {
+  if (!dy) return {*d_sum, *d_sum, at::Tensor()};
+  const auto [dx, d_weight] = gradients_of_norm(*dy, sum, weight, d_sum, epsilon, wanted[2]);
+  return {dx, dx, d_weight};
 }
 
 at::Tensor norm_gated(const at::Tensor& x_any, const at::Tensor& weight_any, const at::Tensor& gate_any, double epsilon,
@@ -80,9 +109,12 @@ std::tuple<at::Tensor, at::Tensor> swiglu_gradients(const at::Tensor& dy_any, co
                                                     const at::Tensor& up_any) {
   const c10::cuda::CUDAGuard guard(gate_any.device());
   const at::Tensor dy = dy_any.contiguous(), gate = gate_any.contiguous(), up = up_any.contiguous();
-  at::Tensor d_gate = at::empty_like(gate), d_up = at::empty_like(up);
-  swiglu_backward(element_of(gate), dy.const_data_ptr(), gate.const_data_ptr(), up.const_data_ptr(), d_gate.data_ptr(),
-                  d_up.data_ptr(), gate.numel(), stream_of(gate));
+  const int64_t width = gate.size(-1);
+  const auto [d_gate, d_up] = room_for_swiglu_gradients(gate, up);
+  if (gate.numel() > 0)
+    swiglu_backward(element_of(gate), dy.const_data_ptr(), gate.const_data_ptr(), up.const_data_ptr(),
+                    d_gate.data_ptr(), d_up.data_ptr(), gate.numel() / width, width,
+                    d_gate.is_contiguous() ? width : 2 * width, stream_of(gate));
   return {d_gate, d_up};
 }
 
@@ -185,6 +217,8 @@ at::Tensor distance_gradient(const at::Tensor& upstream, const at::Tensor& a_any
 TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
   library.impl("rms_norm", norm);
   library.impl("rms_norm_backward", norm_backward);
+  library.impl("add_and_norm", norm_of_sum);
+  library.impl("add_and_norm_backward", norm_of_sum_backward);
   library.impl("gated_rms_norm", norm_gated);
   library.impl("gated_rms_norm_backward", norm_gated_backward);
   library.impl("swiglu", swiglu_forward);

@@ -10,8 +10,9 @@
 namespace flashmorph::cuda {
 
 void swiglu(Element type, const void* gate, const void* up, void* y, int64_t count, Stream stream);
+// dy, gate, up [rows, width], contiguous; from one row of the gradients to the next: `step`. At most 2^32 accesses.
 void swiglu_backward(Element type, const void* dy, const void* gate, const void* up, void* d_gate, void* d_up,
-                     int64_t count, Stream stream);
+                     int64_t rows, int64_t width, int64_t step, Stream stream);
 
 // x, y [tokens, heads, size]; cos, sin [period, size] in the accumulator's type: token t has the angles of row t %
 // period. back: by the transposed rotation.

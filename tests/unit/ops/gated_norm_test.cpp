@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "core/ops/rows_read.h"
 #include "core/ops/squared_distance.h"
 #include "tests/support/tensors.h"
 
@@ -57,6 +58,31 @@ TEST(SquaredDistance, AddsUpInDoubleAndKnowsItsGradient) {
   const at::Tensor wide = at::full({1}, 1.0, at::kBFloat16), close = at::full({1}, 1.0078125, at::kBFloat16);
   EXPECT_EQ(squared_distance(wide, close).item<double>(), 0.0078125 * 0.0078125) << "differences are not rounded";
   EXPECT_ANY_THROW(squared_distance(a, b.narrow(0, 0, 3)));
+}
+
+TEST(ReadRows, AddsTheRowsPullToTheGradientThatPassesBy) {
+  const at::Tensor x = seeded({2, 5, 3}, 1).set_requires_grad(true),
+                   beside = seeded({2, 5, 3}, 2).set_requires_grad(true);
+  const at::Tensor G = seeded({2, 5, 3}, 3), R = seeded({3, 3}, 4), index = at::tensor({0, 4, 7}, at::kLong);
+  const at::Tensor y = x * 2.0;
+  const auto [h, rows] = read_rows(y, index);
+  EXPECT_TRUE(rows.equal(y.flatten(0, 1).index_select(0, index)) && h.equal(y));
+  const void *came = nullptr, *left = nullptr;
+  h.register_hook([&](const at::Tensor& gradient) { came = gradient.const_data_ptr(); });
+  y.register_hook([&](const at::Tensor& gradient) { left = gradient.const_data_ptr(); });
+  ((h * G).sum() + (rows * R).sum()).backward();
+  const at::Tensor expected = 2.0 * G.view({10, 3}).index_add(0, index, R).view(G.sizes());
+  EXPECT_TRUE(x.grad().equal(expected));
+  EXPECT_EQ(came, left) << "a gradient that nobody else holds is added to in place";
+
+  // What others hold stays as it is; without a gradient of the others there are the rows alone.
+  const at::Tensor again = x.detach().set_requires_grad(true), more = x.detach().set_requires_grad(true);
+  const auto shared = read_rows(again * 2.0, index);
+  (((shared.x + beside) * G).sum() + (shared.rows * R).sum()).backward();
+  EXPECT_TRUE(again.grad().equal(expected) && beside.grad().equal(G));
+  (read_rows(more, index).rows * R).sum().backward();
+  EXPECT_TRUE(more.grad().equal(at::zeros({10, 3}, at::kDouble).index_add(0, index, R).view(G.sizes())));
+  EXPECT_FALSE(read_rows(x.detach(), index).rows.requires_grad());
 }
 
 }  // namespace

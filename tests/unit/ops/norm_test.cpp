@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "core/ops/activation.h"
 #include "core/ops/rotation.h"
@@ -72,6 +73,51 @@ TEST(RmsNorm, AZeroRowIsZeroWithAFiniteGradient) {
   EXPECT_EQ(y.abs().max().item<float>(), 0.0f);
   y.sum().backward();
   EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+}
+
+TEST(AddAndNorm, IsBothForwardAndBackward) {
+  at::manual_seed(8);
+  for (const int64_t width : {1, 5, 37, 128})
+    expect_definition(
+        {at::randn({3, 5, width}), at::randn({3, 5, width}), at::randn({width})},
+        [](const auto& in) {
+          const auto [sum, normed] = add_and_norm(in[0], in[1], in[2], 1e-2);
+          return at::cat({sum, normed});
+        },
+        [](const auto& in) {
+          const at::Tensor sum = in[0] + in[1];
+          return at::cat({sum, test::rms_norm_definition(sum, in[2], 1e-2)});
+        });
+}
+
+TEST(AddAndNorm, HasTheBitsOfBothApart) {
+  at::manual_seed(9);
+  const at::Tensor x = leaf(at::randn({4, 48}), at::kFloat), y = leaf(at::randn({4, 48}), at::kFloat),
+                   w = leaf(at::randn({48}), at::kFloat);
+  const at::Tensor upstream = at::randn({4, 48});
+  const auto pulls = [&](const at::Tensor& sum, const at::Tensor& normed) {
+    return torch::autograd::grad({sum, normed}, {x, y, w}, {upstream, upstream.flip(0)});
+  };
+  const auto [sum, normed] = add_and_norm(x, y, w, 1e-6);
+  const at::Tensor apart = x + y, normed_apart = rms_norm(apart, w, 1e-6);
+  EXPECT_TRUE(at::equal(sum, apart) && at::equal(normed, normed_apart));
+  const auto together = pulls(sum, normed), separate = pulls(apart, normed_apart);
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(at::equal(together[i], separate[i])) << i;
+}
+
+TEST(AddAndNorm, EitherOutputAloneIsPulledOn) {
+  const at::Tensor x = leaf(at::randn({2, 8}), at::kDouble), y = leaf(at::randn({2, 8}), at::kDouble),
+                   w = at::rand({8}, at::kDouble);
+  const at::Tensor ones = at::ones({2, 8}, at::kDouble);
+  add_and_norm(x, y, w, 1e-6).sum.sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), ones) && at::equal(y.grad(), ones));
+
+  const at::Tensor frozen = x.detach(), again = leaf(y, at::kDouble), alone = leaf(y, at::kDouble);
+  add_and_norm(frozen, again, w, 1e-6).normed.sum().backward();
+  rms_norm(frozen + alone, w, 1e-6).sum().backward();
+  EXPECT_TRUE(at::equal(again.grad(), alone.grad()));
+  EXPECT_FALSE(frozen.grad().defined() || w.grad().defined());
+  EXPECT_THROW(add_and_norm(x, at::ones({2, 7}, at::kDouble), w, 1e-6), c10::Error);
 }
 
 TEST(RmsNorm, RefusesAWeightThatDoesNotFit) {

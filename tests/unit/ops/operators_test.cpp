@@ -50,6 +50,7 @@ const std::map<std::string, Case>& cases() {
       {"project", {{seeded({2, 3, 5}, 1), seeded({4, 5}, 2), seeded({4}, 3)}, {0, 1, 2}}},
       {"project_by_frozen", {{seeded({2, 3, 5}, 1), seeded({4, 5}, 2), seeded({4}, 3)}, {0}}},
       {"rms_norm", {{seeded({2, 3, 5}, 1), seeded({5}, 2), 1e-2}, {0, 1}}},
+      {"add_and_norm", {{seeded({2, 3, 5}, 1), seeded({2, 3, 5}, 2), seeded({5}, 3), 1e-2}, {0, 1, 2}, 2}},
       {"gated_rms_norm", {{seeded({2, 3, 2, 4}, 1), seeded({8}, 2), seeded({2, 3, 8}, 3), 1e-2, true}, {0, 1, 2}}},
       {"swiglu", {{seeded({3, 5}, 1), seeded({3, 5}, 2)}, {0, 1}}},
       {"rotate", {{seeded({2, 3, 2, 4}, 1), seeded({3, 4}, 2), seeded({3, 4}, 3)}, {0}}},

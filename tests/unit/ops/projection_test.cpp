@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <future>
 
@@ -82,6 +83,22 @@ TEST(ProjectEach, IsEachOfThemAndTheirGradientsAddUp) {
           }
         }
       }
+}
+
+TEST(ProjectEach, GradientsThatLieSideBySideGoThroughOneProduct) {
+  const at::Tensor x = seeded({2, 5, 8}, 1, at::kDouble).set_requires_grad(true);
+  const std::vector<at::Tensor> weights = {seeded({3, 8}, 2, at::kDouble).set_requires_grad(true),
+                                           seeded({6, 8}, 3, at::kDouble)};
+  const at::Tensor both = seeded({2, 5, 9}, 4, at::kDouble);
+  const std::vector<at::Tensor> beside = both.split_with_sizes({3, 6}, -1);
+  std::vector<std::vector<at::Tensor>> found;
+  for (const bool apart : {false, true}) {
+    const std::vector<at::Tensor> y = project_each(x, weights);
+    found.push_back(
+        torch::autograd::grad({y[0], y[1]}, {x, weights[0]}, {apart ? beside[0].contiguous() : beside[0], beside[1]}));
+  }
+  for (size_t i = 0; i < 2; ++i) EXPECT_LT(relative_error(found[1][i], found[0][i]), 1e-14) << i;
+  EXPECT_LT(relative_error(both.matmul(at::cat(weights).detach()), found[0][0]), 1e-14);
 }
 
 TEST(ProjectEach, WhatNobodyAsksForIsNotWorkedOut) {
