@@ -62,6 +62,13 @@ TEST(Plan, RefusesInTheWordsOfARun) {
   EXPECT_THAT(refused.error, HasSubstr("that would do"));
 }
 
+TEST(Plan, ACardWithoutFloat8ProductsIsRefusedForThem) {
+  const Answer refused =
+      plan({"configs/quickstart.yaml", "--np", "4", "--card", "a100", "--set", "device.frozen_dtype=fp8"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_EQ(refused.error, "device.frozen_dtype: is fp8, and a100 has no such products; use same\n");
+}
+
 TEST(Plan, AnswersProgramsInJson) {
   const auto answer =
       nlohmann::json::parse(plan({"configs/quickstart.yaml", "--np", "4", "--card", "h200", "--json"}).out);
