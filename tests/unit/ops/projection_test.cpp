@@ -1,6 +1,7 @@
 #include "core/ops/projection.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -168,6 +169,11 @@ TEST(QuantisedMatrices, AreTheDefinitionInFloat64ForwardAndBack) {
     const at::Tensor of_first = x.grad().clone();
     x.mutable_grad().zero_();
     ((y[0] * upstream[0]).sum() + (y[1] * upstream[1]).sum()).backward();
+
+    using AtOnce = std::vector<at::Tensor>(const at::Tensor&, at::TensorList);
+    static const auto at_once =
+        c10::Dispatcher::singleton().findSchemaOrThrow("flashmorph::project_in_float8", "").typed<AtOnce>();
+    EXPECT_TRUE((at_once.call(x, weights)[1] + biases[1]).equal(y[1])) << "as Python calls it";
 
     const at::Tensor rows = rounded_rows(x.detach().flatten(0, 1));
     for (size_t i = 0; i < 2; ++i) {
