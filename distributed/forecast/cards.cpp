@@ -49,10 +49,11 @@ const Card& card_named(const std::string& name) {
 
 double seconds_of(const Kernel& kernel, const Card& card) {
   const double peak = card.flops(kernel.dtype);
+  const double share = kernel.dtype == at::kFloat8_e4m3fn ? kFloat8ProductShare : kProductShare;
   const double moved = kernel.bytes / (card.bytes_a_second * kMemoryShare);
   switch (kernel.kind) {
     case Kernel::Kind::product:  // loads run beside the products
-      return kBetweenKernels + std::max(kernel.flop / (peak * kProductShare), moved);
+      return kBetweenKernels + std::max(kernel.flop / (peak * share), moved);
     case Kernel::Kind::attention:
       return kBetweenKernels + kernel.flop / (peak * kAttentionShare) + moved;
     default:
