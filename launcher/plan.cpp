@@ -251,6 +251,8 @@ int make_forecast(const ForecastOptions& options) {
                     .stages = {}};
   forecast.spec = StoredModel::spec_of(forecast.config.model.path);
   if (!options.card.empty()) forecast.card = card_named(options.card);
+  if (forecast.card && forecast.card->float8_flops == 0.0 && forecast.config.device.frozen_dtype == "fp8")
+    throw BadInput("device.frozen_dtype", "is fp8, and " + forecast.card->name + " has no such products; use same");
   const Refusal refusal = examine(forecast);
   if (options.json) {
     ordered_json answer = json_of(forecast);

@@ -64,6 +64,13 @@ void BudgetSection::rules(KeyVisitor& v) const {
   v.require(ratio.empty() || ratio_of(ratio), {"ratio"}, not_a_ratio(ratio));
 }
 
+void DeviceSection::rules(KeyVisitor& v) const {
+  const bool goes = frozen_dtype == "same" || (kind == "cuda" ? dtype == "bfloat16" : dtype != "float64");
+  v.require(goes, {"frozen_dtype", "dtype", "kind"},
+            fmt::format("is {}, whose products give {}; dtype is {}", frozen_dtype,
+                        kind == "cuda" ? "bfloat16 on cuda" : "float32 or bfloat16", dtype));
+}
+
 void DataSection::rules(KeyVisitor& v) const {
   const int given = !text.empty() + !jsonl.empty() + !tokens.empty() + !sources.empty();
   v.require(given == 1, {"", "text", "jsonl", "tokens", "sources"},

@@ -91,14 +91,20 @@ struct BudgetSection {  // exactly one of the first four; 0 and "": not given
 struct DeviceSection {
   std::string kind = "cpu";
   std::string dtype = "float32";  // with bfloat16 losses, gates and states stay wider
+  std::string frozen_dtype = "same";
   int64_t threads = 1;
 
   void keys(KeyVisitor& v) {
     v.key("kind", kind,
           {.meaning = "where tensors live; cuda: each rank of a host takes a card", .choices = {"cpu", "cuda"}});
     v.key("dtype", dtype, {.meaning = "of weights and activations", .choices = {"float32", "float64", "bfloat16"}});
+    v.key("frozen_dtype", frozen_dtype,
+          {.meaning = "of the operands of products with the frozen projections in align, select and distill; fp8: "
+                      "float8 e4m3 with a scale a row, sums in float32; on cuda from cards of Ada and Hopper on",
+           .choices = {"same", "fp8"}});
     v.may_change("threads", threads, {"torch threads a rank", 1, 1024});
   }
+  void rules(KeyVisitor& v) const;
 };
 
 struct DataSource {

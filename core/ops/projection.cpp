@@ -11,6 +11,7 @@
 #include "core/ops/interlude.h"
 #include "core/ops/operator.h"
 #include "core/ops/put_off_gradients.h"
+#include "core/ops/quantised.h"
 
 // Letters: N tokens, D inputs, E outputs.
 
@@ -198,8 +199,10 @@ TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
 }
 
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E) {
+  const at::TensorList biases = bias_E.defined() ? at::TensorList(bias_E) : at::TensorList();
+  if (const QuantisedMatrices* quantised = QuantisedMatrices::of(weight_ED)) return quantised->project(x, biases)[0];
   if (PutOffGradients::collecting() != nullptr && weight_ED.requires_grad())
-    return project_each(x, {weight_ED}, bias_E.defined() ? at::TensorList(bias_E) : at::TensorList()).front();
+    return project_each(x, {weight_ED}, biases).front();
   if (!x.is_cpu()) return at::linear(x, weight_ED, present(bias_E));  // whose nodes cost the host less
   const bool is_trained = weight_ED.requires_grad() || (bias_E.defined() && bias_E.requires_grad());
   return is_trained ? call<Project>(x, weight_ED, present(bias_E))
@@ -214,8 +217,10 @@ variable_list project_each(const at::Tensor& x, at::TensorList weights, at::Tens
   for (size_t i = 0; i < weights.size(); ++i)
     Project::check(x, weights[i], biased ? OptionalTensor(biases[i]) : std::nullopt);
   const at::TensorList given = biased ? biases : at::TensorList();
-  const variable_list y = c10::GradMode::is_enabled() ? ProjectEach::apply(x, weights, given)
-                                                      : ProjectEach::outputs(x, weights, given);  // without a node
+  const QuantisedMatrices* quantised = QuantisedMatrices::of(weights);
+  const variable_list y = quantised != nullptr          ? quantised->project(x, given)
+                          : c10::GradMode::is_enabled() ? ProjectEach::apply(x, weights, given)
+                                                        : ProjectEach::outputs(x, weights, given);  // without a node
   Interlude::reached();
   return y;
 }

@@ -46,6 +46,7 @@ std::optional<Kind> fused_kind(std::string_view name) {
       {"flashmorph::gate_mix", Kind::pointwise},
       {"flashmorph::squared_distance", Kind::pointwise},
       {"flashmorph::short_convolution", Kind::pointwise},
+      {"flashmorph::quantise_rows", Kind::pointwise},
       {"flashmorph::softmax_sums", Kind::pointwise},
       {"flashmorph::softmax_gradient", Kind::pointwise},
       {"aten::_foreach_", Kind::pointwise},

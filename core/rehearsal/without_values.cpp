@@ -41,6 +41,10 @@ at::Tensor where(const at::Tensor& condition, const at::Tensor& a, const at::Ten
 at::Tensor product_as(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) {
   return at::empty({a.size(0), b.size(1)}, a.options().dtype(dtype));
 }
+at::Tensor scaled_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor&, const at::Tensor&,
+                          const OptionalTensor&, const OptionalTensor&, std::optional<at::ScalarType> dtype, bool) {
+  return product_as(a, b, dtype.value_or(a.scalar_type()));
+}
 
 at::Tensor& product_added(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::ScalarType, const at::Scalar&,
                           const at::Scalar&, at::Tensor& sum) {
@@ -101,6 +105,7 @@ struct Registrations {
     meta.impl("where.self", where);
     meta.impl("mm.dtype", product_as);
     meta.impl("addmm.dtype_out", product_added);
+    meta.impl("_scaled_mm", scaled_product);
     meta.impl("_local_scalar_dense", value_on_host);
     meta.impl("_to_copy", copied_to);
     meta.impl("_fused_adamw_", fused_adamw);

@@ -32,6 +32,7 @@ using Rule = double (*)(Inputs);
 const std::map<std::string_view, Rule>& rules() {
   static const std::map<std::string_view, Rule> known = {
       {"aten::mm", [](Inputs in) { return product(in, 0); }},
+      {"aten::_scaled_mm", [](Inputs in) { return product(in, 0); }},
       {"aten::bmm", [](Inputs in) { return product(in, 0); }},
       {"aten::addmm", [](Inputs in) { return product(in, 1); }},
       {"aten::addmm_", [](Inputs in) { return product(in, 1); }},

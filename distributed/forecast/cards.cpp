@@ -32,10 +32,10 @@ double recurrence_share(Kernel::Kind kind) {
 
 const std::vector<Card>& known_cards() {
   static const std::vector<Card> cards = {
-      {"a100", 312 * kTera, 19.5 * kTera, 80 * kGiga, 2.04 * kTera, 300 * kGiga, 50 * kGiga, 8},
-      {"h100", 989 * kTera, 67 * kTera, 80 * kGiga, 3.35 * kTera, 450 * kGiga, 50 * kGiga, 8},
-      {"h200", 989 * kTera, 67 * kTera, 141 * kGiga, 4.8 * kTera, 450 * kGiga, 50 * kGiga, 8},
-      {"b200", 2250 * kTera, 75 * kTera, 180 * kGiga, 8 * kTera, 900 * kGiga, 50 * kGiga, 8}};
+      {"a100", 312 * kTera, 0, 19.5 * kTera, 80 * kGiga, 2.04 * kTera, 300 * kGiga, 50 * kGiga, 8},
+      {"h100", 989 * kTera, 1979 * kTera, 67 * kTera, 80 * kGiga, 3.35 * kTera, 450 * kGiga, 50 * kGiga, 8},
+      {"h200", 989 * kTera, 1979 * kTera, 67 * kTera, 141 * kGiga, 4.8 * kTera, 450 * kGiga, 50 * kGiga, 8},
+      {"b200", 2250 * kTera, 4500 * kTera, 75 * kTera, 180 * kGiga, 8 * kTera, 900 * kGiga, 50 * kGiga, 8}};
   return cards;
 }
 
@@ -49,10 +49,11 @@ const Card& card_named(const std::string& name) {
 
 double seconds_of(const Kernel& kernel, const Card& card) {
   const double peak = card.flops(kernel.dtype);
+  const double share = kernel.dtype == at::kFloat8_e4m3fn ? kFloat8ProductShare : kProductShare;
   const double moved = kernel.bytes / (card.bytes_a_second * kMemoryShare);
   switch (kernel.kind) {
     case Kernel::Kind::product:  // loads run beside the products
-      return kBetweenKernels + std::max(kernel.flop / (peak * kProductShare), moved);
+      return kBetweenKernels + std::max(kernel.flop / (peak * share), moved);
     case Kernel::Kind::attention:
       return kBetweenKernels + kernel.flop / (peak * kAttentionShare) + moved;
     default:

@@ -12,6 +12,7 @@ namespace flashmorph {
 struct Card {
   std::string name;
   double bfloat16_flops;  // a second, dense
+  double float8_flops;    // 0: it has no such products
   double float32_flops;   // a second, without tensor cores
   double memory_bytes;    // that it has,
   double bytes_a_second;  // and that it reads and writes of them
@@ -19,7 +20,9 @@ struct Card {
   double network_bytes;   // a second, one way, to other hosts: one 400 Gb/s adapter a card
   int64_t cards_a_host;
 
-  double flops(at::ScalarType dtype) const { return dtype == at::kBFloat16 ? bfloat16_flops : float32_flops; }
+  double flops(at::ScalarType dtype) const {
+    return dtype == at::kBFloat16 ? bfloat16_flops : dtype == at::kFloat8_e4m3fn ? float8_flops : float32_flops;
+  }
 };
 
 const std::vector<Card>& known_cards();
@@ -28,7 +31,8 @@ const Card& card_named(const std::string& name);  // BadInput at --card, naming 
 
 // The shares of these numbers that the program reaches, the same for all cards; docs/plan.md says where each was
 // measured.
-inline constexpr double kProductShare = 0.75, kAttentionShare = 0.56, kMemoryShare = 0.88, kLinkShare = 0.5;
+inline constexpr double kProductShare = 0.75, kFloat8ProductShare = 0.62, kAttentionShare = 0.56, kMemoryShare = 0.88,
+                        kLinkShare = 0.5;
 // Of a card's time while a message is under way: what moves it computes nothing else.
 inline constexpr double kTakenByMessages = 0.25;
 // In seconds: a card between two kernels, or at the ends of one, when it is not full; a host with one operator, its

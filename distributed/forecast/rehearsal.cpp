@@ -14,6 +14,7 @@
 #include "distributed/forecast/rehearsal_world.h"
 #include "distributed/parallel/stage_layouts.h"
 #include "distributed/stages/align.h"
+#include "distributed/stages/frozen_in_float8.h"
 #include "distributed/stages/gates.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
@@ -77,13 +78,16 @@ class Rehearsal {
 
   RankUse align() {
     const AlignSection& section = config_.stages.align;
-    return train(section, model_.branch_parameters(),
+    return train(section, model_.branch_parameters(), {{model_}},
                  [&](const MicroBatches& some) { return align_step(model_, some, section, mesh_); });
   }
 
   RankUse select() {
     const SelectSection& section = config_.stages.select;
     const StepShape shape = StepShape::of(section, layout_.shape.data);
+    const MemoryKind before = memory_.hold_for(MemoryKind::frozen);
+    const FrozenInFloat8 in_float8({{model_, "", /*mixes_attention=*/true}}, config_.device);
+    memory_.hold_for(before);
     const at::Tensor alpha = at::full({model_.own_layers().count()}, 0.5, at::kDouble);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
       select_step(model_, alpha, some, section, mesh_);
@@ -94,7 +98,7 @@ class Rehearsal {
   RankUse distill() {
     const DistillSection& section = config_.stages.distill;
     return with_hybrid([&](const MorphableModel& hybrid) {
-      return train(section, hybrid.all_parameters(), [&](const MicroBatches& some) {
+      return train(section, hybrid.all_parameters(), {{hybrid}, {model_}}, [&](const MicroBatches& some) {
         return distill_step(model_, hybrid, routes_, some, section, mesh_);
       });
     });
@@ -103,7 +107,7 @@ class Rehearsal {
   RankUse finetune() {
     const FinetuneSection& section = config_.stages.finetune;
     return with_hybrid([&](const MorphableModel& hybrid) {
-      return train(section, hybrid.all_parameters(),
+      return train(section, hybrid.all_parameters(), {{hybrid}},
                    [&](const MicroBatches& some) { return finetune_step(hybrid, routes_, some, section, mesh_); });
     });
   }
@@ -136,11 +140,15 @@ class Rehearsal {
     return use;
   }
 
-  RankUse train(const TrainingSection& section, const Parameters& weights, const StepFunction& stage_step) {
+  RankUse train(const TrainingSection& section, const Parameters& weights, const std::vector<StageModel>& models,
+                const StepFunction& stage_step) {
     const MemoryKind before = memory_.hold_for(MemoryKind::optimizer);
     TrainedWeights trained(weights, section, mesh_);
     memory_.hold_for(before);
     for (const Parameter& weight : weights) hold_its_gradient(weight.value);
+    memory_.hold_for(MemoryKind::frozen);
+    const FrozenInFloat8 in_float8(models, config_.device);
+    memory_.hold_for(before);
     return step(StepShape::of(section, layout_.shape.data), 0,
                 [&](const MicroBatches& some) { trained.update(stage_step(some).gradients, /*learning_rate=*/0.0); });
   }

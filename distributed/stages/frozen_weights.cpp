@@ -15,7 +15,7 @@ at::Tensor sums_of(const Parameters& parameters) {
   std::vector<at::Tensor> sums;
   for (const Parameter& parameter : parameters) {
     const int64_t bytes = parameter.value.element_size();
-    const at::ScalarType bits = bytes == 2 ? at::kShort : bytes == 4 ? at::kInt : at::kLong;
+    const at::ScalarType bits = bytes == 1 ? at::kChar : bytes == 2 ? at::kShort : bytes == 4 ? at::kInt : at::kLong;
     sums.push_back(parameter.value.detach().view(bits).sum(at::kLong));
   }
   return sums.empty() ? at::zeros({0}, at::kLong) : at::stack(sums).cpu();

@@ -20,7 +20,8 @@ std::pair<proto::GateSnapshot, StageCost> select_gates(const MorphableModel& mod
   const std::unique_ptr<Gates> gates = open_gates(model, context.mesh, budget, section);  // the mixture is the teacher
   GateHistory history({}, section, budget);
   gates->own = &history.message();
-  Training training("select", std::to_string(model.layer_count()) + " gates", section, {{model}}, *gates, context);
+  Training training("select", std::to_string(model.layer_count()) + " gates", section,
+                    {{model, "", /*mixes_attention=*/true}}, *gates, context);
 
   while (training.next()) {
     const StepResult found = training.run([&](const MicroBatches& batches) {

@@ -8,8 +8,9 @@
 namespace flashmorph {
 namespace {
 
-Parameters weights_of(const std::vector<StageModel>& models) {
-  Parameters all;
+// With what is multiplied by in place of some.
+Parameters weights_of(const std::vector<StageModel>& models, const FrozenInFloat8& in_float8) {
+  Parameters all = in_float8.forms();
   for (const StageModel& one : models) std::ranges::copy(one.model.all_parameters(), std::back_inserter(all));
   return all;
 }
@@ -40,12 +41,15 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
           },
           /*page_locked=*/!models_.front().model.placement().device.is_cpu()),
       trained_(trained),
-      frozen_(weights_of(models_), context.config.health.weights_every),
+      in_float8_(models_, context.config.device),
+      frozen_(weights_of(models_, in_float8_), context.config.health.weights_every),
       checkpoints_(context.checkpoints, context.config.checkpoint, context.mesh, trained_.regions, context.observer,
                    trained_.own),
       progress_(checkpoints_.resume()),
       watch_(progress_.seconds()),
       ranks_(stage_, steps_done(), data_.steps(), context) {
+  if (const std::string summary = in_float8_.summary(); !summary.empty())
+    context.observer.note(stage_ + "  " + summary);
   if (steps_done() == 0) return;
   trained_.resume_at(steps_done());
   context.observer.resumed(steps_done(), steps_done() * section.batch_tokens);

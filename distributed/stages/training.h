@@ -15,17 +15,12 @@
 #include "core/train/schedule.h"
 #include "distributed/checkpoint/regions.h"
 #include "distributed/stages/context.h"
+#include "distributed/stages/frozen_in_float8.h"
 #include "distributed/stages/frozen_weights.h"
 #include "distributed/stages/step.h"
 #include "distributed/stages/step_watch.h"
 
 namespace flashmorph {
-
-// A model that a stage works with, by the words before the names of its weights and layers.
-struct StageModel {
-  const MorphableModel& model;
-  std::string of = "";  // "teacher's "; "" for the stage's own
-};
 
 // What a training stage moves, as checkpoints and messages need to know it.
 struct Trained {
@@ -81,6 +76,7 @@ class Training {
   CosineSchedule rate_;
   SamplesAhead samples_;
   Trained& trained_;
+  FrozenInFloat8 in_float8_;
   FrozenWeights frozen_;
   StageCheckpoints checkpoints_;
   proto::StageProgress progress_;

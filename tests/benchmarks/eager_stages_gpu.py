@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import triton_candidates
+
 SHAPES = {"1.7B": dict(hidden=2048, intermediate=6144, layers=28, heads=16, tied=True),
           "8B": dict(hidden=4096, intermediate=12288, layers=36, heads=32, tied=False)}
 SIZE, KV_HEADS, VOCABULARY, EPSILON = 128, 8, 151936, 1e-6
@@ -245,7 +247,9 @@ def main():
     parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--length", type=int, default=16384)
     parser.add_argument("--steps", type=int, default=6)
+    triton_candidates.add_option(parser)
     arguments = parser.parse_args()
+    triton_candidates.try_for(arguments.candidate_ms)
     torch.manual_seed(1)
     step, times = stepper(arguments), []
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):

@@ -1,8 +1,8 @@
 """Times the CUDA operators beside flash-linear-attention's Triton kernels and torch's own, in one process, in turns.
 
-    PYTHONPATH=DIR_OF_FLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--json out.json]
+    PYTHONPATH=DIR_OF_FLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--rounds 40] [--only NAME...]
 
-bf16; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
+A table, and one line of JSON at the end. bf16; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
 ms. Both sides must agree before they are timed. Without FLA on the path only ours is timed: the fused kernels, and beside
 them the form made of batched matrix products.
 """
@@ -10,10 +10,13 @@ them the form made of batched matrix products.
 import argparse
 import json
 import statistics
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import triton_candidates
 
 SHAPES = [(1, 16384, 16, 128), (4, 4096, 16, 128), (32, 512, 16, 128), (1, 16384, 16, 64)]
 SIZE = 128  # of the heads that are not in SHAPES
@@ -134,10 +137,11 @@ def pointwise_cases(tokens):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("libraries")
-    parser.add_argument("--json", help="also write the results to this file")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--only", nargs="+", help="operators by name; all when none is named")
+    triton_candidates.add_option(parser)
     arguments = parser.parse_args()
+    triton_candidates.try_for(arguments.candidate_ms)
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_core_ops.so")
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_cuda.so")
     torch.manual_seed(1)
@@ -151,7 +155,7 @@ def main():
             agree(name, next(iter(sides.values())), sides["fla"], inputs)
         for side, times in measure(sides, inputs, arguments.rounds).items():
             rows.append({"operator": name, "shape": shape, "side": side, **times})
-            print(f"{name:<24} {shape:<21} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", flush=True)
+            print(f"{name:<24} {shape:<21} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", file=sys.stderr, flush=True)
 
     for B, T, H, D in SHAPES:
         for name, sides, inputs in linear_cases(B, T, H, D):
@@ -167,10 +171,7 @@ def main():
         result |= {"triton": triton.__version__, "fla": fla.__version__}
     except (ImportError, AttributeError):
         pass
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def measured_steps():
             if run.get("side") == "flashmorph":
                 steps.append(dict(card=card, shape=run["shape"], stage=run["stage"], mesh="1", ranks=1, micro=1,
                                   rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"], apart="an earlier build",
-                                  counts=True))
+                                  counts=True, sets={"mixer.kind": run["mixer"], "device.frozen_dtype": run.get("frozen_dtype", "same")}))
     for row in json.loads((BENCHMARKS / "scaling-h200.json").read_text())["rows"]:
         data = 2 if row["mesh"] == "data 2" else 1
         for stage, of in row["stages"].items():
@@ -113,21 +113,22 @@ def planned(program, steps, folder):
     """Fills in each step's `planned` seconds: one run of plan for those that can share one."""
     runs = []
     for step in steps:
-        key = (step["card"], step["shape"], step["mesh"], step["ranks"], step["micro"])
+        sets = step.get("sets", {}) | {f"parallel.{key}": value for key, value in MESHES[step["mesh"]].items()}
+        key = (step["card"], step["shape"], sets, step["ranks"], step["micro"])
         for known, by_stage in runs:
             if known == key and (step["stage"] not in by_stage or by_stage[step["stage"]][0]["rows"] == step["rows"]):
                 by_stage.setdefault(step["stage"], []).append(step)
                 break
         else:
             runs.append((key, {step["stage"]: [step]}))
-    for (card, shape, mesh, ranks, _), by_stage in runs:  # of one config each
+    for (card, shape, sets, ranks, _), by_stage in runs:  # of one config each
         if not (folder / shape).exists():
             write_model(folder / shape, shape)
         config = folder / "run.yaml"
         config.write_text(config_of({stage: some[0] for stage, some in by_stage.items()}, folder / shape))
         command = [program, "plan", str(config), "--np", str(ranks), "--card", card, "--json"]
-        for key, value in MESHES[mesh].items():
-            command += ["--set", f"parallel.{key}={value}"]
+        for key, value in sets.items():
+            command += ["--set", f"{key}={value}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         answer = json.loads(done.stdout) if done.stdout else {"stages": []}
         if not answer["stages"]:  # those without room on the card are there
@@ -155,7 +156,8 @@ def main():
     for step in sorted(steps, key=lambda step: (not step["counts"], step["apart"] != "")):
         off = step["planned"] / step["seconds"] - 1
         far += abs(off) > LIMIT and step["counts"]
-        row = [step["card"], f"{step['shape']}, {step['mesh']}, {step['micro']}, {step['rows'][0]} x {step['rows'][1]}", step["stage"],
+        special = "".join(f", {value}" for value in step.get("sets", {}).values() if value not in ("lightning", "same"))
+        row = [step["card"], f"{step['shape']}{special}, {step['mesh']}, {step['micro']}, {step['rows'][0]} x {step['rows'][1]}", step["stage"],
                f"{1e3 * step['planned']:.0f} ms", f"{1e3 * step['seconds']:.0f} ms", f"{100 * off:+.0f} %", step["apart"]]
         print(line.format(cells.join(row)))
     sys.exit(f"{far} steps are more than {LIMIT:.0%} off" if far else 0)

@@ -1,6 +1,7 @@
 // Times a stage of a random model in the shape of Qwen3 (1.7B, 8B) or SmolLM2 (135M) on one card; one line of JSON.
 //   stages_gpu --stage select --sequences 1 --length 16384 [--shape 1.7B|8B|135M] [--steps 6] [--profile]
-//     [--jsonl FILE --tokenizer FILE]   packed documents instead of passkeys in one text
+//     [--frozen-dtype fp8]
+//     [--jsonl FILE | --tokens FILES, with --tokenizer FILE]   packed documents instead of passkeys in one text
 // The stage is the program's own, data and all; from the repository's root. The first steps are not counted, a step's
 // time is the median of the others. --profile: then one more step under torch's profiler: how many kernels, how much of
 // the median step they take, and their times by name.
@@ -143,7 +144,8 @@ class StepTimes : public StageObserver {
 
 struct Request {
   std::string shape = "1.7B", stage = "select", mixer = "lightning";
-  std::string tokenizer = "tests/data/passkey-teacher/tokenizer.json", jsonl;
+  std::string frozen_dtype = "same";
+  std::string tokenizer = "tests/data/passkey-teacher/tokenizer.json", jsonl, tokens;
   int64_t sequences = 1, length = 16384, steps = 6, chunk = 128;
   bool profile = false;
 };
@@ -154,20 +156,22 @@ RunConfig config_of(const Request& request) {
                               ", batch_tokens: " + std::to_string(tokens) +
                               ", micro_batch_tokens: " + std::to_string(tokens) +
                               ", data: {lengths: " + std::to_string(request.length) + ", passkeys: [2, 10], words: 8";
-  const bool documents = !request.jsonl.empty();
-  const std::string text = documents ? "jsonl: " + request.jsonl : "text: tests/data/text/tinyshakespeare.txt";
+  const bool documents = !request.jsonl.empty() || !request.tokens.empty();
+  const std::string text = !request.jsonl.empty()    ? "jsonl: " + request.jsonl
+                           : !request.tokens.empty() ? "tokens: " + request.tokens
+                                                     : "text: tests/data/text/tinyshakespeare.txt";
   const std::string of_text = section + (documents ? ", passkey_share: 0}}" : "}}");
   // Random branches are useless, and gates at exactly 1 would leave their backward out: a penalty that pulls every
   // gate.
   const std::string gated =
       "{objective: paper, gate_penalty: 1e9, lr: {from: 1e-2, to: 1e-2}, " + section.substr(1) + "}}";
-  return RunConfig::from_yaml(
-      "model: {path: random}\nmixer: {kind: " + request.mixer + ", chunk: " + std::to_string(request.chunk) +
-          "}\nbudget: {ratio: '3:1'}\n"
-          "device: {kind: cuda, dtype: bfloat16, threads: 4}\n"
-          "data: {" +
-          text + "}\nstages:\n  align: " + of_text + "\n  select: " + gated + "\n  distill: " + of_text + "\n",
-      "stages_gpu");
+  return RunConfig::from_yaml("model: {path: random}\nmixer: {kind: " + request.mixer +
+                                  ", chunk: " + std::to_string(request.chunk) +
+                                  "}\nbudget: {ratio: '3:1'}\n"
+                                  "device: {kind: cuda, dtype: bfloat16, threads: 4, frozen_dtype: " +
+                                  request.frozen_dtype + "}\ndata: {" + text + "}\nstages:\n  align: " + of_text +
+                                  "\n  select: " + gated + "\n  distill: " + of_text + "\n",
+                              "stages_gpu");
 }
 
 void run_stage(const Request& request, MorphableModel& model, StageContext& context) {
@@ -206,7 +210,9 @@ nlohmann::json measured(const Request& request, Communicator& host) {
   return {{"side", "flashmorph"},
           {"shape", request.shape},
           {"stage", request.stage},
+          {"documents", !request.jsonl.empty() || !request.tokens.empty()},
           {"mixer", request.mixer},
+          {"frozen_dtype", request.frozen_dtype},
           {"chunk", request.chunk},
           {"sequences", request.sequences},
           {"length", request.length},
@@ -231,8 +237,10 @@ int main(int argc, char** argv) {
   app.add_option("--shape", request.shape);
   app.add_option("--stage", request.stage);
   app.add_option("--jsonl", request.jsonl);
+  app.add_option("--tokens", request.tokens);
   app.add_option("--tokenizer", request.tokenizer);
   app.add_option("--mixer", request.mixer);
+  app.add_option("--frozen-dtype", request.frozen_dtype);
   app.add_option("--sequences", request.sequences);
   app.add_option("--length", request.length);
   app.add_option("--steps", request.steps);

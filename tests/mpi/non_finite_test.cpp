@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/base/clock.h"
+#include "core/ops/quantised.h"
 #include "distributed/stages/align.h"
 #include "distributed/stages/frozen_weights.h"
 #include "distributed/stages/hybrid_training.h"
@@ -207,6 +208,32 @@ TEST(FrozenWeights, AFlippedBitStopsEveryRankAndIsNamed) {
                                        ": the frozen weight model.layers.3.self_attn.k_proj.weight in the memory of "));
       }
     }
+}
+
+// What is multiplied by in a weight's place.
+struct FormFlip : BitFlip {
+  void stepped(const StepReport& report) override {
+    if (report.step == 2 && is_last_rank())
+      QuantisedMatrices::of(weight)->tensors().back().view(at::kInt)[0][0].bitwise_xor_(1);
+  }
+};
+
+TEST(FrozenWeights, SoDoesOneOfAFormInFloat8) {
+  const SharedModel small({.layers = 4});
+  RunConfig config = ten_steps();
+  config.health.weights_every = 1;
+  config.device.frozen_dtype = "fp8";
+  Mesh mesh(world(), MeshShape::of(world().size(), 1));
+  for (const auto& [name, stage] : kLoops) {
+    MorphableModel model = load(small.path(), mesh, config, at::kFloat);
+    FormFlip flip;
+    for (const Parameter& parameter : model.all_parameters())
+      if (parameter.name == "model.layers.3.self_attn.o_proj.weight") flip.weight = parameter.value;
+    StageContext here = told_to(flip, mesh, config);
+    EXPECT_THAT(
+        failure_of([&] { stage(model, here); }),
+        HasSubstr(name + std::string(", step 2: the frozen weight model.layers.3.self_attn.o_proj.weight (fp8)")));
+  }
 }
 
 TEST(FrozenWeights, AreNotSummedWhenNobodyChecksThem) {

@@ -9,9 +9,11 @@
 #include "core/io/model_files.h"
 #include "core/mixer/lightning.h"
 #include "core/model/attention.h"
+#include "core/ops/quantised.h"
 #include "core/select/by_gates.h"
 #include "distributed/measure/evaluate.h"
 #include "distributed/stages/align.h"
+#include "distributed/stages/frozen_in_float8.h"
 #include "distributed/stages/gates.h"
 #include "distributed/stages/hybrid_training.h"
 #include "distributed/stages/select.h"
@@ -24,9 +26,11 @@ namespace {
 
 using test::context;
 using test::every_mesh_and_sequence;
+using test::inputs;
 using test::kTeacher;
 using test::load;
 using test::made_by_one_rank;
+using test::relative_error;
 using test::SharedModel;
 using test::text_of;
 using test::world;
@@ -377,6 +381,46 @@ TEST(Stages, RecomputedGatesAreTheSameBits) {
   const at::Tensor kept = gates_of(model, mesh, config);
   config.stages.select.parallel.recompute = "full";
   EXPECT_TRUE(gates_of(model, mesh, config).equal(kept));
+}
+
+// What pulls at the gates of a step's mixture, halfway between both attentions, and the loss.
+at::Tensor pulls_at_gates(Mesh& mesh, const RunConfig& config) {
+  const MorphableModel model = load(kTeacher, mesh, config, at::kFloat);
+  const SampleStream data(inputs().corpus, inputs().passkeys, config.stages.select, /*seed=*/1, "select");
+  const int64_t count = data.micro_batches(0);
+  const MicroBatches batches{.mine = local_micro_batches(count, mesh),
+                             .count = count,
+                             .shape = data.micro_batch_shape(0),
+                             .batch = [&](int64_t index) { return data.micro_batch(0, index); }};
+  const at::Tensor halfway = at::full({model.layer_count()}, 0.5, at::kDouble);
+  at::Tensor pulls;
+  {
+    const FrozenInFloat8 in_float8({{model, "", /*mixes_attention=*/true}}, config.device);
+    const StepResult found = select_step(model, halfway, batches, config.stages.select, mesh);
+    pulls = at::cat({at::stack(found.gradients), at::full({1}, found.loss, at::kDouble)});
+  }
+  for (const Parameter& parameter : model.all_parameters())
+    EXPECT_EQ(QuantisedMatrices::of(parameter.value), nullptr) << parameter.name << " is still in float8";
+  return pulls;
+}
+
+// A tensor rank's part of a row has a scale of its own: other numbers are rounded, none by more.
+TEST(Stages, PullsByFrozenProjectionsInFloat8AreNearTheExactOnesOnEveryMesh) {
+  RunConfig config = short_select(1);
+  const auto by_one_rank = [&] { return made_by_one_rank([&](Mesh& one) { return pulls_at_gates(one, config); }); };
+  const at::Tensor exact = by_one_rank();
+  config.device.frozen_dtype = "fp8";
+  const at::Tensor expected = by_one_rank();
+  for (const int64_t tensor : {1, 2}) {
+    Mesh mesh(world(), MeshShape::of(world().size(), world().size() > 4 ? 2 : tensor));
+    const at::Tensor pulls = pulls_at_gates(mesh, config);
+    EXPECT_EQ(pulls.equal(expected), mesh.shape().tensor == 1) << "the data size changes no bit";
+    EXPECT_GT(relative_error(exact, pulls), 1e-4) << "nothing was rounded";
+    EXPECT_LT(relative_error(exact, pulls), 0.05);
+    config.stages.select.parallel.recompute = "full";
+    EXPECT_TRUE(pulls_at_gates(mesh, config).equal(pulls)) << "recomputed";
+    config.stages.select.parallel.recompute = "none";
+  }
 }
 
 }  // namespace

@@ -10,8 +10,8 @@ namespace flashmorph::cuda {
 
 using Half = __nv_bfloat16;
 
-inline constexpr int kTokens = kWalkedChunk;
-inline constexpr int kPad = 8;  // so that 8 rows of a tile lie in different banks
+inline constexpr int kTokens = kWalkedChunk, kBlocks = kTokens / 16;  // of 16 tokens
+inline constexpr int kPad = 8;                                        // so that 8 rows of a tile lie in different banks
 
 // kTokens rows of kWidth numbers by `threads` threads, a multiple of kWidth / 8: row r from x + place(r), zeros where
 // that is negative.

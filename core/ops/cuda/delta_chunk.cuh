@@ -7,7 +7,6 @@
 
 namespace flashmorph::cuda {
 
-inline constexpr int kBlocks = kTokens / 16;  // of 16 tokens
 inline constexpr int kPairRow = kTokens + kPad;
 
 // += the products of 16 rows each of a and b.

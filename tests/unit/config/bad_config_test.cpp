@@ -145,7 +145,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"zebra.stripes=1", "zebra.stripes (--set): no such key; known here: run, model"},
         BadYaml{"stages.evaluate.lengths.0=5",
                 "stages.evaluate.lengths.0 (--set): no such key; stages.evaluate.lengths is a value"},
-        BadYaml{"device.=5", "device. (--set): no such key; known here: kind, dtype, threads"},
+        BadYaml{"device.=5", "device. (--set): no such key; known here: kind, dtype, frozen_dtype, threads"},
+        BadYaml{"device={dtype: float64, frozen_dtype: fp8}",
+                "device.frozen_dtype (--set): is fp8, whose products give float32 or bfloat16; dtype is float64"},
+        BadYaml{"device={kind: cuda, frozen_dtype: fp8}",
+                "device.frozen_dtype (--set): is fp8, whose products give bfloat16 on cuda; dtype is float32"},
         BadYaml{"run.name=", "run.name (--set): is nothing, expected a text"},
         BadYaml{"run.name=[a", "run.name (--set): is not YAML"}, BadYaml{"=5", "--set =5: expected key=value"}));
 

@@ -8,6 +8,7 @@
 #include "core/ops/norm.h"
 #include "core/rehearsal/without_values.h"
 #include "distributed/parallel/stage_layouts.h"
+#include "distributed/stages/frozen_in_float8.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temporary_folder.h"
 
@@ -128,6 +129,30 @@ TEST(Rehearsal, RecomputingKeepsLessAndComputesMore) {
   }
 }
 
+// As many multiply-adds by operands of a byte; two forms of each frozen matrix in select, one of the teacher's in
+// distill.
+TEST(Rehearsal, FrozenProjectionsInFloat8AreHeldBesideTheWeights) {
+  const std::string device = "device: {dtype: bfloat16, frozen_dtype: ";
+  const SmallRun same({}, "lightning", device + "same}\n"), fp8({}, "lightning", device + "fp8}\n");
+  Shard shard;
+  MorphableModel model =
+      MorphableModel::load(ModelFiles::open(fp8.folder.path()), fp8.spec, {0, 1, at::kBFloat16, at::kCPU}, shard);
+  model.add_branches(fp8.config.mixer, 1);
+  for (const char* stage : {"align", "select", "distill", "finetune"}) {
+    const RankUse before = same.rehearsed(stage), now = fp8.rehearsed(stage);
+    const bool selects = std::string(stage) == "select", has_teacher = std::string(stage) != "finetune";
+    const FrozenInFloat8 in_float8({{model, "", selects}}, fp8.config.device);
+    int64_t bytes = 0;
+    for (const Parameter& form : in_float8.forms()) bytes += static_cast<int64_t>(form.value.nbytes());
+    EXPECT_EQ(now.peak[MemoryKind::frozen] - before.peak[MemoryKind::frozen], has_teacher ? bytes : 0) << stage;
+    EXPECT_DOUBLE_EQ(now.flop, before.flop) << stage;
+    const bool any = std::ranges::any_of(now.trace[0].kernels, [](const Kernel& kernel) {
+      return kernel.dtype == at::kFloat8_e4m3fn && kernel.kind == Kernel::Kind::product;
+    });
+    EXPECT_EQ(any, has_teacher) << stage;
+  }
+}
+
 // Where tensor ranks share the tokens, the answers of a sequence may all be one rank's.
 TEST(Rehearsal, FewAnswersBelongToARankThatRehearses) {
   const SmallRun whole({}, "lightning", "parallel: {tensor: 2}\n"),
@@ -201,7 +226,7 @@ TEST(Rehearsal, ATraceHasEveryMessage) {
 
 TEST(Rehearsal, EveryMixerAndStageCanBeRehearsed) {
   for (const char* mixer : {"lightning", "gla", "gated_delta_net", "mamba2", "window"})
-    for (const char* dtype : {"float32", "float64", "bfloat16"}) {
+    for (const char* dtype : {"float32", "float64", "bfloat16", "bfloat16, frozen_dtype: fp8"}) {
       const SmallRun run({.layers = 4}, mixer,
                          std::string("device: {dtype: ") + dtype + "}\nparallel: {tensor: 2, pipeline: 2}\n");
       for (const char* stage : {"align", "select", "distill", "finetune", "evaluate"})

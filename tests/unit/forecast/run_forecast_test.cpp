@@ -92,6 +92,8 @@ TEST(Cards, AKernelTakesWhatBoundsIt) {
   const double product = 1e12 / (989e12 * kProductShare), moved = 1e9 / (3.35e12 * kMemoryShare);
   EXPECT_DOUBLE_EQ(seconds(Kernel::Kind::product, at::kBFloat16, 1e12, 1e9), product);
   EXPECT_DOUBLE_EQ(seconds(Kernel::Kind::product, at::kBFloat16, 1e11, 1e9), moved);
+  EXPECT_NEAR(seconds(Kernel::Kind::product, at::kFloat8_e4m3fn, 1e12, 1e8), 1e12 / (1979e12 * kFloat8ProductShare),
+              1e-12);
   EXPECT_NEAR(seconds(Kernel::Kind::product, at::kFloat, 1e12, 0.0), product * 989.0 / 67.0, 1e-12);
   EXPECT_NEAR(seconds(Kernel::Kind::attention, at::kBFloat16, 1e12, 1e9), 1e12 / (989e12 * kAttentionShare) + moved,
               1e-12);

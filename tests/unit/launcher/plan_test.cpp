@@ -62,6 +62,18 @@ TEST(Plan, RefusesInTheWordsOfARun) {
   EXPECT_THAT(refused.error, HasSubstr("that would do"));
 }
 
+TEST(Plan, ACardWithoutFloat8ProductsIsRefusedForThem) {
+  std::string words;
+  try {
+    plan({"configs/quickstart.yaml", "--np", "4", "--card", "a100", "--set", "device.frozen_dtype=fp8"});
+  } catch (const BadInput& fault) {
+    words = fault.what();
+  }
+  testing::internal::GetCapturedStdout();
+  testing::internal::GetCapturedStderr();
+  EXPECT_EQ(words, "device.frozen_dtype: is fp8, and a100 has no such products; use same");
+}
+
 TEST(Plan, AnswersProgramsInJson) {
   const auto answer =
       nlohmann::json::parse(plan({"configs/quickstart.yaml", "--np", "4", "--card", "h200", "--json"}).out);

@@ -1,12 +1,16 @@
 #include "core/ops/projection.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cmath>
 #include <future>
+#include <limits>
 
 #include "core/ops/put_off_gradients.h"
+#include "core/ops/quantised.h"
 #include "tests/support/tensors.h"
 
 namespace flashmorph {
@@ -153,6 +157,91 @@ TEST(Project, RefusesWhatDoesNotFit) {
   EXPECT_THROW(project(seeded({3, 5}, 1), seeded({4, 6}, 2)), c10::Error);
   EXPECT_THROW(project(seeded({3, 5}, 1), seeded({4, 5}, 2), seeded({5}, 3)), c10::Error);
   EXPECT_THROW(project(seeded({3, 5}, 1), seeded({4, 5}, 2, at::kDouble)), c10::Error);
+}
+
+// float8 by hand: of a row, in float64, each number at most 448 and rounded to a multiple of its own binade's step.
+at::Tensor rounded_rows(const at::Tensor& x_ND) {
+  const at::Tensor x = x_ND.to(at::kDouble), scale = x.abs().amax(1, true) / 448.0, y = x / scale;
+  const at::Tensor step = (y.abs().clamp_min(std::ldexp(1.0, -6)).log2().floor() - 3).exp2();
+  return (y / step).round() * step * scale;
+}
+
+// A shared x and several outputs, rows of very different sizes, one matrix that is a slice of a wider one.
+TEST(QuantisedMatrices, AreTheDefinitionInFloat64ForwardAndBack) {
+  for (const auto& [type, tolerance] : {std::pair(at::kFloat, 1e-6), {at::kBFloat16, 4e-3}}) {
+    const at::Tensor row_sizes = at::logspace(-6, 3, 80, 10.0, at::kDouble).view({2, 40, 1});
+    const at::Tensor x =
+        (seeded({2, 40, 96}, 1, at::kDouble) * row_sizes).to(type).slice(2, 0, 64).requires_grad_(true);
+    std::vector<at::Tensor> weights, biases, upstream;
+    for (const int64_t rows : {48, 16}) {
+      weights.push_back(seeded({rows, 64}, rows, type));
+      biases.push_back(seeded({rows}, rows + 1, type));
+      upstream.push_back(seeded({2, 40, rows}, rows + 2, type));
+    }
+    ASSERT_TRUE(QuantisedMatrices::fit(weights));
+    weights[0].unsafeGetTensorImpl()->set_backend_meta(
+        c10::make_intrusive<QuantisedMatrices>(weights, /*going_back=*/true));
+    const std::vector<at::Tensor> y = project_each(x, weights, biases);
+    (y[0] * upstream[0]).sum().backward(at::Tensor(), /*retain_graph=*/true);
+    const at::Tensor of_first = x.grad().clone();
+    x.mutable_grad().zero_();
+    ((y[0] * upstream[0]).sum() + (y[1] * upstream[1]).sum()).backward();
+
+    using AtOnce = std::vector<at::Tensor>(const at::Tensor&, at::TensorList);
+    static const auto at_once =
+        c10::Dispatcher::singleton().findSchemaOrThrow("flashmorph::project_in_float8", "").typed<AtOnce>();
+    EXPECT_TRUE((at_once.call(x, weights)[1] + biases[1]).equal(y[1])) << "as Python calls it";
+
+    const at::Tensor rows = rounded_rows(x.detach().flatten(0, 1));
+    for (size_t i = 0; i < 2; ++i) {
+      const at::Tensor product = at::mm(rows, rounded_rows(weights[i]).t()) + biases[i].to(at::kDouble);
+      const at::Tensor error = (y[i].detach().flatten(0, 1).to(at::kDouble) - product).norm(2, 1) / product.norm(2, 1);
+      EXPECT_LT(error.max().item<double>(), 2 * tolerance) << type << " output " << i;
+    }
+    const at::Tensor both = rounded_rows(at::cat(weights).t()), joined = at::cat(upstream, -1).flatten(0, 1);
+    EXPECT_LT(relative_error(at::mm(rounded_rows(joined), both.t()).view_as(x), x.grad()), tolerance) << type;
+    const at::Tensor alone = at::cat({upstream[0], at::zeros_like(upstream[1])}, -1).flatten(0, 1);
+    EXPECT_LT(relative_error(at::mm(rounded_rows(alone), both.t()).view_as(x), of_first), tolerance) << type;
+  }
+}
+
+TEST(QuantisedMatrices, ARowOfZerosIsZeroAndOneThatIsNotFiniteSaysSo) {
+  at::Tensor x = seeded({4, 16}, 1);
+  x[0].zero_();
+  x[1].mul_(1e-30);
+  x[2][3] = std::numeric_limits<float>::infinity();
+  x[3][5] = std::numeric_limits<float>::quiet_NaN();
+  const QuantisedRows rows = quantise_rows(x);
+  const at::Tensor back = rows.value_ND.to(at::kFloat) * rows.scale_N1;
+  EXPECT_TRUE(back[0].eq(0).all().item<bool>());
+  EXPECT_LT(relative_error(x[1].to(at::kDouble), back[1]), 0.04);
+  EXPECT_TRUE(back[2].isnan().any().item<bool>());
+  EXPECT_TRUE(back[3].isnan().any().item<bool>());
+}
+
+// Nothing is multiplied by that is no longer the weight, or by another product's.
+TEST(QuantisedMatrices, RefuseWeightsThatChangedAreTrainedOrStandAlone) {
+  const at::Tensor x = seeded({8, 32}, 1), a = seeded({16, 32}, 2), b = seeded({32, 32}, 3);
+  const auto attach = [&] {
+    a.unsafeGetTensorImpl()->set_backend_meta(
+        c10::make_intrusive<QuantisedMatrices>(at::TensorList({a, b}), /*going_back=*/false));
+  };
+  attach();
+  EXPECT_NO_THROW(project_each(x, {a, b}));
+  EXPECT_THROW(project(x, a), c10::Error);
+  EXPECT_THROW(project_each(x, {a, a}), c10::Error);
+  EXPECT_THROW(project_each(x.clone().requires_grad_(true), {a, b}), c10::Error);
+  b.mul_(2.0);
+  EXPECT_THROW(project_each(x, {a, b}), c10::Error);
+  attach();
+  b.requires_grad_(true);
+  EXPECT_THROW(project_each(x, {a, b}), c10::Error);
+  const at::Tensor copy = a.detach().clone();
+  EXPECT_LT(relative_error(at::mm(x, copy.t()).to(at::kDouble), project(x, copy)), 1e-6);  // what is trained apart
+  EXPECT_FALSE(QuantisedMatrices::fit(seeded({8, 32}, 1)));
+  EXPECT_FALSE(QuantisedMatrices::fit(seeded({32, 24}, 1)));
+  EXPECT_THROW(quantise_rows(seeded({2, 32}, 1, at::kDouble)), c10::Error);
+  EXPECT_THROW(quantise_rows(seeded({2, 24}, 1)), c10::Error);
 }
 
 }  // namespace
