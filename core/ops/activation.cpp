@@ -38,35 +38,31 @@ std::tuple<at::Tensor, at::Tensor> room_for_swiglu_gradients(const at::Tensor& g
 
 namespace {
 
-// With s = sigmoid(gate): d_up = dy gate s;  d_gate = dy up s (1 + gate (1 - s)). s lies where d_up will be. From one
-// row of F numbers to the next: `step` of the gradients.
+// With s = sigmoid(gate): d_up = dy gate s;  d_gate = dy up s (1 + gate (1 - s)). s lies where d_up will be.
 template <class Number>
 FLASHMORPH_VECTORISED void backward_rows(const Number* __restrict dy, const Number* __restrict gate,
                                          const Number* __restrict up, Number* __restrict d_gate,
-                                         Number* __restrict s_then_d_up, int64_t rows, int64_t F, int64_t step) {
-  for (int64_t row = 0; row < rows; ++row, dy += F, gate += F, up += F, d_gate += step, s_then_d_up += step)
-    for (int64_t i = 0; i < F; ++i) {
-      const Number s = s_then_d_up[i];
-      d_gate[i] = dy[i] * up[i] * s * (1 + gate[i] * (1 - s));
-      s_then_d_up[i] = dy[i] * gate[i] * s;
-    }
+                                         Number* __restrict s_then_d_up, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Number s = s_then_d_up[i];
+    d_gate[i] = dy[i] * up[i] * s * (1 + gate[i] * (1 - s));
+    s_then_d_up[i] = dy[i] * gate[i] * s;
+  }
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::Tensor& gate_any,
                                             const at::Tensor& up_any) {
   if (!has_kernel(gate_any, up_any, dy_any)) return backward_composite(dy_any, gate_any, up_any);
   const at::Tensor dy = dy_any.contiguous(), gate = gate_any.contiguous(), up = up_any.contiguous();
-  auto [d_gate, d_up] = room_for_swiglu_gradients(gate, up);
-  at::sigmoid_out(d_up, gate);
-  const int64_t F = gate.size(-1), step = d_up.is_contiguous() ? F : 2 * F;
+  at::Tensor d_up = at::sigmoid(gate), d_gate = at::empty_like(gate);
   AT_DISPATCH_FLOATING_TYPES(gate.scalar_type(), "swiglu_backward", [&] {
     backward_rows(dy.const_data_ptr<scalar_t>(), gate.const_data_ptr<scalar_t>(), up.const_data_ptr<scalar_t>(),
-                  d_gate.data_ptr<scalar_t>(), d_up.data_ptr<scalar_t>(), F > 0 ? gate.numel() / F : 0, F, step);
+                  d_gate.data_ptr<scalar_t>(), d_up.data_ptr<scalar_t>(), gate.numel());
   });
   return {d_gate, d_up};
 }
 
-// Without values: what the kernel allocates.
+// Without values: what a card's kernel allocates.
 std::tuple<at::Tensor, at::Tensor> backward_without_values(const at::Tensor&, const at::Tensor& gate,
                                                            const at::Tensor& up) {
   return room_for_swiglu_gradients(gate, up);

@@ -30,34 +30,18 @@ struct RowPart {
         here(row < rows) {}
 };
 
-// Of a thread's vectors the first ones stay in registers from one pass over the row to the next, all of them unless
-// rows are very wide.
-constexpr int kHeld = 4;
-
-// work(n, i) for the n-th vector of those that are held, at i of the row; then more(i) for those that are not.
-template <class Work, class More>
-__device__ __forceinline__ void each_vector(int64_t first, int64_t step, int64_t width, const Work& work,
-                                            const More& more) {
-#pragma unroll
-  for (int n = 0; n < kHeld; ++n)
-    if (first + n * step < width) work(n, first + n * step);
-  for (int64_t i = first + kHeld * step; i < width; i += step) more(i);
-}
-
+// 1 / sqrt(mean of x^2 + epsilon) of this thread's row, on each of its threads. Every thread of the block calls it.
 template <class T, int W>
-__device__ __forceinline__ Acc<T> squares_of(const Vector<T, W>& x) {
-  Acc<T> sum = 0;
+__device__ Acc<T> inverse_rms_of(const T* x, int64_t width, Acc<T> epsilon, RowGroup group, const RowPart<W>& part) {
+  using A = Acc<T>;
+  A squares = 0;
+  if (part.here)
+    for (int64_t i = part.first; i < width; i += part.step) {
+      const auto values = load<T, W>(x + i);
 #pragma unroll
-  for (int w = 0; w < W; ++w) sum += to<Acc<T>>(x.value[w]) * to<Acc<T>>(x.value[w]);
-  return sum;
-}
-
-template <class T, int W>
-__device__ __forceinline__ Vector<T, W> plus(const Vector<T, W>& a, const Vector<T, W>& b) {
-  Vector<T, W> sum;
-#pragma unroll
-  for (int w = 0; w < W; ++w) sum.value[w] = to<T>(to<Acc<T>>(a.value[w]) + to<Acc<T>>(b.value[w]));
-  return sum;
+      for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
+    }
+  return A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
 }
 
 // y of x, or with `added` of x + added, which goes to `sum`.
@@ -67,105 +51,80 @@ __global__ void rms_norm_rows(const T* x, const T* added, const T* weight, T* su
   using A = Acc<T>;
   const RowPart<W> part(group, rows);
   const auto [row, first, step, here] = part;
-  const int64_t at = row * width;
-  const auto read = [&](int64_t i) {
-    const auto values = load<T, W>(x + at + i);
-    if (added == nullptr) return values;
-    const auto both = plus(values, load<T, W>(added + at + i));
-    store<T, W>(sum + at + i, both);
-    return both;
-  };
-  Vector<T, W> held[kHeld];
-  A squares = 0;
-  if (here)
-    each_vector(
-        first, step, width, [&](int n, int64_t i) { held[n] = read(i); },
-        [&](int64_t i) { squares += squares_of(read(i)); });
-  if (here)
-    each_vector(
-        first, step, width, [&](int n, int64_t) { squares += squares_of(held[n]); }, [](int64_t) {});
-  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+  x += row * width;
+  y += row * width;
+  if (added != nullptr) {
+    added += row * width;
+    sum += row * width;
+    if (here)
+      for (int64_t i = first; i < width; i += step) {
+        const auto a = load<T, W>(x + i), b = load<T, W>(added + i);
+        Vector<T, W> both;
+#pragma unroll
+        for (int w = 0; w < W; ++w) both.value[w] = to<T>(to<A>(a.value[w]) + to<A>(b.value[w]));
+        store<T, W>(sum + i, both);
+      }
+    x = sum;  // a thread reads what it has written
+  }
+  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, part);
   if (!here) return;
-  const auto write = [&](int64_t i, const Vector<T, W>& values) {
-    const auto scale = load<T, W>(weight + i);
+  for (int64_t i = first; i < width; i += step) {
+    const auto values = load<T, W>(x + i), scale = load<T, W>(weight + i);
     Vector<T, W> out;
 #pragma unroll
     for (int w = 0; w < W; ++w) out.value[w] = to<T>(to<A>(values.value[w]) * s * to<A>(scale.value[w]));
-    store<T, W>(y + at + i, out);
-  };
-  const T* const again = added == nullptr ? x : sum;
-  each_vector(
-      first, step, width, [&](int n, int64_t i) { write(i, held[n]); },
-      [&](int64_t i) { write(i, load<T, W>(again + at + i)); });
+    store<T, W>(y + i, out);
+  }
 }
 
-// sigmoid(gate); rounded to bfloat16 afterwards, the processor's own approximations are as good.
+// Rounded to bfloat16 afterwards, the processor's own approximations are as good.
 template <class T>
-__device__ __forceinline__ Acc<T> sigmoid(Acc<T> gate) {
+__device__ __forceinline__ Acc<T> sigmoid(Acc<T> x) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    return __fdividef(1.0f, 1.0f + __expf(-gate));
+    return __fdividef(1.0f, 1.0f + __expf(-x));
   else
-    return Acc<T>(1) / (Acc<T>(1) + exponential(-gate));
+    return Acc<T>(1) / (Acc<T>(1) + exponential(-x));
 }
 
-// A row is one token's head; f(gate) = gate sigmoid(gate) or sigmoid(gate).
+// f(gate) of a gated norm, and its slope.
+template <class T>
+__device__ __forceinline__ Acc<T> opened(Acc<T> gate, bool swish) {
+  const Acc<T> sigma = sigmoid<T>(gate);
+  return swish ? gate * sigma : sigma;
+}
+
+template <class T>
+__device__ __forceinline__ Acc<T> opened_slope(Acc<T> gate, bool swish) {
+  const Acc<T> sigma = sigmoid<T>(gate), closed = sigma * (Acc<T>(1) - sigma);
+  return swish ? sigma + gate * closed : closed;
+}
+
+// A row is one token's head.
 template <class T, int W>
 __global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y, int64_t rows, int64_t heads,
                                 int64_t width, Acc<T> epsilon, bool swish, RowGroup group) {
   using A = Acc<T>;
   const RowPart<W> part(group, rows);
   const auto [row, first, step, here] = part;
-  const int64_t at = row * width;
-  Vector<T, W> held[kHeld], gates[kHeld];
-  A squares = 0;
-  if (here)
-    each_vector(
-        first, step, width,
-        [&](int n, int64_t i) {
-          held[n] = load<T, W>(x + at + i);
-          gates[n] = load<T, W>(gate + at + i);
-        },
-        [&](int64_t i) { squares += squares_of(load<T, W>(x + at + i)); });
-  if (here)
-    each_vector(
-        first, step, width, [&](int n, int64_t) { squares += squares_of(held[n]); }, [](int64_t) {});
-  const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
+  x += row * width;
+  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, part);
   if (!here) return;
   weight += row % heads * width;
-  const auto write = [&](int64_t i, const Vector<T, W>& values, const Vector<T, W>& opens) {
-    const auto scale = load<T, W>(weight + i);
+  for (int64_t i = first; i < width; i += step) {
+    const auto values = load<T, W>(x + i), scale = load<T, W>(weight + i), gates = load<T, W>(gate + row * width + i);
     Vector<T, W> out;
 #pragma unroll
-    for (int w = 0; w < W; ++w) {
-      const A g = to<A>(opens.value[w]), sigma = sigmoid<T>(g);
-      out.value[w] = to<T>(to<A>(values.value[w]) * s * to<A>(scale.value[w]) * (swish ? g * sigma : sigma));
-    }
-    store<T, W>(y + at + i, out);
-  };
-  each_vector(
-      first, step, width, [&](int n, int64_t i) { write(i, held[n], gates[n]); },
-      [&](int64_t i) { write(i, load<T, W>(x + at + i), load<T, W>(gate + at + i)); });
+    for (int w = 0; w < W; ++w)
+      out.value[w] =
+          to<T>(to<A>(values.value[w]) * s * to<A>(scale.value[w]) * opened<T>(to<A>(gates.value[w]), swish));
+    store<T, W>(y + row * width + i, out);
+  }
 }
 
-// What a norm's gradient reads of a row's vector. d_sum: what else pulls on x, without a gate alone.
-template <class T, int W, bool kGated>
-struct Pulls {
-  Vector<T, W> x, dy, gate, d_sum;
-
-  __device__ Pulls() = default;
-  __device__ Pulls(const T* from_x, const T* from_dy, const T* from_gate, const T* from_sum, int64_t at)
-      : x(load<T, W>(from_x + at)), dy(load<T, W>(from_dy + at)) {
-    if constexpr (kGated)
-      gate = load<T, W>(from_gate + at);
-    else if (from_sum != nullptr)
-      d_sum = load<T, W>(from_sum + at);
-  }
-};
-
-// With u = dy w f(gate): dx = s u - x s^3 / width <u, x> + d_sum;  d_gate = dy w x s f'(gate);  dw = sum of
-// dy x s f(gate) over tokens; f = 1 without a gate. A block has one head and every gridDim.x-th group of tokens, and of
-// the weight's gradient one part. A thread adds up its `columns` in shared memory, the block's threads are added in a
-// fixed order.
+// With u = dy w f(gate): dx = s u - x s^3 / width <u, x> + d_sum, unless null;  d_gate = dy w x s f'(gate);  dw = sum
+// of dy x s f(gate) over tokens; f = 1 without a gate. A block has one head and every gridDim.x-th group of tokens, and
+// of the weight's gradient one part. A thread adds up its `columns` in shared memory, the block's threads are added in
+// a fixed order.
 template <class T, int W, bool kGated>
 __global__ void norm_gradients(const T* dy, const T* x, const T* weight, const T* gate, const T* d_sum, T* dx,
                                T* d_gate, Acc<T>* partial, int64_t tokens, int64_t heads, int64_t width,
@@ -181,53 +140,40 @@ __global__ void norm_gradients(const T* dy, const T* x, const T* weight, const T
     const int64_t token = start + threadIdx.x / group.threads, at = (token * heads + head) * width;
     const bool here = token < tokens;
     A squares = 0, along = 0;
-    const auto add = [&](int64_t i, const Pulls<T, W, kGated>& in) {
-      const auto scale = load<T, W>(weight + i);
-      squares += squares_of(in.x);
+    if (here)
+      for (int64_t i = first; i < width; i += step) {
+        const auto values = load<T, W>(x + at + i), upstream = load<T, W>(dy + at + i), scale = load<T, W>(weight + i);
+        Vector<T, W> gates = {};
+        if constexpr (kGated) gates = load<T, W>(gate + at + i);
 #pragma unroll
-      for (int w = 0; w < W; ++w) {
-        A f = 1;
-        if constexpr (kGated) {
-          const A g = to<A>(in.gate.value[w]), sigma = sigmoid<T>(g);
-          f = swish ? g * sigma : sigma;
+        for (int w = 0; w < W; ++w) {
+          const A value = to<A>(values.value[w]), f = kGated ? opened<T>(to<A>(gates.value[w]), swish) : A(1);
+          squares += value * value;
+          along += to<A>(upstream.value[w]) * to<A>(scale.value[w]) * f * value;
         }
-        along += to<A>(in.dy.value[w]) * to<A>(scale.value[w]) * f * to<A>(in.x.value[w]);
       }
-    };
-    const auto read = [&](int64_t i) { return Pulls<T, W, kGated>(x, dy, gate, d_sum, at + i); };
-    Pulls<T, W, kGated> held[kHeld];
-    if (here)
-      each_vector(
-          first, step, width, [&](int n, int64_t i) { held[n] = read(i); }, [&](int64_t i) { add(i, read(i)); });
-    if (here)
-      each_vector(
-          first, step, width, [&](int n, int64_t i) { add(i, held[n]); }, [](int64_t) {});
     const A s = A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
     along = row_sum(along, group.threads) * s * s * s / static_cast<A>(width);
     if (!here) continue;
     A* own = sums + threadIdx.x;
-    const auto write = [&](int64_t i, const Pulls<T, W, kGated>& in) {
-      const auto scale = load<T, W>(weight + i);
-      Vector<T, W> to_x, to_gate;
+    for (int64_t i = first; i < width; i += step) {
+      const auto values = load<T, W>(x + at + i), upstream = load<T, W>(dy + at + i), scale = load<T, W>(weight + i);
+      Vector<T, W> gates = {}, more = {}, to_x, to_gate;
+      if constexpr (kGated)
+        gates = load<T, W>(gate + at + i);
+      else if (d_sum != nullptr)
+        more = load<T, W>(d_sum + at + i);
 #pragma unroll
       for (int w = 0; w < W; ++w, own += kThreads) {
-        const A value = to<A>(in.x.value[w]), d = to<A>(in.dy.value[w]), weighted = d * to<A>(scale.value[w]);
-        A f = 1, more = 0;
-        if constexpr (kGated) {
-          const A g = to<A>(in.gate.value[w]), sigma = sigmoid<T>(g), closed = sigma * (A(1) - sigma);
-          f = swish ? g * sigma : sigma;
-          to_gate.value[w] = to<T>(weighted * value * s * (swish ? sigma + g * closed : closed));
-        } else if (d_sum != nullptr) {
-          more = to<A>(in.d_sum.value[w]);
-        }
-        to_x.value[w] = to<T>(s * weighted * f - value * along + more);
+        const A value = to<A>(values.value[w]), g = to<A>(gates.value[w]), f = kGated ? opened<T>(g, swish) : A(1);
+        const A d = to<A>(upstream.value[w]), weighted = d * to<A>(scale.value[w]);
+        to_x.value[w] = to<T>(s * weighted * f - value * along + to<A>(more.value[w]));
+        if constexpr (kGated) to_gate.value[w] = to<T>(weighted * value * s * opened_slope<T>(g, swish));
         if (partial != nullptr) *own += d * value * s * f;
       }
       store<T, W>(dx + at + i, to_x);
       if constexpr (kGated) store<T, W>(d_gate + at + i, to_gate);
-    };
-    each_vector(
-        first, step, width, [&](int n, int64_t i) { write(i, held[n]); }, [&](int64_t i) { write(i, read(i)); });
+    }
   }
   if (partial == nullptr) return;
   __syncthreads();
