@@ -30,50 +30,44 @@ struct RowPart {
         here(row < rows) {}
 };
 
-// 1 / sqrt(mean of x^2 + epsilon) of this thread's row, on each of its threads. Every thread of the block calls it.
-template <class T, int W>
-__device__ Acc<T> inverse_rms_of(const T* x, int64_t width, Acc<T> epsilon, RowGroup group, const RowPart<W>& part) {
-  using A = Acc<T>;
+// 1 / sqrt(mean of x^2 + epsilon) of this thread's row, whose vectors are read(i), on each of its threads. Every thread
+// of the block calls it.
+template <class A, int W, class Read>
+__device__ A inverse_rms_of(const Read& read, int64_t width, A epsilon, RowGroup group, const RowPart<W>& part) {
   A squares = 0;
   if (part.here)
     for (int64_t i = part.first; i < width; i += part.step) {
-      const auto values = load<T, W>(x + i);
+      const auto values = read(i);
 #pragma unroll
       for (int w = 0; w < W; ++w) squares += to<A>(values.value[w]) * to<A>(values.value[w]);
     }
   return A(1) / sqrt(row_sum(squares, group.threads) / static_cast<A>(width) + epsilon);
 }
 
-// y of x, or with `added` of x + added, which goes to `sum`.
+// y of x, or with `added` of x + added, which goes to `sum`. What is read again is near by then.
 template <class T, int W>
 __global__ void rms_norm_rows(const T* x, const T* added, const T* weight, T* sum, T* y, int64_t rows, int64_t width,
                               Acc<T> epsilon, RowGroup group) {
   using A = Acc<T>;
   const RowPart<W> part(group, rows);
-  const auto [row, first, step, here] = part;
-  x += row * width;
-  y += row * width;
-  if (added != nullptr) {
-    added += row * width;
-    sum += row * width;
-    if (here)
-      for (int64_t i = first; i < width; i += step) {
-        const auto a = load<T, W>(x + i), b = load<T, W>(added + i);
-        Vector<T, W> both;
+  const int64_t at = part.row * width;
+  const auto read = [&](int64_t i) {
+    auto values = load<T, W>(x + at + i);
+    if (added == nullptr) return values;
+    const auto more = load<T, W>(added + at + i);
 #pragma unroll
-        for (int w = 0; w < W; ++w) both.value[w] = to<T>(to<A>(a.value[w]) + to<A>(b.value[w]));
-        store<T, W>(sum + i, both);
-      }
-    x = sum;  // a thread reads what it has written
-  }
-  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, part);
-  if (!here) return;
-  for (int64_t i = first; i < width; i += step) {
-    const auto values = load<T, W>(x + i), scale = load<T, W>(weight + i);
+    for (int w = 0; w < W; ++w) values.value[w] = to<T>(to<A>(values.value[w]) + to<A>(more.value[w]));
+    return values;
+  };
+  const A s = inverse_rms_of<A>(read, width, epsilon, group, part);
+  if (!part.here) return;
+  for (int64_t i = part.first; i < width; i += part.step) {
+    const auto values = read(i), scale = load<T, W>(weight + i);
     Vector<T, W> out;
 #pragma unroll
     for (int w = 0; w < W; ++w) out.value[w] = to<T>(to<A>(values.value[w]) * s * to<A>(scale.value[w]));
-    store<T, W>(y + i, out);
+    store<T, W>(y + at + i, out);
+    if (added != nullptr) store<T, W>(sum + at + i, values);
   }
 }
 
@@ -107,7 +101,7 @@ __global__ void gated_norm_rows(const T* x, const T* weight, const T* gate, T* y
   const RowPart<W> part(group, rows);
   const auto [row, first, step, here] = part;
   x += row * width;
-  const A s = inverse_rms_of<T, W>(x, width, epsilon, group, part);
+  const A s = inverse_rms_of<A>([&](int64_t i) { return load<T, W>(x + i); }, width, epsilon, group, part);
   if (!here) return;
   weight += row % heads * width;
   for (int64_t i = first; i < width; i += step) {

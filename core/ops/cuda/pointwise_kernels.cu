@@ -69,18 +69,22 @@ __global__ void rotate_heads(const T* x, const Acc<T>* cos, const Acc<T>* sin, T
 template <class T>
 constexpr int kAngles = 16 / sizeof(Acc<T>);
 
-// A row is one token's head, a power of two of neighbouring lanes have it: each W places of either half.
-struct HeadRow {
-  int64_t row, at, angle;  // where the lane's first half begins, in x and in the tables
-  int column;
+// A thread's part of one token's heads, of which it has W places of either half: a power of two of neighbouring lanes
+// share a token, and a block's y has `at_once` of its heads, so that the angles are read once for all of them.
+struct TokenHeads {
+  int64_t token, at, angle;  // where the lane's places begin in the first head, and in the tables
+  int column, first, last;   // heads
   bool here;
 
-  __device__ HeadRow(int64_t row, int lane, int width, int64_t rows, int64_t heads, int64_t period, int half)
-      : row(row),
-        at(row * 2 * half + lane * width),
-        angle(row / heads % period * 2 * half + lane * width),
+  __device__ TokenHeads(int64_t token, int lane, int width, int64_t tokens, int heads, int at_once, int64_t period,
+                        int half)
+      : token(token),
+        at(token * heads * 2 * half + lane * width),
+        angle(token % period * 2 * half + lane * width),
         column(lane * width),
-        here(row < rows && column < half) {}
+        first(static_cast<int>(blockIdx.y) * at_once),
+        last(min(first + at_once, heads)),
+        here(token < tokens && column < half) {}
 };
 
 // Both halves of W numbers each.
@@ -109,74 +113,111 @@ struct Halves {
   }
 };
 
+// Rotation by one token's angles: y = [x1 cos1 - x2 sin1, x2 cos2 + x1 sin2]; back, by the transposed one, each half
+// takes the other's sine, negative.
 template <class T, int W>
-__global__ void norm_rotate_rows(const T* x, const T* weight, const Acc<T>* cos, const Acc<T>* sin, T* y, int64_t rows,
-                                 int64_t heads, int64_t period, int half, int lanes, Acc<T> epsilon) {
+struct Turn {
+  Halves<T, W> cos, sin;
+
+  __device__ Turn() = default;
+  __device__ Turn(const Acc<T>* cos_table, const Acc<T>* sin_table, int64_t half, bool back)
+      : cos(cos_table, half), sin(sin_table, half) {
+    if (!back) return;
+#pragma unroll
+    for (int w = 0; w < W; ++w) {
+      const Acc<T> sin1 = sin.value[0][w];
+      sin.value[0][w] = -sin.value[1][w];
+      sin.value[1][w] = -sin1;
+    }
+  }
+
+  __device__ Halves<T, W> of(const Halves<T, W>& x) const {
+    Halves<T, W> y;
+#pragma unroll
+    for (int w = 0; w < W; ++w) {
+      y.value[0][w] = x.value[0][w] * cos.value[0][w] - x.value[1][w] * sin.value[0][w];
+      y.value[1][w] = x.value[1][w] * cos.value[1][w] + x.value[0][w] * sin.value[1][w];
+    }
+    return y;
+  }
+};
+
+template <class T, int W>
+__global__ void norm_rotate_rows(const T* x, const T* weight, const Acc<T>* cos, const Acc<T>* sin, T* y,
+                                 int64_t tokens, int heads, int at_once, int64_t period, int half, int lanes,
+                                 Acc<T> epsilon) {
   using A = Acc<T>;
-  const HeadRow own((int64_t{blockIdx.x} * kThreads + threadIdx.x) / lanes, threadIdx.x % lanes, W, rows, heads, period,
-                    half);
-  Halves<T, W> values;
-  A squares = 0;
+  const TokenHeads own((int64_t{blockIdx.x} * kThreads + threadIdx.x) / lanes, threadIdx.x % lanes, W, tokens, heads,
+                       at_once, period, half);
+  Turn<T, W> turn;
+  Halves<T, W> scale;
   if (own.here) {
-    values = Halves<T, W>(x + own.at, half);
+    turn = Turn<T, W>(cos + own.angle, sin + own.angle, half, /*back=*/false);
+    scale = Halves<T, W>(weight + own.column, half);
+  }
+#pragma unroll 2
+  for (int head = own.first; head < own.last; ++head) {
+    const int64_t at = own.at + int64_t{head} * 2 * half;
+    Halves<T, W> values;
+    if (own.here) values = Halves<T, W>(x + at, half);
+    A squares = 0;
 #pragma unroll
     for (int w = 0; w < W; ++w)
       squares += values.value[0][w] * values.value[0][w] + values.value[1][w] * values.value[1][w];
-  }
-  const A s = A(1) / sqrt(warp_sum(squares, lanes) / static_cast<A>(2 * half) + epsilon);
-  if (!own.here) return;
-  const Halves<T, W> scale(weight + own.column, half), c(cos + own.angle, half), n(sin + own.angle, half);
-  Halves<T, W> out;
+    const A s = A(1) / sqrt(warp_sum(squares, lanes) / static_cast<A>(2 * half) + epsilon);
+    if (!own.here) continue;
 #pragma unroll
-  for (int w = 0; w < W; ++w) {
-    const A a = values.value[0][w] * s * scale.value[0][w], b = values.value[1][w] * s * scale.value[1][w];
-    out.value[0][w] = a * c.value[0][w] - b * n.value[0][w];
-    out.value[1][w] = b * c.value[1][w] + a * n.value[1][w];
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int w = 0; w < W; ++w) values.value[h][w] *= s * scale.value[h][w];
+    turn.of(values).write(y + at, half);
   }
-  out.write(y + own.at, half);
 }
 
-// With d = dy rotated back: dx = s (d w) - x s^3 / size <d w, x>. A block has every gridDim.x-th group of rows, and of
-// the weight's gradient, the sum of d x s over rows, one part: its threads' sums are added in a fixed order.
+// With d = dy rotated back: dx = s (d w) - x s^3 / size <d w, x>. A block has every gridDim.x-th group of tokens, and
+// of the weight's gradient, the sum of d x s over rows, one part: its threads' sums are added in a fixed order.
 template <class T, int W>
 __global__ void norm_rotate_gradients(const T* dy, const T* x, const T* weight, const Acc<T>* cos, const Acc<T>* sin,
-                                      T* dx, Acc<T>* partial, int64_t rows, int64_t heads, int64_t period, int half,
-                                      int lanes, Acc<T> epsilon) {
+                                      T* dx, Acc<T>* partial, int64_t tokens, int heads, int at_once, int64_t period,
+                                      int half, int lanes, Acc<T> epsilon) {
   using A = Acc<T>;
   __shared__ A of_thread[kThreads * 2 * W];
-  const int at_once = kThreads / lanes, lane = threadIdx.x % lanes;
+  const int group = kThreads / lanes, lane = threadIdx.x % lanes;
   Halves<T, W> sums, scale;
   if (lane * W < half) scale = Halves<T, W>(weight + lane * W, half);
-  for (int64_t first = int64_t{blockIdx.x} * at_once; first < rows; first += int64_t{gridDim.x} * at_once) {
-    const HeadRow own(first + threadIdx.x / lanes, lane, W, rows, heads, period, half);
-    Halves<T, W> values, d;
-    A squares = 0, along = 0;
-    if (own.here) {
-      values = Halves<T, W>(x + own.at, half);
-      const Halves<T, W> upstream(dy + own.at, half), c(cos + own.angle, half), n(sin + own.angle, half);
+  for (int64_t start = int64_t{blockIdx.x} * group; start < tokens; start += int64_t{gridDim.x} * group) {
+    const TokenHeads own(start + threadIdx.x / lanes, lane, W, tokens, heads, at_once, period, half);
+    Turn<T, W> turn;
+    if (own.here) turn = Turn<T, W>(cos + own.angle, sin + own.angle, half, /*back=*/true);
+#pragma unroll 2
+    for (int head = own.first; head < own.last; ++head) {
+      const int64_t at = own.at + int64_t{head} * 2 * half;
+      Halves<T, W> values, d;
+      if (own.here) {
+        values = Halves<T, W>(x + at, half);
+        d = turn.of(Halves<T, W>(dy + at, half));
+      }
+      A squares = 0, along = 0;
 #pragma unroll
-      for (int w = 0; w < W; ++w) {
-        d.value[0][w] = upstream.value[0][w] * c.value[0][w] + upstream.value[1][w] * n.value[1][w];
-        d.value[1][w] = upstream.value[1][w] * c.value[1][w] - upstream.value[0][w] * n.value[0][w];
+      for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int w = 0; w < W; ++w) {
           squares += values.value[h][w] * values.value[h][w];
           along += d.value[h][w] * scale.value[h][w] * values.value[h][w];
         }
-      }
+      const A s = A(1) / sqrt(warp_sum(squares, lanes) / static_cast<A>(2 * half) + epsilon);
+      along = warp_sum(along, lanes) * s * s * s / static_cast<A>(2 * half);
+      if (!own.here) continue;
+      Halves<T, W> out;
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int w = 0; w < W; ++w) {
+          out.value[h][w] = s * d.value[h][w] * scale.value[h][w] - values.value[h][w] * along;
+          sums.value[h][w] += d.value[h][w] * values.value[h][w] * s;
+        }
+      out.write(dx + at, half);
     }
-    const A s = A(1) / sqrt(warp_sum(squares, lanes) / static_cast<A>(2 * half) + epsilon);
-    along = warp_sum(along, lanes) * s * s * s / static_cast<A>(2 * half);
-    if (!own.here) continue;
-    Halves<T, W> out;
-#pragma unroll
-    for (int w = 0; w < W; ++w)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        out.value[h][w] = s * d.value[h][w] * scale.value[h][w] - values.value[h][w] * along;
-        sums.value[h][w] += d.value[h][w] * values.value[h][w] * s;
-      }
-    out.write(dx + own.at, half);
   }
   if (partial == nullptr) return;
 #pragma unroll
@@ -187,7 +228,7 @@ __global__ void norm_rotate_gradients(const T* dy, const T* x, const T* weight, 
   for (int column = threadIdx.x; column < 2 * half; column += kThreads) {
     const int place = column % half / W * 2 * W + column / half * W + column % half % W;
     A sum = 0;
-    for (int row = 0; row < at_once; ++row) sum += of_thread[row * lanes * 2 * W + place];
+    for (int row = 0; row < group; ++row) sum += of_thread[row * lanes * 2 * W + place];
     partial[int64_t{blockIdx.x} * 2 * half + column] = sum;
   }
 }
@@ -211,12 +252,14 @@ __global__ void add_parts(const Acc<T>* partial, T* sums, int64_t parts, int64_t
   sums[column] = to<T>(sum);
 }
 
-// The lanes of a row and the width of their accesses, if a warp has room for it.
-template <class Work>
-bool with_row_lanes(Element type, int64_t size, const Work& work) {
+// work(T(), integral_constant<W>, lanes of a token) if a warp has room for the lanes. The accesses of a head are as
+// wide as can be, or those of the angles.
+template <bool kWideHeads, class Work>
+bool with_lanes(Element type, int64_t size, const Work& work) {
   bool done = false;
   with_type(type, [&](auto t) {
     using T = decltype(t);
+    constexpr int kMost = kWideHeads ? kWide<T> : kAngles<T>;
     const auto attempt = [&]<int W>(std::integral_constant<int, W> width) {
       int lanes = 1;
       while (lanes * W < size / 2) lanes *= 2;
@@ -224,11 +267,24 @@ bool with_row_lanes(Element type, int64_t size, const Work& work) {
       work(t, width, lanes);
       done = true;
     };
-    size / 2 % kAngles<T> == 0 ? attempt(std::integral_constant<int, kAngles<T>>())
-                               : attempt(std::integral_constant<int, 1>());
+    size / 2 % kMost == 0 ? attempt(std::integral_constant<int, kMost>()) : attempt(std::integral_constant<int, 1>());
   });
   return done;
 }
+
+// Blocks of tokens, and of so many of their heads that the card is full if it can be.
+struct HeadGrid {
+  dim3 blocks;
+  int at_once;
+
+  HeadGrid(int64_t tokens, int64_t heads, int lanes) {
+    constexpr int64_t kEnough = 1056;
+    const unsigned of_tokens = blocks_for(tokens * lanes, kThreads);
+    const int64_t groups = std::min<int64_t>(heads, (kEnough + of_tokens - 1) / of_tokens);
+    at_once = static_cast<int>((heads + groups - 1) / groups);
+    blocks = dim3(of_tokens, blocks_for(heads, at_once));
+  }
+};
 
 template <class T, int W>
 __global__ void gate_mix_forward(const T* full, const T* linear, Acc<T> alpha, T* mixed, T* difference, int64_t count) {
@@ -342,16 +398,17 @@ void rotate(Element type, const void* x, const void* cos, const void* sin, void*
 }
 
 bool norm_rotates(Element type, int64_t size) {
-  return with_row_lanes(type, size, [](auto, auto, int) {});
+  return with_lanes</*kWideHeads=*/false>(type, size, [](auto, auto, int) {});
 }
 
 void norm_rotate(Element type, const void* x, const void* weight, const void* cos, const void* sin, void* y,
                  int64_t tokens, int64_t period, int64_t heads, int64_t size, double epsilon, Stream stream) {
-  with_row_lanes(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
-    norm_rotate_rows<T, W><<<blocks_for(tokens * heads * lanes, kThreads), kThreads, 0, stream>>>(
+  with_lanes</*kWideHeads=*/false>(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
+    const HeadGrid grid(tokens, heads, lanes);
+    norm_rotate_rows<T, W><<<grid.blocks, kThreads, 0, stream>>>(
         static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<const Acc<T>*>(cos),
-        static_cast<const Acc<T>*>(sin), static_cast<T*>(y), tokens * heads, heads, period, static_cast<int>(size / 2),
-        lanes, static_cast<Acc<T>>(epsilon));
+        static_cast<const Acc<T>*>(sin), static_cast<T*>(y), tokens, static_cast<int>(heads), grid.at_once, period,
+        static_cast<int>(size / 2), lanes, static_cast<Acc<T>>(epsilon));
   });
   check_launch("norm_rotate");
 }
@@ -359,14 +416,14 @@ void norm_rotate(Element type, const void* x, const void* weight, const void* co
 void norm_rotate_backward(Element type, const void* dy, const void* x, const void* weight, const void* cos,
                           const void* sin, void* dx, void* partial, int64_t parts, int64_t tokens, int64_t period,
                           int64_t heads, int64_t size, double epsilon, Stream stream) {
-  with_row_lanes(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
-    const unsigned blocks =
-        partial == nullptr ? blocks_for(tokens * heads * lanes, kThreads) : static_cast<unsigned>(parts);
-    norm_rotate_gradients<T, W><<<blocks, kThreads, 0, stream>>>(
+  with_lanes</*kWideHeads=*/true>(type, size, [&]<class T, int W>(T, std::integral_constant<int, W>, int lanes) {
+    HeadGrid grid(tokens, heads, lanes);
+    if (partial != nullptr) grid.blocks = dim3(static_cast<unsigned>(parts)), grid.at_once = static_cast<int>(heads);
+    norm_rotate_gradients<T, W><<<grid.blocks, kThreads, 0, stream>>>(
         static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<const T*>(weight),
         static_cast<const Acc<T>*>(cos), static_cast<const Acc<T>*>(sin), static_cast<T*>(dx),
-        static_cast<Acc<T>*>(partial), tokens * heads, heads, period, static_cast<int>(size / 2), lanes,
-        static_cast<Acc<T>>(epsilon));
+        static_cast<Acc<T>*>(partial), tokens, static_cast<int>(heads), grid.at_once, period,
+        static_cast<int>(size / 2), lanes, static_cast<Acc<T>>(epsilon));
   });
   check_launch("norm_rotate_backward");
 }
