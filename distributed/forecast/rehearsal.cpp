@@ -87,6 +87,7 @@ class Rehearsal {
     const StepShape shape = StepShape::of(section, layout_.shape.data);
     const MemoryKind before = memory_.hold_for(MemoryKind::frozen);
     const FrozenInFloat8 in_float8({{model_, "", /*mixes_attention=*/true}}, config_.device);
+    in_float8.require_some();
     memory_.hold_for(before);
     const at::Tensor alpha = at::full({model_.own_layers().count()}, 0.5, at::kDouble);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
@@ -148,6 +149,7 @@ class Rehearsal {
     for (const Parameter& weight : weights) hold_its_gradient(weight.value);
     memory_.hold_for(MemoryKind::frozen);
     const FrozenInFloat8 in_float8(models, config_.device);
+    in_float8.require_some();
     memory_.hold_for(before);
     return step(StepShape::of(section, layout_.shape.data), 0,
                 [&](const MicroBatches& some) { trained.update(stage_step(some).gradients, /*learning_rate=*/0.0); });

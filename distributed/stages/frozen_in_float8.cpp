@@ -38,6 +38,9 @@ FrozenInFloat8::FrozenInFloat8(const std::vector<StageModel>& models, const Devi
   if (device.frozen_dtype != "fp8") return;
   for (const StageModel& one : models)
     quantise(one.mixes_attention ? one.model.all_parameters() : one.model.frozen_parameters(), one.mixes_attention);
+}
+
+void FrozenInFloat8::require_some() const {
   if (taken_ == 0 && left_ > 0)
     throw BadInput(
         "device.frozen_dtype",

@@ -22,11 +22,13 @@ struct StageModel {
 // mixed the branches' and their output gates'. The weights stay as they are.
 class FrozenInFloat8 {
  public:
-  // BadInput when there are such weights and the products can take none. With another frozen_dtype it does nothing.
+  // With another frozen_dtype it does nothing.
   FrozenInFloat8(const std::vector<StageModel>& models, const DeviceSection& device);
   ~FrozenInFloat8();
   FrozenInFloat8(const FrozenInFloat8&) = delete;
   FrozenInFloat8& operator=(const FrozenInFloat8&) = delete;
+
+  void require_some() const;  // BadInput where there are such weights and the products can take none of them
 
   const Parameters& forms() const { return forms_; }  // what is multiplied by, under the weights' names
   std::string summary() const;                        // how many projections, and their bytes; "" for none

@@ -48,6 +48,8 @@ Training::Training(std::string stage, const std::string& what, const TrainingSec
       progress_(checkpoints_.resume()),
       watch_(progress_.seconds()),
       ranks_(stage_, steps_done(), data_.steps(), context) {
+  if (context.config.device.frozen_dtype == "fp8")
+    on_all_ranks(context.mesh.world(), [this] { in_float8_.require_some(); });
   if (const std::string summary = in_float8_.summary(); !summary.empty())
     context.observer.note(stage_ + "  " + summary);
   if (steps_done() == 0) return;

@@ -225,6 +225,14 @@ def pointwise(small):
         for shape in ((tokens, 64), (tokens, 3)):
             gate_mix_case(dtype, shape)
             squared_distance_case(dtype, shape)
+        if dtype != torch.float64:
+            for shape in ((tokens, (64, 32, 16)), (tokens, (576,))) if small else \
+                    ((tokens, (64, 32, 16)), (40, (2048, 1024, 1024)), (3, (6144,)), (5, (24576, 16)), (9, (16,) * 5)):
+                float8_rows_case(dtype, *shape)
+        if dtype == torch.bfloat16:
+            for tokens_there, width, outputs in ((5, 64, (48, 16)),) if small else \
+                    ((777, 576, (576, 192, 192)), (130, 2048, (6144, 6144)), (1, 6144, (2048,))):
+                float8_products_case(tokens_there, width, outputs)
         for rows, width in ((5, 2600), (3, 7)) if small else ((40, 49152), (3, 151936), (64, 1001), (3, 7)):
             for spread in (0.5, 30.0):
                 vocabulary_case(dtype, rows, width, spread)
@@ -243,6 +251,45 @@ def squared_distance_case(dtype, shape):
     if not all(torch.equal(x, y) for x, y in zip(*runs)):
         failures.append(label)
         print(f"FAIL {label} differs between two runs")
+
+
+def float8_rows_case(dtype, rows, widths):
+    """The host's bits, rows of any size, and matrices that lie in wider ones."""
+    torch.manual_seed(23)
+    x = [(torch.randn(rows, width + 16) * torch.logspace(-30, 5, rows)[:, None]).to(dtype)[:, 8:width + 8] for width in widths]
+    x[0][0] = 0
+    mine, again, reference = ([y.cpu().view(torch.uint8) for y in torch.ops.flashmorph.quantise_rows(
+        [one.to(where) for one in x])] for where in ("cuda", "cuda", "cpu"))
+    good = all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(mine, again, reference))
+    label = f"quantise_rows {str(dtype)[6:]} [{rows}, {widths}]"
+    if not good:
+        failures.append(label)
+    print(f"{'ok  ' if good else 'FAIL'} {label}: bits of the host", flush=True)
+
+
+def float8_products_case(tokens, width, outputs):
+    """Against the products of the numbers that float8 and its scales stand for, in float64."""
+    torch.manual_seed(29)
+    x, weights = torch.randn(tokens, width), [torch.randn(rows, width) / width**0.5 for rows in outputs]
+    upstream = [torch.randn(tokens, rows) for rows in outputs]
+
+    def read(*matrices):
+        value, scale = torch.ops.flashmorph.quantise_rows([m.bfloat16() for m in matrices])
+        return value.double() * scale.double()
+
+    def run():
+        leaf = x.cuda().bfloat16().requires_grad_()
+        y = torch.ops.flashmorph.project_in_float8(leaf, [w.cuda().bfloat16() for w in weights])
+        return [*y, *torch.autograd.grad(y, leaf, [dy.cuda().bfloat16() for dy in upstream])]
+
+    mine, again = run(), run()
+    exact = [read(x) @ read(w).T for w in weights] + [read(*upstream) @ read(torch.cat(weights).T).T]
+    label = f"project_in_float8 [{tokens}, {width}] by {outputs}"
+    for i, (a, b, c) in enumerate(zip(mine, again, exact)):
+        check(f"{label}: {i}", a, c.cuda(), BOUNDS[torch.bfloat16])
+        if not torch.equal(a, b):
+            failures.append(label)
+            print(f"FAIL {label}: {i} differs between two runs")
 
 
 def vocabulary_case(dtype, rows, width, spread):

@@ -8,10 +8,12 @@
 #include "core/ops/cuda/norm_kernels.h"
 #include "core/ops/cuda/part_sums.h"
 #include "core/ops/cuda/pointwise_kernels.h"
+#include "core/ops/cuda/quantise_kernels.h"
 #include "core/ops/cuda/tensors.h"
+#include "core/ops/quantised.h"
 
-// rms_norm, swiglu, rotate (alone and behind a norm) and gate_mix on the card. Any strides; sums in float32 at least
-// and in a fixed order.
+// rms_norm, swiglu, rotate (alone and behind a norm), gate_mix and quantise_rows on the card. Any strides; sums in
+// float32 at least and in a fixed order.
 
 namespace flashmorph::cuda {
 namespace {
@@ -212,6 +214,35 @@ at::Tensor distance_gradient(const at::Tensor& upstream, const at::Tensor& a_any
   return da;
 }
 
+// Rows of a matrix that lies otherwise are copied.
+at::Tensor in_wide_rows(const at::Tensor& x_ND) {
+  constexpr int64_t kBytes = 16;
+  const bool good = x_ND.stride(1) == 1 && x_ND.stride(0) * x_ND.element_size() % kBytes == 0 &&
+                    reinterpret_cast<uintptr_t>(x_ND.const_data_ptr()) % kBytes == 0;
+  return good ? x_ND : x_ND.clone(at::MemoryFormat::Contiguous);
+}
+
+std::tuple<at::Tensor, at::Tensor> quantised(at::TensorList x_any) {
+  const c10::cuda::CUDAGuard guard(x_any[0].device());
+  TORCH_CHECK(has_float8_products(), "this card has no float8 products, which came with Ada and Hopper: use ",
+              "device.frozen_dtype: same");
+  std::vector<at::Tensor> x;
+  if (x_any.size() > kMostColumns)
+    x = {at::cat(x_any, 1)};
+  else
+    for (const at::Tensor& one : x_any) x.push_back(in_wide_rows(one));
+  std::array<Columns, kMostColumns> columns{};
+  int64_t width = 0;
+  for (size_t i = 0; i < x.size(); width += x[i++].size(1))
+    columns[i] = {x[i].const_data_ptr(), x[i].stride(0), x[i].size(1)};
+  const auto options = x[0].options().requires_grad(false);
+  at::Tensor value = at::empty({x[0].size(0), width}, options.dtype(at::kFloat8_e4m3fn));
+  at::Tensor scale = at::empty({x[0].size(0), 1}, options.dtype(at::kFloat));
+  quantise_rows(element_of(x[0]), columns, static_cast<int>(x.size()), value.data_ptr(), scale.data_ptr<float>(),
+                x[0].size(0), kLargestFloat8, kLeastOfRow, stream_of(x[0]));
+  return {value, scale};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
@@ -229,6 +260,7 @@ TORCH_LIBRARY_IMPL(flashmorph, CUDA, library) {
   library.impl("norm_and_rotate_backward", norm_rotated_backward);
   library.impl("gate_mix", mixed);
   library.impl("gate_mix_backward", mix_gradients);
+  library.impl("quantise_rows", quantised);
   library.impl("squared_distance", distance);
   library.impl("squared_distance_backward", distance_gradient);
 }

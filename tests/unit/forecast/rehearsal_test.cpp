@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "core/base/bad_input.h"
 #include "core/morph/morphable_model.h"
 #include "core/ops/norm.h"
 #include "core/rehearsal/without_values.h"
@@ -151,6 +152,8 @@ TEST(Rehearsal, FrozenProjectionsInFloat8AreHeldBesideTheWeights) {
     });
     EXPECT_EQ(any, has_teacher) << stage;
   }
+  const SmallRun narrow({.hidden = 40}, "lightning", device + "fp8}\n");
+  EXPECT_THROW(narrow.rehearsed("select"), BadInput);
 }
 
 // Where tensor ranks share the tokens, the answers of a sequence may all be one rank's.
