@@ -22,6 +22,7 @@ struct Traits {
   bool starts = false;               // a kernel, unless the operators that it is made of do
   bool fused = false;                // one kernel on a card, whatever it is made of here
   bool gathers = false;              // reads of its first tensor as much as it returns
+  bool adds = false;                 // a product to its first argument
   Kind kind = Kind::pointwise;       // of its kernel
   std::vector<bool> reads, changes;  // by argument
 };
@@ -77,6 +78,7 @@ Traits traits_of(const c10::FunctionSchema& schema) {
   traits.starts = makes && !begins_with_any(name, {"aten::empty", "aten::new_empty", "aten::resize_", "aten::set_",
                                                    "aten::detach", "aten::requires_grad_", "aten::is_", "aten::size",
                                                    "aten::stride", "aten::retain_grad", "aten::_version"});
+  traits.adds = begins_with_any(name, {"aten::addmm", "aten::baddbmm"});
   traits.gathers = begins_with_any(name, {"aten::index_select", "aten::embedding", "aten::gather", "aten::index"}) &&
                    !name.ends_with("_backward") && !changes_any;
   if (const auto kind = fused_kind(name)) {
@@ -159,6 +161,7 @@ std::unique_ptr<at::ObserverContext> KernelCounter::started(const at::RecordFunc
   const bool counts = here->traits->starts && (here->outer == nullptr || !here->outer->inside_fused);
   if (!counts) return here;
   const auto inputs = call.inputs();
+  if (here->traits->adds) here->bytes_of(inputs[1]);  // the factors' dtype is the product's
   for (size_t i = 0; i < std::min(inputs.size(), here->traits->reads.size()); ++i) {
     const double bytes = here->bytes_of(inputs[i]);
     if (here->traits->reads[i] && !(here->traits->gathers && i == 0)) here->kernel.bytes += bytes;

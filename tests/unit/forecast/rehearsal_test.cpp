@@ -185,6 +185,14 @@ TEST(KernelCounter, CountsWhatACardWouldStart) {
   EXPECT_THAT(kernels_of([&] { a + weight.expand({R, C}); }), ElementsAre(Pair(0.0, 2 * 2 * N + 2 * C)));
   EXPECT_THAT(kernels_of([&] { at::linear(a, table); }),
               ElementsAre(Pair(2.0 * N * 1000, 2 * (N + 1000 * C + R * 1000))));
+  at::Tensor sum = at::zeros({R, 1000}, meta.dtype(at::kFloat));
+  EXPECT_THAT(kernels_of([&] { at::addmm_out(sum, sum, a, table.t(), at::kFloat); }),
+              ElementsAre(Pair(2.0 * N * 1000, 2 * (N + 1000 * C) + 2 * 4 * R * 1000)));
+  {
+    KernelCounter of_products;
+    at::addmm_out(sum, sum, a, table.t(), at::kFloat);
+    EXPECT_EQ(of_products.take().at(0).dtype, at::kBFloat16) << "as fast as its factors are multiplied";
+  }
   EXPECT_THAT(kernels_of([&] { at::embedding(table, rows); }), ElementsAre(Pair(0.0, 8 * R + 2 * 2 * N)));
   EXPECT_THAT(kernels_of([&] { rms_norm(a, weight, 1e-6); }), ElementsAre(Pair(0.0, 2 * 2 * N + 2 * C))) << "fused";
   EXPECT_THAT(kernels_of([&] {
