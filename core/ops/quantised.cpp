@@ -94,7 +94,9 @@ struct ProjectInFloat8 : torch::autograd::Function<ProjectInFloat8> {
   static variable_list forward(Context* context, const at::Tensor& x, const QuantisedMatrices* by,
                                at::TensorList biases) {
     TORCH_CHECK(!x.requires_grad() || by->columns_.value_ND.defined(),
-                "frozen projections in float8 that were quantised for the forward pass alone");
+                "these frozen projections were quantised for the forward pass alone, and x needs a gradient");
+    TORCH_CHECK(std::ranges::none_of(biases, [](const at::Tensor& bias) { return bias.requires_grad(); }),
+                "frozen projections in float8 have frozen biases");
     context->save_for_backward({by->columns_.value_ND, by->columns_.scale_N1});
     context->saved_data["biases"] = static_cast<int64_t>(biases.size());
     return outputs(x, *by, biases);
@@ -137,7 +139,8 @@ const QuantisedMatrices* QuantisedMatrices::of(at::TensorList weights) {
            !weight.requires_grad();
   };
   TORCH_CHECK(std::ranges::equal(weights, found->members_, is_member),
-              "frozen projections in float8 that have changed, are trained or are used with others than at first");
+              "a frozen projection in float8 has changed, is trained, or is used with others than those that it was "
+              "quantised with");
   return found;
 }
 

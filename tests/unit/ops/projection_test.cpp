@@ -231,6 +231,8 @@ TEST(QuantisedMatrices, RefuseWeightsThatChangedAreTrainedOrStandAlone) {
   EXPECT_THROW(project(x, a), c10::Error);
   EXPECT_THROW(project_each(x, {a, a}), c10::Error);
   EXPECT_THROW(project_each(x.clone().requires_grad_(true), {a, b}), c10::Error);
+  const at::Tensor fixed = seeded({16}, 4), trained = seeded({32}, 5).requires_grad_(true);
+  EXPECT_THROW(project_each(x, {a, b}, {fixed, trained}), c10::Error);
   b.mul_(2.0);
   EXPECT_THROW(project_each(x, {a, b}), c10::Error);
   attach();
