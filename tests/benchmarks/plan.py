@@ -82,11 +82,11 @@ def measured_steps():
                               micro=row["micro_batches_a_step"] // data, rows=rows, seconds=statistics.median(of["step_ms"]) * 1e-3,
                               apart=otherwise(stage, row["mesh"]), counts=True))
     for run in json.loads((BENCHMARKS / "smollm2-shape-h200.json").read_text())["runs"]:
-        apart = {"before": "an early build", "after": "", "warpgroups": "a busy host"}[run["build"]]
+        apart = {"before": "an early build", "after": "an earlier build", "warpgroups": "a busy host", "apart": "", "fused": ""}[run["build"]]
         steps.append(dict(card="h200", shape="135M", stage=run["stage"], mesh="1", ranks=1, micro=1,
                           rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"],
                           apart=", ".join(filter(None, [apart, "documents" if "documents" in run["row"] else ""])),
-                          counts=run["build"] == "after"))
+                          counts=run["build"] in ("apart", "fused")))
     return steps
 
 
