@@ -1,5 +1,6 @@
 #include "core/ops/cuda/delta_chunk.cuh"
 #include "core/ops/cuda/substitution.cuh"
+#include "core/ops/cuda/warpgroup.cuh"
 
 // A chunk before the walks: its triangle's inverse, and the factors and scores made with it.
 
@@ -9,17 +10,33 @@ namespace {
 constexpr int kThreads = 256;
 constexpr float kForgottenGate = -750.0f;  // e to that is 0; a bound keeps -inf out of differences
 
-// The rows of a tile in shared memory, times factor(row), to rows of a dense matrix.
+// The rows of shared memory, times factor(row), to a matrix in tiles.
 template <int kWidth, class Factor>
-__device__ __forceinline__ void store_scaled(const Half* tile, void* matrix, int first_thread, const Factor& factor) {
-  for (int n = threadIdx.x - first_thread; n < kTokens * kWidth / 8; n += kThreads - first_thread) {
-    const int row = n / (kWidth / 8), unit = n % (kWidth / 8) * 8;
-    auto values = load<uint32_t, 4>(reinterpret_cast<const uint32_t*>(tile + row * (kWidth + kPad) + unit));
+__device__ __forceinline__ void store_tiles(const Half* rows, void* matrices, int64_t number, const Factor& factor) {
+  Half* const matrix = static_cast<Half*>(matrices) + number * kTokens * kWidth;
+  for (int n = threadIdx.x; n < kTokens * kWidth / 8; n += kThreads) {
+    const int tile = n / (kTokens * 8), row = n / 8 % kTokens, unit = n % 8 ^ row % 8;
+    auto values = load<uint32_t, 4>(
+        reinterpret_cast<const uint32_t*>(rows + row * (kWidth + kPad) + tile * kTileSide + unit * 8));
     const float f = factor(row);
 #pragma unroll
     for (uint32_t& pair : values.value) pair = scaled(pair, f, f);
-    store<uint32_t, 4>(reinterpret_cast<uint32_t*>(static_cast<Half*>(matrix) + row * kWidth + unit), values);
+    store<uint32_t, 4>(reinterpret_cast<uint32_t*>(matrix + n * 8), values);
   }
+}
+
+// By a warp: b_i = g_1 + .. + g_i.
+__device__ __forceinline__ void add_up(const float* g, double* b) {
+  const int lane = threadIdx.x % 32;
+  const double first = g[lane * 2], both = first + static_cast<double>(g[lane * 2 + 1]);
+  double sum = both;
+#pragma unroll
+  for (int apart = 1; apart < 32; apart *= 2) {
+    const double more = __shfl_up_sync(0xffffffffu, sum, apart);
+    if (lane >= apart) sum += more;
+  }
+  b[lane * 2] = sum - both + first;
+  b[lane * 2 + 1] = sum;
 }
 
 template <int K, int V>
@@ -32,7 +49,7 @@ struct ChunkMemory {
   float g[kTokens], beta[kTokens];
 };
 
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the columns of a product.
+// blockIdx.x: a chunk and head.
 template <int K, int V>
 __global__ void __launch_bounds__(kThreads, 2)
     prepare_chunk(DeltaChunkShape shape, Rows q, Rows k, Rows v, const float* g, const float* beta, DeltaChunks out) {
@@ -52,17 +69,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     memory.beta[own] = present ? beta[matrix.row(own)] : 0.0f;
     out.beta_NHC[matrix.index * kTokens + own] = memory.beta[own];
   }
-  for (int n = threadIdx.x; n < kTokens * kPairRow; n += kThreads) memory.scores[n] = __float2bfloat16_rn(0.0f);
-  for (int n = threadIdx.x; n < kTokens * kTokens; n += kThreads) memory.above[n] = 0.0f;
+  for (int n = threadIdx.x * 8; n < kTokens * kPairRow; n += kThreads * 8) store<Half, 8>(memory.scores + n, {});
+  for (int n = threadIdx.x * 4; n < kTokens * kTokens; n += kThreads * 4) store<float, 4>(memory.above + n, {});
   await_copies();
   __syncthreads();
-  if (own < kTokens) {
-    double sum = 0.0;
-    for (int i = 0; i <= own; ++i) sum += static_cast<double>(memory.g[i]);
-    memory.b[own] = out.b_NHC[matrix.index * kTokens + own] = sum;
-    if (own == kLast) out.whole_NH[matrix.index] = expf(static_cast<float>(sum));
-  }
+  if (own < 32) add_up(memory.g, memory.b);
   __syncthreads();
+  if (own < kTokens) out.b_NHC[matrix.index * kTokens + own] = memory.b[own];
+  if (own == kLast) out.whole_NH[matrix.index] = expf(static_cast<float>(memory.b[kLast]));
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks, half = warp / kBlocks;
   const float scale = static_cast<float>(shape.scale);
@@ -82,10 +96,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   const auto gam = [&](int row) { return expf(static_cast<float>(memory.b[row])); };
-  const auto matrix_of = [&](void* x, int width) { return static_cast<Half*>(x) + matrix.index * kTokens * width; };
-  store_scaled<K>(memory.k, matrix_of(out.k_tail_NHCK, K), 0,
-                  [&](int row) { return expf(static_cast<float>(memory.b[kLast] - memory.b[row])); });
-  store_scaled<K>(memory.q, matrix_of(out.q_reach_NHCK, K), 0, [&](int row) { return scale * gam(row); });
+  store_tiles<K>(memory.k, out.k_tail_NHCK, matrix.index,
+                 [&](int row) { return expf(static_cast<float>(memory.b[kLast] - memory.b[row])); });
+  store_tiles<K>(memory.q, out.q_reach_NHCK, matrix.index, [&](int row) { return scale * gam(row); });
   __syncthreads();
 
   if (own < kTokens) {
@@ -110,38 +123,35 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   __syncthreads();
 
-  SumTile gone[K / 32] = {}, added[V / 32] = {};
+  constexpr int kWarps = kThreads / 32, kKeyWarps = K / 16, kValueWarps = V / 16;  // that share a block of 16 tokens
+  const int keys = warp % kKeyWarps * 16, values = warp % kValueWarps;
 #pragma unroll
-  for (int other = 0; other < kBlocks; ++other)
-    if (other <= block) {
-      const LeftTile<false> inverse(memory.inverse + block * 16 * kPairRow + other * 16, kPairRow);
+  for (int i = warp / kKeyWarps; i < kBlocks; i += kWarps / kKeyWarps) {
+    SumTile gone = {};
+    for (int j = 0; j <= i; ++j)
+      gone.add(LeftTile<false>(memory.inverse + i * 16 * kPairRow + j * 16, kPairRow),
+               RightTile<>(memory.q + j * 16 * kRow + keys, kRow));
+    store_tile(gone, memory.k + i * 16 * kRow + keys, kRow);  // over k, which nobody reads any more
+  }
 #pragma unroll
-      for (int n = 0; n < K / 32; ++n)
-        gone[n].add(inverse, RightTile<>(memory.q + other * 16 * kRow + half * (K / 2) + n * 16, kRow));
+  for (int i = warp / kValueWarps; i < kBlocks; i += kWarps / kValueWarps) {
+    SumTile added = {};  // rows are values
+    for (int j = 0; j <= i; ++j)
+      added.add(LeftTile<true>(memory.v + j * 16 * kValueRow + values * 16, kValueRow),
+                RightTile<true>(memory.inverse + i * 16 * kPairRow + j * 16, kPairRow));
+    float* const sums = out.added_NHVC + (matrix.index * V + values / 4 * kTileSide) * kTokens;
 #pragma unroll
-      for (int n = 0; n < V / 32; ++n)
-        added[n].add(inverse, RightTile<>(memory.v + other * 16 * kValueRow + half * (V / 2) + n * 16, kValueRow));
-    }
-#pragma unroll
-  for (int n = 0; n < K / 32; ++n)  // over k, which nobody reads any more
-    store_tile(gone[n], memory.k + block * 16 * kRow + half * (K / 2) + n * 16, kRow);
-#pragma unroll
-  for (int n = 0; n < V / 32; ++n)
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const int row = block * 16 + lane / 4 + part % 2 * 8,
-                column = half * (V / 2) + n * 16 + part / 2 * 8 + lane % 4 * 2;
-      const float* const pair = &added[n].sums[part / 2][part % 2 * 2];
-      store<float, 2>(out.added_NHCV + (matrix.index * kTokens + row) * V + column, {{pair[0], pair[1]}});
-    }
+    for (int half = 0; half < 2; ++half)
+      store<float, 4>(sums + ((i * 2 + half) * kTileSide * 2 + values % 4 * 32 + lane) * 4,
+                      reinterpret_cast<const Vector<float, 4>&>(added.sums[half]));
+  }
   __syncthreads();
   const auto one = [](int) { return 1.0f; };
-  store_scaled<K>(memory.k, matrix_of(out.k_gone_NHCK, K), 0, one);
-  for (int n = threadIdx.x; n < kTokens * kTokens / 8; n += kThreads) {
-    const int at = n / (kTokens / 8) * kPairRow + n % (kTokens / 8) * 8;
-    store<Half, 8>(matrix_of(out.inverse_NHCC, kTokens) + n * 8, load<Half, 8>(memory.inverse + at));
-    store<Half, 8>(matrix_of(out.scores_NHCC, kTokens) + n * 8, load<Half, 8>(memory.scores + at));
-  }
+  store_tiles<K>(memory.k, out.k_gone_NHCK, matrix.index, one);
+  store_tiles<kTokens>(memory.scores, out.scores_NHCC, matrix.index, one);
+  for (int n = threadIdx.x; n < kTokens * kTokens / 8; n += kThreads)
+    store<Half, 8>(static_cast<Half*>(out.inverse_NHCC) + matrix.index * kTokens * kTokens + n * 8,
+                   load<Half, 8>(memory.inverse + n / (kTokens / 8) * kPairRow + n % (kTokens / 8) * 8));
 }
 
 template <int K, int V>

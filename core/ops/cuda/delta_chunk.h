@@ -18,12 +18,15 @@ struct DeltaChunkShape {
   double scale;
 };
 
-// For the walks and what follows them. In bfloat16 where nothing else is said.
+// For the walks and what follows them. In bfloat16 where nothing else is said. What the walks read lies as their block
+// copies want it: a matrix is the tiles of warpgroup.cuh one after the other, of 64 columns each; `added` is the sums
+// of tiles of 64 values by 64 tokens, the 4 neighbours that a lane has of 8 tokens side by side, lane by lane.
 struct DeltaChunks {
-  void *q_reach_NHCK, *k_tail_NHCK;  // scale e^b q, e^(b_C - b) k
-  void* k_gone_NHCK;                 // -(I + M)^-1 beta e^b k
-  float* added_NHCV;                 // (I + M)^-1 beta v
-  void *inverse_NHCC, *scores_NHCC;  // (I + M)^-1, scale Gam o q k^T
+  void *q_reach_NHCK, *k_tail_NHCK;  // scale e^b q, e^(b_C - b) k; tiles
+  void* k_gone_NHCK;                 // -(I + M)^-1 beta e^b k; tiles
+  float* added_NHVC;                 // (I + M)^-1 beta v; sums
+  void* inverse_NHCC;                // (I + M)^-1
+  void* scores_NHCC;                 // scale Gam o q k^T; tiles
   double* b_NHC;
   float *beta_NHC, *whole_NH;  // whole = e^(b_C)
 };
@@ -36,10 +39,11 @@ void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, co
 //   written = added + k_gone S;   output = q_reach S + scores written;   S = whole S + k_tail^T written
 // and with a d_output backwards, where S and `written` are the gradients of those:
 //   written = scores^T d_output + k_tail S;   S = whole S + q_reach^T d_output + k_gone^T written
-// It leaves the output, dense, or when that is null what it entered each chunk with, transposed, and `written`.
+// It leaves the output, dense, or when that is null what it entered each chunk with, transposed and in tiles, and
+// `written`, dense.
 struct DeltaChunkWalk {
   const void *q_reach_NHCK = nullptr, *k_tail_NHCK = nullptr, *k_gone_NHCK = nullptr, *scores_NHCC = nullptr;
-  const float *added_NHCV = nullptr, *whole_NH = nullptr;
+  const float *added_NHVC = nullptr, *whole_NH = nullptr;
   Rows d_output = {};
   float* state_SHKV = nullptr;
   void *output_THV = nullptr, *states_NHVK = nullptr, *written_NHCV = nullptr;

@@ -1,4 +1,5 @@
 #include "core/ops/cuda/delta_chunk.cuh"
+#include "core/ops/cuda/warpgroup.cuh"
 
 // The gradients of a chunk from what the walks of both directions left.
 
@@ -23,13 +24,22 @@ struct GradientMemory {
   float y_v[kTokens], carried[kThreads / 32];
 };
 
+// Of dense matrices of kTokens rows the one of that number.
 template <int kWidth>
-__device__ __forceinline__ void fetch_matrix(Half* to, const void* x, int64_t matrix, int rows,
-                                             int threads = kThreads) {
-  constexpr int kPerRow = kWidth / 8;
-  const Half* const from = static_cast<const Half*>(x) + matrix * rows * kWidth;
-  for (int n = threadIdx.x; n < rows * kPerRow; n += threads)
-    copy_async(to + n / kPerRow * (kWidth + kPad) + n % kPerRow * 8, from + n * 8, true);
+__device__ __forceinline__ void fetch_rows_of(Half* to, const void* x, int64_t number) {
+  fetch_rows<kWidth>(to, static_cast<const Half*>(x) + number * kTokens * kWidth, kThreads,
+                     [](int row) { return int64_t{row} * kWidth; });
+}
+
+// The state of a chunk, [V, K] in tiles.
+template <int K, int V>
+__device__ __forceinline__ void fetch_state(Half* to, const void* states, int64_t matrix) {
+  const Half* const from = static_cast<const Half*>(states) + matrix * V * K;
+  for (int n = threadIdx.x; n < V * K / 8; n += kThreads) {
+    const int tile = n / (kTileSide * 8), row = n / 8 % kTileSide, unit = n % 8 ^ row % 8;
+    const int value = tile / (K / kTileSide) * kTileSide + row, key = tile % (K / kTileSide) * kTileSide + unit * 8;
+    copy_async(to + value * (K + kPad) + key, from + n * 8, true);
+  }
 }
 
 __device__ __forceinline__ float of_quarters(const float (&sums)[4][kTokens], int token) {
@@ -89,11 +99,11 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_gradients(DeltaChunkGradien
   matrix.fetch<K>(memory.q, in.q, kThreads);
   matrix.fetch<K>(memory.k, in.k, kThreads);
   matrix.fetch<V>(memory.d_output, in.d_output, kThreads);
-  fetch_matrix<V>(memory.y, in.y_NHCV, matrix.index, kTokens, kThreads);
-  fetch_matrix<V>(memory.written, in.written_NHCV, matrix.index, kTokens, kThreads);
+  fetch_rows_of<V>(memory.y, in.y_NHCV, matrix.index);
+  fetch_rows_of<V>(memory.written, in.written_NHCV, matrix.index);
   commit_copies();
-  fetch_matrix<K>(memory.before, in.before_NHVK, matrix.index, V, kThreads);  // these arrive while pairs are computed
-  fetch_matrix<K>(memory.d_after, in.d_after_NHVK, matrix.index, V, kThreads);
+  fetch_state<K, V>(memory.before, in.before_NHVK, matrix.index);  // these arrive while pairs are computed
+  fetch_state<K, V>(memory.d_after, in.d_after_NHVK, matrix.index);
   commit_copies();
   if (threadIdx.x < kTokens) {
     memory.b[threadIdx.x] = in.b_NHC[matrix.index * kTokens + threadIdx.x];
