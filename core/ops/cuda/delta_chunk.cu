@@ -244,9 +244,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const auto one = [](int) { return 1.0f; };
   store_tiles<K>(memory.q, out.k_gone_NHCK, matrix.index, one);
   store_tiles<kTokens>(memory.scores, out.scores_NHCC, matrix.index, one);
-  for (int n = threadIdx.x; n < kTokens * kTokens / 8; n += kThreads)
-    store<Half, 8>(static_cast<Half*>(out.inverse_NHCC) + matrix.index * kTokens * kTokens + n * 8,
-                   load<Half, 8>(memory.inverse.high + n / (kTokens / 8) * kPairRow + n % (kTokens / 8) * 8));
+  store_tiles<kTokens>(memory.inverse.high, out.inverse_NHCC, matrix.index, one);
 }
 
 template <int K, int V>

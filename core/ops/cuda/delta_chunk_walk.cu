@@ -174,9 +174,9 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
     pin(output.sums);
     LeftRows rounded;
     output.round_to(rounded);
-    store_columns(rounded, memory.staged, [&](int token) {
-      if (token >= tokens.length) return static_cast<Half*>(nullptr);
-      return static_cast<Half*>(walk.output_THV) + ((tokens.start + token) * part.heads + part.head) * V + part.column;
+    Half* const to = static_cast<Half*>(walk.output_THV) + (tokens.start * part.heads + part.head) * V + part.column;
+    store_columns(rounded, memory.staged, [&](int token, int unit) {
+      return token < tokens.length ? to + token * part.heads * V + unit * 8 : nullptr;
     });
   };
   const auto store_states = [&](int64_t matrix) {
@@ -253,9 +253,9 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
       output.add_rows(writing, memory.scores(stage));
       commit_products();
     } else {
-      store_columns(writing, memory.staged, [&](int token) {
-        return static_cast<Half*>(walk.written_NHCV) + (matrix * kTokens + token) * V + part.column;
-      });
+      Half* const tile =
+          static_cast<Half*>(walk.written_NHCV) + (matrix * part.parts + part.part) * (kTileSide * kTileSide);
+      store_columns(writing, memory.staged, [&](int token, int unit) { return swizzled(tile, token, unit); });
     }
     turn = turn.next();
     if constexpr (M::kGradients) await_products<1>();  // nobody reads `upstream` any more

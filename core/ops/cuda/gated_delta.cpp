@@ -285,7 +285,6 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
              .state_SHKV = d_state.data_ptr<float>(),
              .states_NHVK = d_after.data_ptr(),
              .written_NHCV = d_written.data_ptr()});
-  const at::Tensor y = product(flipped(call.inverse), d_written);
   const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
   const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
   delta_chunk_gradients(call.shape,
@@ -293,8 +292,9 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                          .k = rows_of(call.k),
                          .v = rows_of(call.v),
                          .d_output = rows_of(dO),
-                         .y_NHCV = y.const_data_ptr(),
+                         .inverse_NHCC = call.inverse.const_data_ptr(),
                          .written_NHCV = written.const_data_ptr(),
+                         .d_written_NHCV = d_written.const_data_ptr(),
                          .before_NHVK = before.const_data_ptr(),
                          .d_after_NHVK = d_after.const_data_ptr(),
                          .b_NHC = call.b.const_data_ptr<double>(),

@@ -148,9 +148,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
       LeftRows rounded;
       read.round_to(rounded);
-      store_columns(rounded, memory.staged, [&](int token) {
+      store_columns(rounded, memory.staged, [&](int token, int unit) {
         if (token >= length) return static_cast<Half*>(nullptr);
-        return output + ((start + token) * part.heads + part.head) * V + part.column;
+        return output + ((start + token) * part.heads + part.head) * V + part.column + unit * 8;
       });
     }
   }

@@ -145,7 +145,8 @@ __device__ __forceinline__ void store_rows(const LeftRows (&rows)[kTiles], Stage
   }
 }
 
-// Each column of the rows of a warpgroup's warps as 64 numbers from to(column) on; null for nowhere.
+// The transpose of the rows of a warpgroup's warps: 8 numbers `unit` of each column to to(column, unit); null for
+// nowhere.
 template <class To>
 __device__ __forceinline__ void store_columns(const LeftRows& rows, Staged& staged, const To& to) {
   const int lane = threadIdx.x % 32, first = threadIdx.x % 128 / 32 * 16;
@@ -161,8 +162,8 @@ __device__ __forceinline__ void store_columns(const LeftRows& rows, Staged& stag
 #pragma unroll
   for (int n = lane; n < kTileSide * 2; n += 32) {
     const int column = n / 2, unit = n % 2;
-    if (__nv_bfloat16* const out = to(column))
-      store<__nv_bfloat16, 8>(out + first + unit * 8, load<__nv_bfloat16, 8>(place(column, unit)));
+    if (__nv_bfloat16* const out = to(column, first / 8 + unit))
+      store<__nv_bfloat16, 8>(out, load<__nv_bfloat16, 8>(place(column, unit)));
   }
 }
 
