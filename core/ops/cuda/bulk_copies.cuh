@@ -51,17 +51,4 @@ __device__ __forceinline__ void copy_block(void* to, const void* from, unsigned 
                     : "memory");
 }
 
-// To global memory what publish_to_products has published.
-__device__ __forceinline__ void store_block(void* to, const void* from, unsigned bytes) {
-  FLASHMORPH_HOPPER("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(
-                        __cvta_generic_to_global(to)),
-                    "r"(shared_address(from)), "r"(bytes)
-                    : "memory");
-}
-
-// Until the shared memory that this thread's calls of store_block read may be written again.
-__device__ __forceinline__ void await_stored_blocks() {
-  FLASHMORPH_HOPPER("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
 }  // namespace flashmorph::cuda

@@ -28,12 +28,11 @@ struct Memory {
   static constexpr bool kQueries = kPass != Pass::states, kGradients = kPass == Pass::gradients;
   static constexpr int kAddedTiles = sizeof(float[kTokens][kColumns]) / sizeof(Tile);
   static constexpr int kStageTiles = (kQueries ? 3 : 2) * kKeyTiles + kQueries + (kGradients ? 1 : kAddedTiles);
-  static constexpr int kStateTiles = kPass == Pass::output ? 0 : kKeyTiles;
-  static constexpr size_t kFixed = kStateTiles * sizeof(Tile) + sizeof(Staged) + 128;
+  static constexpr size_t kFixed = sizeof(Staged) + 128;
   static constexpr int kFitting = static_cast<int>((kSharedMemory - kFixed) / (kStageTiles * sizeof(Tile)));
   static constexpr int kStages = kFitting < 4 ? kFitting : 4;  // so many chunks are here or on their way
 
-  Tile tiles[kStages * kStageTiles + kStateTiles];
+  Tile tiles[kStages * kStageTiles];
   Staged staged;
   Arrivals arrived[kStages], freed[kStages];
 
@@ -45,7 +44,6 @@ struct Memory {
   __device__ float* added(int stage) {
     return reinterpret_cast<float*>(tiles[(stage + 1) * kStageTiles - kAddedTiles]);
   }
-  __device__ Half* state(int tile, int warp) { return tiles[kStages * kStageTiles + tile] + warp * 16 * kTileSide; }
 };
 
 // Where a step's operands are, and for the how manieth time others are there.
@@ -135,13 +133,8 @@ template <int K, Pass kPass>
 __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChunkShape& shape,
                                         const DeltaChunkWalk& walk, const Part& part) {
   using M = Memory<K, kPass>;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32;
   const int64_t V = shape.value_dim;
-  const auto free = [&](int stage) {
-    __syncwarp();
-    if (lane == 0) memory.freed[stage].arrive();
-  };
-
   WarpgroupSums state[M::kKeyTiles], written, output;  // rows are value columns
   LeftRows entering[M::kKeyTiles], writing, upstream;
   const auto each_state = [&](const auto& use) {
@@ -160,6 +153,7 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
       written = {};
       start_products();
       written.add(upstream, memory.scores(turn.stage));
+      commit_products();
     } else {
       const float* const added = memory.added(turn.stage) + threadIdx.x * 4;
 #pragma unroll
@@ -174,103 +168,89 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
     pin(output.sums);
     LeftRows rounded;
     output.round_to(rounded);
-    Half* const to = static_cast<Half*>(walk.output_THV) + (tokens.start * part.heads + part.head) * V + part.column;
-    store_columns(rounded, memory.staged, [&](int token, int unit) {
-      return token < tokens.length ? to + token * part.heads * V + unit * 8 : nullptr;
-    });
-  };
-  const auto store_states = [&](int64_t matrix) {
-    if (lane == 0) await_stored_blocks();
-    __syncwarp();
-#pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) entering[n].store_to(memory.state(n, warp));
-    publish_to_products();
-    __syncwarp();
-    if (lane != 0) return;
-#pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n)
-      store_block(static_cast<Half*>(walk.states_NHVK) +
-                      (((matrix * part.parts + part.part) * M::kKeyTiles + n) * kTileSide + warp * 16) * kTileSide,
-                  memory.state(n, warp), 16 * kTileSide * sizeof(Half));
+    const int64_t token_apart = part.heads * V;
+    Half* const to = static_cast<Half*>(walk.output_THV) + tokens.start * token_apart + part.head * V + part.column;
+    store_columns(
+        rounded, memory.staged, [&](int token, int unit) { return to + token * token_apart + unit * 8; },
+        16 * token_apart, tokens.length);
   };
 
   Turn<M::kStages> turn;
-  Tokens tokens;  // of the step before, whose output is under way
-  int last_stage = 0;
   float next_whole = 0.0f;  // read a step before its use
   if (part.steps > 0) {
     next_whole = walk.whole_NH[part.matrix(0)];
     start_written(turn);
-    if constexpr (M::kGradients) commit_products();
   }
   for (int64_t step = 0; step < part.steps; ++step) {
-    const int64_t matrix = part.matrix(step);
+    const int64_t tile = part.matrix(step) * part.parts + part.part;  // of what tokens write, and a row of states'
     const int stage = turn.stage;
+    const uint64_t reading = product_rows(memory.reading(stage)[0]);
+    const auto operand = [&](int number) { return rows_behind(reading, number * kTileSide * kTileSide); };
     const bool more = step + 1 < part.steps;
     const float whole = next_whole;
     if (more) next_whole = walk.whole_NH[part.matrix(step + 1)];
+    Tokens tokens;
+    if constexpr (kPass == Pass::output) tokens = Tokens(shape, part.chunk(step));
 
+      // While products are under way, nobody touches what some product adds to: the compiler would wait for all of
+      // them.
 #pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) state[n].round_to(entering[n]);
+    for (int n = 0; n < M::kKeyTiles; ++n) {
+      state[n].round_to(entering[n]);
+      for (float& sum : state[n].sums) sum *= whole;
+      pin(state[n].sums);
+    }
     start_products();
 #pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) written.add_rows(entering[n], memory.reading(stage)[n]);
+    for (int n = 0; n < M::kKeyTiles; ++n) written.add_rows(entering[n], operand(n));
     commit_products();
     if constexpr (kPass == Pass::output) {
-      await_products<1>();
-      if (step > 0) {
-        free(last_stage);
-        store_output(tokens);
-      }
-      tokens = Tokens(shape, part.chunk(step));
-      last_stage = stage;
       output = {};
       start_products();
 #pragma unroll
-      for (int n = 0; n < M::kKeyTiles; ++n) output.add_rows(entering[n], memory.queries(stage)[n]);
+      for (int n = 0; n < M::kKeyTiles; ++n) output.add_rows(entering[n], operand(2 * M::kKeyTiles + n));
       commit_products();
     }
-    each_state([&](float& sum, int, int) { sum *= whole; });
     if constexpr (M::kGradients) {
 #pragma unroll
-      for (WarpgroupSums& tile : state) pin(tile.sums);
-      start_products();
-#pragma unroll
-      for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(upstream, memory.queries(stage)[n]);
+      for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(upstream, operand(2 * M::kKeyTiles + n));
       commit_products();
     }
-    if constexpr (kPass != Pass::output) store_states(matrix);
+    if constexpr (kPass != Pass::output)
+#pragma unroll
+      for (int n = 0; n < M::kKeyTiles; ++n)
+        store_tile_rows(entering[n], memory.staged,
+                        static_cast<Half*>(walk.states_NHVK) + (tile * M::kKeyTiles + n) * (kTileSide * kTileSide));
 
     await_products<M::kQueries ? 1 : 0>();
     pin(written.sums);
     written.round_to(writing);
     start_products();
-#pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(writing, memory.writing(stage)[n]);
-    commit_products();
     if constexpr (kPass == Pass::output) {
-      start_products();
-      output.add_rows(writing, memory.scores(stage));
+      output.add_rows(writing, operand(3 * M::kKeyTiles));
       commit_products();
+    }
+#pragma unroll
+    for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(writing, operand(M::kKeyTiles + n));
+    commit_products();
+    if constexpr (M::kQueries) await_products<1>();  // the output is there, or nobody reads `upstream` any more
+    if constexpr (kPass == Pass::output) {
+      store_output(tokens);
     } else {
-      Half* const tile =
-          static_cast<Half*>(walk.written_NHCV) + (matrix * part.parts + part.part) * (kTileSide * kTileSide);
-      store_columns(writing, memory.staged, [&](int token, int unit) { return swizzled(tile, token, unit); });
+      Half* const to = static_cast<Half*>(walk.written_NHCV) + tile * (kTileSide * kTileSide);
+      store_columns(
+          writing, memory.staged, [&](int token, int unit) { return swizzled(to, token, unit); }, 16 * kTileSide,
+          kTokens);
     }
     turn = turn.next();
-    if constexpr (M::kGradients) await_products<1>();  // nobody reads `upstream` any more
     if (more) start_written(turn);
-    if constexpr (M::kGradients) commit_products();
-    await_products<M::kQueries ? 1 : 0>();
+    await_products<0>();
 #pragma unroll
-    for (WarpgroupSums& tile : state) pin(tile.sums);
-    if constexpr (kPass != Pass::output) free(stage);
+    for (WarpgroupSums& sums : state) pin(sums.sums);
+    if constexpr (M::kGradients) pin(written.sums);
+    __syncwarp();
+    if (lane == 0) memory.freed[stage].arrive();
   }
-  await_products<0>();
-  if constexpr (kPass == Pass::output)
-    if (part.steps > 0) store_output(tokens);
-  if constexpr (kPass != Pass::output)
-    if (lane == 0) await_stored_blocks();
   each_state([&](float& sum, int value, int key) { kept[key * V + value] = sum; });
 }
 

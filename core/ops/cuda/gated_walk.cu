@@ -148,10 +148,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
       LeftRows rounded;
       read.round_to(rounded);
-      store_columns(rounded, memory.staged, [&](int token, int unit) {
-        if (token >= length) return static_cast<Half*>(nullptr);
-        return output + ((start + token) * part.heads + part.head) * V + part.column + unit * 8;
-      });
+      const int64_t token_apart = part.heads * V;
+      Half* const to = output + start * token_apart + part.head * V + part.column;
+      store_columns(
+          rounded, memory.staged, [&](int token, int unit) { return to + token * token_apart + unit * 8; },
+          16 * token_apart, length);
     }
   }
 

@@ -89,18 +89,20 @@ struct WarpgroupSums {
                           product_rows(b[k / kTileSide] + k % kTileSide));
   }
 
-  // += a b
-  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) {
+  // += a b, b the tile that starts at product_rows.
+  __device__ __forceinline__ void add(const LeftRows& a, uint64_t b) {
 #pragma unroll
     for (int k = 0; k < kTileSide / 16; ++k)
-      multiply_add_columns(sums, a.blocks[k], product_rows(b + k * 16 * kTileSide));
+      multiply_add_columns(sums, a.blocks[k], rows_behind(b, k * 16 * kTileSide));
   }
+  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) { add(a, product_rows(b)); }
 
   // += a b^T
-  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) {
+  __device__ __forceinline__ void add_rows(const LeftRows& a, uint64_t b) {
 #pragma unroll
-    for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], product_rows(b + k * 16));
+    for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], rows_behind(b, k * 16));
   }
+  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) { add_rows(a, product_rows(b)); }
 
   // Rounded, as the left factor of the next product.
   __device__ __forceinline__ void round_to(LeftRows& rows) const {
@@ -145,26 +147,37 @@ __device__ __forceinline__ void store_rows(const LeftRows (&rows)[kTiles], Stage
   }
 }
 
-// The transpose of the rows of a warpgroup's warps: 8 numbers `unit` of each column to to(column, unit); null for
-// nowhere.
+// A warp's 16 rows to the same rows of a tile in global memory.
+__device__ __forceinline__ void store_tile_rows(const LeftRows& rows, Staged& staged, __nv_bfloat16* tile) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+  __nv_bfloat16* const here = staged.numbers[warp];
+  __syncwarp();
+  rows.store_to(here);
+  __syncwarp();
+#pragma unroll
+  for (int n = 0; n < 16 * kTileSide; n += 32 * 8)
+    store<__nv_bfloat16, 8>(tile + warp * 16 * kTileSide + n + lane * 8, load<__nv_bfloat16, 8>(here + n + lane * 8));
+}
+
+// The transpose of the rows of a warpgroup's warps, the first of its `columns`: 8 numbers `unit` of each of the first
+// 16 columns to to(column, unit), those of each 16 later ones `apart` behind.
 template <class To>
-__device__ __forceinline__ void store_columns(const LeftRows& rows, Staged& staged, const To& to) {
-  const int lane = threadIdx.x % 32, first = threadIdx.x % 128 / 32 * 16;
-  __nv_bfloat16* const here = staged.numbers[first / 16];
+__device__ __forceinline__ void store_columns(const LeftRows& rows, Staged& staged, const To& to, int64_t apart,
+                                              int64_t columns) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, column = lane / 2, unit = lane % 2;
   const auto place = [&](int column, int unit) {  // 4 neighbouring columns in different banks from the next 4
-    return here + column * 16 + (unit ^ column / 4 % 2) * 8;
+    return staged.numbers[warp] + column * 16 + (unit ^ column / 4 % 2) * 8;
   };
+  __nv_bfloat16* const put = place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  const __nv_bfloat16* const get = place(column, unit);
+  __nv_bfloat16* const out = to(column, warp * 2 + unit);
+  __syncwarp();
+#pragma unroll
+  for (int k = 0; k < kTileSide / 16; ++k) store_blocks<true>(rows.blocks[k], put + k * 16 * 16);
   __syncwarp();
 #pragma unroll
   for (int k = 0; k < kTileSide / 16; ++k)
-    store_blocks<true>(rows.blocks[k], place(k * 16 + lane / 16 * 8 + lane % 8, lane / 8 % 2));
-  __syncwarp();
-#pragma unroll
-  for (int n = lane; n < kTileSide * 2; n += 32) {
-    const int column = n / 2, unit = n % 2;
-    if (__nv_bfloat16* const out = to(column, first / 8 + unit))
-      store<__nv_bfloat16, 8>(out, load<__nv_bfloat16, 8>(place(column, unit)));
-  }
+    if (column + k * 16 < columns) store<__nv_bfloat16, 8>(out + k * apart, load<__nv_bfloat16, 8>(get + k * 16 * 16));
 }
 
 }  // namespace flashmorph::cuda

@@ -40,6 +40,11 @@ __device__ __forceinline__ uint64_t product_rows(const __nv_bfloat16* first) {
   return address | uint64_t{1} << 16 | kEightRows << 32 | kSwizzleOf128Bytes << 62;
 }
 
+// Such rows that lie `numbers` behind, a multiple of 8.
+__device__ __forceinline__ uint64_t rows_behind(uint64_t rows, int numbers) {
+  return rows & 0xffffffff00000000u | static_cast<uint32_t>(static_cast<uint32_t>(rows) + numbers / 8);
+}
+
 #define FLASHMORPH_SUMS(s)                                                                                    \
   "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3]), "+f"(s[4]), "+f"(s[5]), "+f"(s[6]), "+f"(s[7]), "+f"(s[8]), \
       "+f"(s[9]), "+f"(s[10]), "+f"(s[11]), "+f"(s[12]), "+f"(s[13]), "+f"(s[14]), "+f"(s[15]), "+f"(s[16]),  \
