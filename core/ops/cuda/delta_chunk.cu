@@ -1,4 +1,5 @@
-#include "core/ops/cuda/delta_chunk.cuh"
+#include "core/ops/cuda/chunk.cuh"
+#include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/substitution.cuh"
 #include "core/ops/cuda/warpgroup.cuh"
 
@@ -8,7 +9,25 @@ namespace flashmorph::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kPairRow = kTokens + kPad;
 constexpr float kForgottenGate = -750.0f;  // e to that is 0; a bound keeps -inf out of differences
+
+// += the products of 16 rows each of a and b.
+template <int kWidth>
+__device__ __forceinline__ void add_row_products(SumTile& tile, const Half* a, const Half* b) {
+#pragma unroll
+  for (int c = 0; c < kWidth; c += 16)
+    tile.add(LeftTile<false>(a + c, kWidth + kPad), RightTile<true>(b + c, kWidth + kPad));
+}
+
+// A warp's sums, rounded, to 16 rows of a tile.
+__device__ __forceinline__ void store_tile(const SumTile& tile, Half* to, int stride) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int part = 0; part < 4; ++part)
+    *reinterpret_cast<uint32_t*>(to + (lane / 4 + part % 2 * 8) * stride + part / 2 * 8 + lane % 4 * 2) =
+        packed(tile.sums[part / 2][part % 2 * 2], tile.sums[part / 2][part % 2 * 2 + 1]);
+}
 
 // The rows of shared memory, times factor(row), to a matrix in tiles.
 template <int kWidth, class Factor>
@@ -31,13 +50,13 @@ struct Split {
 
   __device__ __forceinline__ void put(int row, int column, float x, float y) {  // y behind x
     const uint32_t rounded = packed(x, y);
-    const float2 known = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(rounded));
+    const float2 known = unpacked(rounded);
     *reinterpret_cast<uint32_t*>(high + row * kPairRow + column) = rounded;
     *reinterpret_cast<uint32_t*>(low + row * kPairRow + column) = packed(x - known.x, y - known.y);
   }
   __device__ __forceinline__ float2 get(int row, int column) const {
     const auto pair = [&](const Half* part) {
-      return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(part + row * kPairRow + column));
+      return unpacked(*reinterpret_cast<const uint32_t*>(part + row * kPairRow + column));
     };
     const float2 a = pair(high), b = pair(low);
     return {a.x + b.x, a.y + b.y};
@@ -68,7 +87,7 @@ __device__ __forceinline__ Factor right_factor(const SumTile& transposed) {
   for (int b = 0; b < 4; ++b) {
     const float x = transposed.sums[b % 2][b / 2 * 2], y = transposed.sums[b % 2][b / 2 * 2 + 1];
     const uint32_t rounded = found.high.blocks[b] = packed(x, y);
-    const float2 known = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(rounded));
+    const float2 known = unpacked(rounded);
     found.low.blocks[b] = packed(x - known.x, y - known.y);
   }
   return found;

@@ -1,5 +1,6 @@
 #include "core/ops/cuda/bulk_copies.cuh"
-#include "core/ops/cuda/delta_chunk.cuh"
+#include "core/ops/cuda/chunk.cuh"
+#include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/warpgroup.cuh"
 
 // The gradients of a chunk from what the walks of both directions left. A multiprocessor has two blocks, so that one's
@@ -59,10 +60,6 @@ struct Rounded {
     store_blocks<true>(blocks, swizzled(tile, row + lane / 16 * 8 + lane % 8, column / 8 + lane / 8 % 2));
   }
 };
-
-__device__ __forceinline__ float2 numbers(uint32_t pair) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-}
 
 // The products of 16 rows each, from rows i and j on, of matrices in neighbouring tiles.
 template <int kWidth>
@@ -209,7 +206,7 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
     float sum = 0.0f;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const float2 a = numbers(y.value[e]), b = numbers(v[n].value[e]);
+      const float2 a = unpacked(y.value[e]), b = unpacked(v[n].value[e]);
       sum += a.x * b.x + a.y * b.y;
       y.value[e] = packed(beta * a.x, beta * a.y);
     }
@@ -255,7 +252,7 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
                  b = load<uint32_t, 4>(reinterpret_cast<const uint32_t*>(d_after) + threadIdx.x * 4);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float2 x = numbers(a.value[e]), y = numbers(b.value[e]);
+        const float2 x = unpacked(a.value[e]), y = unpacked(b.value[e]);
         product += x.x * y.x + x.y * y.y;
       }
       __syncthreads();
@@ -274,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
         for (int right = 0; right < 2; ++right) {
           const int column = half * 32 + n * 16 + right * 8;
           const auto pair = [&](const Tile* x) {
-            return numbers(*reinterpret_cast<const uint32_t*>(swizzled(x[keys], token, column / 8) + lane % 4 * 2));
+            return unpacked(*reinterpret_cast<const uint32_t*>(swizzled(x[keys], token, column / 8) + lane % 4 * 2));
           };
           const float2 q = pair(memory.q), k = pair(memory.k);
 #pragma unroll

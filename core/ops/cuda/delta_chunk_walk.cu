@@ -6,8 +6,8 @@
 // The walks of gated_delta_rule's states over a sequence's chunks. A block has 64 value columns of one head's state
 // from end to end, transposed, in the registers of a warpgroup: rounded, they are the left factor of the product that
 // reads them, and what that gives, rounded, is the left factor of the one that writes. Between two steps nothing but
-// the operands goes through shared memory, where a warp of their own brings them some steps ahead. Each step's chain is
-// two products and two roundings; all else is done while products run.
+// the operands goes through shared memory, where a warp of their own brings them some steps ahead. A step's chain is
+// those two products, their roundings and the state's decay; all else is done while products run.
 
 namespace flashmorph::cuda {
 namespace {
