@@ -182,7 +182,7 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
     start_written(turn);
   }
   for (int64_t step = 0; step < part.steps; ++step) {
-    const int64_t tile = part.matrix(step) * part.parts + part.part;  // of what tokens write, and a row of states'
+    const int64_t tile = part.matrix(step) * part.parts + part.part;  // of what the tokens write
     const int stage = turn.stage;
     const uint64_t reading = product_rows(memory.reading(stage)[0]);
     const auto operand = [&](int number) { return rows_behind(reading, number * kTileSide * kTileSide); };
@@ -192,13 +192,11 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
     Tokens tokens;
     if constexpr (kPass == Pass::output) tokens = Tokens(shape, part.chunk(step));
 
-      // While products are under way, nobody touches what some product adds to: the compiler would wait for all of
-      // them.
 #pragma unroll
     for (int n = 0; n < M::kKeyTiles; ++n) {
       state[n].round_to(entering[n]);
       for (float& sum : state[n].sums) sum *= whole;
-      pin(state[n].sums);
+      pin(state[n].sums);  // touched while products are under way, the compiler would wait for all of them
     }
     start_products();
 #pragma unroll
