@@ -31,12 +31,12 @@ trap 'rm -rf "$work"' EXIT
 
 operators() { python3 tests/gpu/operators_test.py "$bundle/lib"; }
 
-# Only our kernels are watched. Racecheck itself fails on cuBLAS's bf16 kernels, even with no kernel watched: the recurrences
-# that use them run in float32 there.
+# Only our kernels are watched. Racecheck itself fails on cuBLAS's bf16 kernels, even with no kernel watched: what uses them
+# runs in float32 there.
 sanitizer() {
   watched memcheck
   watched racecheck --only pointwise
-  watched racecheck --only lightning_attention gated_linear_attention --dtypes bfloat16
+  watched racecheck --only lightning_attention gated_linear_attention gated_delta_rule --dtypes bfloat16
   watched racecheck --dtypes float32 float64
 }
 

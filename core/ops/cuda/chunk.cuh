@@ -48,4 +48,10 @@ struct ChunkOfHead {
   }
 };
 
+// Of a kernel whose blocks have a chunk and head each.
+template <class Shape>
+unsigned blocks_of(const Shape& shape) {
+  return static_cast<unsigned>(shape.chunks.chunks * shape.heads);
+}
+
 }  // namespace flashmorph::cuda

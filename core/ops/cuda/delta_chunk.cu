@@ -1,5 +1,7 @@
-#include "core/ops/cuda/delta_chunk.cuh"
+#include "core/ops/cuda/chunk.cuh"
+#include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/substitution.cuh"
+#include "core/ops/cuda/warpgroup.cuh"
 
 // A chunk before the walks: its triangle's inverse, and the factors and scores made with it.
 
@@ -7,18 +9,111 @@ namespace flashmorph::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kPairRow = kTokens + kPad;
 constexpr float kForgottenGate = -750.0f;  // e to that is 0; a bound keeps -inf out of differences
 
-// The rows of a tile in shared memory, times factor(row), to rows of a dense matrix.
+// += the products of 16 rows each of a and b.
+template <int kWidth>
+__device__ __forceinline__ void add_row_products(SumTile& tile, const Half* a, const Half* b) {
+#pragma unroll
+  for (int c = 0; c < kWidth; c += 16)
+    tile.add(LeftTile<false>(a + c, kWidth + kPad), RightTile<true>(b + c, kWidth + kPad));
+}
+
+// A warp's sums, rounded, to 16 rows of a tile.
+__device__ __forceinline__ void store_tile(const SumTile& tile, Half* to, int stride) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int part = 0; part < 4; ++part)
+    *reinterpret_cast<uint32_t*>(to + (lane / 4 + part % 2 * 8) * stride + part / 2 * 8 + lane % 4 * 2) =
+        packed(tile.sums[part / 2][part % 2 * 2], tile.sums[part / 2][part % 2 * 2 + 1]);
+}
+
+// The rows of shared memory, times factor(row), to a matrix in tiles.
 template <int kWidth, class Factor>
-__device__ __forceinline__ void store_scaled(const Half* tile, void* matrix, int first_thread, const Factor& factor) {
-  for (int n = threadIdx.x - first_thread; n < kTokens * kWidth / 8; n += kThreads - first_thread) {
-    const int row = n / (kWidth / 8), unit = n % (kWidth / 8) * 8;
-    auto values = load<uint32_t, 4>(reinterpret_cast<const uint32_t*>(tile + row * (kWidth + kPad) + unit));
+__device__ __forceinline__ void store_tiles(const Half* rows, void* matrices, int64_t number, const Factor& factor) {
+  Half* const matrix = static_cast<Half*>(matrices) + number * kTokens * kWidth;
+  for (int n = threadIdx.x; n < kTokens * kWidth / 8; n += kThreads) {
+    const int tile = n / (kTokens * 8), row = n / 8 % kTokens, unit = n % 8 ^ row % 8;
+    auto values = load<uint32_t, 4>(
+        reinterpret_cast<const uint32_t*>(rows + row * (kWidth + kPad) + tile * kTileSide + unit * 8));
     const float f = factor(row);
 #pragma unroll
     for (uint32_t& pair : values.value) pair = scaled(pair, f, f);
-    store<uint32_t, 4>(reinterpret_cast<uint32_t*>(static_cast<Half*>(matrix) + row * kWidth + unit), values);
+    store<uint32_t, 4>(reinterpret_cast<uint32_t*>(matrix + n * 8), values);
+  }
+}
+
+// A matrix of kTokens rows as the sum of two in bfloat16, which is nearly float32.
+struct Split {
+  Half high[kTokens * kPairRow], low[kTokens * kPairRow];
+
+  __device__ __forceinline__ void put(int row, int column, float x, float y) {  // y behind x
+    const uint32_t rounded = packed(x, y);
+    const float2 known = unpacked(rounded);
+    *reinterpret_cast<uint32_t*>(high + row * kPairRow + column) = rounded;
+    *reinterpret_cast<uint32_t*>(low + row * kPairRow + column) = packed(x - known.x, y - known.y);
+  }
+  __device__ __forceinline__ float2 get(int row, int column) const {
+    const auto pair = [&](const Half* part) {
+      return unpacked(*reinterpret_cast<const uint32_t*>(part + row * kPairRow + column));
+    };
+    const float2 a = pair(high), b = pair(low);
+    return {a.x + b.x, a.y + b.y};
+  }
+};
+
+// A tile of such a matrix as a factor of a product.
+struct Factor {
+  struct {
+    uint32_t blocks[4];
+  } high, low;
+};
+
+template <class Blocks>
+__device__ __forceinline__ Factor factor(const Split& matrix, int row, int column) {
+  Factor found;
+  const int at = row * 16 * kPairRow + column * 16;
+  const Blocks high(matrix.high + at, kPairRow), low(matrix.low + at, kPairRow);
+#pragma unroll
+  for (int b = 0; b < 4; ++b) found.high.blocks[b] = high.blocks[b], found.low.blocks[b] = low.blocks[b];
+  return found;
+}
+
+// The transpose of sums, which a lane has as the right factor's blocks want it.
+__device__ __forceinline__ Factor right_factor(const SumTile& transposed) {
+  Factor found;
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    const float x = transposed.sums[b % 2][b / 2 * 2], y = transposed.sums[b % 2][b / 2 * 2 + 1];
+    const uint32_t rounded = found.high.blocks[b] = packed(x, y);
+    const float2 known = unpacked(rounded);
+    found.low.blocks[b] = packed(x - known.x, y - known.y);
+  }
+  return found;
+}
+
+__device__ __forceinline__ void add_product(SumTile& sums, const Factor& left, const Factor& right) {
+  sums.add(left.low, right.high);
+  sums.add(left.high, right.low);
+  sums.add(left.high, right.high);
+}
+
+// Of the inverse [A 0; -B M A, B] of [A^-1 0; M B^-1] the tile at (row, column) of the lower left, by a warp. B begins
+// at tile `middle`.
+__device__ __forceinline__ void invert_below(Split& inverse, const Split& m, int row, int column, int middle) {
+  SumTile below = {};
+  for (int s = middle; s <= row; ++s) {
+    SumTile m_a = {};  // transposed
+    for (int t = column; t < middle; ++t)
+      add_product(m_a, factor<LeftTile<true>>(inverse, t, column), factor<RightTile<true>>(m, s, t));
+    add_product(below, factor<LeftTile<false>>(inverse, row, s), right_factor(m_a));
+  }
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const float* const pair = &below.sums[part / 2][part % 2 * 2];
+    inverse.put(row * 16 + threadIdx.x % 32 / 4 + part % 2 * 8, column * 16 + part / 2 * 8 + threadIdx.x % 4 * 2,
+                -pair[0], -pair[1]);
   }
 }
 
@@ -26,13 +121,40 @@ template <int K, int V>
 struct ChunkMemory {
   static constexpr int kRow = K + kPad, kValueRow = V + kPad;
   Half q[kTokens * kRow], k[kTokens * kRow], v[kTokens * kValueRow];
-  Half inverse[kTokens * kPairRow], scores[kTokens * kPairRow];
-  alignas(16) float above[kTokens * kTokens], found[kTokens * kTokens];
+  Half scores[kTokens * kPairRow];
+  Split inverse;
+  union {
+    Split m;  // its tiles below the diagonal's
+    struct {
+      Half gone[kTokens * kPairRow], added[kTokens * kPairRow];  // the inverse times -beta e^b and beta of its columns
+    };
+  };
+  alignas(16) float above[kBlocks][16 * 16],
+      found[kBlocks][16 * 16];  // the diagonal's tiles, as substitute() wants them
   double b[kTokens];
-  float g[kTokens], beta[kTokens];
+  float g[kTokens], beta[kTokens], gam[kTokens], tail[kTokens];
+
+  // By a warp: b_i = g_1 + .. + g_i, and what follows from it.
+  __device__ __forceinline__ void add_up() {
+    const int i = threadIdx.x % 32 * 2;
+    const double first = g[i], both = first + static_cast<double>(g[i + 1]);
+    double sum = both;
+#pragma unroll
+    for (int apart = 1; apart < 32; apart *= 2) {
+      const double more = __shfl_up_sync(0xffffffffu, sum, apart);
+      if (threadIdx.x % 32 >= apart) sum += more;
+    }
+    const double whole = __shfl_sync(0xffffffffu, sum, 31), sums[2] = {sum - both + first, sum};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      b[i + n] = sums[n];
+      gam[i + n] = expf(static_cast<float>(sums[n]));
+      tail[i + n] = expf(static_cast<float>(whole - sums[n]));
+    }
+  }
 };
 
-// blockIdx.x: a chunk and head. A warp has 16 tokens and half of the columns of a product.
+// blockIdx.x: a chunk and head.
 template <int K, int V>
 __global__ void __launch_bounds__(kThreads, 2)
     prepare_chunk(DeltaChunkShape shape, Rows q, Rows k, Rows v, const float* g, const float* beta, DeltaChunks out) {
@@ -52,96 +174,96 @@ __global__ void __launch_bounds__(kThreads, 2)
     memory.beta[own] = present ? beta[matrix.row(own)] : 0.0f;
     out.beta_NHC[matrix.index * kTokens + own] = memory.beta[own];
   }
-  for (int n = threadIdx.x; n < kTokens * kPairRow; n += kThreads) memory.scores[n] = __float2bfloat16_rn(0.0f);
-  for (int n = threadIdx.x; n < kTokens * kTokens; n += kThreads) memory.above[n] = 0.0f;
+  for (int n = threadIdx.x * 8; n < kTokens * kPairRow; n += kThreads * 8) {
+    store<Half, 8>(memory.scores + n, {});
+    store<Half, 8>(memory.inverse.high + n, {});
+  }
   await_copies();
   __syncthreads();
-  if (own < kTokens) {
-    double sum = 0.0;
-    for (int i = 0; i <= own; ++i) sum += static_cast<double>(memory.g[i]);
-    memory.b[own] = out.b_NHC[matrix.index * kTokens + own] = sum;
-    if (own == kLast) out.whole_NH[matrix.index] = expf(static_cast<float>(sum));
-  }
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks;
+  if (warp == 0) memory.add_up();
   __syncthreads();
+  if (own < kTokens) out.b_NHC[matrix.index * kTokens + own] = memory.b[own];
+  if (own == kLast) out.whole_NH[matrix.index] = memory.gam[kLast];
 
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks, half = warp / kBlocks;
   const float scale = static_cast<float>(shape.scale);
 #pragma unroll 1
-  for (int other = 2 * half; other < 2 * half + 2; ++other) {
+  for (int other = warp / kBlocks * 2; other < warp / kBlocks * 2 + 2; ++other) {
     if (other > block) continue;
     SumTile qk = {}, kk = {};
     add_row_products<K>(qk, memory.q + block * 16 * kRow, memory.k + other * 16 * kRow);
     add_row_products<K>(kk, memory.k + block * 16 * kRow, memory.k + other * 16 * kRow);
 #pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      const int i = block * 16 + lane / 4 + e / 2 % 2 * 8, j = other * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2;
-      if (j > i) continue;
-      const float gam = expf(static_cast<float>(memory.b[i] - memory.b[j]));
-      memory.scores[i * kPairRow + j] = __float2bfloat16_rn(scale * gam * qk.sums[e / 4][e % 4]);
-      if (j < i) memory.above[j * kTokens + i] = memory.beta[i] * gam * kk.sums[e / 4][e % 4];
+    for (int part = 0; part < 4; ++part) {
+      const int i = block * 16 + lane / 4 + part % 2 * 8, j = other * 16 + part / 2 * 8 + lane % 4 * 2;
+      float score[2], m[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const auto of = [&](const SumTile& tile) { return tile.sums[part / 2][part % 2 * 2 + e]; };
+        const float gam = j + e <= i ? expf(static_cast<float>(memory.b[i] - memory.b[j + e])) : 0.0f;
+        score[e] = scale * gam * of(qk);
+        m[e] = memory.beta[i] * gam * of(kk);
+        if (other == block) memory.above[block][(j + e) % 16 * 16 + i % 16] = m[e];  // read where j < i
+      }
+      *reinterpret_cast<uint32_t*>(memory.scores + i * kPairRow + j) = packed(score[0], score[1]);
+      if (other < block) memory.m.put(i, j, m[0], m[1]);
     }
   }
-  const auto gam = [&](int row) { return expf(static_cast<float>(memory.b[row])); };
-  const auto matrix_of = [&](void* x, int width) { return static_cast<Half*>(x) + matrix.index * kTokens * width; };
-  store_scaled<K>(memory.k, matrix_of(out.k_tail_NHCK, K), 0,
-                  [&](int row) { return expf(static_cast<float>(memory.b[kLast] - memory.b[row])); });
-  store_scaled<K>(memory.q, matrix_of(out.q_reach_NHCK, K), 0, [&](int row) { return scale * gam(row); });
+  store_tiles<K>(memory.k, out.k_tail_NHCK, matrix.index, [&](int row) { return memory.tail[row]; });
+  store_tiles<K>(memory.q, out.q_reach_NHCK, matrix.index, [&](int row) { return scale * memory.gam[row]; });
   __syncthreads();
 
-  if (own < kTokens) {
-    substitute(memory.above, kTokens, memory.found, kTokens, own);
-  } else {  // meanwhile: the products' right factors, over q and v
-    for (int n = own - kTokens; n < kTokens * K / 2; n += kThreads - kTokens) {
-      const int row = n / (K / 2), at = row * kRow + n % (K / 2) * 2;
-      const float f = -memory.beta[row] * gam(row);
-      *reinterpret_cast<uint32_t*>(memory.q + at) = scaled(*reinterpret_cast<const uint32_t*>(memory.k + at), f, f);
-    }
-    for (int n = own - kTokens; n < kTokens * V / 2; n += kThreads - kTokens) {
-      const int row = n / (V / 2), at = row * kValueRow + n % (V / 2) * 2;
-      uint32_t& pair = *reinterpret_cast<uint32_t*>(memory.v + at);
-      pair = scaled(pair, memory.beta[row], memory.beta[row]);
-    }
+  if (warp < kBlocks) {
+    float* const found = memory.found[warp];
+    if (lane < 16) substitute(memory.above[warp], 16, found, 16, lane);
+    __syncwarp();
+#pragma unroll
+    for (int n = lane * 2; n < 16 * 16; n += 64)
+      memory.inverse.put(warp * 16 + n / 16, warp * 16 + n % 16, found[n], found[n + 1]);
   }
+  __syncthreads();
+  if (warp < 2) invert_below(memory.inverse, memory.m, warp * 2 + 1, warp * 2, warp * 2 + 1);
+  __syncthreads();
+  if (warp < 4) invert_below(memory.inverse, memory.m, 2 + warp % 2, warp / 2, 2);
   __syncthreads();
   for (int n = threadIdx.x; n < kTokens * kTokens / 2; n += kThreads) {
-    const int row = n / (kTokens / 2), column = n % (kTokens / 2) * 2;
-    const float* from = memory.found + row * kTokens + column;
-    *reinterpret_cast<uint32_t*>(memory.inverse + row * kPairRow + column) = packed(from[0], from[1]);
+    const int row = n / (kTokens / 2), column = n % (kTokens / 2) * 2, at = row * kPairRow + column;
+    if (column / 16 > row / 16) continue;
+    const float2 x = memory.inverse.get(row, column);
+    const float first = memory.beta[column] * x.x, second = memory.beta[column + 1] * x.y;
+    *reinterpret_cast<uint32_t*>(memory.added + at) = packed(first, second);
+    *reinterpret_cast<uint32_t*>(memory.gone + at) =
+        packed(-memory.gam[column] * first, -memory.gam[column + 1] * second);
   }
   __syncthreads();
 
-  SumTile gone[K / 32] = {}, added[V / 32] = {};
+  constexpr int kWarps = kThreads / 32, kKeyWarps = K / 16, kValueWarps = V / 16;  // that share a block of 16 tokens
+  const int keys = warp % kKeyWarps * 16, values = warp % kValueWarps;
 #pragma unroll
-  for (int other = 0; other < kBlocks; ++other)
-    if (other <= block) {
-      const LeftTile<false> inverse(memory.inverse + block * 16 * kPairRow + other * 16, kPairRow);
+  for (int i = warp / kKeyWarps; i < kBlocks; i += kWarps / kKeyWarps) {
+    SumTile gone = {};
+    for (int j = 0; j <= i; ++j)
+      gone.add(LeftTile<false>(memory.gone + i * 16 * kPairRow + j * 16, kPairRow),
+               RightTile<>(memory.k + j * 16 * kRow + keys, kRow));
+    store_tile(gone, memory.q + i * 16 * kRow + keys, kRow);  // over q, which nobody reads any more
+  }
 #pragma unroll
-      for (int n = 0; n < K / 32; ++n)
-        gone[n].add(inverse, RightTile<>(memory.q + other * 16 * kRow + half * (K / 2) + n * 16, kRow));
+  for (int i = warp / kValueWarps; i < kBlocks; i += kWarps / kValueWarps) {
+    SumTile added = {};  // rows are values
+    for (int j = 0; j <= i; ++j)
+      added.add(LeftTile<true>(memory.v + j * 16 * kValueRow + values * 16, kValueRow),
+                RightTile<true>(memory.added + i * 16 * kPairRow + j * 16, kPairRow));
+    float* const sums = out.added_NHVC + (matrix.index * V + values / 4 * kTileSide) * kTokens;
 #pragma unroll
-      for (int n = 0; n < V / 32; ++n)
-        added[n].add(inverse, RightTile<>(memory.v + other * 16 * kValueRow + half * (V / 2) + n * 16, kValueRow));
-    }
-#pragma unroll
-  for (int n = 0; n < K / 32; ++n)  // over k, which nobody reads any more
-    store_tile(gone[n], memory.k + block * 16 * kRow + half * (K / 2) + n * 16, kRow);
-#pragma unroll
-  for (int n = 0; n < V / 32; ++n)
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const int row = block * 16 + lane / 4 + part % 2 * 8,
-                column = half * (V / 2) + n * 16 + part / 2 * 8 + lane % 4 * 2;
-      const float* const pair = &added[n].sums[part / 2][part % 2 * 2];
-      store<float, 2>(out.added_NHCV + (matrix.index * kTokens + row) * V + column, {{pair[0], pair[1]}});
-    }
+    for (int half = 0; half < 2; ++half)
+      store<float, 4>(sums + ((i * 2 + half) * kTileSide * 2 + values % 4 * 32 + lane) * 4,
+                      reinterpret_cast<const Vector<float, 4>&>(added.sums[half]));
+  }
   __syncthreads();
   const auto one = [](int) { return 1.0f; };
-  store_scaled<K>(memory.k, matrix_of(out.k_gone_NHCK, K), 0, one);
-  for (int n = threadIdx.x; n < kTokens * kTokens / 8; n += kThreads) {
-    const int at = n / (kTokens / 8) * kPairRow + n % (kTokens / 8) * 8;
-    store<Half, 8>(matrix_of(out.inverse_NHCC, kTokens) + n * 8, load<Half, 8>(memory.inverse + at));
-    store<Half, 8>(matrix_of(out.scores_NHCC, kTokens) + n * 8, load<Half, 8>(memory.scores + at));
-  }
+  store_tiles<K>(memory.q, out.k_gone_NHCK, matrix.index, one);
+  store_tiles<kTokens>(memory.scores, out.scores_NHCC, matrix.index, one);
+  store_tiles<kTokens>(memory.inverse.high, out.inverse_NHCC, matrix.index, one);
 }
 
 template <int K, int V>

@@ -18,11 +18,14 @@ struct DeltaChunkShape {
   double scale;
 };
 
-// For the walks and what follows them. In bfloat16 where nothing else is said.
+// For the walks and what follows them. In bfloat16 where nothing else is said. Matrices lie as their block copies want
+// them, in the tiles of warpgroup.cuh one after the other: of 64 columns each, states of 64 values and 64 keys, all
+// keys of a value's before the next values'. `added` is the sums of tiles of 64 values by 64 tokens, the 4 neighbours
+// that a lane has of 8 tokens side by side, lane by lane.
 struct DeltaChunks {
   void *q_reach_NHCK, *k_tail_NHCK;  // scale e^b q, e^(b_C - b) k
   void* k_gone_NHCK;                 // -(I + M)^-1 beta e^b k
-  float* added_NHCV;                 // (I + M)^-1 beta v
+  float* added_NHVC;                 // (I + M)^-1 beta v
   void *inverse_NHCC, *scores_NHCC;  // (I + M)^-1, scale Gam o q k^T
   double* b_NHC;
   float *beta_NHC, *whole_NH;  // whole = e^(b_C)
@@ -39,7 +42,7 @@ void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, co
 // It leaves the output, dense, or when that is null what it entered each chunk with, transposed, and `written`.
 struct DeltaChunkWalk {
   const void *q_reach_NHCK = nullptr, *k_tail_NHCK = nullptr, *k_gone_NHCK = nullptr, *scores_NHCC = nullptr;
-  const float *added_NHCV = nullptr, *whole_NH = nullptr;
+  const float *added_NHVC = nullptr, *whole_NH = nullptr;
   Rows d_output = {};
   float* state_SHKV = nullptr;
   void *output_THV = nullptr, *states_NHVK = nullptr, *written_NHCV = nullptr;
@@ -47,10 +50,10 @@ struct DeltaChunkWalk {
 void delta_chunk_walk(const DeltaChunkShape& shape, const DeltaChunkWalk& walk, Stream stream);
 
 // The gradients from what the walks of both directions left: the states before each chunk and their gradients after it,
-// what the tokens wrote, and y.
+// what the tokens wrote and its gradients.
 struct DeltaChunkGradients {
   Rows q, k, v, d_output;
-  const void *y_NHCV, *written_NHCV, *before_NHVK, *d_after_NHVK;
+  const void *inverse_NHCC, *written_NHCV, *d_written_NHCV, *before_NHVK, *d_after_NHVK;
   const double* b_NHC;
   const float* beta_NHC;
   void *dq_THK, *dk_THK, *dv_THV;  // dense

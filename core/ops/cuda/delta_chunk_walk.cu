@@ -1,18 +1,21 @@
+#include "core/ops/cuda/bulk_copies.cuh"
 #include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/launch.h"
 #include "core/ops/cuda/warpgroup.cuh"
 
-// The walks of gated_delta_rule's states over a sequence's chunks. A block is a warpgroup that has 64 value columns of
-// one head's state from end to end, transposed, in registers: rounded, they are the left factor of the product that
+// The walks of gated_delta_rule's states over a sequence's chunks. A block has 64 value columns of one head's state
+// from end to end, transposed, in the registers of a warpgroup: rounded, they are the left factor of the product that
 // reads them, and what that gives, rounded, is the left factor of the one that writes. Between two steps nothing but
-// the operands goes through shared memory.
+// the operands goes through shared memory, where a warp of their own brings them some steps ahead. A step's chain is
+// those two products, their roundings and the state's decay; all else is done while products run.
 
 namespace flashmorph::cuda {
 namespace {
 
 using Half = __nv_bfloat16;
 
-constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns, kThreads = 128;
+constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns;
+constexpr int kWarps = 4, kThreads = 32 * (kWarps + 1);  // that compute, and the one that copies
 static_assert(kTokens == kTileSide && kColumns == kTileSide);
 constexpr size_t kSharedMemory = 227 << 10;  // that a block may have
 
@@ -23,33 +26,46 @@ template <int K, Pass kPass>
 struct Memory {
   static constexpr int kKeyTiles = K / kTileSide;
   static constexpr bool kQueries = kPass != Pass::states, kGradients = kPass == Pass::gradients;
-  static constexpr int kStageTiles = (kQueries ? 3 : 2) * kKeyTiles + kQueries + kGradients;
-  static constexpr int kAddedRow = kColumns + 4;  // so that 4 rows of 8 numbers lie in different banks
-  static constexpr int kAdded = kGradients ? 4 : kTokens * kAddedRow;
-  static constexpr size_t kStage = kStageTiles * sizeof(Tile) + kAdded * sizeof(float);
-  static constexpr int kStages = 3 * kStage + sizeof(Staged) <= kSharedMemory ? 3 : 2;
+  static constexpr int kAddedTiles = sizeof(float[kTokens][kColumns]) / sizeof(Tile);
+  static constexpr int kStageTiles = (kQueries ? 3 : 2) * kKeyTiles + kQueries + (kGradients ? 1 : kAddedTiles);
+  static constexpr size_t kFixed = sizeof(Staged) + 128;
+  static constexpr int kFitting = static_cast<int>((kSharedMemory - kFixed) / (kStageTiles * sizeof(Tile)));
+  static constexpr int kStages = kFitting < 4 ? kFitting : 4;  // so many chunks are here or on their way
 
   Tile tiles[kStages * kStageTiles];
-  float added[kStages][kAdded];
   Staged staged;
+  Arrivals arrived[kStages], freed[kStages];
 
-  __device__ Tile* reading(int64_t step) { return tiles + step % kStages * kStageTiles; }
-  __device__ Tile* writing(int64_t step) { return reading(step) + kKeyTiles; }
-  __device__ Tile* queries(int64_t step) { return writing(step) + kKeyTiles; }
-  __device__ Tile& scores(int64_t step) { return queries(step)[kKeyTiles]; }
-  __device__ Tile& upstream(int64_t step) { return queries(step)[kKeyTiles + 1]; }
+  __device__ Tile* reading(int stage) { return tiles + stage * kStageTiles; }
+  __device__ Tile* writing(int stage) { return reading(stage) + kKeyTiles; }
+  __device__ Tile* queries(int stage) { return writing(stage) + kKeyTiles; }
+  __device__ Tile& scores(int stage) { return queries(stage)[kKeyTiles]; }
+  __device__ Tile& upstream(int stage) { return queries(stage)[kKeyTiles + 1]; }
+  __device__ float* added(int stage) {
+    return reinterpret_cast<float*>(tiles[(stage + 1) * kStageTiles - kAddedTiles]);
+  }
+};
+
+// Where a step's operands are, and for the how manieth time others are there.
+template <int kStages>
+struct Turn {
+  int stage = 0;
+  unsigned round = 0;
+  __device__ __forceinline__ Turn next() const {
+    return stage + 1 < kStages ? Turn{stage + 1, round} : Turn{0, round + 1};
+  }
 };
 
 // One block's part of a walk.
 struct Part {
-  int column;  // first of its value columns
-  int64_t owner, heads, head, value_dim, first, steps;
+  int part, column;  // of its value columns, and their first
+  int64_t owner, heads, head, parts, first, steps;
   bool backwards;
 
   __device__ Part(const DeltaChunkShape& shape, bool backwards)
-      : heads(shape.heads), value_dim(shape.value_dim), backwards(backwards) {
-    const int parts = static_cast<int>(value_dim) / kColumns;
-    column = static_cast<int>(blockIdx.x % parts) * kColumns;
+      : heads(shape.heads), parts(shape.value_dim / kColumns), backwards(backwards) {
+    part = static_cast<int>(blockIdx.x % parts);
+    column = part * kColumns;
     owner = blockIdx.x / parts;
     head = owner % heads;
     const int64_t sequence = owner / heads;
@@ -60,48 +76,67 @@ struct Part {
   __device__ __forceinline__ int64_t matrix(int64_t step) const { return chunk(step) * heads + head; }
 };
 
+// Where a chunk's tokens lie.
+struct Tokens {
+  int64_t start = 0, length = 0;
+  Tokens() = default;
+  __device__ __forceinline__ Tokens(const DeltaChunkShape& shape, int64_t chunk)
+      : start(shape.chunks.start_N[chunk]), length(shape.chunks.length_N[chunk]) {}
+};
+
+// By a warp: all steps' operands, each as soon as there is room.
 template <int K, Pass kPass>
-__device__ __forceinline__ void fetch(Memory<K, kPass>& memory, const DeltaChunkShape& shape,
-                                      const DeltaChunkWalk& walk, const Part& part, int64_t step) {
+__device__ __forceinline__ void copy_operands(Memory<K, kPass>& memory, const DeltaChunkShape& shape,
+                                              const DeltaChunkWalk& walk, const Part& part) {
   using M = Memory<K, kPass>;
-  if (step < part.steps) {
+  constexpr unsigned kBytes = (M::kStageTiles - M::kGradients) * sizeof(Tile);
+  const int lane = threadIdx.x % 32;
+  Turn<M::kStages> turn;
+  for (int64_t step = 0; step < part.steps; ++step, turn = turn.next()) {
     const int64_t matrix = part.matrix(step);
-    fetch_matrix<K, kThreads>(memory.reading(step), M::kGradients ? walk.k_tail_NHCK : walk.k_gone_NHCK, matrix);
-    fetch_matrix<K, kThreads>(memory.writing(step), M::kGradients ? walk.k_gone_NHCK : walk.k_tail_NHCK, matrix);
-    if constexpr (M::kQueries) {
-      fetch_matrix<K, kThreads>(memory.queries(step), walk.q_reach_NHCK, matrix);
-      fetch_matrix<kTokens, kThreads>(&memory.scores(step), walk.scores_NHCC, matrix);
+    const int stage = turn.stage;
+    Arrivals& arrived = memory.arrived[stage];
+    Tokens tokens;
+    if constexpr (M::kGradients) tokens = Tokens(shape, part.chunk(step));
+    memory.freed[stage].await(turn.round + 1);
+    if (lane == 0) {
+      const auto copy = [&](void* to, const void* tiles, int64_t number, int count) {
+        const unsigned bytes = count * sizeof(Tile);
+        copy_block(to, static_cast<const Half*>(tiles) + number * count * (kTileSide * kTileSide), bytes, arrived);
+      };
+      arrived.arrive_before(kBytes);
+      copy(memory.reading(stage), M::kGradients ? walk.k_tail_NHCK : walk.k_gone_NHCK, matrix, M::kKeyTiles);
+      if constexpr (!M::kGradients)
+        copy(memory.added(stage), walk.added_NHVC, matrix * part.parts + part.part, M::kAddedTiles);
+      if constexpr (M::kQueries) {
+        copy(memory.scores(stage), walk.scores_NHCC, matrix, 1);
+        copy(memory.queries(stage), walk.q_reach_NHCK, matrix, M::kKeyTiles);
+      }
+      copy(memory.writing(stage), M::kGradients ? walk.k_gone_NHCK : walk.k_tail_NHCK, matrix, M::kKeyTiles);
     }
     if constexpr (M::kGradients) {
-      const Rows& rows = walk.d_output;
-      const int64_t start = shape.chunks.start_N[part.chunk(step)], length = shape.chunks.length_N[part.chunk(step)];
-      fetch_tiles<1, kThreads>(&memory.upstream(step),
-                               static_cast<const Half*>(rows.data) + part.head * rows.head_stride + part.column,
-                               [&](int row) { return row < length ? (start + row) * rows.token_stride : -1; });
-    } else {
-      float* const added = memory.added[step % M::kStages];
-      for (int n = threadIdx.x; n < kTokens * kColumns / 4; n += kThreads) {
-        const int row = n / (kColumns / 4), unit = n % (kColumns / 4) * 4;
-        copy_async(added + row * M::kAddedRow + unit,
-                   walk.added_NHCV + (matrix * kTokens + row) * part.value_dim + part.column + unit, true);
+      const Half* const from =
+          static_cast<const Half*>(walk.d_output.data) + part.head * walk.d_output.head_stride + part.column;
+#pragma unroll 4
+      for (int row = lane / 8; row < kTokens; row += 4) {
+        const bool present = row < tokens.length;
+        copy_async(swizzled(memory.upstream(stage), row, lane % 8),
+                   from + (present ? (tokens.start + row) * walk.d_output.token_stride : 0) + lane % 8 * 8, present);
       }
+      arrived.arrive_with_copies();
     }
   }
-  commit_copies();
 }
 
-// blockIdx.x: a sequence, a head and its part of the value columns.
+// By a warpgroup.
 template <int K, Pass kPass>
-__global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape, DeltaChunkWalk walk) {
-  extern __shared__ __align__(1024) unsigned char shared[];
+__device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChunkShape& shape,
+                                        const DeltaChunkWalk& walk, const Part& part) {
   using M = Memory<K, kPass>;
-  M& memory = *reinterpret_cast<M*>(shared);
-  const Part part(shape, M::kGradients);
-  const int64_t V = part.value_dim;
-#pragma unroll
-  for (int ahead = 0; ahead < M::kStages - 1; ++ahead) fetch<K, kPass>(memory, shape, walk, part, ahead);
-
-  WarpgroupSums state[M::kKeyTiles];  // rows are value columns
+  const int lane = threadIdx.x % 32;
+  const int64_t V = shape.value_dim;
+  WarpgroupSums state[M::kKeyTiles], written, output;  // rows are value columns
+  LeftRows entering[M::kKeyTiles], writing, upstream;
   const auto each_state = [&](const auto& use) {
 #pragma unroll
     for (int n = 0; n < M::kKeyTiles; ++n)
@@ -109,73 +144,131 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
   };
   float* const kept = walk.state_SHKV + part.owner * K * V + part.column;
   each_state([&](float& sum, int value, int key) { sum = kept[key * V + value]; });
-  float next_whole = part.steps > 0 ? walk.whole_NH[part.matrix(0)] : 0.0f;  // read a step before its use
 
-  for (int64_t step = 0; step < part.steps; ++step) {
-    const int64_t matrix = part.matrix(step);
-    const float whole = next_whole;
-    if (step + 1 < part.steps) next_whole = walk.whole_NH[part.matrix(step + 1)];
-    await_copies_before<M::kStages - 2>();
-    publish_to_products();
-    __syncthreads();
-    fetch<K, kPass>(memory, shape, walk, part, step + M::kStages - 1);
-
-    LeftRows entering[M::kKeyTiles], upstream;
-#pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) state[n].round_to(entering[n]);
-    WarpgroupSums written = {}, output = {};  // rows are value columns
+  // What a chunk's tokens write beside what the state gives, which is the next product of `written`.
+  const auto start_written = [&](const Turn<M::kStages>& turn) {
+    memory.arrived[turn.stage].await(turn.round);
     if constexpr (M::kGradients) {
-      upstream.load_transposed(memory.upstream(step));
+      upstream.load_transposed(memory.upstream(turn.stage));
+      written = {};
+      start_products();
+      written.add(upstream, memory.scores(turn.stage));
+      commit_products();
     } else {
-      const float* const added = memory.added[step % M::kStages];
-      written.each([&](float& sum, int value, int token) { sum = added[token * M::kAddedRow + value]; });
+      const float* const added = memory.added(turn.stage) + threadIdx.x * 4;
+#pragma unroll
+      for (int n = 0; n < kTileSide / 8; ++n) {
+        const auto sums = load<float, 4>(added + n * kTileSide * 8);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) written.sums[n * 4 + e] = sums.value[e];
+      }
+    }
+  };
+  const auto store_output = [&](const Tokens& tokens) {
+    pin(output.sums);
+    LeftRows rounded;
+    output.round_to(rounded);
+    const int64_t token_apart = part.heads * V;
+    Half* const to = static_cast<Half*>(walk.output_THV) + tokens.start * token_apart + part.head * V + part.column;
+    store_columns(
+        rounded, memory.staged, [&](int token, int unit) { return to + token * token_apart + unit * 8; },
+        16 * token_apart, tokens.length);
+  };
+
+  Turn<M::kStages> turn;
+  float next_whole = 0.0f;  // read a step before its use
+  if (part.steps > 0) {
+    next_whole = walk.whole_NH[part.matrix(0)];
+    start_written(turn);
+  }
+  for (int64_t step = 0; step < part.steps; ++step) {
+    const int64_t tile = part.matrix(step) * part.parts + part.part;  // of what the tokens write
+    const int stage = turn.stage;
+    const uint64_t reading = product_rows(memory.reading(stage)[0]);
+    const auto operand = [&](int number) { return rows_behind(reading, number * kTileSide * kTileSide); };
+    const bool more = step + 1 < part.steps;
+    const float whole = next_whole;
+    if (more) next_whole = walk.whole_NH[part.matrix(step + 1)];
+    Tokens tokens;
+    if constexpr (kPass == Pass::output) tokens = Tokens(shape, part.chunk(step));
+
+#pragma unroll
+    for (int n = 0; n < M::kKeyTiles; ++n) {
+      state[n].round_to(entering[n]);
+      for (float& sum : state[n].sums) sum *= whole;
+      pin(state[n].sums);  // touched while products are under way, the compiler would wait for all of them
     }
     start_products();
-    if constexpr (M::kGradients) written.add(upstream, memory.scores(step));
 #pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) written.add_rows(entering[n], memory.reading(step)[n]);
+    for (int n = 0; n < M::kKeyTiles; ++n) written.add_rows(entering[n], operand(n));
     commit_products();
     if constexpr (kPass == Pass::output) {
-#pragma unroll
-      for (int n = 0; n < M::kKeyTiles; ++n) output.add_rows(entering[n], memory.queries(step)[n]);
-      commit_products();
-    } else {
-      store_rows(entering, memory.staged, static_cast<Half*>(walk.states_NHVK) + (matrix * V + part.column) * K);
-    }
-    each_state([&](float& sum, int, int) { sum *= whole; });
-    if constexpr (M::kGradients) {
+      output = {};
       start_products();
 #pragma unroll
-      for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(upstream, memory.queries(step)[n]);
+      for (int n = 0; n < M::kKeyTiles; ++n) output.add_rows(entering[n], operand(2 * M::kKeyTiles + n));
       commit_products();
     }
+    if constexpr (M::kGradients) {
+#pragma unroll
+      for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(upstream, operand(2 * M::kKeyTiles + n));
+      commit_products();
+    }
+    if constexpr (kPass != Pass::output)
+#pragma unroll
+      for (int n = 0; n < M::kKeyTiles; ++n)
+        store_tile_rows(entering[n], memory.staged,
+                        static_cast<Half*>(walk.states_NHVK) + (tile * M::kKeyTiles + n) * (kTileSide * kTileSide));
 
     await_products<M::kQueries ? 1 : 0>();
     pin(written.sums);
-    LeftRows writing;
     written.round_to(writing);
     start_products();
+    if constexpr (kPass == Pass::output) {
+      output.add_rows(writing, operand(3 * M::kKeyTiles));
+      commit_products();
+    }
 #pragma unroll
-    for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(writing, memory.writing(step)[n]);
-    if constexpr (kPass == Pass::output) output.add_rows(writing, memory.scores(step));
+    for (int n = 0; n < M::kKeyTiles; ++n) state[n].add(writing, operand(M::kKeyTiles + n));
     commit_products();
-    if constexpr (kPass != Pass::output)
-      store_columns(written, memory.staged, [&](int token) {
-        return static_cast<Half*>(walk.written_NHCV) + (matrix * kTokens + token) * V + part.column;
-      });
+    if constexpr (M::kQueries) await_products<1>();  // the output is there, or nobody reads `upstream` any more
+    if constexpr (kPass == Pass::output) {
+      store_output(tokens);
+    } else {
+      Half* const to = static_cast<Half*>(walk.written_NHCV) + tile * (kTileSide * kTileSide);
+      store_columns(
+          writing, memory.staged, [&](int token, int unit) { return swizzled(to, token, unit); }, 16 * kTileSide,
+          kTokens);
+    }
+    turn = turn.next();
+    if (more) start_written(turn);
     await_products<0>();
 #pragma unroll
-    for (WarpgroupSums& tile : state) pin(tile.sums);
-    if constexpr (kPass == Pass::output) {
-      pin(output.sums);
-      const int64_t start = shape.chunks.start_N[part.chunk(step)], length = shape.chunks.length_N[part.chunk(step)];
-      store_columns(output, memory.staged, [&](int token) {
-        if (token >= length) return static_cast<Half*>(nullptr);
-        return static_cast<Half*>(walk.output_THV) + ((start + token) * part.heads + part.head) * V + part.column;
-      });
-    }
+    for (WarpgroupSums& sums : state) pin(sums.sums);
+    if constexpr (M::kGradients) pin(written.sums);
+    __syncwarp();
+    if (lane == 0) memory.freed[stage].arrive();
   }
   each_state([&](float& sum, int value, int key) { kept[key * V + value] = sum; });
+}
+
+// blockIdx.x: a sequence, a head and its part of the value columns.
+template <int K, Pass kPass>
+__global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape, DeltaChunkWalk walk) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  using M = Memory<K, kPass>;
+  static_assert(sizeof(M) <= kSharedMemory);
+  M& memory = *reinterpret_cast<M*>(shared);
+  const Part part(shape, M::kGradients);
+  if (threadIdx.x < M::kStages) {
+    memory.arrived[threadIdx.x].start(M::kGradients ? 1 + 32 : 1);
+    memory.freed[threadIdx.x].start(kWarps);
+  }
+  __syncthreads();
+  if (__shfl_sync(0xffffffffu, threadIdx.x / 32, 0) < kWarps)  // which the compiler sees to be a warp's
+    compute<K, kPass>(memory, shape, walk, part);
+  else
+    copy_operands<K, kPass>(memory, shape, walk, part);
 }
 
 template <int K, Pass kPass>

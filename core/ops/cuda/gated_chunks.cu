@@ -118,8 +118,7 @@ template <int K>
 void launch_gate_chunk(const GatedShape& shape, const Rows& q, const Rows& k, const float* g, const GatedChunks& chunks,
                        Stream stream) {
   allow_shared_memory(gate_chunk<K>, sizeof(ScoreMemory<K>));
-  const unsigned blocks = static_cast<unsigned>(shape.chunks.chunks * shape.heads);
-  gate_chunk<K><<<blocks, kGateThreads<K>, sizeof(ScoreMemory<K>), stream>>>(shape, q, k, g, chunks);
+  gate_chunk<K><<<blocks_of(shape), kGateThreads<K>, sizeof(ScoreMemory<K>), stream>>>(shape, q, k, g, chunks);
 }
 
 }  // namespace

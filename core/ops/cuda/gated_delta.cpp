@@ -223,14 +223,14 @@ struct ChunkedCall {
     const int64_t C = kWalkedChunk, K = shape.key_dim, V = shape.value_dim;
     for (at::Tensor* x : {&q_reach, &k_tail, &k_gone}) *x = empty({C, K}, at::kBFloat16);
     for (at::Tensor* x : {&inverse, &scores}) *x = empty({C, C}, at::kBFloat16);
-    added = empty({C, V}, at::kFloat), beta = empty({C}, at::kFloat), whole = empty({}, at::kFloat);
+    added = empty({V, C}, at::kFloat), beta = empty({C}, at::kFloat), whole = empty({}, at::kFloat);
     b = empty({C}, at::kDouble);
     const at::Tensor g = g_BTH.to(at::kFloat).contiguous(), strength = beta_BTH.to(at::kFloat).contiguous();
     delta_chunks(shape, rows_of(q), rows_of(k), rows_of(v), g.const_data_ptr<float>(), strength.const_data_ptr<float>(),
                  {.q_reach_NHCK = q_reach.data_ptr(),
                   .k_tail_NHCK = k_tail.data_ptr(),
                   .k_gone_NHCK = k_gone.data_ptr(),
-                  .added_NHCV = added.data_ptr<float>(),
+                  .added_NHVC = added.data_ptr<float>(),
                   .inverse_NHCC = inverse.data_ptr(),
                   .scores_NHCC = scores.data_ptr(),
                   .b_NHC = b.data_ptr<double>(),
@@ -251,7 +251,7 @@ struct ChunkedCall {
   void walk(DeltaChunkWalk walk) const {
     walk.q_reach_NHCK = q_reach.const_data_ptr(), walk.k_tail_NHCK = k_tail.const_data_ptr();
     walk.k_gone_NHCK = k_gone.const_data_ptr(), walk.scores_NHCC = scores.const_data_ptr();
-    walk.added_NHCV = added.const_data_ptr<float>(), walk.whole_NH = whole.const_data_ptr<float>();
+    walk.added_NHVC = added.const_data_ptr<float>(), walk.whole_NH = whole.const_data_ptr<float>();
     delta_chunk_walk(shape, walk, stream_of(q));
   }
 };
@@ -285,7 +285,6 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
              .state_SHKV = d_state.data_ptr<float>(),
              .states_NHVK = d_after.data_ptr(),
              .written_NHCV = d_written.data_ptr()});
-  const at::Tensor y = product(flipped(call.inverse), d_written);
   const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
   const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
   delta_chunk_gradients(call.shape,
@@ -293,8 +292,9 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                          .k = rows_of(call.k),
                          .v = rows_of(call.v),
                          .d_output = rows_of(dO),
-                         .y_NHCV = y.const_data_ptr(),
+                         .inverse_NHCC = call.inverse.const_data_ptr(),
                          .written_NHCV = written.const_data_ptr(),
+                         .d_written_NHCV = d_written.const_data_ptr(),
                          .before_NHVK = before.const_data_ptr(),
                          .d_after_NHVK = d_after.const_data_ptr(),
                          .b_NHC = call.b.const_data_ptr<double>(),

@@ -341,8 +341,7 @@ template <int K, int V>
 void launch_gradients(const GatedShape& shape, const GatedGradients& gradients, Stream stream) {
   using M = GradientMemory<K, V>;
   allow_shared_memory(chunk_gradients<K, V>, sizeof(M));
-  const unsigned blocks = static_cast<unsigned>(shape.chunks.chunks * shape.heads);
-  chunk_gradients<K, V><<<blocks, kThreads, sizeof(M), stream>>>(shape, gradients);
+  chunk_gradients<K, V><<<blocks_of(shape), kThreads, sizeof(M), stream>>>(shape, gradients);
 }
 
 }  // namespace

@@ -146,10 +146,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if constexpr (M::kOutput) {
       pin(read.sums);
       const int64_t start = walk.shape.chunks.start_N[chunk], length = walk.shape.chunks.length_N[chunk];
-      store_columns(read, memory.staged, [&](int token) {
-        if (token >= length) return static_cast<Half*>(nullptr);
-        return output + ((start + token) * part.heads + part.head) * V + part.column;
-      });
+      LeftRows rounded;
+      read.round_to(rounded);
+      const int64_t token_apart = part.heads * V;
+      Half* const to = output + start * token_apart + part.head * V + part.column;
+      store_columns(
+          rounded, memory.staged, [&](int token, int unit) { return to + token * token_apart + unit * 8; },
+          16 * token_apart, length);
     }
   }
 

@@ -17,8 +17,12 @@ __device__ __forceinline__ uint32_t packed(float a, float b) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
+__device__ __forceinline__ float2 unpacked(uint32_t pair) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+
 __device__ __forceinline__ uint32_t scaled(uint32_t pair, float a, float b) {
-  const float2 values = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+  const float2 values = unpacked(pair);
   return packed(values.x * a, values.y * b);
 }
 

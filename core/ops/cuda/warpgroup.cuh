@@ -51,6 +51,14 @@ struct LeftRows {
 #pragma unroll
     for (int k = 0; k < kTileSide / 16; ++k) load_blocks<true>(blocks[k], swizzled(tile, k * 16 + row, unit));
   }
+
+  // To where a tile has these rows.
+  __device__ __forceinline__ void store_to(__nv_bfloat16* rows) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k)
+      store_blocks<false>(blocks[k], swizzled(rows, lane % 16, k * 2 + lane / 16));
+  }
 };
 
 // 64 x 64 sums: of 8 neighbouring columns a lane has columns 2 (l % 4) and the next of row l / 4 and of row 8 + l / 4
@@ -81,18 +89,20 @@ struct WarpgroupSums {
                           product_rows(b[k / kTileSide] + k % kTileSide));
   }
 
-  // += a b
-  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) {
+  // += a b, b the tile that starts at product_rows.
+  __device__ __forceinline__ void add(const LeftRows& a, uint64_t b) {
 #pragma unroll
     for (int k = 0; k < kTileSide / 16; ++k)
-      multiply_add_columns(sums, a.blocks[k], product_rows(b + k * 16 * kTileSide));
+      multiply_add_columns(sums, a.blocks[k], rows_behind(b, k * 16 * kTileSide));
   }
+  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) { add(a, product_rows(b)); }
 
   // += a b^T
-  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) {
+  __device__ __forceinline__ void add_rows(const LeftRows& a, uint64_t b) {
 #pragma unroll
-    for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], product_rows(b + k * 16));
+    for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], rows_behind(b, k * 16));
   }
+  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) { add_rows(a, product_rows(b)); }
 
   // Rounded, as the left factor of the next product.
   __device__ __forceinline__ void round_to(LeftRows& rows) const {
@@ -115,10 +125,7 @@ struct WarpgroupSums {
 
 // Room for what a warp has on the way to global memory, a warp's own, so that a lane stores 16 bytes.
 struct Staged {
-  static constexpr int kRow = kTileSide + 8, kColumn = 16 + 8;  // a row of 64 numbers, a column's of the warp's 16 rows
-  static constexpr int kSize = kTileSide * kColumn;
-  static_assert(16 * kRow <= kSize);
-  alignas(16) __nv_bfloat16 numbers[4][kSize];
+  alignas(128) __nv_bfloat16 numbers[4][16 * kTileSide];
 };
 
 // A warp's 16 rows of kTiles neighbouring tiles to a dense matrix whose rows lie one after the other.
@@ -129,38 +136,48 @@ __device__ __forceinline__ void store_rows(const LeftRows (&rows)[kTiles], Stage
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     __syncwarp();
-#pragma unroll
-    for (int k = 0; k < kTileSide / 16; ++k)
-#pragma unroll
-      for (int b = 0; b < 4; ++b)
-        *reinterpret_cast<uint32_t*>(here + (lane / 4 + b % 2 * 8) * Staged::kRow + k * 16 + b / 2 * 8 + lane % 4 * 2) =
-            rows[tile].blocks[k][b];
+    rows[tile].store_to(here);
     __syncwarp();
 #pragma unroll
     for (int n = lane; n < 16 * kTileSide / 8; n += 32) {
-      const int row = n / (kTileSide / 8), unit = n % (kTileSide / 8) * 8;
-      store<__nv_bfloat16, 8>(to + ((warp * 16 + row) * kTiles + tile) * kTileSide + unit,
-                              load<__nv_bfloat16, 8>(here + row * Staged::kRow + unit));
+      const int row = n / (kTileSide / 8), unit = n % (kTileSide / 8);
+      store<__nv_bfloat16, 8>(to + ((warp * 16 + row) * kTiles + tile) * kTileSide + unit * 8,
+                              load<__nv_bfloat16, 8>(swizzled(here, row, unit)));
     }
   }
 }
 
-// Each column of the sums, rounded, as 64 numbers from to(column) on; null for nowhere.
-template <class To>
-__device__ __forceinline__ void store_columns(const WarpgroupSums& sums, Staged& staged, const To& to) {
-  const int lane = threadIdx.x % 32, first = threadIdx.x % 128 / 32 * 16;
-  __nv_bfloat16* const here = staged.numbers[first / 16];
+// A warp's 16 rows to the same rows of a tile in global memory.
+__device__ __forceinline__ void store_tile_rows(const LeftRows& rows, Staged& staged, __nv_bfloat16* tile) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+  __nv_bfloat16* const here = staged.numbers[warp];
   __syncwarp();
-  WarpgroupSums::each_place([&](int n, int row, int column) {
-    here[column * Staged::kColumn + row - first] = __float2bfloat16_rn(sums.sums[n]);
-  });
+  rows.store_to(here);
   __syncwarp();
 #pragma unroll
-  for (int n = lane; n < kTileSide * 2; n += 32) {
-    const int column = n / 2, unit = n % 2 * 8;
-    if (__nv_bfloat16* const out = to(column))
-      store<__nv_bfloat16, 8>(out + first + unit, load<__nv_bfloat16, 8>(here + column * Staged::kColumn + unit));
-  }
+  for (int n = 0; n < 16 * kTileSide; n += 32 * 8)
+    store<__nv_bfloat16, 8>(tile + warp * 16 * kTileSide + n + lane * 8, load<__nv_bfloat16, 8>(here + n + lane * 8));
+}
+
+// The transpose of the rows of a warpgroup's warps, the first of its `columns`: 8 numbers `unit` of each of the first
+// 16 columns to to(column, unit), those of each 16 later ones `apart` behind.
+template <class To>
+__device__ __forceinline__ void store_columns(const LeftRows& rows, Staged& staged, const To& to, int64_t apart,
+                                              int64_t columns) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, column = lane / 2, unit = lane % 2;
+  const auto place = [&](int column, int unit) {  // 4 neighbouring columns in different banks from the next 4
+    return staged.numbers[warp] + column * 16 + (unit ^ column / 4 % 2) * 8;
+  };
+  __nv_bfloat16* const put = place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  const __nv_bfloat16* const get = place(column, unit);
+  __nv_bfloat16* const out = to(column, warp * 2 + unit);
+  __syncwarp();
+#pragma unroll
+  for (int k = 0; k < kTileSide / 16; ++k) store_blocks<true>(rows.blocks[k], put + k * 16 * 16);
+  __syncwarp();
+#pragma unroll
+  for (int k = 0; k < kTileSide / 16; ++k)
+    if (column + k * 16 < columns) store<__nv_bfloat16, 8>(out + k * apart, load<__nv_bfloat16, 8>(get + k * 16 * 16));
 }
 
 }  // namespace flashmorph::cuda

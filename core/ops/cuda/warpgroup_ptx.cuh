@@ -1,19 +1,10 @@
 #pragma once
 
-#include <cuda_bf16.h>
-
-#include <cstdint>
+#include "core/ops/cuda/ptx.cuh"
 
 // Hopper's instructions for the products of a warpgroup, 128 threads that call them together (PTX ISA, "Asynchronous
 // Warpgroup Level Matrix Instructions"). A product runs on while the threads go on: until await_products, nobody may
 // touch its sums, its left factor in registers or the shared memory that it reads.
-
-// Compiled for another architecture the kernels are there and nobody calls them.
-#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define FLASHMORPH_HOPPER(...) __trap()
-#else
-#define FLASHMORPH_HOPPER(...) asm volatile(__VA_ARGS__)
-#endif
 
 namespace flashmorph::cuda {
 
@@ -45,8 +36,13 @@ __device__ __forceinline__ void publish_to_products() {
 // How a product reads rows of 64 numbers that lie as swizzled() of warpgroup.cuh says, from `first` on.
 __device__ __forceinline__ uint64_t product_rows(const __nv_bfloat16* first) {
   constexpr uint64_t kEightRows = 1024 / 16, kSwizzleOf128Bytes = 1;
-  const uint64_t address = static_cast<uint32_t>(__cvta_generic_to_shared(first)) / 16;
+  const uint64_t address = shared_address(first) / 16;
   return address | uint64_t{1} << 16 | kEightRows << 32 | kSwizzleOf128Bytes << 62;
+}
+
+// Such rows that lie `numbers` behind, a multiple of 8.
+__device__ __forceinline__ uint64_t rows_behind(uint64_t rows, int numbers) {
+  return rows & 0xffffffff00000000u | static_cast<uint32_t>(static_cast<uint32_t>(rows) + numbers / 8);
 }
 
 #define FLASHMORPH_SUMS(s)                                                                                    \
@@ -83,6 +79,5 @@ __device__ __forceinline__ void multiply_add_rows(float (&sums)[32], const uint3
 
 #undef FLASHMORPH_PRODUCT
 #undef FLASHMORPH_SUMS
-#undef FLASHMORPH_HOPPER
 
 }  // namespace flashmorph::cuda
