@@ -26,11 +26,12 @@ struct GateSettings {
           {"flashmorph: end select once its pick has been the same for so many steps and its margin exceeds the gates' "
            "noise; 0: go through all tokens",
            0, kMany});
-    v.key(
-        "polish", polish,
-        {"flashmorph: hard mixtures are judged on held-out samples, the gates' pick beside uniform's and ablate's, "
-         "then so many of the dropped layers, those that help most, in each kept one's place; 0: the gates alone pick",
-         0, 1000});
+    v.key("polish", polish,
+          {"flashmorph: hard mixtures are judged on held-out samples, the gates' pick beside uniform's and ablate's, "
+           "then so many of the dropped layers, those that help most, in each kept one's place, of fewer than 8 kept "
+           "ones "
+           "as many more as make no fewer exchanges; 0: the gates alone pick",
+           0, 1000});
   }
 };
 

@@ -9,6 +9,8 @@
 namespace flashmorph {
 namespace {
 
+constexpr int64_t kFewKept = 8;
+
 using Layers = std::vector<int64_t>;
 
 JudgedSet judged(const Layers& kept, const Evidence& evidence) { return {kept, evidence.judge(kept)}; }
@@ -52,13 +54,15 @@ JudgedSet best_contender(std::vector<Contender>& contenders, const Evidence& evi
 
 }  // namespace
 
-void polish(Pick& pick, const Evidence& evidence, int64_t width) {
+void polish(Pick& pick, const Evidence& evidence, int64_t candidates) {
   pick.contenders = {{"flashmorph", pick.full_layers, {}},
                      {"uniform", uniform_layers(evidence.budget), {}},
                      {"ablate", selector_named("ablate").pick(evidence).full_layers, {}}};
   JudgedSet now = best_contender(pick.contenders, evidence);
   for (;;) {
     pick.full_layers = now.full_layers;
+    const auto kept = static_cast<int64_t>(now.full_layers.size());
+    const int64_t width = std::max(candidates, (candidates * kFewKept + kept - 1) / kept);
     JudgedSet best = now;
     Exchange made;
     for (const int64_t in : strongest_outside(now.full_layers, evidence, width))

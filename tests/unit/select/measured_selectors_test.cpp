@@ -97,6 +97,22 @@ TEST(Polish, ExchangesLayersUntilNoneIsBetter) {
   EXPECT_THAT(polished(1, {{1, 1, 9, 1, 1, 9}, 2, "", ""}).full_layers, ElementsAre(0, 3)) << "2 and 5 cost too much";
 }
 
+TEST(Polish, TriesMoreLayersWhereFewAreKept) {
+  SelectSection settings;
+  settings.own.of<GateSettings>().polish = 1;
+  const Pick found =
+      selector_named("flashmorph")
+          .pick({.settings = settings,
+                 .budget = LayerBudget::of_layers(6, 1),
+                 .gates = {0, 0, 0, 0, 0.9, 0.8},
+                 .judge = [](const std::vector<int64_t>& kept) {  // beside another layer 0 helps more; alone 1 does
+                   const bool beside = kept.size() > 1;
+                   return Judgement{.error = 1.0 * has(kept, 0),
+                                    .recall = 0.2 * (beside && has(kept, 0)) + 0.1 * has(kept, 1)};
+                 }});
+  EXPECT_THAT(found.full_layers, ElementsAre(1));
+}
+
 TEST(Polish, StartsFromTheBestOfTheGatesPickUniformAndAblate) {
   SelectSection settings;
   settings.own.of<GateSettings>().polish = 1;
