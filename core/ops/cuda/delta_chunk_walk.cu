@@ -152,7 +152,7 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
       upstream.load_transposed(memory.upstream(turn.stage));
       written = {};
       start_products();
-      written.add(upstream, memory.scores(turn.stage));
+      written.add(upstream, product_rows(memory.scores(turn.stage)));
       commit_products();
     } else {
       const float* const added = memory.added(turn.stage) + threadIdx.x * 4;

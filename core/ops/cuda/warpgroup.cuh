@@ -89,20 +89,28 @@ struct WarpgroupSums {
                           product_rows(b[k / kTileSide] + k % kTileSide));
   }
 
-  // += a b, b the tile that starts at product_rows.
+  // += a b, b the tile that starts at product_rows; or with an address for each product, as the walks of Lightning and
+  // gated linear attention were measured.
   __device__ __forceinline__ void add(const LeftRows& a, uint64_t b) {
 #pragma unroll
     for (int k = 0; k < kTileSide / 16; ++k)
       multiply_add_columns(sums, a.blocks[k], rows_behind(b, k * 16 * kTileSide));
   }
-  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) { add(a, product_rows(b)); }
+  __device__ __forceinline__ void add(const LeftRows& a, const Tile& b) {
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k)
+      multiply_add_columns(sums, a.blocks[k], product_rows(b + k * 16 * kTileSide));
+  }
 
   // += a b^T
   __device__ __forceinline__ void add_rows(const LeftRows& a, uint64_t b) {
 #pragma unroll
     for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], rows_behind(b, k * 16));
   }
-  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) { add_rows(a, product_rows(b)); }
+  __device__ __forceinline__ void add_rows(const LeftRows& a, const Tile& b) {
+#pragma unroll
+    for (int k = 0; k < kTileSide / 16; ++k) multiply_add_rows(sums, a.blocks[k], product_rows(b + k * 16));
+  }
 
   // Rounded, as the left factor of the next product.
   __device__ __forceinline__ void round_to(LeftRows& rows) const {
