@@ -9,6 +9,7 @@
 #include "core/ops/cuda/part_sums.h"
 #include "core/ops/cuda/pointwise_kernels.h"
 #include "core/ops/cuda/quantise_kernels.h"
+#include "core/ops/cuda/rotation_kernels.h"
 #include "core/ops/cuda/tensors.h"
 #include "core/ops/quantised.h"
 

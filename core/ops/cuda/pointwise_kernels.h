@@ -4,8 +4,8 @@
 
 #include "core/ops/cuda/element.h"
 
-// Kernels of swiglu, the rotation (alone and behind a norm), the gate mix and its distance from the teacher. Tensors
-// are contiguous; sums are in float32 at least and in a fixed order.
+// Kernels of swiglu, the gate mix, its distance from the teacher, and sums of other kernels' parts. Tensors are
+// contiguous; sums are in float32 at least and in a fixed order.
 
 namespace flashmorph::cuda {
 
@@ -13,20 +13,6 @@ void swiglu(Element type, const void* gate, const void* up, void* y, int64_t cou
 // dy, gate, up [rows, width], contiguous; from one row of the gradients to the next: `step`. At most 2^32 accesses.
 void swiglu_backward(Element type, const void* dy, const void* gate, const void* up, void* d_gate, void* d_up,
                      int64_t rows, int64_t width, int64_t step, Stream stream);
-
-// x, y [tokens, heads, size]; cos, sin [period, size] in the accumulator's type: token t has the angles of row t %
-// period. back: by the transposed rotation.
-void rotate(Element type, const void* x, const void* cos, const void* sin, void* y, int64_t tokens, int64_t period,
-            int64_t heads, int64_t size, bool back, Stream stream);
-
-// The same behind RMSNorm with weight [size], and its gradients. partial [parts, size] in the accumulator's type: what
-// part_sums makes the weight's gradient of, unless null. `size` as norm_rotates() wants it.
-bool norm_rotates(Element type, int64_t size);
-void norm_rotate(Element type, const void* x, const void* weight, const void* cos, const void* sin, void* y,
-                 int64_t tokens, int64_t period, int64_t heads, int64_t size, double epsilon, Stream stream);
-void norm_rotate_backward(Element type, const void* dy, const void* x, const void* weight, const void* cos,
-                          const void* sin, void* dx, void* partial, int64_t parts, int64_t tokens, int64_t period,
-                          int64_t heads, int64_t size, double epsilon, Stream stream);
 
 // sums [width] = partial [parts, width], in the accumulator's type, added over the parts.
 void part_sums(Element type, const void* partial, void* sums, int64_t parts, int64_t width, Stream stream);
