@@ -3,6 +3,7 @@
 #include <tuple>
 #include <vector>
 
+#include "core/ops/cuda/beside.h"
 #include "core/ops/cuda/chunking.h"
 #include "core/ops/cuda/delta_chunk.h"
 #include "core/ops/cuda/gated_delta_kernels.h"
@@ -248,11 +249,11 @@ struct ChunkedCall {
     return start_SHKV ? start_SHKV->to(at::kFloat).clone(at::MemoryFormat::Contiguous)
                       : at::zeros({chunks.sequences(), shape.heads, shape.key_dim, shape.value_dim}, whole.options());
   }
-  void walk(DeltaChunkWalk walk) const {
+  void walk(DeltaChunkWalk walk, Stream stream) const {
     walk.q_reach_NHCK = q_reach.const_data_ptr(), walk.k_tail_NHCK = k_tail.const_data_ptr();
     walk.k_gone_NHCK = k_gone.const_data_ptr(), walk.scores_NHCC = scores.const_data_ptr();
     walk.added_NHVC = added.const_data_ptr<float>(), walk.whole_NH = whole.const_data_ptr<float>();
-    delta_chunk_walk(shape, walk, stream_of(q));
+    delta_chunk_walk(shape, walk, stream);
   }
 };
 
@@ -263,7 +264,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
     return forward_of_products(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
   const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, documents, scale);
   const at::Tensor output = dense_like(v_BTHV), state = call.state_of(initial);
-  call.walk({.state_SHKV = state.data_ptr<float>(), .output_THV = output.data_ptr()});
+  call.walk({.state_SHKV = state.data_ptr<float>(), .output_THV = output.data_ptr()}, stream_of(q_BTHK));
   return {output, state};
 }
 
@@ -279,12 +280,18 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const int64_t C = kWalkedChunk, K = call.shape.key_dim, V = call.shape.value_dim;
   const at::Tensor before = call.empty({V, K}, at::kBFloat16), d_after = at::empty_like(before);
   const at::Tensor written = call.empty({C, V}, at::kBFloat16), d_written = at::empty_like(written);
+  // Neither walk reads what the other leaves, and where heads and sequences are few neither has blocks for all of the
+  // card. The walk back, the longer one, waits for no event.
+  Beside beside(q_BTHK.get_device());
   call.walk(
-      {.state_SHKV = state.data_ptr<float>(), .states_NHVK = before.data_ptr(), .written_NHCV = written.data_ptr()});
+      {.state_SHKV = state.data_ptr<float>(), .states_NHVK = before.data_ptr(), .written_NHCV = written.data_ptr()},
+      beside.stream());
   call.walk({.d_output = rows_of(dO),
              .state_SHKV = d_state.data_ptr<float>(),
              .states_NHVK = d_after.data_ptr(),
-             .written_NHCV = d_written.data_ptr()});
+             .written_NHCV = d_written.data_ptr()},
+            stream_of(q_BTHK));
+  beside.join();
   const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
   const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
   delta_chunk_gradients(call.shape,
