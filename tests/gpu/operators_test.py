@@ -226,8 +226,9 @@ def pointwise(small):
             gate_mix_case(dtype, shape)
             squared_distance_case(dtype, shape)
         if dtype != torch.float64:
-            for shape in ((tokens, (64, 32, 16)), (tokens, (576,))) if small else \
-                    ((tokens, (64, 32, 16)), (40, (2048, 1024, 1024)), (3, (6144,)), (5, (24576, 16)), (9, (16,) * 5)):
+            for shape in ((tokens, (64, 32, 16)), (tokens, (576,)), (3, (4096,))) if small else \
+                    ((tokens, (64, 32, 16)), (42, (2048, 1024, 1024)), (41, (2048,)), (7, (4112,)), (3, (6144,)),
+                     (5, (12288,)), (5, (24576, 16)), (9, (16,) * 5)):
                 float8_rows_case(dtype, *shape)
         if dtype == torch.bfloat16:
             for tokens_there, width, outputs in ((5, 64, (48, 16)),) if small else \

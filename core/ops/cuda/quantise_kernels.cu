@@ -54,7 +54,7 @@ __device__ __forceinline__ void store_scaled(uint8_t* value, const Vector<T, W>&
   *reinterpret_cast<Vector<__nv_fp8x2_storage_t, W / 2>*>(value) = out;
 }
 
-// A row by so many threads, a warp or the block. What they cannot hold of it they read twice.
+// A row by so many neighbouring threads. What they cannot hold of it they read twice.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     quantise(const __grid_constant__ Matrices matrices, uint8_t* value, float* scale, int64_t rows, float largest,
@@ -84,6 +84,15 @@ __global__ void __launch_bounds__(kThreads)
     store_scaled(value + i, x.template at<W>(matrices, i), factor);
 }
 
+// Warps enough to hold a row, a power of two of them, if a block has so many: with few vectors each the threads would
+// do little but wait for one another.
+template <class T>
+int threads_of(int width) {
+  int threads = 32;
+  while (threads < kThreads && threads * kHeld * kWide<T> < width) threads *= 2;
+  return threads;
+}
+
 }  // namespace
 
 bool has_float8_products() {
@@ -104,7 +113,7 @@ void quantise_rows(Element type, const std::array<Columns, kMostColumns>& column
   }
   with_type(type, [&](auto t) {
     using T = decltype(t);
-    const int threads = matrices.width <= 32 * kHeld * kWide<T> ? 32 : kThreads;
+    const int threads = threads_of<T>(matrices.width);
     quantise<T><<<blocks_for(rows, kThreads / threads), kThreads, 0, stream>>>(matrices, static_cast<uint8_t*>(value),
                                                                                scale, rows, static_cast<float>(largest),
                                                                                static_cast<float>(least), threads);
