@@ -8,7 +8,6 @@
 
 #include "core/ops/norm.h"
 #include "core/ops/projection.h"
-#include "core/ops/quantised.h"
 #include "core/ops/rotation.h"
 #include "core/ops/softmax_attention.h"
 
@@ -63,13 +62,9 @@ at::Tensor project_heads(const at::Tensor& x_BTD, const at::Tensor& weight, int6
 
 ReadBeside queries_keys_values_beside(const at::Tensor& x_BTD, const AttentionWeights& weights, at::TensorList others,
                                       const ModelSpec& spec, const Positions& positions, bool rotated) {
-  std::vector<at::Tensor> matrices{weights.q, weights.k, weights.v}, biases;
-  if (weights.q_bias.defined()) biases = {weights.q_bias, weights.k_bias, weights.v_bias};
-  const bool together = biases.empty() && QuantisedMatrices::of(matrices) == nullptr;
-  if (together) matrices.insert(matrices.end(), others.begin(), others.end());
-  std::vector<at::Tensor> read = project_each(x_BTD, matrices, biases);
-  if (!together)
-    for (const at::Tensor& other : others) read.push_back(project(x_BTD, other));
+  std::vector<at::Tensor> matrices{weights.q, weights.k, weights.v};
+  matrices.insert(matrices.end(), others.begin(), others.end());
+  std::vector<at::Tensor> read = project_each(x_BTD, matrices, {weights.q_bias, weights.k_bias, weights.v_bias});
   for (size_t i = 0; i < 3; ++i) read[i] = read[i].unflatten(-1, {-1, spec.head_dim});
   const bool rotates = rotated && weights.rotates;
   return {{normed_and_placed(read[0], weights.q_norm, spec.norm_epsilon, rotates, positions),

@@ -28,8 +28,7 @@ struct QueriesKeysValues {
 QueriesKeysValues queries_keys_values(const at::Tensor& x_BTD, const AttentionWeights& weights, const ModelSpec& spec,
                                       const Positions& positions, bool rotated = true);
 
-// The same, and x projected by `others`, too: where the queries have no bias and are not quantised, one node of the
-// graph for all (projection.h).
+// The same, and x projected by `others`, too, in one node of the graph where projection.h can.
 struct ReadBeside {
   QueriesKeysValues qkv;
   std::vector<at::Tensor> others;

@@ -211,17 +211,20 @@ at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::T
 
 variable_list project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
   const auto is_there = [](const at::Tensor& bias) { return bias.defined(); };
-  const bool biased = std::ranges::any_of(biases, is_there);
-  TORCH_CHECK(!biased || (biases.size() == weights.size() && std::ranges::all_of(biases, is_there)),
-              "project_each: a bias for each weight, or for none");
-  for (size_t i = 0; i < weights.size(); ++i)
-    Project::check(x, weights[i], biased ? OptionalTensor(biases[i]) : std::nullopt);
-  const at::TensorList given = biased ? biases : at::TensorList();
+  const at::TensorList given = std::ranges::any_of(biases, is_there) ? biases : at::TensorList();
   const QuantisedMatrices* quantised = QuantisedMatrices::of(weights);
-  const variable_list y = quantised != nullptr          ? quantised->project(x, given)
-                          : c10::GradMode::is_enabled() ? ProjectEach::apply(x, weights, given)
-                                                        : ProjectEach::outputs(x, weights, given);  // without a node
+  const size_t joined = quantised != nullptr ? quantised->count() : given.empty() ? weights.size() : given.size();
+  TORCH_CHECK(
+      joined <= weights.size() && (given.empty() || given.size() == joined) && std::ranges::all_of(given, is_there),
+      "project_each: a bias for each weight of the first ones, or for none");
+  for (size_t i = 0; i < joined; ++i)
+    Project::check(x, weights[i], given.empty() ? std::nullopt : OptionalTensor(given[i]));
+  const at::TensorList first = weights.slice(0, joined);
+  variable_list y = quantised != nullptr          ? quantised->project(x, given)
+                    : c10::GradMode::is_enabled() ? ProjectEach::apply(x, first, given)
+                                                  : ProjectEach::outputs(x, first, given);  // without a node
   Interlude::reached();
+  for (const at::Tensor& other : weights.slice(joined)) y.push_back(project(x, other));
   return y;
 }
 

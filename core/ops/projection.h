@@ -13,9 +13,10 @@ namespace flashmorph {
 // oneDNN's: LibTorch's own, MKL's, use half of an AMD processor's vectors.
 at::Tensor project(const at::Tensor& x, const at::Tensor& weight_ED, const at::Tensor& bias_E = {});
 
-// The same by several weights, and by a bias (undefined: none) each or none at all; what their gradients pull on x is
-// added up inside the products, or inside one where the gradients lie side by side in the same rows. Behind the first
-// ones of a sublayer comes its interlude (core/ops/interlude.h).
+// The same by several weights, and by a bias (undefined: none) each of the first ones or none at all; what their
+// gradients pull on x is added up inside the products, or inside one where the gradients lie side by side in the same
+// rows. The first ones that have biases, or were quantised together (core/ops/quantised.h), are joined so without the
+// others, which follow one by one. Behind the first ones of a sublayer comes its interlude (core/ops/interlude.h).
 std::vector<at::Tensor> project_each(const at::Tensor& x, at::TensorList weights, at::TensorList biases = {});
 
 // a b of matrices, by the same products; no gradient of its own.

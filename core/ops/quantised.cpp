@@ -138,7 +138,8 @@ const QuantisedMatrices* QuantisedMatrices::of(at::TensorList weights) {
     return weight.unsafeGetTensorImpl() == member.first && weight._version() == member.second &&
            !weight.requires_grad();
   };
-  TORCH_CHECK(std::ranges::equal(weights, found->members_, is_member),
+  TORCH_CHECK(found->count() <= weights.size() &&
+                  std::ranges::equal(weights.slice(0, found->count()), found->members_, is_member),
               "a frozen projection in float8 has changed, is trained, or is used with others than those that it was "
               "quantised with");
   return found;

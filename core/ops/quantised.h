@@ -40,8 +40,11 @@ class QuantisedMatrices : public c10::BackendMeta {
   // Whether all their sides are multiples of 16, as the products want them.
   static bool fit(at::TensorList weights);
 
-  // What is attached to the first of these weights, or null. They must be all of its matrices, as they were then.
+  // What is attached to the first of these weights, or null. They must begin with all of its matrices, as they were
+  // then.
   static const QuantisedMatrices* of(at::TensorList weights);
+
+  size_t count() const { return sizes_.size(); }  // of the matrices
 
   // One output a matrix, with its bias where there are biases. x [.., D] as the weights are.
   std::vector<at::Tensor> project(const at::Tensor& x, at::TensorList biases) const;

@@ -117,6 +117,36 @@ TEST(ProjectEach, WhatNobodyAsksForIsNotWorkedOut) {
   EXPECT_THROW(project_each(x, {frozen, seeded({6, 9}, 3)}), c10::Error);
 }
 
+// One node for the first ones, as their biases or float8 forms want it, and one for each of the others.
+TEST(ProjectEach, JoinsTheFirstOnesThatHaveBiasesOrWereQuantisedTogether) {
+  const at::Tensor b = seeded({32}, 4), c = seeded({16}, 5), upstream = seeded({3, 80}, 6);
+  for (const bool quantised : {false, true})
+    for (const bool biased : {false, true}) {
+      std::vector<at::Tensor> weights;
+      for (const int64_t rows : {32, 16, 8, 24}) weights.push_back(seeded({rows, 48}, rows));
+      const at::TensorList first(weights.data(), 2);
+      if (quantised)
+        first[0].unsafeGetTensorImpl()->set_backend_meta(
+            c10::make_intrusive<QuantisedMatrices>(first, /*going_back=*/true));
+      const std::vector<at::Tensor> biases = biased ? std::vector{b, c} : std::vector<at::Tensor>();
+      const at::Tensor x = seeded({3, 48}, 1).requires_grad_(true);
+
+      const std::vector<at::Tensor> y = project_each(x, weights, biases);
+      std::vector<at::Tensor> apart = project_each(x, first, biases);
+      for (const at::Tensor& other : at::TensorList(weights).slice(2)) apart.push_back(project(x, other));
+
+      ASSERT_EQ(y.size(), weights.size());
+      for (size_t i = 0; i < y.size(); ++i) EXPECT_TRUE(y[i].equal(apart[i])) << i << quantised << biased;
+      EXPECT_EQ(y[0].grad_fn(), y[1].grad_fn());
+      EXPECT_EQ(y[2].grad_fn() == y[0].grad_fn(), !quantised && !biased);
+      const auto pulled = [&](const std::vector<at::Tensor>& outputs) {
+        return torch::autograd::grad({at::cat(outputs, 1)}, {x}, {upstream})[0];
+      };
+      EXPECT_LT(relative_error(pulled(apart).to(at::kDouble), pulled(y)), 1e-6);
+      EXPECT_THROW(project_each(x, weights, {b, c, seeded({8}, 7), seeded({24}, 8), b}), c10::Error);
+    }
+}
+
 // The gradients that are put off are the same bits, those that other leaves or x get do not wait.
 TEST(PutOffGradients, OfTrainedLeavesComeLaterAndAreTheSame) {
   for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16}) {
