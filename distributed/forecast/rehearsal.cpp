@@ -85,10 +85,8 @@ class Rehearsal {
   RankUse select() {
     const SelectSection& section = config_.stages.select;
     const StepShape shape = StepShape::of(section, layout_.shape.data);
-    const MemoryKind before = memory_.hold_for(MemoryKind::frozen);
-    const FrozenInFloat8 in_float8({{model_, "", /*mixes_attention=*/true}}, config_.device);
+    const FrozenInFloat8 in_float8 = quantised({{model_, "", /*mixes_attention=*/true}});
     in_float8.require_some();
-    memory_.hold_for(before);
     const at::Tensor alpha = at::full({model_.own_layers().count()}, 0.5, at::kDouble);  // both branches count
     return step(shape, least_answer_tokens(section.data, shape.length), [&](const MicroBatches& some) {
       select_step(model_, alpha, some, section, mesh_);
@@ -147,12 +145,15 @@ class Rehearsal {
     TrainedWeights trained(weights, section, mesh_);
     memory_.hold_for(before);
     for (const Parameter& weight : weights) hold_its_gradient(weight.value);
-    memory_.hold_for(MemoryKind::frozen);
-    const FrozenInFloat8 in_float8(models, config_.device);
+    const FrozenInFloat8 in_float8 = quantised(models);
     in_float8.require_some();
-    memory_.hold_for(before);
     return step(StepShape::of(section, layout_.shape.data), 0,
                 [&](const MicroBatches& some) { trained.update(stage_step(some).gradients, /*learning_rate=*/0.0); });
+  }
+
+  FrozenInFloat8 quantised(const std::vector<StageModel>& models) {
+    const HeldFor frozen(memory_, MemoryKind::frozen);
+    return FrozenInFloat8(models, config_.device);
   }
 
   // The first gradient that a weight gets becomes the one it keeps. A backward pass that puts it off shows none.
