@@ -136,7 +136,7 @@ at::Tensor MorphableModel::embed(const at::Tensor& tokens_BT) const {
 }
 
 at::Tensor MorphableModel::normed_input(int64_t layer, const at::Tensor& x) const {
-  return start_normed_input(layer, x).here();
+  return start_read(Sublayer::attention(layer), x).here();
 }
 
 at::Tensor MorphableModel::full_attention(int64_t layer, const at::Tensor& normed, const Positions& positions,
@@ -157,26 +157,30 @@ at::Tensor MorphableModel::linear_attention(int64_t layer, const at::Tensor& nor
 at::Tensor MorphableModel::attend(int64_t layer, const at::Tensor& x, const Route& route, const Positions& positions,
                                   LayerCache* cache) const {
   const at::Tensor part = attention_part(layer, normed_input(layer, x), route, positions, cache);
-  return after_attention(layer, x, out_of_shards(part, *shard_));
+  return after(Sublayer::attention(layer), x, out_of_shards(part, *shard_));
 }
 
 at::Tensor MorphableModel::feed_forward(int64_t layer, const at::Tensor& h) const {
-  const at::Tensor part = feed_forward_part(layer, start_normed_states(layer, h).here());
-  return after_feed_forward(layer, h, out_of_shards(part, *shard_));
+  const Sublayer here = Sublayer::feed_forward(layer);
+  const at::Tensor part = feed_forward_part(layer, start_read(here, h).here());
+  return after(here, h, out_of_shards(part, *shard_));
 }
 
-Arriving MorphableModel::start_normed_input(int64_t layer, const at::Tensor& x) const {
-  return input_on_its_way(layer, read_by_sublayer(x, this->layer(layer).block.input_norm, spec_));
+const at::Tensor& MorphableModel::norm_of(Sublayer sublayer) const {
+  const BlockWeights& block = this->layer(sublayer.layer()).block;
+  return sublayer.is_attention() ? block.input_norm : block.post_norm;
 }
 
-Arriving MorphableModel::input_on_its_way(int64_t layer, const at::Tensor& own_normed) const {
-  return start_into_shards(own_normed, *shard_).then([this, layer](const at::Tensor& normed) {
-    return StateWatch::seen(*this, layer, "the normed input", normed);
+Arriving MorphableModel::start_read(Sublayer sublayer, const at::Tensor& x) const {
+  return on_its_way(sublayer, read_by_sublayer(x, norm_of(sublayer), spec_));
+}
+
+Arriving MorphableModel::on_its_way(Sublayer sublayer, const at::Tensor& own_normed) const {
+  Arriving read = start_into_shards(own_normed, *shard_);
+  if (!sublayer.is_attention()) return read;
+  return std::move(read).then([this, sublayer](const at::Tensor& normed) {
+    return StateWatch::seen(*this, sublayer.layer(), "the normed input", normed);
   });
-}
-
-Arriving MorphableModel::start_normed_states(int64_t layer, const at::Tensor& h) const {
-  return start_into_shards(read_by_sublayer(h, this->layer(layer).block.post_norm, spec_), *shard_);
 }
 
 at::Tensor MorphableModel::attention_part(int64_t layer, const at::Tensor& normed, const Route& route,
@@ -199,30 +203,20 @@ at::Tensor MorphableModel::feed_forward_part(int64_t layer, const at::Tensor& no
   return flashmorph::feed_forward(normed, this->layer(layer).block, spec_);
 }
 
-at::Tensor MorphableModel::after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const {
-  return StateWatch::seen(*this, layer, "the states behind its attention",
-                          with_sublayer(x, attended, this->layer(layer).block.input_norm, spec_));
+at::Tensor MorphableModel::after(Sublayer sublayer, const at::Tensor& x, const at::Tensor& sum) const {
+  return seen_behind(sublayer, with_sublayer(x, sum, norm_of(sublayer), spec_));
 }
 
-at::Tensor MorphableModel::after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const {
-  return StateWatch::seen(*this, layer, "the feed-forward's output",
-                          with_sublayer(h, fed, this->layer(layer).block.post_norm, spec_));
+MorphableModel::Onward MorphableModel::onward_from(Sublayer sublayer, const at::Tensor& x,
+                                                   const at::Tensor& sum) const {
+  const Sublayer next{sublayer.number + 1};
+  const auto [states, read] = with_sublayer_and_read(x, sum, norm_of(sublayer), norm_of(next), spec_);
+  return {seen_behind(sublayer, states), on_its_way(next, read)};
 }
 
-MorphableModel::Onward MorphableModel::from_attention(int64_t layer, const at::Tensor& x,
-                                                      const at::Tensor& attended) const {
-  const BlockWeights& here = this->layer(layer).block;
-  auto [h, read] = with_sublayer_and_read(x, attended, here.input_norm, here.post_norm, spec_);
-  h = StateWatch::seen(*this, layer, "the states behind its attention", h);
-  return {h, start_into_shards(read, *shard_)};
-}
-
-MorphableModel::Onward MorphableModel::from_feed_forward(int64_t layer, const at::Tensor& h,
-                                                         const at::Tensor& fed) const {
-  const BlockWeights &here = this->layer(layer).block, &next = this->layer(layer + 1).block;
-  auto [x, read] = with_sublayer_and_read(h, fed, here.post_norm, next.input_norm, spec_);
-  x = StateWatch::seen(*this, layer, "the feed-forward's output", x);
-  return {x, input_on_its_way(layer + 1, read)};
+at::Tensor MorphableModel::seen_behind(Sublayer sublayer, const at::Tensor& states) const {
+  const char* piece = sublayer.is_attention() ? "the states behind its attention" : "the feed-forward's output";
+  return StateWatch::seen(*this, sublayer.layer(), piece, states);
 }
 
 at::Tensor MorphableModel::final_hidden(const at::Tensor& x) const {

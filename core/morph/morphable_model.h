@@ -45,6 +45,16 @@ struct MorphableLayer {
   std::unique_ptr<LinearBranch> branch;
 };
 
+// A layer's attention or its feed-forward, counted through the model: layer l has 2 l and 2 l + 1.
+struct Sublayer {
+  int64_t number;
+
+  static Sublayer attention(int64_t layer) { return {2 * layer}; }
+  static Sublayer feed_forward(int64_t layer) { return {2 * layer + 1}; }
+  int64_t layer() const { return number / 2; }
+  bool is_attention() const { return number % 2 == 0; }
+};
+
 // One rank's piece of a model whose layers are morphable: the teacher (every route full), the mixture, and a hybrid are
 // the same object under different routes. The piece is a slice (its shard) of some consecutive layers; the piece with
 // layer 0 also has the embedding, the one with the last layer the head. Layers go by their number in the whole model
@@ -85,22 +95,19 @@ class MorphableModel {
                     LayerCache* cache = nullptr) const;               // H: one reduction
   at::Tensor feed_forward(int64_t layer, const at::Tensor& h) const;  // X': one reduction
   // Both in pieces, for those who have other work while the shards' numbers are under way:
-  //   attend(l, x, ..)   = after_attention(l, x, sum over the shard of attention_part(l, normed_input(l, x), ..))
-  //   feed_forward(l, h) = after_feed_forward(l, h, sum over the shard of feed_forward_part(l, normed LN(H)))
-  Arriving start_normed_input(int64_t layer, const at::Tensor& x) const;   // LN(X), on its way to all ranks
-  Arriving start_normed_states(int64_t layer, const at::Tensor& h) const;  // LN(H)
+  //   attend(l, x, ..)   = after(attention, x, sum over the shard of attention_part(l, start_read(attention, x), ..))
+  //   feed_forward(l, h) = after(feed-forward, h, sum over the shard of feed_forward_part(l, start_read(.., h)))
+  Arriving start_read(Sublayer sublayer, const at::Tensor& x) const;  // LN(X) or LN(H), on its way to all ranks
   at::Tensor attention_part(int64_t layer, const at::Tensor& normed, const Route& route, const Positions& positions,
                             LayerCache* cache = nullptr) const;
   at::Tensor feed_forward_part(int64_t layer, const at::Tensor& normed) const;
-  at::Tensor after_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;
-  at::Tensor after_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const;
-  // after_attention and start_normed_states in one; after_feed_forward and the next layer's start_normed_input.
+  at::Tensor after(Sublayer sublayer, const at::Tensor& x, const at::Tensor& sum) const;  // H or X'
+  // after() and the next sublayer's start_read() in one.
   struct Onward {
     at::Tensor states;  // H; X'
     Arriving read;      // LN(H); LN(X')
   };
-  Onward from_attention(int64_t layer, const at::Tensor& x, const at::Tensor& attended) const;
-  Onward from_feed_forward(int64_t layer, const at::Tensor& h, const at::Tensor& fed) const;
+  Onward onward_from(Sublayer sublayer, const at::Tensor& x, const at::Tensor& sum) const;
   at::Tensor final_hidden(const at::Tensor& x) const;  // ready for the head, all tokens on every rank; the last piece
 
   // X through all of this piece's layers, each by its route; with caches (one a layer of the whole model) the tokens
@@ -137,7 +144,9 @@ class MorphableModel {
       : spec_(spec), placement_(placement), shard_(&shard), own_(own), pipeline_peers_(&pipeline_peers) {}
 
   void check_routes(const Routes& routes) const;
-  Arriving input_on_its_way(int64_t layer, const at::Tensor& own_normed) const;
+  const at::Tensor& norm_of(Sublayer sublayer) const;
+  Arriving on_its_way(Sublayer sublayer, const at::Tensor& own_normed) const;
+  at::Tensor seen_behind(Sublayer sublayer, const at::Tensor& states) const;
   Parameters embedding_parameters() const;
   Parameters head_parameters() const;
 

@@ -9,11 +9,6 @@
 #include "core/train/recompute.h"
 
 namespace flashmorph {
-namespace {
-
-bool is_attention(int64_t sublayer) { return sublayer % 2 == 0; }
-
-}  // namespace
 
 Way Way::of(const MorphableModel& model, Routes routes, const Positions& positions, bool last_feed_forward) {
   TORCH_CHECK(std::ssize(routes) == model.layer_count(), "one route a layer: ", routes.size(), " for ",
@@ -43,10 +38,7 @@ void Pass::finish(Pass* beside) {
 at::Tensor Pass::states() {
   if (!computed_) return x_;
   const c10::AutoGradMode mode(records_);
-  const int64_t layer = (next_ - 1) / 2;
-  const at::Tensor sum = computed_.here();
-  come_to(is_attention(next_ - 1) ? way_.model.after_attention(layer, x_, sum)
-                                  : way_.model.after_feed_forward(layer, x_, sum));
+  come_to(way_.model.after({next_ - 1}, x_, computed_.here()));
   return x_;
 }
 
@@ -55,30 +47,29 @@ void Pass::enter() {
   if (read_) return;
   if (next_ == way_.last) return void(states());
   const c10::AutoGradMode mode(records_);
-  const int64_t layer = next_ / 2;
   if (!computed_) {
-    read_ = is_attention(next_) ? way_.model.start_normed_input(layer, x_) : way_.model.start_normed_states(layer, x_);
+    read_ = way_.model.start_read({next_}, x_);
     return;
   }
-  const at::Tensor sum = computed_.here();
-  auto [states, read] = is_attention(next_) ? way_.model.from_feed_forward(layer - 1, x_, sum)
-                                            : way_.model.from_attention(layer, x_, sum);
+  auto [states, read] = way_.model.onward_from({next_ - 1}, x_, computed_.here());
   come_to(states);
   read_ = std::move(read);
 }
 
 // `states`: behind the sublayer before `next_`.
-void Pass::come_to(const at::Tensor& states) { x_ = see_ && is_attention(next_ - 1) ? see_(x_, states) : states; }
+void Pass::come_to(const at::Tensor& states) {
+  x_ = see_ && Sublayer{next_ - 1}.is_attention() ? see_(x_, states) : states;
+}
 
 void Pass::compute(const std::function<void()>& meanwhile) {
   enter();
   const c10::AutoGradMode mode(records_);
-  const int64_t sublayer = next_++;
+  const Sublayer sublayer{next_++};
   const at::Tensor read = read_.here();
   const auto part = [&] {
-    const int64_t layer = sublayer / 2;
-    return is_attention(sublayer) ? way_.model.attention_part(layer, read, way_.routes[layer], way_.positions)
-                                  : way_.model.feed_forward_part(layer, read);
+    const int64_t layer = sublayer.layer();
+    return sublayer.is_attention() ? way_.model.attention_part(layer, read, way_.routes[layer], way_.positions)
+                                   : way_.model.feed_forward_part(layer, read);
   };
   computed_ = start_out_of_shards_beside(part, way_.model.shard(), meanwhile);
 }

@@ -12,13 +12,12 @@
 
 namespace flashmorph {
 
-// What is gone through, and how: consecutive sublayers of one piece of a model, an attention or a feed-forward each.
-// Layer l has the sublayers 2 l and 2 l + 1.
+// What is gone through, and how: consecutive sublayers of one piece of a model.
 struct Way {
   const MorphableModel& model;  // outlives every pass
   Routes routes;                // one a layer of the whole model
   Positions positions;
-  int64_t first, last;  // sublayers [first, last)
+  int64_t first, last;  // sublayers [first, last), by number
 
   // All of the piece's; without `last_feed_forward` but the one behind the model's last attention, if it is here.
   static Way of(const MorphableModel& model, Routes routes, const Positions& positions, bool last_feed_forward = true);

@@ -77,7 +77,7 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
   std::vector<Lesson> later;
   if (model.has_embedding()) x_BTD = model.embed(batch.tokens_BT);
   const auto [first, last] = model.own_layers();
-  MorphableModel::Onward input{x_BTD, model.start_normed_input(first, x_BTD)};
+  MorphableModel::Onward input{x_BTD, model.start_read(Sublayer::attention(first), x_BTD)};
   for (int64_t l = first; l < last; ++l) {
     const bool goes_on = l + 1 < model.layer_count();
     Lesson lesson{l, input.read.here(), {}, {}, {}, {}};
@@ -90,7 +90,7 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
     const auto go_on = [&] {
       const c10::AutoGradMode no_gradient(false);
       lesson.attended = full.here();
-      if (goes_on) attended = model.from_attention(l, input.states, lesson.attended);
+      if (goes_on) attended = model.onward_from(Sublayer::attention(l), input.states, lesson.attended);
     };
     is_waited_for ? go_on() : start_branch(lesson, go_on);
     const auto compare_now = [&] {
@@ -103,9 +103,9 @@ void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tens
       compare_now();
     is_waited_for ? later.push_back(std::move(lesson)) : learn(lesson);
     if (l + 1 < last)
-      input = model.from_feed_forward(l, attended.states, fed.here());
+      input = model.onward_from(Sublayer::feed_forward(l), attended.states, fed.here());
     else if (goes_on)
-      input.states = model.after_feed_forward(l, attended.states, fed.here());
+      input.states = model.after(Sublayer::feed_forward(l), attended.states, fed.here());
     weights.work_out();
   }
   pass_on(input.states);
