@@ -72,7 +72,8 @@ def measured_steps():
         for run in json.loads((BENCHMARKS / f"{card}.json").read_text())["runs"]:
             if run.get("side") == "flashmorph":
                 steps.append(dict(card=card, shape=run["shape"], stage=run["stage"], mesh="1", ranks=1, micro=1,
-                                  rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"], apart="an earlier build",
+                                  rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"],
+                                  apart="an earlier build" if card == "h100" else "documents" if run["documents"] else "",
                                   counts=True, sets={"mixer.kind": run["mixer"], "device.frozen_dtype": run.get("frozen_dtype", "same")}))
     for row in json.loads((BENCHMARKS / "scaling-h200.json").read_text())["rows"]:
         data = 2 if row["mesh"] == "data 2" else 1
@@ -90,13 +91,18 @@ def measured_steps():
     return steps
 
 
+# Without branches and gates there is no run.
+WITHOUT = {"align": "{tokens: 64, batch_tokens: 64, data: {lengths: 64}}",
+           "select": "{tokens: 64, batch_tokens: 64, data: {lengths: 64, passkeys: 1, words: 1}}", "distill": "{tokens: 0}"}
+
+
 def config_of(steps, model):
     """One run with a stage for each step; they have one mesh."""
     lines = ["model: {path: %s}" % model, "mixer: {kind: lightning, chunk: 128}", "budget: {ratio: '3:1'}",
              "device: {kind: cuda, dtype: bfloat16}", "data: {text: unused}", "stages:"]
     for stage in ("align", "select", "distill"):
-        if stage not in steps:  # without branches there is no run
-            lines.append(f"  {stage}: " + ("{tokens: 64, batch_tokens: 64, data: {lengths: 64}}" if stage == "align" else "{tokens: 0}"))
+        if stage not in steps:
+            lines.append(f"  {stage}: " + WITHOUT[stage])
             continue
         step = steps[stage]
         sequences, length = step["rows"]
