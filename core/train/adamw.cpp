@@ -12,17 +12,18 @@ AdamW::AdamW(std::vector<at::Tensor> parameters, Options options)
     exact_.push_back(parameter.detach().to(at::toOpMathType(parameter.scalar_type())));
     first_moments_.push_back(at::zeros_like(exact_.back()));
     second_moments_.push_back(at::zeros_like(exact_.back()));
-    steps_.push_back(at::zeros({}, parameter.options().dtype(at::kFloat).requires_grad(false)));
   }
+  if (!parameters_.empty()) steps_ = at::zeros({}, first_moments_[0].options().dtype(at::kFloat));
 }
 
 void AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
   TORCH_CHECK(gradients.size() == parameters_.size(), gradients.size(), " gradients for ", parameters_.size(),
               " parameters");
   const c10::NoGradGuard no_gradient;
-  at::_foreach_add_(steps_, 1);
-  at::_fused_adamw_(exact_, as_exact(gradients), first_moments_, second_moments_, {}, steps_, learning_rate,
-                    options_.beta1, options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false,
+  steps_.add_(1);
+  at::_fused_adamw_(exact_, as_exact(gradients), first_moments_, second_moments_, {},
+                    std::vector<at::Tensor>(exact_.size(), steps_), learning_rate, options_.beta1, options_.beta2,
+                    options_.weight_decay, options_.epsilon, /*amsgrad=*/false,
                     /*maximize=*/false);
   round_into_parameters();
 }
@@ -47,7 +48,7 @@ std::vector<AdamW::State> AdamW::states() const {
 
 void AdamW::resume_at(int64_t steps) {
   const c10::NoGradGuard no_gradient;
-  for (const at::Tensor& count : steps_) count.fill_(steps);
+  if (steps_.defined()) steps_.fill_(steps);
   round_into_parameters();
 }
 

@@ -41,7 +41,7 @@ class AdamW {
   std::vector<at::Tensor> exact_;  // the parameters themselves, or their float32 copies
   std::vector<at::Tensor> first_moments_;
   std::vector<at::Tensor> second_moments_;
-  std::vector<at::Tensor> steps_;
+  at::Tensor steps_;  // the same for all, on their device
   Options options_;
 };
 

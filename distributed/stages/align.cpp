@@ -38,7 +38,7 @@ StepResult align_step(const MorphableModel& model, const MicroBatches& batches, 
                           align_micro_batch(model, batches.batch(index), x, batches.count, loss, pass_on);
                         });
   if (model.shard().sequence_parallel()) model.shard().all_reduce_sum(loss);  // each rank's is of its own tokens
-  return over_mesh(loss.item<double>(), model.branch_parameters(), section, mesh);
+  return over_mesh(loss, model.branch_parameters(), section, mesh);
 }
 
 void align_micro_batch(const MorphableModel& model, const Batch& batch, at::Tensor x_BTD, int64_t micro_batches,

@@ -59,9 +59,9 @@ StepResult hybrid_step(const MorphableModel& hybrid, const MicroBatches& batches
         const Batch batch = batches.batch(index);
         return forward(batch, hybrid.positions(0, batch.tokens_BT.size(1), batch.documents), states);
       });
-  double sum = 0.0;
+  at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(hybrid.placement().device));
   for (const at::Tensor& loss : losses)
-    if (loss.defined()) sum += loss.item<double>();  // where this rank makes one
+    if (loss.defined()) sum += loss.detach();  // where this rank makes one
   return over_mesh(sum, hybrid.all_parameters(), section, mesh);
 }
 

@@ -6,13 +6,14 @@
 
 namespace flashmorph {
 
-StepResult over_mesh(double part_of_loss, const Parameters& weights, const TrainingSection& section, Mesh& mesh) {
-  at::Tensor loss = at::full({1}, part_of_loss, at::kDouble);
-  mesh.pipeline().all_reduce(loss, Reduction::sum);  // of the layers
-  mesh.data().all_reduce(loss, Reduction::sum);      // of the samples; tensor ranks have the same numbers
+StepResult over_mesh(const at::Tensor& part_of_loss, const Parameters& weights, const TrainingSection& section,
+                     Mesh& mesh) {
   const DataSum over_data = section.parallel.zero ? DataSum::own_partition : DataSum::whole;
   std::vector<at::Tensor> gradients = reduced_gradients(weights, mesh, over_data);
   const double norm = clip_gradients(weights, gradients, section.clip, mesh, over_data);
+  at::Tensor loss = part_of_loss.cpu().view({1});    // not earlier: a device is waited for once, with its norm
+  mesh.pipeline().all_reduce(loss, Reduction::sum);  // of the layers
+  mesh.data().all_reduce(loss, Reduction::sum);      // of the samples; tensor ranks have the same numbers
   return {loss.item<double>(), std::move(gradients), norm};
 }
 

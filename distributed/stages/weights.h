@@ -9,9 +9,10 @@
 
 namespace flashmorph {
 
-// A step over the mesh, of which the ranks have parts of the loss and of the weights' gradients: gradients clipped,
-// `norm` the one they had before. Collective.
-StepResult over_mesh(double part_of_loss, const Parameters& weights, const TrainingSection& section, Mesh& mesh);
+// A step over the mesh, of which the ranks have parts of the loss (a float64 number, where it was made) and of the
+// weights' gradients: gradients clipped, `norm` the one they had before. Collective.
+StepResult over_mesh(const at::Tensor& part_of_loss, const Parameters& weights, const TrainingSection& section,
+                     Mesh& mesh);
 
 // Weights that need gradients while this lives, and the AdamW that moves them: how align, distill and finetune train.
 class TrainedWeights : public Trained {

@@ -4,7 +4,7 @@
 //     [--jsonl FILE | --tokens FILES, with --tokenizer FILE]   packed documents instead of passkeys in one text
 // The stage is the program's own, data and all; from the repository's root. The first steps are not counted, a step's
 // time is the median of the others. --profile: then one more step under torch's profiler: how many kernels, how much of
-// the median step they take, and their times by name.
+// the median step they take, their times by name, and when the card had nothing to do.
 
 #include <ATen/ATen.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -113,6 +113,7 @@ class StepTimes : public StageObserver {
   double loss() const { return loss_; }
   const std::vector<double>& seconds() const { return seconds_; }
   const nlohmann::json& kernels() const { return kernels_; }
+  nlohmann::json idle() const { return {{"ms", idle_ms_}, {"longest", idle_}}; }
   int64_t launches() const { return launches_; }
   double busy() const { return kernels_ms_ * 1e-3 / median(); }
 
@@ -131,15 +132,57 @@ class StepTimes : public StageObserver {
     for (const auto& [name, time] : by_name)
       kernels_.push_back({{"kernel", name}, {"ms", time.first}, {"calls", time.second}});
     for (const auto& [name, time] : by_name) kernels_ms_ += time.first, launches_ += time.second;
+    collect_idle(result);
   }
+
+  struct Span {
+    uint64_t start, end;
+    std::string name;
+  };
+
+  // The longest times in which nothing ran on the card: how far into the step, between which kernels, and which call to
+  // CUDA the host was in most of it.
+  void collect_idle(const profiler::ProfilerResult& result) {
+    std::vector<Span> ran, calls;
+    for (const profiler::KinetoEvent& event : result.events())
+      (event.deviceType() == at::kCUDA ? ran : calls)
+          .push_back({event.startNs(), event.startNs() + event.durationNs(), event.name()});
+    std::ranges::sort(ran, {}, &Span::start);
+
+    std::vector<Span> idle;
+    const Span* last = nullptr;  // of those so far the one that ended last
+    for (const Span& next : ran) {
+      if (last != nullptr && next.start > last->end)
+        idle.push_back({last->end, next.start, last->name + " -> " + next.name});
+      if (last == nullptr || next.end > last->end) last = &next;
+    }
+    std::ranges::sort(idle, std::greater<>(), [](const Span& gap) { return gap.end - gap.start; });
+    for (const Span& gap : idle) idle_ms_ += milliseconds(gap.end - gap.start);
+    idle.resize(std::min<size_t>(idle.size(), 12));
+    for (const Span& gap : idle) {
+      const auto overlap = [&](const Span& call) {
+        return std::min(call.end, gap.end) - std::min(std::max(call.start, gap.start), std::min(call.end, gap.end));
+      };
+      nlohmann::json one = {{"ms", milliseconds(gap.end - gap.start)},
+                            {"at_ms", milliseconds(gap.start - ran.front().start)},
+                            {"between", gap.name}};
+      if (!calls.empty()) {
+        const Span& call = *std::ranges::max_element(calls, {}, overlap);
+        one["host_in"] = {{"call", call.name}, {"ms", milliseconds(overlap(call))}};
+      }
+      idle_.push_back(std::move(one));
+    }
+  }
+
+  static double milliseconds(uint64_t nanoseconds) { return static_cast<double>(nanoseconds) * 1e-6; }
 
   int64_t steps_;
   bool profile_;
   Stopwatch watch_;
-  double last_ = 0.0, loss_ = 0.0, kernels_ms_ = 0.0;
+  double last_ = 0.0, loss_ = 0.0, kernels_ms_ = 0.0, idle_ms_ = 0.0;
   int64_t launches_ = 0;
   std::vector<double> seconds_;
-  nlohmann::json kernels_ = nlohmann::json::array();
+  nlohmann::json kernels_ = nlohmann::json::array(), idle_ = nlohmann::json::array();
 };
 
 struct Request {
@@ -224,6 +267,7 @@ nlohmann::json measured(const Request& request, Communicator& host) {
           {"steps", times.seconds()},
           {"launches", times.launches()},
           {"busy", request.profile ? times.busy() : 0.0},
+          {"idle", times.idle()},
           {"kernels", times.kernels()}};
 }
 
