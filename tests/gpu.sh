@@ -62,7 +62,7 @@ small_run() {
     stages.export.enabled=false "$@"; do
     sets+=(--set "$key")
   done
-  timeout --kill-after=10 "$kLimit" "$bundle/run" mpirun --oversubscribe --bind-to none -np "$ranks" \
+  timeout --foreground --kill-after=10 "$kLimit" "$bundle/run" mpirun --oversubscribe --bind-to none -np "$ranks" \
     flashmorph-dist configs/quickstart.yaml "${sets[@]}"
 }
 
