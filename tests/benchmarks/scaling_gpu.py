@@ -52,14 +52,14 @@ ROWS = {"1": row("1.7B", "1"),
         "pipeline": row("1.7B", "pipeline 2", 8, MANY),
         "data": row("1.7B", "data 2", 2),
         "1x8": row("1.7B", "1", 8, MANY),
-        "8B-tensor": row("8B", "tensor 2", steps=EVERY_8B, tokens=8192, save=True, limit=240),
-        "8B-pipeline": row("8B", "pipeline 2", 8, MANY, tokens=8192, limit=150, recompute=["distill"]),
         "gdn": row("1.7B", "1", mixer="gated_delta_net"),
         "gdn-tensor": row("1.7B", "tensor 2", mixer="gated_delta_net"),
+        "8B-pipeline": row("8B", "pipeline 2", 8, MANY, tokens=8192, limit=130, recompute=["distill"]),
+        "8B-tensor": row("8B", "tensor 2", steps=EVERY_8B, tokens=8192, save=True, limit=200),
         "8B": row("8B", "1", steps=ALIGN_AND_SELECT, tokens=8192),
+        "tensor-untimed": row("1.7B", "tensor 2", timed=False),
         "gla": row("1.7B", "1", mixer="gla"),
         "gla-tensor": row("1.7B", "tensor 2", mixer="gla"),
-        "tensor-untimed": row("1.7B", "tensor 2", timed=False),
         "tensor-4": row("1.7B", "tensor 4"),
         "pipeline-4": row("1.7B", "pipeline 4", 8, MANY),
         "data-4": row("1.7B", "data 4", 4)}
@@ -82,6 +82,12 @@ def random_model(shape, folder, device):
     write_model(folder, shape, values)
     for file in TOKENIZER.glob("tokenizer*.json"):
         shutil.copy(file, folder)
+
+
+def environment_of(bundle):
+    """What its `run` sets, so that a run's seconds begin with mpirun."""
+    shown = subprocess.run([f"{bundle}/run", "env", "-0"], capture_output=True, text=True, check=True).stdout
+    return dict(line.split("=", 1) for line in shown.split("\0") if line) | {"NCCL_NVLS_ENABLE": "0"}
 
 
 def make_models(shapes, models, device):
@@ -181,12 +187,12 @@ class Run:
         config.write_text(json.dumps(config_of(what, name, runs, arguments)))
         timed = cards_of(what["mesh"]) > 1 and what.get("timed", True) and arguments.device == "cuda"
         preload = [f"FLASHMORPH_NCCL_TIMES={self.times}", f"LD_PRELOAD={arguments.bundle}/bin/libnccl_times.so"] if timed else []
-        command = [f"{arguments.bundle}/run", "mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(cards_of(what["mesh"])),
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(cards_of(what["mesh"])),
                    *(["env", *preload] if preload else []), "flashmorph-dist", str(config)]
         self.log = open(arguments.runs / f"{name}.log", "w+")
         self.memory, self.host = {}, []  # MiB of the cards behind a stage; (seconds, bytes of a rank ...)
         self.started = time.time()
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=os.environ | {"NCCL_NVLS_ENABLE": "0"})
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=arguments.environment)
 
     def steps(self, stage):
         return [line["time"] for line in lines_of(self.folder / "metrics.jsonl") if line["stage"] == stage and "loss" in line]
@@ -353,6 +359,7 @@ def main():
     if arguments.make:
         return random_model(arguments.make[0], Path(arguments.make[1]), arguments.device)
     arguments.bundle = arguments.bundle.resolve()
+    arguments.environment = environment_of(arguments.bundle)
     for folder in filter(None, (arguments.runs, arguments.saves)):
         folder.mkdir(parents=True, exist_ok=True)
     began, results = time.monotonic(), []

@@ -10,7 +10,7 @@ SHAPES = {"1.7B": dict(hidden_size=2048, num_hidden_layers=28, num_attention_hea
           "135M": dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
                        intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True, model_type="llama"),
           "tiny": dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-                       intermediate_size=128, vocab_size=1024, tie_word_embeddings=True, model_type="qwen3")}
+                       intermediate_size=128, vocab_size=4096, tie_word_embeddings=True, model_type="qwen3")}
 
 
 def tensors_of(shape):
