@@ -153,7 +153,7 @@ def host_bytes(process):
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(("RssAnon", "RssShmem")))
+    return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 def card_state(query, cards):
