@@ -9,7 +9,7 @@
 #        faults      a rank killed, stopped, out of memory, in another collective: over NCCL, on two cards at least
 #        quickstart  the whole quickstart in bfloat16
 # All that the machine has cards for when none is named. Needs python3 with torch, and compute-sanitizer for that part.
-# A log a part lies in $OUT (default: a new folder).
+# A log a part lies in $OUT (default: a new folder). MESHES="tensor-2 gla-2" has `cards` run those alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -47,7 +47,8 @@ watched() {
     python3 tests/gpu/operators_test.py "$bundle/lib" --small "$@"
 }
 
-# small_run NAME RANKS KEY=VALUE...: align and select on few tokens.
+# small_run NAME RANKS KEY=VALUE...: align and select on few tokens. One that hangs is ended, and fails.
+readonly kLimit=240  # seconds
 small_run() {
   local name=$1 ranks=$2 key sets=()
   shift 2
@@ -61,7 +62,8 @@ small_run() {
     stages.export.enabled=false "$@"; do
     sets+=(--set "$key")
   done
-  "$bundle/run" mpirun --oversubscribe --bind-to none -np "$ranks" flashmorph-dist configs/quickstart.yaml "${sets[@]}"
+  timeout --foreground --kill-after=10 "$kLimit" "$bundle/run" mpirun --oversubscribe --bind-to none -np "$ranks" \
+    flashmorph-dist configs/quickstart.yaml "${sets[@]}"
 }
 
 # same_gates RUN RUN: after every step, within 1e-4 in float32 and 1e-8 in float64.
@@ -77,20 +79,19 @@ sys.exit(len(a) != len(b) or not off <= bound)
 PYTHON
 }
 
-# on_cpu NAME KEY=VALUE...: what the cards' gates are compared with, once.
+# on_cpu NAME KEY=VALUE...: what the cards' gates are compared with. Its threads sleep while they wait: runs on cards are beside it.
 on_cpu() {
   local name=$1
   shift
-  if [[ ! -f $work/$name/gates.json ]]; then small_run "$name" 1 device.kind=cpu device.threads=4 "$@"; fi
+  OMP_WAIT_POLICY=passive small_run "$name" 1 device.kind=cpu device.threads=4 "$@"
 }
 
-# on_cards NAME RANKS TRANSPORT CPU_RUN KEY=VALUE...: a run that says how its tensors travel and ends with the CPU's gates.
+# on_cards NAME RANKS TRANSPORT KEY=VALUE...: a run that says how its tensors travel.
 on_cards() {
-  local name=$1 ranks=$2 transport=$3 cpu_run=$4
-  shift 4
+  local name=$1 ranks=$2 transport=$3
+  shift 3
   small_run "$name" "$ranks" device.kind=cuda "$@" | tee "$work/$name.log"
   grep -aq ": $transport" "$work/$name.log"
-  same_gates "$cpu_run" "$name"
 }
 
 # The weights' training, too: a step of each stage.
@@ -99,14 +100,17 @@ readonly kTraining=(stages.{distill,finetune}.{tokens,batch_tokens}=4096
 
 ranks() {
   on_cpu cpu
-  on_cards alone 1 NCCL cpu "${kTraining[@]}"
+  on_cards alone 1 NCCL "${kTraining[@]}"
+  same_gates cpu alone
   local mesh mixer
   for mesh in tensor=2 pipeline=2 tensor=1; do
-    on_cards "shared-$mesh" $((2 * cards)) 'MPI through host memory' cpu "parallel.$mesh"
+    on_cards "shared-$mesh" $((2 * cards)) 'MPI through host memory' "parallel.$mesh"
+    same_gates cpu "shared-$mesh"
   done
   for mixer in gla gated_delta_net; do
     on_cpu "cpu-$mixer" "mixer.kind=$mixer" stages.select.tokens=16384
-    on_cards "alone-$mixer" 1 NCCL "cpu-$mixer" "mixer.kind=$mixer" stages.select.tokens=16384
+    on_cards "alone-$mixer" 1 NCCL "mixer.kind=$mixer" stages.select.tokens=16384
+    same_gates "cpu-$mixer" "alone-$mixer"
   done
 }
 
@@ -194,41 +198,56 @@ sys.exit(a.keys() != b.keys() or not off[worst] <= 1e-8 or moved < 1e-3)
 PYTHON
 }
 
-# on_mesh NAME RANKS CPU_RUN FIRST_CARD KEY=VALUE...: gates in float32, every stage in float64.
+# on_mesh NAME RANKS FIRST_CARD KEY=VALUE...: gates in float32, every stage in float64.
 on_mesh() {
-  local name=$1 ranks=$2 cpu_run=$3 first=$4
-  shift 4
-  export CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + ranks - 1)))
-  on_cards "$name" "$ranks" NCCL "$cpu_run" "$@"
-  on_cards "$name-float64" "$ranks" NCCL "$cpu_run-float64" "${kEveryStage[@]}" "$@"
-  same_weights "$cpu_run-float64" "$name-float64"
+  local name=$1 ranks=$2 first=$3
+  shift 3
+  CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + ranks - 1)))
+  export CUDA_VISIBLE_DEVICES
+  on_cards "$name" "$ranks" NCCL "$@"
+  on_cards "$name-float64" "$ranks" NCCL "${kEveryStage[@]}" "$@"
   test -s "$work/$name-float64/export/config.json"
+  echo "$name: done $SECONDS s behind the start"
 }
 
-# on_cpu_twice NAME KEY=VALUE...: what on_mesh compares with.
-on_cpu_twice() {
-  local name=$1
-  shift
-  spawn "$name" on_cpu "$name" "$@"
-  spawn "$name-float64" on_cpu "$name-float64" "${kEveryStage[@]}" "$@"
+# like_cpu NAME CPU_RUN: what on_mesh's runs ended with.
+like_cpu() {
+  same_gates "$2" "$1"
+  same_gates "$2-float64" "$1-float64"
+  same_weights "$2-float64" "$1-float64"
+}
+
+# What the meshes are compared with, all side by side.
+references() {
+  local mixer
+  twice() {
+    local name=$1
+    shift
+    spawn "$name" on_cpu "$name" "$@"
+    spawn "$name-float64" on_cpu "$name-float64" "${kEveryStage[@]}" "$@"
+  }
+  twice cpu
+  twice cpu-untied model.path="$work/untied-teacher"
+  for mixer in gla gated_delta_net; do twice "cpu-$mixer" mixer.kind="$mixer" stages.select.tokens=16384; done
+  all_well
+  echo "references: done $SECONDS s behind the start"
 }
 
 cards() {
   two_cards_at_least
   untied_teacher
-  local mixer first=0
-  on_cpu_twice cpu
-  on_cpu_twice cpu-untied model.path="$work/untied-teacher"
-  for mixer in gla gated_delta_net; do on_cpu_twice "cpu-$mixer" mixer.kind="$mixer" stages.select.tokens=16384; done
-  leave 0
+  spawn references references
 
-  # on RANKS NAME CPU_RUN KEY=VALUE...: where the machine has so many cards; three at a time.
+  # on RANKS NAME CPU_RUN KEY=VALUE...: where the machine has so many cards; three at a time beside the references, then four.
+  local first=0
+  local -A like=()
   on() {
     local ranks=$1 name=$2-$1 cpu_run=$3
     shift 3
-    if ((ranks > cards)); then return; fi
-    leave 2
-    spawn "$name" on_mesh "$name" "$ranks" "$cpu_run" $((ranks > 2 ? 0 : first)) "$@"
+    if ((ranks > cards)) || [[ -n ${MESHES:-} && " $MESHES " != *" $name "* ]]; then return; fi
+    leave 3
+    spawn "$name" on_mesh "$name" "$ranks" $((ranks > 2 ? 0 : first)) "$@"
+    like[$name]=$cpu_run
     first=$((cards < 4 ? 0 : 2 - first))
   }
   on 2 tensor cpu parallel.tensor=2
@@ -246,6 +265,14 @@ cards() {
   on 4 pipeline-tensor cpu parallel.pipeline=2 parallel.tensor=2 parallel.sequence=true
   on 4 gla cpu-gla mixer.kind=gla stages.select.tokens=16384 parallel.tensor=2
   on 4 gated_delta_net cpu-gated_delta_net mixer.kind=gated_delta_net stages.select.tokens=16384 parallel.pipeline=4
+  leave 0
+
+  local name
+  for name in "${!like[@]}"; do
+    if ((${#unwell[@]} == 0)) || [[ " ${unwell[*]} " != *" $name "* ]]; then
+      spawn "$name beside the CPU" like_cpu "$name" "${like[$name]}"
+    fi
+  done
   all_well
 }
 

@@ -10,58 +10,29 @@ their tensors. Fails when one is more than 25 % off, unless its host was busy or
 import argparse
 import json
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from shapes import write_model
+
 BENCHMARKS = Path("docs/benchmarks")
 LIMIT = 0.25
-SHAPES = {"1.7B": dict(hidden_size=2048, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
-                       intermediate_size=6144, vocab_size=151936, tie_word_embeddings=True, model_type="qwen3"),
-          "8B": dict(hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
-                     intermediate_size=12288, vocab_size=151936, tie_word_embeddings=False, model_type="qwen3"),
-          "135M": dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
-                       intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True, model_type="llama")}
 MESHES = {"1": {}, "data 2": {}, "tensor 2": {"tensor": 2}, "tensor 2, sequence": {"tensor": 2, "sequence": "true"},
-          "tensor 4": {"tensor": 4}, "pipeline 2": {"pipeline": 2}, "pipeline 4": {"pipeline": 4}}
-ROWS_OF_ALIGN_AND_DISTILL, ROWS_OF_SELECT = (32, 512), (1, 16384)  # of the scaling table
+          "data 4": {}, "tensor 4": {"tensor": 4}, "pipeline 2": {"pipeline": 2}, "pipeline 4": {"pipeline": 4}}
 
-
-def write_model(folder, shape):
-    """A model folder whose weights are a hole in the file."""
-    c = SHAPES[shape]
-    hidden, head, wide = c["hidden_size"], c["head_dim"], c["intermediate_size"]
-    queries, keys = c["num_attention_heads"] * head, c["num_key_value_heads"] * head
-    layer = {"input_layernorm": [hidden], "post_attention_layernorm": [hidden], "self_attn.q_proj": [queries, hidden],
-             "self_attn.k_proj": [keys, hidden], "self_attn.v_proj": [keys, hidden], "self_attn.o_proj": [hidden, queries],
-             "mlp.gate_proj": [wide, hidden], "mlp.up_proj": [wide, hidden], "mlp.down_proj": [hidden, wide]}
-    if c["model_type"] == "qwen3":
-        layer |= {"self_attn.q_norm": [head], "self_attn.k_norm": [head]}
-    tensors = {"model.embed_tokens": [c["vocab_size"], hidden], "model.norm": [hidden]}
-    if not c["tie_word_embeddings"]:
-        tensors["lm_head"] = [c["vocab_size"], hidden]
-    for number in range(c["num_hidden_layers"]):
-        tensors |= {f"model.layers.{number}.{name}": sizes for name, sizes in layer.items()}
-    header, end = {}, 0
-    for name, sizes in tensors.items():
-        start, end = end, end + 2 * sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
-        header[f"{name}.weight"] = {"dtype": "BF16", "shape": sizes, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    folder.mkdir()
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
-    (folder / "config.json").write_text(json.dumps(c | {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
-                                                        "max_position_embeddings": 1 << 20, "attention_bias": False}))
-
-
-def otherwise(stage, mesh):
-    """What the scaling table's build did in another way than this one."""
-    if "sequence" in mesh:
+def otherwise(stage, row):
+    """What the build of the scaling table's first rows did in another way than this one."""
+    if "mixer" in row:
+        return ""
+    if "sequence" in row["mesh"]:
         return "gathers were waited for"
-    return "states went on behind the branches" if "pipeline" in mesh and stage == "align" else ""
+    return "states went on behind the branches" if "pipeline" in row["mesh"] and stage == "align" else ""
+
+
+def data_ranks(mesh, ranks):
+    return ranks if mesh.startswith("data") else 1
 
 
 def measured_steps():
@@ -76,12 +47,13 @@ def measured_steps():
                                   apart="an earlier build" if card == "h100" else "documents" if run["documents"] else "",
                                   counts=True, sets={"mixer.kind": run["mixer"], "device.frozen_dtype": run.get("frozen_dtype", "same")}))
     for row in json.loads((BENCHMARKS / "scaling-h200.json").read_text())["rows"]:
-        data = 2 if row["mesh"] == "data 2" else 1
+        tokens = row.get("micro_batch_tokens", 16384)
         for stage, of in row["stages"].items():
-            rows = ROWS_OF_SELECT if stage == "select" else ROWS_OF_ALIGN_AND_DISTILL
-            steps.append(dict(card="h200", shape="1.7B", stage=stage, mesh=row["mesh"], ranks=row["cards"],
-                              micro=row["micro_batches_a_step"] // data, rows=rows, seconds=statistics.median(of["step_ms"]) * 1e-3,
-                              apart=otherwise(stage, row["mesh"]), counts=True))
+            kept = {"parallel.recompute": "full"} if stage in row.get("recompute", []) else {}
+            steps.append(dict(card="h200", shape=row.get("shape", "1.7B"), stage=stage, mesh=row["mesh"], ranks=row["cards"],
+                              micro=row["micro_batches_a_step"] // data_ranks(row["mesh"], row["cards"]),
+                              rows=(1, tokens) if stage == "select" else (tokens // 512, 512), seconds=statistics.median(of["step_ms"]) * 1e-3,
+                              apart=otherwise(stage, row), counts=True, sets={"mixer.kind": row.get("mixer", "lightning")} | kept))
     for run in json.loads((BENCHMARKS / "smollm2-shape-h200.json").read_text())["runs"]:
         apart = {"before": "an early build", "after": "an earlier build", "warpgroups": "a busy host", "apart": "", "fused": ""}[run["build"]]
         steps.append(dict(card="h200", shape="135M", stage=run["stage"], mesh="1", ranks=1, micro=1,
@@ -107,7 +79,7 @@ def config_of(steps, model):
         step = steps[stage]
         sequences, length = step["rows"]
         tokens = sequences * length
-        batch = tokens * step["micro"] * (2 if step["mesh"] == "data 2" else 1)
+        batch = tokens * step["micro"] * data_ranks(step["mesh"], step["ranks"])
         passkeys = "passkeys: [2, 10], words: 8" if stage == "select" else "passkey_share: 0"
         lines.append(f"  {stage}: {{tokens: {batch}, batch_tokens: {batch}, micro_batch_tokens: {tokens}, "
                      f"data: {{lengths: {length}, {passkeys}}}}}")

@@ -100,7 +100,11 @@ def strike(bundle, folder, stage, fault, cards, fraction):
     shown = [line.strip() for line in said.splitlines() if re.search(r"not done|out of memory|failed on|missing|waiting|exited on", line)]
 
     with open(log_file, "a") as log:
-        code = start(words, cards, log).wait(timeout=ENOUGH)
+        again = start(words, cards, log)
+        try:
+            code = again.wait(timeout=ENOUGH)
+        finally:
+            again.terminate()
     assert code == 0, f"the second start: exit code {code}: {log_file.read_text(errors='replace')[-3000:]}"
     return seconds, shown
 
