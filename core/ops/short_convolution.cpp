@@ -3,8 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
-#include <tuple>
 
 #include "core/ops/operator.h"
 
@@ -31,8 +29,10 @@ at::Tensor with_past(const at::Tensor& x_BTC, const OptionalTensor& past) {
   return past ? at::cat({*past, x_BTC}, 1) : x_BTC;
 }
 
-at::Tensor forward(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const OptionalTensor& past,
-                   const OptionalTensor& place_T) {
+}  // namespace
+
+at::Tensor composed_convolution(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const OptionalTensor& past,
+                                const OptionalTensor& place_T) {
   const int64_t T = x_BTC.size(1), W = weight_CW.size(1), P = past ? past->size(1) : 0;
   const at::Tensor all = with_past(x_BTC, past);
   at::Tensor y = x_BTC * weight_CW.select(1, W - 1);
@@ -44,9 +44,11 @@ at::Tensor forward(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const O
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_BTC, const at::Tensor& x_BTC,
-                                            const at::Tensor& weight_CW, const OptionalTensor& past,
-                                            const OptionalTensor& place_T, std::array<bool, 2> wanted) {
+std::tuple<at::Tensor, at::Tensor> composed_convolution_gradients(const at::Tensor& dy_BTC, const at::Tensor& x_BTC,
+                                                                  const at::Tensor& weight_CW,
+                                                                  const OptionalTensor& past,
+                                                                  const OptionalTensor& place_T,
+                                                                  std::array<bool, 2> wanted) {
   const int64_t T = x_BTC.size(1), W = weight_CW.size(1), P = past ? past->size(1) : 0;
   const at::Tensor all = with_past(x_BTC, past);
   at::Tensor d_all = at::zeros_like(all), d_weight;
@@ -61,10 +63,12 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_BTC, const at::
   return {d_all.narrow(1, P, T), d_weight};
 }
 
+namespace {
+
 struct ShortConvolution : Operator {
   static constexpr const char* kName = "short_convolution";
-  using Forward = decltype(forward);
-  using Backward = decltype(backward);
+  using Forward = decltype(composed_convolution);
+  using Backward = decltype(composed_convolution_gradients);
   static constexpr std::array<size_t, 2> kTrained = {0, 1};
   static void check(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& past,
                     const OptionalTensor& place_T) {
@@ -88,8 +92,8 @@ TORCH_LIBRARY_FRAGMENT(flashmorph, library) {
 }
 
 TORCH_LIBRARY_IMPL(flashmorph, CompositeExplicitAutograd, library) {
-  library.impl("short_convolution", forward);
-  library.impl("short_convolution_backward", backward);
+  library.impl("short_convolution", composed_convolution);
+  library.impl("short_convolution_backward", composed_convolution_gradients);
 }
 
 at::Tensor short_convolution(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const OptionalTensor& past_BPC,

@@ -2,7 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
+#include <tuple>
 
 namespace flashmorph {
 
@@ -14,5 +16,15 @@ namespace flashmorph {
 // Differentiable in x and weight; saves nothing but its inputs.
 at::Tensor short_convolution(const at::Tensor& x_BTC, const at::Tensor& weight_CW,
                              const std::optional<at::Tensor>& past_BPC, const std::optional<at::Tensor>& place_T);
+
+// The operator and its gradients (of x, and of weight if wanted[1]) made of torch's, on any device: what a device has
+// no kernel for.
+at::Tensor composed_convolution(const at::Tensor& x_BTC, const at::Tensor& weight_CW,
+                                const std::optional<at::Tensor>& past_BPC, const std::optional<at::Tensor>& place_T);
+std::tuple<at::Tensor, at::Tensor> composed_convolution_gradients(const at::Tensor& dy_BTC, const at::Tensor& x_BTC,
+                                                                  const at::Tensor& weight_CW,
+                                                                  const std::optional<at::Tensor>& past_BPC,
+                                                                  const std::optional<at::Tensor>& place_T,
+                                                                  std::array<bool, 2> wanted);
 
 }  // namespace flashmorph

@@ -214,14 +214,7 @@ def pointwise(small):
             pointwise_case("norm_and_rotate", lambda x, w: ops.norm_and_rotate(
                 x, w, angle.cos().to(x.device), angle.sin().to(x.device), 1e-6), dtype,
                 [random(2, tokens, 3, size), random(size)], [0, 1])
-        place = torch.arange(tokens) % 11
-        for width in (64, 6):
-            past = random(2, 2, width)
-            for given in ((None, None), (past, None), (None, place)):
-                on = lambda x, like: x if x is None else x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-                pointwise_case("short_convolution",
-                               lambda x, w: ops.short_convolution(x, w, on(given[0], x), on(given[1], x)), dtype,
-                               [random(2, tokens, width), random(width, 4)], [0, 1])
+        short_convolutions(dtype, small)
         for shape in ((tokens, 64), (tokens, 3)):
             gate_mix_case(dtype, shape)
             squared_distance_case(dtype, shape)
@@ -237,6 +230,40 @@ def pointwise(small):
         for rows, width in ((5, 2600), (3, 7)) if small else ((40, 49152), (3, 151936), (64, 1001), (3, 7)):
             for spread in (0.5, 30.0):
                 vocabulary_case(dtype, rows, width, spread)
+
+
+def short_convolutions(dtype, small):
+    """A thread goes through runs of 8 tokens: rows, documents and pasts end before, at and behind a run's edge."""
+    random = lambda *shape: torch.randn(shape, dtype=torch.float64)
+
+    def case(rows, tokens, width, taps, past=None, place=None):
+        def op(x, w):
+            before = None if past is None else past.to(dtype).to(x.device, x.dtype)
+            return torch.ops.flashmorph.short_convolution(x, w, before, None if place is None else place.to(x.device))
+
+        name = f"short_convolution of {taps} taps" + ("" if past is None else f" behind {past.shape[1]} tokens") + \
+            ("" if place is None else " in documents")
+        for trained in ([0, 1], [0]):
+            pointwise_case(name, op, dtype, [random(rows, tokens, width), random(width, taps)], trained)
+
+    def places(*lengths):
+        return torch.cat([torch.arange(length) for length in lengths])
+
+    for taps in (1, 2, 3, 4, 5):  # 5: made of torch's operators
+        for width in (64, 5):
+            case(2, 19, width, taps, place=places(1, 7, 2, 6, 1, 2))  # ends at 1, 8, 10, 16, 17, 19
+            for past in (1, 5):
+                case(2, 19, width, taps, random(2, past, width))
+    for tokens in (1, 9) if small else (1, 2, 3, 7, 8, 9, 11, 16, 17):
+        for width in (64, 6):
+            case(2, tokens, width, 4)
+            for past in (2, 3):
+                case(2, tokens, width, 4, random(2, past, width))
+    if small:
+        return
+    for width in (2048, 1030):  # a thread has several runs
+        case(3, 1003, width, 4, place=torch.arange(1003) % 11)
+        case(3, 1003, width, 4, random(3, 3, width))
 
 
 def squared_distance_case(dtype, shape):

@@ -1,3 +1,5 @@
+#include "core/ops/short_convolution.h"
+
 #include <torch/library.h>
 
 #include <array>
@@ -7,12 +9,14 @@
 #include "core/ops/cuda/short_convolution_kernels.h"
 #include "core/ops/cuda/tensors.h"
 
-// short_convolution on the card: a kernel forward, and one for each gradient.
+// short_convolution on the card: a kernel forward, and one for both gradients.
 
 namespace flashmorph::cuda {
 namespace {
 
 using Optional = std::optional<at::Tensor>;
+
+bool has_kernel(const at::Tensor& x, const at::Tensor& weight) { return weight.size(1) <= kMostTaps && x.numel() > 0; }
 
 // Contiguous, and alive while the kernels are started.
 struct Call {
@@ -29,15 +33,16 @@ struct Call {
             .weight_CW = weight.const_data_ptr(),
             .past_BPC = data_or_null(past),
             .place_T = place.defined() ? place.const_data_ptr<int>() : nullptr,
-            .rows = x.size(0),
-            .tokens = x.size(1),
-            .channels = x.size(2),
-            .taps = weight.size(1),
-            .past = past.defined() ? past.size(1) : 0};
+            .rows = static_cast<int>(x.size(0)),
+            .tokens = static_cast<int>(x.size(1)),
+            .channels = static_cast<int>(x.size(2)),
+            .taps = static_cast<int>(weight.size(1)),
+            .past = past.defined() ? static_cast<int>(past.size(1)) : 0};
   }
 };
 
 at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Optional& past, const Optional& place) {
+  if (!has_kernel(x, weight)) return composed_convolution(x, weight, past, place);
   const c10::cuda::CUDAGuard guard(x.device());
   const Call call(x, weight, past, place);
   at::Tensor y = at::empty_like(call.x);
@@ -47,13 +52,16 @@ at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Optional
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::Tensor& x, const at::Tensor& weight,
                                             const Optional& past, const Optional& place, std::array<bool, 2> wanted) {
+  if (!has_kernel(x, weight)) return composed_convolution_gradients(dy_any, x, weight, past, place, wanted);
   const c10::cuda::CUDAGuard guard(x.device());
   const Call call(x, weight, past, place);
+  const Convolution of = call.convolution();
   const at::Tensor dy = dy_any.contiguous();
-  at::Tensor dx = at::empty_like(call.x), partial;
-  if (wanted[1]) partial = at::empty({kParts, weight.size(0), weight.size(1)}, accumulator_of(x));
-  convolve_backward(element_of(x), call.convolution(), dy.const_data_ptr(), dx.data_ptr(), data_or_null(partial),
-                    kParts, stream_of(x));
+  const at::Tensor dx = at::empty_like(call.x);
+  at::Tensor partial;
+  if (wanted[1])
+    partial = at::empty({weight_gradient_parts(element_of(x), of), of.channels, of.taps}, accumulator_of(x));
+  convolve_backward(element_of(x), of, dy.const_data_ptr(), dx.data_ptr(), data_or_null(partial), stream_of(x));
   return {dx, wanted[1] ? sum_of_parts(partial, call.weight) : at::Tensor()};
 }
 

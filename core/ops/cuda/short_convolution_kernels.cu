@@ -1,105 +1,245 @@
-#include "core/ops/cuda/row_sum.cuh"
+#include "core/ops/cuda/launch.h"
 #include "core/ops/cuda/short_convolution_kernels.h"
+
+// A thread keeps the taps of W neighbouring channels and goes through runs of tokens. What a run needs is loaded at
+// once, for a token that is not there one that is, and serves all lags from registers.
 
 namespace flashmorph::cuda {
 namespace {
 
-// Whether token t reads the one a lag before, as far as documents are concerned. If not, it reads none before that.
-__device__ __forceinline__ bool reaches(const int* place, int64_t t, int64_t lag) {
-  return place == nullptr || place[t] >= lag;
+constexpr int kThreads = 128;  // of a block
+constexpr int kRun = 8;        // tokens
+constexpr int kWindow = kRun + kMostTaps - 1;
+
+// How many blocks a multiprocessor has registers for.
+constexpr int blocks_at_once(bool of_weight) { return of_weight ? 2 : 3; }
+
+// The runs of all rows, and in how many parts they are gone through: a part has every `parts`-th.
+struct Runs {
+  int start;  // the token where a row's first run begins: 0, or -kRun for one in the past
+  unsigned of_row, count, parts;
+};
+
+// The weight's gradient begins with what the past gives to it.
+template <int W>
+Runs runs_of(const Convolution& of, bool of_weight) {
+  const int start = of_weight && of.past > 0 ? -kRun : 0;
+  const unsigned of_row = blocks_for(of.tokens - start, kRun), count = of_row * of.rows;
+  const unsigned threads = multiprocessors() * blocks_at_once(of_weight) * kThreads;
+  return {start, of_row, count, std::clamp(threads / (of.channels / W), 1u, count)};
 }
 
-// Where token t - lag of a row lies; null when there is none.
+// This thread's first channel, and its part of the runs; there may be no such part.
+template <int W>
+struct Share {
+  int channel;
+  unsigned part;
+
+  __device__ explicit Share(int channels) {
+    const unsigned i = blockIdx.x * kThreads + threadIdx.x, vectors = channels / W;
+    channel = i % vectors * W;
+    part = i / vectors;
+  }
+};
+
+template <int W>
+unsigned blocks_of(const Convolution& of, const Runs& runs) {
+  return blocks_for(int64_t{runs.parts} * (of.channels / W), kThreads);
+}
+
+// Where a row's tokens have a channel.
 template <class T>
-__device__ __forceinline__ const T* earlier(const Convolution& of, int64_t row, int64_t t, int64_t lag) {
-  const int64_t s = t - lag;
-  if (s >= 0) return static_cast<const T*>(of.x_BTC) + (row * of.tokens + s) * of.channels;
-  if (s < -of.past) return nullptr;
-  return static_cast<const T*>(of.past_BPC) + (row * of.past + of.past + s) * of.channels;
+struct Tokens {
+  T* zero;     // token 0's
+  int stride;  // bytes from one token to the next
+
+  // `before`: how many tokens lie before token 0.
+  template <class Any>
+  __device__ Tokens(Any* x_BTC, int64_t before, int channel, const Convolution& of)
+      : zero(static_cast<T*>(x_BTC) + before * of.channels + channel),
+        stride(of.channels * static_cast<int>(sizeof(T))) {}
+
+  __device__ __forceinline__ T* operator[](int t) const {
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(zero) + int64_t{t} * stride);
+  }
+};
+
+// The longest lag at which token t reads another; negative where there is no token t.
+__device__ __forceinline__ int reach(const Convolution& of, int t) {
+  if (t < 0 || t >= of.tokens) return -1;
+  const int longest = min(of.taps - 1, t + of.past);
+  return of.place_T == nullptr ? longest : min(longest, of.place_T[t]);
+}
+
+// What a channel has for each lag; its taps lie side by side, the last one is that of lag 0.
+template <class T, int W>
+__device__ __forceinline__ void load_taps(const T* from, int taps, Acc<T> (&lags)[kMostTaps][W]) {
+#pragma unroll
+  for (int w = 0; w < W; ++w) {
+    Vector<T, kMostTaps> own = {};
+    if (taps == kMostTaps) {
+      own = load<T, kMostTaps>(from + w * kMostTaps);
+    } else {
+#pragma unroll
+      for (int lag = 0; lag < kMostTaps; ++lag)
+        if (lag < taps) own.value[kMostTaps - 1 - lag] = from[(w + 1) * taps - 1 - lag];
+    }
+#pragma unroll
+    for (int lag = 0; lag < kMostTaps; ++lag) lags[lag][w] = to<Acc<T>>(own.value[kMostTaps - 1 - lag]);
+  }
+}
+
+template <class A, int W>
+__device__ __forceinline__ void store_taps(A* to, int taps, const A (&lags)[kMostTaps][W]) {
+#pragma unroll
+  for (int w = 0; w < W; ++w) {
+    Vector<A, kMostTaps> own;
+#pragma unroll
+    for (int lag = 0; lag < kMostTaps; ++lag) own.value[kMostTaps - 1 - lag] = lags[lag][w];
+    if (taps == kMostTaps) {
+      store<A, kMostTaps>(to + w * kMostTaps, own);
+    } else {
+#pragma unroll
+      for (int lag = 0; lag < kMostTaps; ++lag)
+        if (lag < taps) to[(w + 1) * taps - 1 - lag] = own.value[kMostTaps - 1 - lag];
+    }
+  }
 }
 
 template <class T, int W>
-__global__ void convolve_forward(Convolution of, T* y) {
-  using A = Acc<T>;
-  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W;
-  if (i >= of.rows * of.tokens * of.channels) return;
-  const int64_t c = i % of.channels, token = i / of.channels, row = token / of.tokens, t = token % of.tokens;
-  const T* weight = static_cast<const T*>(of.weight_CW) + c * of.taps;
-  A sum[W] = {};
-  for (int64_t lag = 0; lag < of.taps && reaches(of.place_T, t, lag); ++lag) {
-    const T* from = earlier<T>(of, row, t, lag);
-    if (from == nullptr) break;
-    const auto x = load<T, W>(from + c);
+__device__ __forceinline__ void widen(const Vector<T, W>& from, Acc<T> (&wide)[W]) {
 #pragma unroll
-    for (int w = 0; w < W; ++w) sum[w] += to<A>(x.value[w]) * to<A>(weight[w * of.taps + of.taps - 1 - lag]);
-  }
+  for (int w = 0; w < W; ++w) wide[w] = to<Acc<T>>(from.value[w]);
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store_sum(T* at, const Acc<T> (&sum)[W]) {
   Vector<T, W> out;
 #pragma unroll
   for (int w = 0; w < W; ++w) out.value[w] = to<T>(sum[w]);
-  store<T, W>(y + i, out);
+  store<T, W>(at, out);
 }
 
-// dx_s = sum over lags of weight dy_{s + lag}.
 template <class T, int W>
-__global__ void convolve_gradient(Convolution of, const T* dy, T* dx) {
+__global__ __launch_bounds__(kThreads, blocks_at_once(false)) void convolve_forward(Convolution of, Runs runs,
+                                                                                    T* y_BTC) {
   using A = Acc<T>;
-  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * W;
-  if (i >= of.rows * of.tokens * of.channels) return;
-  const int64_t c = i % of.channels, s = i / of.channels % of.tokens;
-  const T* weight = static_cast<const T*>(of.weight_CW) + c * of.taps;
-  A sum[W] = {};
-  for (int64_t lag = 0; lag < of.taps && s + lag < of.tokens && reaches(of.place_T, s + lag, lag); ++lag) {
-    const auto d = load<T, W>(dy + i + lag * of.channels);
+  const auto [channel, part] = Share<W>(of.channels);
+  if (part >= runs.parts) return;
+  A weight[kMostTaps][W];
+  load_taps<T, W>(static_cast<const T*>(of.weight_CW) + channel * of.taps, of.taps, weight);
+  for (unsigned run = part; run < runs.count; run += runs.parts) {
+    const int64_t row = run / runs.of_row;
+    const int first = static_cast<int>(run % runs.of_row) * kRun;
+    const Tokens<const T> x(of.x_BTC, row * of.tokens, channel, of);
+    const Tokens<const T> past(of.past_BPC, (row + 1) * of.past, channel, of);
+    const Tokens<T> y(y_BTC, row * of.tokens, channel, of);
+    const bool continues = first == 0 && of.past > 0;
+    const Tokens<const T>& before = continues ? past : x;
+    Vector<T, W> read[kWindow];
+    int reaches[kRun];
 #pragma unroll
-    for (int w = 0; w < W; ++w) sum[w] += to<A>(d.value[w]) * to<A>(weight[w * of.taps + of.taps - 1 - lag]);
+    for (int i = 0; i < kMostTaps - 1; ++i)
+      read[i] = load<T, W>(before[max(first + i - (kMostTaps - 1), continues ? -of.past : 0)]);
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) read[i + kMostTaps - 1] = load<T, W>(x[min(first + i, of.tokens - 1)]);
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) reaches[i] = reach(of, first + i);
+    A sum[kRun][W] = {};
+#pragma unroll
+    for (int j = kWindow - 1; j >= 0; --j) {  // each number is widened once, each sum begins with lag 0
+      A value[W];
+      widen<T, W>(read[j], value);
+#pragma unroll
+      for (int lag = 0; lag < kMostTaps; ++lag) {
+        const int i = j + lag - (kMostTaps - 1);
+        if (i < 0 || i >= kRun || lag > reaches[i]) continue;
+#pragma unroll
+        for (int w = 0; w < W; ++w) sum[i][w] += value[w] * weight[lag][w];
+      }
+      if (j < kRun && first + j < of.tokens) store_sum<T, W>(y[first + j], sum[j]);
+    }
   }
-  Vector<T, W> out;
-#pragma unroll
-  for (int w = 0; w < W; ++w) out.value[w] = to<T>(sum[w]);
-  store<T, W>(dx + i, out);
 }
 
-// A block has one part of the tokens, some channels and one tap.
-template <class T, int W>
-__global__ void convolve_weight_gradient(Convolution of, const T* dy, Acc<T>* partial) {
+// dx_s = sum over lags of weight dy_{s + lag}, and the lag's gradient is the sum over tokens of x_s dy_{s + lag}.
+template <class T, int W, bool kOfWeight>
+__global__ __launch_bounds__(kThreads, blocks_at_once(kOfWeight)) void convolve_gradients(Convolution of, Runs runs,
+                                                                                          const T* dy_BTC, T* dx_BTC,
+                                                                                          Acc<T>* partial) {
   using A = Acc<T>;
-  const int64_t c = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * W, lag = blockIdx.z;
-  if (c >= of.channels) return;
-  A sum[W] = {};
-  for (int64_t token = blockIdx.x; token < of.rows * of.tokens; token += gridDim.x) {
-    const int64_t row = token / of.tokens, t = token % of.tokens;
-    if (!reaches(of.place_T, t, lag)) continue;
-    const T* from = earlier<T>(of, row, t, lag);
-    if (from == nullptr) continue;
-    const auto x = load<T, W>(from + c), d = load<T, W>(dy + token * of.channels + c);
+  const auto [channel, part] = Share<W>(of.channels);
+  if (part >= runs.parts) return;
+  A weight[kMostTaps][W], d_weight[kMostTaps][W] = {};
+  load_taps<T, W>(static_cast<const T*>(of.weight_CW) + channel * of.taps, of.taps, weight);
+  for (unsigned run = part; run < runs.count; run += runs.parts) {
+    const int64_t row = run / runs.of_row;
+    const int first = runs.start + static_cast<int>(run % runs.of_row) * kRun;
+    const Tokens<const T> dy(dy_BTC, row * of.tokens, channel, of);
+    const Tokens<T> dx(dx_BTC, row * of.tokens, channel, of);
+    Vector<T, W> d[kWindow], x[kRun];
+    int reaches[kWindow];
 #pragma unroll
-    for (int w = 0; w < W; ++w) sum[w] += to<A>(x.value[w]) * to<A>(d.value[w]);
+    for (int i = 0; i < kWindow; ++i) d[i] = load<T, W>(dy[min(max(first + i, 0), of.tokens - 1)]);
+    if constexpr (kOfWeight) {
+      const bool in_past = first < 0;
+      const Tokens<const T> inputs = in_past ? Tokens<const T>(of.past_BPC, (row + 1) * of.past, channel, of)
+                                             : Tokens<const T>(of.x_BTC, row * of.tokens, channel, of);
+      const int begin = in_past ? -of.past : 0, end = in_past ? 0 : of.tokens;
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) x[i] = load<T, W>(inputs[min(max(first + i, begin), end - 1)]);
+    }
+#pragma unroll
+    for (int i = 0; i < kWindow; ++i) reaches[i] = reach(of, first + i);
+    A sum[kRun][W] = {}, input[kRun][W];
+#pragma unroll
+    for (int j = 0; j < kWindow; ++j) {
+      A upstream[W];
+      widen<T, W>(d[j], upstream);
+      if constexpr (kOfWeight)
+        if (j < kRun) widen<T, W>(x[j], input[j]);
+#pragma unroll
+      for (int lag = 0; lag < kMostTaps; ++lag) {
+        const int i = j - lag;
+        if (i < 0 || i >= kRun || lag > reaches[j]) continue;
+#pragma unroll
+        for (int w = 0; w < W; ++w) {
+          sum[i][w] += upstream[w] * weight[lag][w];
+          if constexpr (kOfWeight) d_weight[lag][w] += input[i][w] * upstream[w];
+        }
+      }
+      const int whole = j - (kMostTaps - 1);  // the sum that has all its lags now
+      if (whole >= 0 && first >= 0 && first + whole < of.tokens) store_sum<T, W>(dx[first + whole], sum[whole]);
+    }
   }
-#pragma unroll
-  for (int w = 0; w < W; ++w) partial[(blockIdx.x * of.channels + c + w) * of.taps + of.taps - 1 - lag] = sum[w];
+  if constexpr (kOfWeight)
+    store_taps<A, W>(partial + (int64_t{part} * of.channels + channel) * of.taps, of.taps, d_weight);
 }
 
 }  // namespace
 
 void convolve(Element type, const Convolution& of, void* y, Stream stream) {
   with_width(type, of.channels, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    const int64_t vectors = of.rows * of.tokens * of.channels / W;
-    convolve_forward<T, W><<<blocks_for(vectors, kThreads), kThreads, 0, stream>>>(of, static_cast<T*>(y));
+    const Runs runs = runs_of<W>(of, false);
+    convolve_forward<T, W><<<blocks_of<W>(of, runs), kThreads, 0, stream>>>(of, runs, static_cast<T*>(y));
   });
   check_launch("convolve");
 }
 
-void convolve_backward(Element type, const Convolution& of, const void* dy, void* dx, void* partial, int64_t parts,
-                       Stream stream) {
+int64_t weight_gradient_parts(Element type, const Convolution& of) {
+  int64_t parts = 0;
+  with_width(type, of.channels,
+             [&]<class T, int W>(T, std::integral_constant<int, W>) { parts = runs_of<W>(of, true).parts; });
+  return parts;
+}
+
+void convolve_backward(Element type, const Convolution& of, const void* dy, void* dx, void* partial, Stream stream) {
   with_width(type, of.channels, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    const int64_t vectors = of.rows * of.tokens * of.channels / W;
-    convolve_gradient<T, W>
-        <<<blocks_for(vectors, kThreads), kThreads, 0, stream>>>(of, static_cast<const T*>(dy), static_cast<T*>(dx));
-    if (partial == nullptr) return;
-    const dim3 grid(static_cast<unsigned>(parts), blocks_for(of.channels / W, kThreads),
-                    static_cast<unsigned>(of.taps));
-    convolve_weight_gradient<T, W>
-        <<<grid, kThreads, 0, stream>>>(of, static_cast<const T*>(dy), static_cast<Acc<T>*>(partial));
+    const Runs runs = runs_of<W>(of, partial != nullptr);
+    const auto kernel = partial != nullptr ? convolve_gradients<T, W, true> : convolve_gradients<T, W, false>;
+    kernel<<<blocks_of<W>(of, runs), kThreads, 0, stream>>>(of, runs, static_cast<const T*>(dy), static_cast<T*>(dx),
+                                                            static_cast<Acc<T>*>(partial));
   });
   check_launch("convolve_backward");
 }
