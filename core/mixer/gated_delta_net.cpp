@@ -4,7 +4,7 @@
 #include "core/mixer/convolved.h"
 #include "core/mixer/initial.h"
 #include "core/model/attention.h"
-#include "core/ops/activation.h"
+#include "core/ops/gated_norm.h"
 #include "core/ops/linear_attention.h"
 #include "core/ops/norm.h"
 #include "core/ops/projection.h"
@@ -80,8 +80,8 @@ class GatedDeltaNetBranch : public BranchWith<GatedDeltaNetBranch, Weights> {
         gated_delta_rule(l2_norm(q, kLengthEpsilon), l2_norm(k, kLengthEpsilon), v, steps.log_decay_BTH, beta_BTH,
                          state_of(cache), positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    const at::Tensor normed = rms_norm(o_BTHK, w.norm, spec_.norm_epsilon);
-    return project(swiglu(project_heads(x_BTD, w.z, spec_.head_dim), normed).flatten(2, 3), w.out);
+    const at::Tensor z_BTC = project(x_BTD, w.z);
+    return project(gated_rms_norm(o_BTHK, w.norm, z_BTC, spec_.norm_epsilon, /*swish=*/true), w.out);
   }
 
   void start_decays(const at::Tensor& distance_H) override {

@@ -7,9 +7,8 @@
 #include "core/mixer/branch_with.h"
 #include "core/mixer/initial.h"
 #include "core/model/attention.h"
-#include "core/ops/activation.h"
+#include "core/ops/gated_norm.h"
 #include "core/ops/linear_attention.h"
-#include "core/ops/norm.h"
 #include "core/ops/projection.h"
 
 // Gated linear attention's branch (GLA, arXiv 2312.06635): projections, RMSNorm of queries and keys where the teacher
@@ -65,9 +64,8 @@ class GatedLinearBranch : public BranchWith<GatedLinearBranch, Weights> {
     const auto [o_BTHK, state] = gated_linear_attention(q, k, v, log_decay(others[0]), state_of(cache),
                                                         positions.documents, scale(), mixer_.chunk);
     if (cache != nullptr) cache->state_BHKV = state;
-    const at::Tensor normed = rms_norm(o_BTHK, weights_.o_norm, spec_.norm_epsilon);
-    const at::Tensor g_BTHK = others[1].unflatten(-1, {-1, spec_.head_dim});
-    return project(swiglu(g_BTHK, normed).flatten(2, 3), weights_.heads.o);
+    return project(gated_rms_norm(o_BTHK, weights_.o_norm, others[1], spec_.norm_epsilon, /*swish=*/true),
+                   weights_.heads.o);
   }
 
   // The b with logsigmoid(b) / 16 = log_decay, for all channels of a head.

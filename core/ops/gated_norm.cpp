@@ -20,30 +20,35 @@ namespace {
 at::Tensor exact(const at::Tensor& x) { return x.to(at::toOpMathType(x.scalar_type())); }
 
 at::Tensor normed(const at::Tensor& x_BTHK, double epsilon) {
-  return rms_norm(x_BTHK, at::ones({x_BTHK.size(3)}, x_BTHK.options()), epsilon).flatten(2, 3);
+  return rms_norm(x_BTHK, at::ones({x_BTHK.size(3)}, x_BTHK.options()), epsilon);
 }
 
-at::Tensor forward_composite(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC,
+// [H, K], or [1, K] for all heads.
+at::Tensor by_head(const at::Tensor& weight, const at::Tensor& x_BTHK) { return weight.view({-1, x_BTHK.size(3)}); }
+
+at::Tensor forward_composite(const at::Tensor& x_BTHK, const at::Tensor& weight, const at::Tensor& gate_BTC,
                              double epsilon, bool swish) {
   const at::Tensor gate = exact(gate_BTC), opened = swish ? at::silu(gate) : at::sigmoid(gate);
-  return (normed(exact(x_BTHK), epsilon).mul_(weight_C).mul_(opened)).to(x_BTHK.scalar_type());
+  const at::Tensor y_BTHK = normed(exact(x_BTHK), epsilon).mul_(by_head(weight, x_BTHK));
+  return y_BTHK.flatten(2, 3).mul_(opened).to(x_BTHK.scalar_type());
 }
 
 // The gradients of x, of the weight (when asked for) and of the gate.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_composite(const at::Tensor& dy_BTC, const at::Tensor& x_BTHK,
-                                                                  const at::Tensor& weight_C,
-                                                                  const at::Tensor& gate_BTC, double epsilon,
-                                                                  bool swish, std::array<bool, 3> wanted) {
+                                                                  const at::Tensor& weight, const at::Tensor& gate_BTC,
+                                                                  double epsilon, bool swish,
+                                                                  std::array<bool, 3> wanted) {
   const at::Tensor x = exact(x_BTHK), dy = exact(dy_BTC), gate = exact(gate_BTC), sigma = at::sigmoid(gate);
   const at::Tensor opened = swish ? gate * sigma : sigma;
   const at::Tensor slope = swish ? sigma * (1 + gate * (1 - sigma)) : sigma * (1 - sigma);
   const at::Tensor s = (x.square().mean(-1, /*keepdim=*/true) + epsilon).rsqrt(), x_hat_BTHK = x * s;
+  const at::Tensor weight_BTC = by_head(weight, x).expand_as(x).flatten(2, 3);
   const at::Tensor x_hat = x_hat_BTHK.flatten(2, 3), along = dy * x_hat;
-  const at::Tensor d_hat = (dy * weight_C * opened).view_as(x);
+  const at::Tensor d_hat = (dy * weight_BTC * opened).view_as(x);
   const at::Tensor dx = s * (d_hat - x_hat_BTHK * (d_hat * x_hat_BTHK).mean(-1, /*keepdim=*/true));
   at::Tensor d_weight;
-  if (wanted[1]) d_weight = (along * opened).flatten(0, 1).sum(0).to(weight_C.scalar_type());
-  return {dx.to(x_BTHK.scalar_type()), d_weight, (along * weight_C * slope).to(gate_BTC.scalar_type())};
+  if (wanted[1]) d_weight = (along * opened).reshape({-1, weight.size(0)}).sum(0).to(weight.scalar_type());
+  return {dx.to(x_BTHK.scalar_type()), d_weight, (along * weight_BTC * slope).to(gate_BTC.scalar_type())};
 }
 
 // sigma_then_y: sigmoid of the gate, where y will be.
@@ -91,10 +96,11 @@ at::Tensor forward(const at::Tensor& x_any, const at::Tensor& weight_any, const 
                    bool swish) {
   if (!has_kernel(x_any)) return forward_composite(x_any, weight_any, gate_any, epsilon, swish);
   const at::Tensor x = x_any.contiguous(), weight = weight_any.contiguous(), gate = gate_any.contiguous();
+  const auto [tokens, heads, width] = WeightedTokens(x, weight);
   at::Tensor y = at::sigmoid(gate);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "gated_rms_norm", [&] {
     forward_rows(x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), gate.const_data_ptr<scalar_t>(),
-                 y.data_ptr<scalar_t>(), x.size(0) * x.size(1), x.size(2), x.size(3), epsilon, swish);
+                 y.data_ptr<scalar_t>(), tokens, heads, width, epsilon, swish);
   });
   return y;
 }
@@ -105,13 +111,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& dy_any
   if (!has_kernel(x_any)) return backward_composite(dy_any, x_any, weight_any, gate_any, epsilon, swish, wanted);
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
                    gate = gate_any.contiguous();
+  const auto [tokens, heads, width] = WeightedTokens(x, weight);
   at::Tensor dx = at::empty_like(x), d_gate = at::sigmoid(gate), d_weight;
   if (wanted[1]) d_weight = at::zeros_like(weight);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "gated_rms_norm_backward", [&] {
     backward_rows(dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
                   gate.const_data_ptr<scalar_t>(), dx.data_ptr<scalar_t>(),
-                  wanted[1] ? d_weight.data_ptr<scalar_t>() : nullptr, d_gate.data_ptr<scalar_t>(),
-                  x.size(0) * x.size(1), x.size(2), x.size(3), epsilon, swish);
+                  wanted[1] ? d_weight.data_ptr<scalar_t>() : nullptr, d_gate.data_ptr<scalar_t>(), tokens, heads,
+                  width, epsilon, swish);
   });
   return {dx, d_weight, d_gate};
 }
@@ -133,12 +140,13 @@ struct GatedNorm : Operator {
   using Forward = decltype(forward);
   using Backward = decltype(backward);
   static constexpr std::array<size_t, 3> kTrained = {0, 1, 2};
-  static void check(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC, double, bool) {
-    TORCH_CHECK(x_BTHK.dim() == 4 && weight_C.dim() == 1 && weight_C.size(0) == x_BTHK.size(2) * x_BTHK.size(3),
-                "gated_rms_norm: x must be [B, T, H, K] and the weight [H*K]");
+  static void check(const at::Tensor& x_BTHK, const at::Tensor& weight, const at::Tensor& gate_BTC, double, bool) {
+    TORCH_CHECK(x_BTHK.dim() == 4 && weight.dim() == 1 &&
+                    (weight.size(0) == x_BTHK.size(2) * x_BTHK.size(3) || weight.size(0) == x_BTHK.size(3)),
+                "gated_rms_norm: x must be [B, T, H, K] and the weight [H*K] or [K]");
     TORCH_CHECK(gate_BTC.dim() == 3 && gate_BTC.sizes().equals(x_BTHK.flatten(2, 3).sizes()),
                 "gated_rms_norm: the gate must be [B, T, H*K]");
-    TORCH_CHECK(weight_C.scalar_type() == x_BTHK.scalar_type() && gate_BTC.scalar_type() == x_BTHK.scalar_type(),
+    TORCH_CHECK(weight.scalar_type() == x_BTHK.scalar_type() && gate_BTC.scalar_type() == x_BTHK.scalar_type(),
                 "gated_rms_norm: x, weight and gate must have one dtype");
   }
 };
@@ -166,9 +174,9 @@ TORCH_LIBRARY_IMPL(flashmorph, Meta, library) {
   library.impl("gated_rms_norm_backward", backward_without_values);
 }
 
-at::Tensor gated_rms_norm(const at::Tensor& x_BTHK, const at::Tensor& weight_C, const at::Tensor& gate_BTC,
+at::Tensor gated_rms_norm(const at::Tensor& x_BTHK, const at::Tensor& weight, const at::Tensor& gate_BTC,
                           double epsilon, bool swish) {
-  return call<GatedNorm>(x_BTHK, weight_C, gate_BTC, epsilon, swish);
+  return call<GatedNorm>(x_BTHK, weight, gate_BTC, epsilon, swish);
 }
 
 }  // namespace flashmorph

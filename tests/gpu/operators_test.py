@@ -203,6 +203,9 @@ def pointwise(small):
                        dtype, [random(2, tokens, 1, 576), random(576), random(2, tokens, 576)], [0, 2])
         for width in (128, 6):
             for swish in (False, True):
+                pointwise_case("gated_rms_norm of a weight for all heads", lambda x, w, gate: ops.gated_rms_norm(
+                    x, w, gate, 1e-6, swish), dtype, [random(2, tokens, 3, width), random(width), random(2, tokens, 3 * width)],
+                    [0, 1, 2])
                 pointwise_case("gated_rms_norm", lambda x, w, gate: ops.gated_rms_norm(x, w, gate, 1e-6, swish), dtype,
                                [random(2, tokens, 3, width), random(3 * width), random(2, tokens, 3 * width)], [0, 1, 2])
         for width in (64, 7):

@@ -18,7 +18,8 @@ void rms_norm(Element type, const void* x, const void* added, const void* weight
 void rms_norm_backward(Element type, const void* dy, const void* x, const void* weight, const void* d_sum, void* dx,
                        void* partial, int64_t parts, int64_t rows, int64_t width, double epsilon, Stream stream);
 
-// gated_norm.h's operator; x, gate, y [tokens, heads, width], weight [heads, width].
+// gated_norm.h's operator; x, gate, y [tokens, heads, width], weight [heads, width]; a weight
+// that all heads share has one head, and more tokens.
 void gated_norm(Element type, const void* x, const void* weight, const void* gate, void* y, int64_t tokens,
                 int64_t heads, int64_t width, double epsilon, bool swish, Stream stream);
 // partial [parts, heads, width] in the accumulator's type, or null: likewise, sums of dy x / rms f(gate) over each

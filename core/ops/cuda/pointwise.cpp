@@ -11,6 +11,7 @@
 #include "core/ops/cuda/quantise_kernels.h"
 #include "core/ops/cuda/rotation_kernels.h"
 #include "core/ops/cuda/tensors.h"
+#include "core/ops/gated_norm.h"
 #include "core/ops/quantised.h"
 
 // rms_norm, swiglu, rotate (alone and behind a norm), gate_mix and quantise_rows on the card. Any strides; sums in
@@ -77,9 +78,10 @@ at::Tensor norm_gated(const at::Tensor& x_any, const at::Tensor& weight_any, con
                       bool swish) {
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor x = x_any.contiguous(), weight = weight_any.contiguous(), gate = gate_any.contiguous();
+  const auto [tokens, heads, width] = WeightedTokens(x, weight);
   at::Tensor y = at::empty_like(gate);
-  gated_norm(element_of(x), x.const_data_ptr(), weight.const_data_ptr(), gate.const_data_ptr(), y.data_ptr(),
-             x.size(0) * x.size(1), x.size(2), x.size(3), epsilon, swish, stream_of(x));
+  gated_norm(element_of(x), x.const_data_ptr(), weight.const_data_ptr(), gate.const_data_ptr(), y.data_ptr(), tokens,
+             heads, width, epsilon, swish, stream_of(x));
   return y;
 }
 
@@ -90,7 +92,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_gated_backward(const at::Ten
   const c10::cuda::CUDAGuard guard(x_any.device());
   const at::Tensor dy = dy_any.contiguous(), x = x_any.contiguous(), weight = weight_any.contiguous(),
                    gate = gate_any.contiguous();
-  const int64_t tokens = x.size(0) * x.size(1), heads = x.size(2), width = x.size(3);
+  const auto [tokens, heads, width] = WeightedTokens(x, weight);
   const int64_t parts = parts_of(heads);
   at::Tensor dx = at::empty_like(x), d_gate = at::empty_like(gate), partial;
   if (wanted[1]) partial = at::empty({parts, heads * width}, accumulator_of(x));

@@ -16,20 +16,21 @@ at::Tensor seeded(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, at::detail::createCPUGenerator(seed), at::kDouble);
 }
 
-class GatedNorm : public testing::TestWithParam<bool> {};
+class GatedNorm : public testing::TestWithParam<std::tuple<bool, bool>> {};
 
 TEST_P(GatedNorm, IsItsDefinitionForwardAndBackward) {
-  const auto leaves = [] {
+  const auto [swish, shared] = GetParam();
+  const auto leaves = [&] {
     return std::vector<at::Tensor>{seeded({2, 5, 3, 8}, 1).set_requires_grad(true),
-                                   seeded({24}, 2).set_requires_grad(true),
+                                   seeded({shared ? 8 : 24}, 2).set_requires_grad(true),
                                    seeded({2, 5, 24}, 3).set_requires_grad(true)};
   };
   const auto fast = leaves(), plain = leaves();
   const at::Tensor upstream = seeded({2, 5, 24}, 4);
-  const at::Tensor actual = gated_rms_norm(fast[0], fast[1], fast[2], 1e-6, GetParam());
+  const at::Tensor actual = gated_rms_norm(fast[0], fast[1], fast[2], 1e-6, swish);
   const at::Tensor hat = plain[0] / (plain[0].square().mean(-1, true) + 1e-6).sqrt();
-  const at::Tensor gate = GetParam() ? plain[2] * at::sigmoid(plain[2]) : at::sigmoid(plain[2]);
-  const at::Tensor expected = hat.flatten(2, 3) * plain[1] * gate;
+  const at::Tensor gate = swish ? plain[2] * at::sigmoid(plain[2]) : at::sigmoid(plain[2]);
+  const at::Tensor expected = (hat * plain[1].view({-1, 8})).flatten(2, 3) * gate;
   actual.backward(upstream);
   expected.backward(upstream);
   EXPECT_LT(relative_error(expected, actual), 1e-12);
@@ -37,11 +38,29 @@ TEST_P(GatedNorm, IsItsDefinitionForwardAndBackward) {
     EXPECT_LT(relative_error(plain[i].grad(), fast[i].grad()), 1e-12) << "input " << i;
 }
 
-INSTANTIATE_TEST_SUITE_P(Gates, GatedNorm, testing::Bool());
+TEST_P(GatedNorm, IsCloseInBFloat16) {
+  const auto [swish, shared] = GetParam();
+  std::vector<at::Tensor> half, full;
+  for (const at::Tensor& x : {seeded({2, 5, 3, 8}, 1), seeded({shared ? 8 : 24}, 2), seeded({2, 5, 24}, 3)}) {
+    half.push_back(x.to(at::kBFloat16).set_requires_grad(true));
+    full.push_back(half.back().detach().to(at::kFloat).set_requires_grad(true));
+  }
+  const at::Tensor upstream = seeded({2, 5, 24}, 4).to(at::kBFloat16);
+  const at::Tensor y = gated_rms_norm(half[0], half[1], half[2], 1e-6, swish),
+                   expected = gated_rms_norm(full[0], full[1], full[2], 1e-6, swish);
+  y.backward(upstream);
+  expected.backward(upstream.to(at::kFloat));
+  EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+  EXPECT_LT(relative_error(expected, y), 4e-3);
+  for (size_t i = 0; i < half.size(); ++i)
+    EXPECT_LT(relative_error(full[i].grad(), half[i].grad()), 4e-3) << "input " << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(GatesAndWeights, GatedNorm, testing::Combine(testing::Bool(), testing::Bool()));
 
 TEST(GatedNormShapes, AreChecked) {
   const at::Tensor x = seeded({1, 2, 3, 4}, 1), weight = seeded({12}, 2), gate = seeded({1, 2, 12}, 3);
-  EXPECT_ANY_THROW(gated_rms_norm(x, weight.narrow(0, 0, 4), gate, 1e-6, false));
+  EXPECT_ANY_THROW(gated_rms_norm(x, weight.narrow(0, 0, 8), gate, 1e-6, false));
   EXPECT_ANY_THROW(gated_rms_norm(x, weight, gate.narrow(1, 0, 1), 1e-6, false));
   EXPECT_ANY_THROW(gated_rms_norm(x, weight.to(at::kFloat), gate, 1e-6, false));
 }
