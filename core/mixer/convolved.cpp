@@ -38,9 +38,10 @@ std::array<at::Tensor, 3> convolved_heads(const at::Tensor& x_BTD, const std::ar
   if (cache != nullptr) keep_recent(at::cat(x_BTC, -1), *cache);
   std::array<at::Tensor, 3> y_BTHK;
   for (size_t i = 0; i < 3; ++i) {
-    const at::Tensor y_BTC =
-        short_convolution(x_BTC[i], of[i].taps, continues ? std::optional(past[i]) : std::nullopt, positions.place_T);
-    y_BTHK[i] = at::silu(of[i].bias.defined() ? y_BTC + of[i].bias : y_BTC).unflatten(-1, {-1, head_dim});
+    const bool biased = of[i].bias.defined();
+    const at::Tensor y_BTC = short_convolution(x_BTC[i], of[i].taps, continues ? std::optional(past[i]) : std::nullopt,
+                                               positions.place_T, /*silu=*/!biased);
+    y_BTHK[i] = (biased ? at::silu(y_BTC + of[i].bias) : y_BTC).unflatten(-1, {-1, head_dim});
   }
   return y_BTHK;
 }

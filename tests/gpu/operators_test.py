@@ -239,15 +239,19 @@ def short_convolutions(dtype, small):
     """A thread goes through runs of 8 tokens: rows, documents and pasts end before, at and behind a run's edge."""
     random = lambda *shape: torch.randn(shape, dtype=torch.float64)
 
-    def case(rows, tokens, width, taps, past=None, place=None):
+    def one_case(silu, rows, tokens, width, taps, past, place):
         def op(x, w):
             before = None if past is None else past.to(dtype).to(x.device, x.dtype)
-            return torch.ops.flashmorph.short_convolution(x, w, before, None if place is None else place.to(x.device))
+            return torch.ops.flashmorph.short_convolution(x, w, before, None if place is None else place.to(x.device), silu)
 
         name = f"short_convolution of {taps} taps" + ("" if past is None else f" behind {past.shape[1]} tokens") + \
-            ("" if place is None else " in documents")
+            ("" if place is None else " in documents") + (" with silu" if silu else "")
         for trained in ([0, 1], [0]):
             pointwise_case(name, op, dtype, [random(rows, tokens, width), random(width, taps)], trained)
+
+    def case(rows, tokens, width, taps, past=None, place=None):
+        for silu in (False, True):
+            one_case(silu, rows, tokens, width, taps, past, place)
 
     def places(*lengths):
         return torch.cat([torch.arange(length) for length in lengths])

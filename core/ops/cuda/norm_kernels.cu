@@ -1,3 +1,4 @@
+#include "core/ops/cuda/gate.cuh"
 #include "core/ops/cuda/norm_kernels.h"
 #include "core/ops/cuda/row_sum.cuh"
 
@@ -69,28 +70,6 @@ __global__ void rms_norm_rows(const T* x, const T* added, const T* weight, T* su
     store<T, W>(y + at + i, out);
     if (added != nullptr) store<T, W>(sum + at + i, values);
   }
-}
-
-// Rounded to bfloat16 afterwards, the processor's own approximations are as good.
-template <class T>
-__device__ __forceinline__ Acc<T> sigmoid(Acc<T> x) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    return __fdividef(1.0f, 1.0f + __expf(-x));
-  else
-    return Acc<T>(1) / (Acc<T>(1) + exponential(-x));
-}
-
-// f(gate) of a gated norm, and its slope.
-template <class T>
-__device__ __forceinline__ Acc<T> opened(Acc<T> gate, bool swish) {
-  const Acc<T> sigma = sigmoid<T>(gate);
-  return swish ? gate * sigma : sigma;
-}
-
-template <class T>
-__device__ __forceinline__ Acc<T> opened_slope(Acc<T> gate, bool swish) {
-  const Acc<T> sigma = sigmoid<T>(gate), closed = sigma * (Acc<T>(1) - sigma);
-  return swish ? sigma + gate * closed : closed;
 }
 
 // A row is one token's head.

@@ -21,9 +21,11 @@ bool has_kernel(const at::Tensor& x, const at::Tensor& weight) { return weight.s
 // Contiguous, and alive while the kernels are started.
 struct Call {
   at::Tensor x, weight, past, place;
+  bool silu;
 
-  Call(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const Optional& past_BPC, const Optional& place_T)
-      : x(x_BTC.contiguous()), weight(weight_CW.contiguous()) {
+  Call(const at::Tensor& x_BTC, const at::Tensor& weight_CW, const Optional& past_BPC, const Optional& place_T,
+       bool silu)
+      : x(x_BTC.contiguous()), weight(weight_CW.contiguous()), silu(silu) {
     if (past_BPC) past = past_BPC->to(x.scalar_type()).contiguous();
     if (place_T) place = place_T->to(at::kInt).contiguous();
   }
@@ -37,24 +39,27 @@ struct Call {
             .tokens = static_cast<int>(x.size(1)),
             .channels = static_cast<int>(x.size(2)),
             .taps = static_cast<int>(weight.size(1)),
-            .past = past.defined() ? static_cast<int>(past.size(1)) : 0};
+            .past = past.defined() ? static_cast<int>(past.size(1)) : 0,
+            .silu = silu};
   }
 };
 
-at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Optional& past, const Optional& place) {
-  if (!has_kernel(x, weight)) return composed_convolution(x, weight, past, place);
+at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const Optional& past, const Optional& place,
+                   bool silu) {
+  if (!has_kernel(x, weight)) return composed_convolution(x, weight, past, place, silu);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Call call(x, weight, past, place);
+  const Call call(x, weight, past, place, silu);
   at::Tensor y = at::empty_like(call.x);
   convolve(element_of(x), call.convolution(), y.data_ptr(), stream_of(x));
   return y;
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& dy_any, const at::Tensor& x, const at::Tensor& weight,
-                                            const Optional& past, const Optional& place, std::array<bool, 2> wanted) {
-  if (!has_kernel(x, weight)) return composed_convolution_gradients(dy_any, x, weight, past, place, wanted);
+                                            const Optional& past, const Optional& place, bool silu,
+                                            std::array<bool, 2> wanted) {
+  if (!has_kernel(x, weight)) return composed_convolution_gradients(dy_any, x, weight, past, place, silu, wanted);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Call call(x, weight, past, place);
+  const Call call(x, weight, past, place, silu);
   const Convolution of = call.convolution();
   const at::Tensor dy = dy_any.contiguous();
   const at::Tensor dx = at::empty_like(call.x);

@@ -1,3 +1,4 @@
+#include "core/ops/cuda/gate.cuh"
 #include "core/ops/cuda/launch.h"
 #include "core/ops/cuda/short_convolution_kernels.h"
 
@@ -7,26 +8,24 @@
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 128;  // of a block
-constexpr int kRun = 8;        // tokens
-constexpr int kWindow = kRun + kMostTaps - 1;
+constexpr int kThreads = 128;         // of a block
+constexpr int kRun = 8;               // tokens
+constexpr int kBack = kMostTaps - 1;  // the longest lag
+constexpr int kWindow = kRun + kBack;
 
-// How many blocks a multiprocessor has registers for.
-constexpr int blocks_at_once(bool of_weight) { return of_weight ? 2 : 3; }
+// How many blocks a multiprocessor has registers for; gradients that read the inputs as well take more.
+constexpr int blocks_at_once(bool of_both) { return of_both ? 2 : 3; }
 
 // The runs of all rows, and in how many parts they are gone through: a part has every `parts`-th.
 struct Runs {
-  int start;  // the token where a row's first run begins: 0, or -kRun for one in the past
   unsigned of_row, count, parts;
 };
 
-// The weight's gradient begins with what the past gives to it.
 template <int W>
-Runs runs_of(const Convolution& of, bool of_weight) {
-  const int start = of_weight && of.past > 0 ? -kRun : 0;
-  const unsigned of_row = blocks_for(of.tokens - start, kRun), count = of_row * of.rows;
-  const unsigned threads = multiprocessors() * blocks_at_once(of_weight) * kThreads;
-  return {start, of_row, count, std::clamp(threads / (of.channels / W), 1u, count)};
+Runs runs_of(const Convolution& of, bool of_both) {
+  const unsigned of_row = blocks_for(of.tokens, kRun), count = of_row * of.rows;
+  const unsigned threads = multiprocessors() * blocks_at_once(of_both) * kThreads;
+  return {of_row, count, std::clamp(threads / (of.channels / W), 1u, count)};
 }
 
 // This thread's first channel, and its part of the runs; there may be no such part.
@@ -62,6 +61,24 @@ struct Tokens {
   __device__ __forceinline__ T* operator[](int t) const {
     using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
     return reinterpret_cast<T*>(reinterpret_cast<Byte*>(zero) + int64_t{t} * stride);
+  }
+};
+
+// A row's inputs, the past before them; for a token that is not there one that is.
+template <class T>
+struct Inputs {
+  Tokens<const T> x, past;
+  int first, end;
+
+  __device__ Inputs(int64_t row, int channel, const Convolution& of)
+      : x(of.x_BTC, row * of.tokens, channel, of),
+        past(of.past_BPC, (row + 1) * of.past, channel, of),
+        first(-of.past),
+        end(of.tokens) {}
+
+  __device__ __forceinline__ const T* operator[](int t) const {
+    const int there = min(max(t, first), end - 1);
+    return (there < 0 ? past : x)[there];
   }
 };
 
@@ -121,6 +138,12 @@ __device__ __forceinline__ void store_sum(T* at, const Acc<T> (&sum)[W]) {
   store<T, W>(at, out);
 }
 
+template <class A, int W>
+__device__ __forceinline__ void add_product(const A (&a)[W], const A (&b)[W], A (&sum)[W]) {
+#pragma unroll
+  for (int w = 0; w < W; ++w) sum[w] += a[w] * b[w];
+}
+
 template <class T, int W>
 __global__ __launch_bounds__(kThreads, blocks_at_once(false)) void convolve_forward(Convolution of, Runs runs,
                                                                                     T* y_BTC) {
@@ -132,18 +155,12 @@ __global__ __launch_bounds__(kThreads, blocks_at_once(false)) void convolve_forw
   for (unsigned run = part; run < runs.count; run += runs.parts) {
     const int64_t row = run / runs.of_row;
     const int first = static_cast<int>(run % runs.of_row) * kRun;
-    const Tokens<const T> x(of.x_BTC, row * of.tokens, channel, of);
-    const Tokens<const T> past(of.past_BPC, (row + 1) * of.past, channel, of);
+    const Inputs<T> x(row, channel, of);
     const Tokens<T> y(y_BTC, row * of.tokens, channel, of);
-    const bool continues = first == 0 && of.past > 0;
-    const Tokens<const T>& before = continues ? past : x;
     Vector<T, W> read[kWindow];
     int reaches[kRun];
 #pragma unroll
-    for (int i = 0; i < kMostTaps - 1; ++i)
-      read[i] = load<T, W>(before[max(first + i - (kMostTaps - 1), continues ? -of.past : 0)]);
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) read[i + kMostTaps - 1] = load<T, W>(x[min(first + i, of.tokens - 1)]);
+    for (int i = 0; i < kWindow; ++i) read[i] = load<T, W>(x[first - kBack + i]);
 #pragma unroll
     for (int i = 0; i < kRun; ++i) reaches[i] = reach(of, first + i);
     A sum[kRun][W] = {};
@@ -153,64 +170,73 @@ __global__ __launch_bounds__(kThreads, blocks_at_once(false)) void convolve_forw
       widen<T, W>(read[j], value);
 #pragma unroll
       for (int lag = 0; lag < kMostTaps; ++lag) {
-        const int i = j + lag - (kMostTaps - 1);
-        if (i < 0 || i >= kRun || lag > reaches[i]) continue;
-#pragma unroll
-        for (int w = 0; w < W; ++w) sum[i][w] += value[w] * weight[lag][w];
+        const int i = j + lag - kBack;
+        if (i >= 0 && i < kRun && lag <= reaches[i]) add_product(value, weight[lag], sum[i]);
       }
-      if (j < kRun && first + j < of.tokens) store_sum<T, W>(y[first + j], sum[j]);
+      if (j >= kRun || first + j >= of.tokens) continue;
+      if (of.silu) {
+#pragma unroll
+        for (int w = 0; w < W; ++w) sum[j][w] = opened<T>(sum[j][w], /*swish=*/true);
+      }
+      store_sum<T, W>(y[first + j], sum[j]);
     }
   }
 }
 
-// dx_s = sum over lags of weight dy_{s + lag}, and the lag's gradient is the sum over tokens of x_s dy_{s + lag}.
-template <class T, int W, bool kOfWeight>
-__global__ __launch_bounds__(kThreads, blocks_at_once(kOfWeight)) void convolve_gradients(Convolution of, Runs runs,
-                                                                                          const T* dy_BTC, T* dx_BTC,
-                                                                                          Acc<T>* partial) {
+// With z a token's sum and dz = dy f'(z), for which z is summed again: dx_s = sum over lags of weight dz_{s + lag}, and
+// the lag's gradient is the sum over tokens of dz_t x_{t - lag}. A run has those of its own tokens s and t.
+template <class T, int W, bool kOfWeight, bool kSilu>
+__global__ __launch_bounds__(kThreads,
+                             blocks_at_once(kOfWeight || kSilu)) void convolve_gradients(Convolution of, Runs runs,
+                                                                                         const T* dy_BTC, T* dx_BTC,
+                                                                                         Acc<T>* partial) {
   using A = Acc<T>;
+  constexpr int kInputs = kSilu ? kBack + kWindow : kOfWeight ? kBack + kRun : 0;  // from kBack tokens before the run
   const auto [channel, part] = Share<W>(of.channels);
   if (part >= runs.parts) return;
   A weight[kMostTaps][W], d_weight[kMostTaps][W] = {};
   load_taps<T, W>(static_cast<const T*>(of.weight_CW) + channel * of.taps, of.taps, weight);
   for (unsigned run = part; run < runs.count; run += runs.parts) {
     const int64_t row = run / runs.of_row;
-    const int first = runs.start + static_cast<int>(run % runs.of_row) * kRun;
+    const int first = static_cast<int>(run % runs.of_row) * kRun;
+    const Inputs<T> inputs(row, channel, of);
     const Tokens<const T> dy(dy_BTC, row * of.tokens, channel, of);
     const Tokens<T> dx(dx_BTC, row * of.tokens, channel, of);
-    Vector<T, W> d[kWindow], x[kRun];
+    Vector<T, W> d[kWindow], x[kBack + kWindow];
     int reaches[kWindow];
 #pragma unroll
-    for (int i = 0; i < kWindow; ++i) d[i] = load<T, W>(dy[min(max(first + i, 0), of.tokens - 1)]);
-    if constexpr (kOfWeight) {
-      const bool in_past = first < 0;
-      const Tokens<const T> inputs = in_past ? Tokens<const T>(of.past_BPC, (row + 1) * of.past, channel, of)
-                                             : Tokens<const T>(of.x_BTC, row * of.tokens, channel, of);
-      const int begin = in_past ? -of.past : 0, end = in_past ? 0 : of.tokens;
+    for (int i = 0; i < kWindow; ++i) d[i] = load<T, W>(dy[min(first + i, of.tokens - 1)]);
 #pragma unroll
-      for (int i = 0; i < kRun; ++i) x[i] = load<T, W>(inputs[min(max(first + i, begin), end - 1)]);
-    }
+    for (int i = 0; i < kInputs; ++i) x[i] = load<T, W>(inputs[first - kBack + i]);
 #pragma unroll
     for (int i = 0; i < kWindow; ++i) reaches[i] = reach(of, first + i);
-    A sum[kRun][W] = {}, input[kRun][W];
+    A sum[kRun][W] = {}, input[kBack + kWindow][W];
+#pragma unroll
+    for (int i = 0; i < kBack; ++i)
+      if (i < kInputs) widen<T, W>(x[i], input[i]);
 #pragma unroll
     for (int j = 0; j < kWindow; ++j) {
-      A upstream[W];
-      widen<T, W>(d[j], upstream);
-      if constexpr (kOfWeight)
-        if (j < kRun) widen<T, W>(x[j], input[j]);
+      A dz[W];
+      widen<T, W>(d[j], dz);
+      if (j + kBack < kInputs) widen<T, W>(x[j + kBack], input[j + kBack]);
+      if constexpr (kSilu) {
+        A z[W] = {};
+#pragma unroll
+        for (int lag = 0; lag < kMostTaps; ++lag)
+          if (lag <= reaches[j]) add_product(input[j + kBack - lag], weight[lag], z);
+#pragma unroll
+        for (int w = 0; w < W; ++w) dz[w] *= opened_slope<T>(z[w], /*swish=*/true);
+      }
 #pragma unroll
       for (int lag = 0; lag < kMostTaps; ++lag) {
+        if (lag > reaches[j]) continue;
         const int i = j - lag;
-        if (i < 0 || i >= kRun || lag > reaches[j]) continue;
-#pragma unroll
-        for (int w = 0; w < W; ++w) {
-          sum[i][w] += upstream[w] * weight[lag][w];
-          if constexpr (kOfWeight) d_weight[lag][w] += input[i][w] * upstream[w];
-        }
+        if (i >= 0 && i < kRun) add_product(dz, weight[lag], sum[i]);
+        if constexpr (kOfWeight)
+          if (j < kRun) add_product(input[j + kBack - lag], dz, d_weight[lag]);
       }
-      const int whole = j - (kMostTaps - 1);  // the sum that has all its lags now
-      if (whole >= 0 && first >= 0 && first + whole < of.tokens) store_sum<T, W>(dx[first + whole], sum[whole]);
+      const int whole = j - kBack;  // the sum that has all its lags now
+      if (whole >= 0 && first + whole < of.tokens) store_sum<T, W>(dx[first + whole], sum[whole]);
     }
   }
   if constexpr (kOfWeight)
@@ -236,8 +262,12 @@ int64_t weight_gradient_parts(Element type, const Convolution& of) {
 
 void convolve_backward(Element type, const Convolution& of, const void* dy, void* dx, void* partial, Stream stream) {
   with_width(type, of.channels, [&]<class T, int W>(T, std::integral_constant<int, W>) {
-    const Runs runs = runs_of<W>(of, partial != nullptr);
-    const auto kernel = partial != nullptr ? convolve_gradients<T, W, true> : convolve_gradients<T, W, false>;
+    const bool of_weight = partial != nullptr;
+    const Runs runs = runs_of<W>(of, of_weight || of.silu);
+    const auto kernel = of_weight
+                            ? of.silu ? convolve_gradients<T, W, true, true> : convolve_gradients<T, W, true, false>
+                        : of.silu ? convolve_gradients<T, W, false, true>
+                                  : convolve_gradients<T, W, false, false>;
     kernel<<<blocks_of<W>(of, runs), kThreads, 0, stream>>>(of, runs, static_cast<const T*>(dy), static_cast<T*>(dx),
                                                             static_cast<Acc<T>*>(partial));
   });

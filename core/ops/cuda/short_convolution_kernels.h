@@ -17,6 +17,7 @@ struct Convolution {
   const void* past_BPC;  // or null
   const int* place_T;    // of each token in its own document, or null
   int rows, tokens, channels, taps, past;
+  bool silu;  // behind the sums
 };
 
 void convolve(Element type, const Convolution& of, void* y_BTC, Stream stream);

@@ -57,7 +57,7 @@ const std::map<std::string, Case>& cases() {
       {"norm_and_rotate",
        {{seeded({2, 3, 2, 4}, 1), seeded({4}, 4), seeded({3, 4}, 2), seeded({3, 4}, 3), 1e-2}, {0, 1}}},
       {"short_convolution",
-       {{seeded({1, 7, 3}, 1), seeded({3, 4}, 2), none, at::tensor(std::vector<int64_t>{0, 1, 0, 1, 2, 3, 4})},
+       {{seeded({1, 7, 3}, 1), seeded({3, 4}, 2), none, at::tensor(std::vector<int64_t>{0, 1, 0, 1, 2, 3, 4}), true},
         {0, 1}}},
       {"squared_distance", {{seeded({3, 5}, 1), seeded({3, 5}, 2)}, {0}}},
       {"softmax_attention",
