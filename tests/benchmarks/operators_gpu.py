@@ -1,14 +1,17 @@
-"""Times the CUDA operators beside flash-linear-attention's Triton kernels and torch's own, in one process, in turns.
+"""Times the CUDA operators beside flash-linear-attention's Triton kernels, FlashQLA's and torch's own, in one process, in turns.
 
-    PYTHONPATH=DIR_OF_FLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--rounds 40] [--only NAME...]
+    PYTHONPATH=DIR_OF_FLA:DIR_OF_FLASHQLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--rounds 40] [--only NAME...]
 
 A table, and one line of JSON at the end. bf16; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
-ms. Both sides must agree before they are timed. Without FLA on the path only ours is timed: the fused kernels, and beside
-them the form made of batched matrix products.
+ms. Sides must agree before they are timed. Without FLA on the path only ours is timed: the fused kernels, and beside
+them the form made of batched matrix products. The gated delta rule is timed beside FlashQLA, too, where flash-qla, tilelang, apache-tvm-ffi and
+z3-solver are on the path (and nvcc, which compiles its kernels at their first call); a shape it refuses is in the JSON's "left_out".
 """
 
 import argparse
+import importlib
 import json
+import os
 import statistics
 import sys
 
@@ -21,6 +24,10 @@ import triton_candidates
 SHAPES = [(1, 16384, 16, 128), (4, 4096, 16, 128), (32, 512, 16, 128), (1, 16384, 16, 64)]
 SIZE = 128  # of the heads that are not in SHAPES
 CHUNKS = {"lightning_attention": 128, "gated_linear_attention": 64, "gated_delta_rule": 64}
+
+
+class Refused(Exception):
+    """A side does not take this shape."""
 
 
 def timed(function, rounds):
@@ -55,16 +62,27 @@ def measure(sides, inputs, rounds):
     return results
 
 
+def difference(mine, other):
+    """Of other's size."""
+    return float(f"{((mine.float() - other.float()).norm() / other.float().norm()).item():.2e}")
+
+
 def agree(name, ours, theirs, inputs):
-    mine, other = (side(*inputs).float() for side in (ours, theirs))
-    error = ((mine - other).norm() / other.norm()).item()
+    """Stops where the outputs differ. The gradients' largest difference is only told: FLA's gated ones are wrong with some Tritons."""
+    trained = [x for x in inputs if x.requires_grad]
+    mine, other = ours(*inputs), theirs(*inputs)
+    error = difference(mine, other)
     if not error < 2e-2:
         raise SystemExit(f"{name}: the two sides differ by {error:.1e}")
-    return error
+    upstream = torch.randn_like(mine)
+    gradients = zip(*(torch.autograd.grad(output, trained, upstream) for output in (mine, other)))
+    return {"output_difference": error, "gradient_difference": max(difference(a, b) for a, b in gradients)}
 
 
 def fla_operators(slopes, scale):
     """FLA's forms of the operators, none when it is not on the path."""
+    # Left alone, it hands its gated delta rule to FlashQLA and parts of its backwards to TileLang where it finds these packages.
+    os.environ["FLA_DISABLE_BACKEND_DISPATCH"] = "1"
     try:
         from fla.ops.common import chunk_o
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
@@ -79,6 +97,20 @@ def fla_operators(slopes, scale):
             "gated_delta_rule": lambda q, k, v, g, beta: chunk_gated_delta_rule(q, k, v, g, beta, scale=scale)[0]}
 
 
+def flashqla_operators(scale):
+    """FlashQLA's form of the operator it has, none when it is not on the path. It cuts sequences where decay leaves 5e-5 of the state."""
+    try:
+        from flash_qla import chunk_gated_delta_rule
+    except ImportError:
+        return {}
+
+    def run(q, k, v, g, beta):
+        if q.shape[-1] != 128:
+            raise Refused("heads of 128 only")
+        return chunk_gated_delta_rule(q, k, v, g, beta, scale=scale)[0]
+    return {"gated_delta_rule": run}
+
+
 def linear_cases(B, T, H, D):
     ops = torch.ops.flashmorph
     random = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
@@ -90,7 +122,7 @@ def linear_cases(B, T, H, D):
     inputs = {"lightning_attention": [q, k, v], "gated_linear_attention": [q, k, v, gates(B, T, H, D)],
               "gated_delta_rule": [q, unit_k, v, gates(B, T, H), torch.rand(B, T, H, device="cuda").requires_grad_()]}
     decays = lambda name: [slopes] if name == "lightning_attention" else []
-    theirs = fla_operators(slopes, scale)
+    theirs = {"fla": fla_operators(slopes, scale), "flashqla": flashqla_operators(scale)}
 
     def ours(name, fused):
         def run(*x):
@@ -99,8 +131,7 @@ def linear_cases(B, T, H, D):
         return run
     for name in CHUNKS:
         sides = {"ours": ours(name, True), "products": ours(name, False)}
-        if name in theirs:
-            sides["fla"] = theirs[name]
+        sides |= {side: operators[name] for side, operators in theirs.items() if name in operators}
         yield name, sides, inputs[name]
 
 
@@ -134,6 +165,17 @@ def pointwise_cases(tokens):
     yield "rotate", {"ours": lambda x: ops.rotate(x, cos, sin), "torch": eager}, [random(1, tokens, 16, SIZE)]
 
 
+def versions(*packages):
+    """Of those on the path."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.import_module(package).__version__
+        except (ImportError, AttributeError):
+            pass
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("libraries")
@@ -146,15 +188,20 @@ def main():
     torch.ops.load_library(f"{arguments.libraries}/libflashmorph_cuda.so")
     torch.manual_seed(1)
 
-    rows = []
+    rows, left_out = [], []
 
     def report(name, shape, sides, inputs):
         if arguments.only and name not in arguments.only:
             return
-        if "fla" in sides:
-            agree(name, next(iter(sides.values())), sides["fla"], inputs)
+        agreement = {}
+        for side in [side for side in ("fla", "flashqla") if side in sides]:
+            try:
+                agreement[side] = agree(f"{name}, {shape}, {side}", sides["ours"], sides[side], inputs)
+            except Refused as why:
+                left_out.append({"operator": name, "shape": shape, "side": side, "why": str(why)})
+                del sides[side]
         for side, times in measure(sides, inputs, arguments.rounds).items():
-            rows.append({"operator": name, "shape": shape, "side": side, **times})
+            rows.append({"operator": name, "shape": shape, "side": side, **times, **agreement.get(side, {})})
             print(f"{name:<24} {shape:<21} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", file=sys.stderr, flush=True)
 
     for B, T, H, D in SHAPES:
@@ -164,14 +211,8 @@ def main():
         report(name, f"B{B} T{T} H{H}/{H // 2} D{D}", sides, inputs)
     for name, sides, inputs in pointwise_cases(16384):
         report(name, "16384 tokens", sides, inputs)
-    result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "results": rows}
-    try:
-        import triton
-        import fla
-        result |= {"triton": triton.__version__, "fla": fla.__version__}
-    except (ImportError, AttributeError):
-        pass
-    print(json.dumps(result))
+    print(json.dumps({"device": torch.cuda.get_device_name(), **versions("torch", "triton", "fla", "flash_qla", "tilelang"),
+                      "results": rows, "left_out": left_out}))
 
 
 if __name__ == "__main__":
