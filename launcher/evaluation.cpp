@@ -156,7 +156,7 @@ void Evaluation::measure(proto::Measurement& known) {
   } catch (const CommonFailure&) {
     throw;
   } catch (const std::exception& error) {  // the other ranks know nothing of it
-    watchdog_.give_up(error.what());
+    watchdog_.give_up(error);
   }
 }
 

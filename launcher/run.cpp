@@ -241,7 +241,7 @@ int run(const CommandLine& line, Communicator& host_world) {
   } catch (const CommonFailure&) {
     throw;
   } catch (const std::exception& error) {  // the other ranks know nothing of it
-    watchdog.give_up(error.what());
+    watchdog.give_up(error);
   }
   if (leads) {
     std::filesystem::remove(folder.metrics_target_file());

@@ -128,6 +128,12 @@ class CommunicationError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A call was not done within its group's deadline: another rank hangs, is stopped, or is dead.
+class NotDoneInTime : public CommunicationError {
+ public:
+  using CommunicationError::CommunicationError;
+};
+
 // A group of one: every collective is the identity.
 std::unique_ptr<Communicator> single_communicator(const std::string& name = "world");
 

@@ -69,9 +69,9 @@ void Watchdog::meet_in(const std::filesystem::path& folder) {
   roll_call_ = roll_call;
 }
 
-void Watchdog::give_up(const std::string& reason) {
+void Watchdog::give_up(const std::exception& reason) {
   stop_watching();  // this thread speaks
-  speak(reason, kFailed);
+  speak(reason.what(), dynamic_cast<const NotDoneInTime*>(&reason) != nullptr ? kHung : kFailed);
   std::abort();  // not reached
 }
 

@@ -37,7 +37,7 @@ class Watchdog {
   void meet_in(const std::filesystem::path& folder);
 
   // This rank cannot go on and the others do not know. Does not return.
-  [[noreturn]] void give_up(const std::string& reason);
+  [[noreturn]] void give_up(const std::exception& reason);
 
  private:
   friend class Phase;

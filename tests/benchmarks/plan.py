@@ -23,12 +23,8 @@ MESHES = {"1": {}, "data 2": {}, "tensor 2": {"tensor": 2}, "tensor 2, sequence"
           "data 4": {}, "tensor 4": {"tensor": 4}, "pipeline 2": {"pipeline": 2}, "pipeline 4": {"pipeline": 4}}
 
 def otherwise(stage, row):
-    """What the build of the scaling table's first rows did in another way than this one."""
-    if "mixer" in row:
-        return ""
-    if "sequence" in row["mesh"]:
-        return "gathers were waited for"
-    return "states went on behind the branches" if "pipeline" in row["mesh"] and stage == "align" else ""
+    """What the build of the four cards' rows did in another way than this one."""
+    return "states went on behind the branches" if "mixer" not in row and "pipeline" in row["mesh"] and stage == "align" else ""
 
 
 def data_ranks(mesh, ranks):
@@ -44,7 +40,7 @@ def measured_steps():
             if run.get("side") == "flashmorph":
                 steps.append(dict(card=card, shape=run["shape"], stage=run["stage"], mesh="1", ranks=1, micro=1,
                                   rows=(run["sequences"], run["length"]), seconds=run["seconds_a_step"],
-                                  apart="an earlier build" if card == "h100" else "documents" if run["documents"] else "",
+                                  apart="an earlier build" if card == "h100" or "build" in run else "documents" if run["documents"] else "",
                                   counts=True, sets={"mixer.kind": run["mixer"], "device.frozen_dtype": run.get("frozen_dtype", "same")}))
     for row in json.loads((BENCHMARKS / "scaling-h200.json").read_text())["rows"]:
         tokens = row.get("micro_batch_tokens", 16384)

@@ -59,7 +59,7 @@ int main(int argc, char** argv) {
       values.cpu();  // a card's host waits here
     }
   } catch (const std::exception& error) {
-    watchdog.give_up(error.what());
+    watchdog.give_up(error);
   }
   return 0;
 }

@@ -67,13 +67,13 @@ std::function<void()> NcclGroup::start(std::string_view name, const at::Tensor& 
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(card_));
   const c10::cuda::CUDAStream callers = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(card_));
   const std::lock_guard lock(mutex_);
-  if (!failure_.empty()) throw CommunicationError(failure_);
+  throw_failure();
 
   C10_CUDA_CHECK(cudaStreamWaitEvent(stream_.stream(), mark(callers.stream()).get()));
   const ncclResult_t result = enqueue(comm_, stream_.stream());
   if (result != ncclSuccess) {
     fail(described(name, std::string(ncclGetErrorString(result)) + ": " + ncclGetLastError(comm_), &at));
-    throw CommunicationError(failure_);
+    throw_failure();
   }
   c10::cuda::CUDACachingAllocator::recordStream(values.storage().data_ptr(), stream_);
   const std::shared_ptr<CUevent_st> done = mark(stream_.stream());
@@ -94,7 +94,7 @@ void NcclGroup::wait() {
 void NcclGroup::finish() {
   std::unique_lock lock(mutex_);
   for (drop_done(); !pending_.empty() && failure_.empty(); drop_done()) changed_.wait_for(lock, kBetweenQueries);
-  if (!failure_.empty()) throw CommunicationError(failure_);
+  throw_failure();
 }
 
 void NcclGroup::drop_done() {
@@ -118,11 +118,18 @@ void NcclGroup::watch() {
     if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess || (state != ncclSuccess && state != ncclInProgress)) {
       fail(described(oldest.call, std::string(ncclGetErrorString(state)) + ": " + ncclGetLastError(comm_), nullptr));
     } else if (std::chrono::steady_clock::now() - oldest.start > deadline_) {
+      not_in_time_ = true;
       fail(described(oldest.call, fmt::format("not done within {:.0f} s", deadline_.count()), nullptr));
     } else {
       changed_.wait_for(lock, kBetweenLooks);
     }
   }
+}
+
+void NcclGroup::throw_failure() const {
+  if (failure_.empty()) return;
+  if (not_in_time_) throw NotDoneInTime(failure_);
+  throw CommunicationError(failure_);
 }
 
 void NcclGroup::fail(const std::string& failure) {

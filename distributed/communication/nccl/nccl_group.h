@@ -22,8 +22,9 @@ namespace flashmorph {
 
 // One NCCL communicator with a stream of its own. Calls are put on that stream and crossed with the caller's by events,
 // so the host never waits. A thread watches the calls under way: when one fails or outlasts the deadline it aborts the
-// communicator, which frees whoever waits for the device, and every later call throws CommunicationError. Its end is an
-// abort, too, which waits for nobody: the ranks should have met before, with nothing under way.
+// communicator, which frees whoever waits for the device, and every later call throws CommunicationError
+// (NotDoneInTime). Its end is an abort, too, which waits for nobody: the ranks should have met before, with nothing
+// under way.
 class NcclGroup {
  public:
   // Collective over the group: every rank with the same id. `log`, which outlives this, is told what the card is in.
@@ -62,6 +63,7 @@ class NcclGroup {
   void watch();
   void drop_done();                       // of pending_; with mutex_ held
   void fail(const std::string& failure);  // aborts; with mutex_ held
+  void throw_failure() const;             // if there is one; with mutex_ held
   std::string described(std::string_view call, const std::string& reason, const std::source_location* at) const;
 
   ncclComm_t comm_ = nullptr;
@@ -76,6 +78,7 @@ class NcclGroup {
   std::condition_variable changed_;
   std::deque<Pending> pending_;
   std::string failure_;  // empty: none
+  bool not_in_time_ = false;
   bool closing_ = false;
   std::thread watcher_;
 };

@@ -63,15 +63,25 @@ TEST(Watchdog, SpeaksForARankThatIsOverdueAndMayStillGoOn) {
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("rank 0 on host: align, save: not done after"));
 }
 
-TEST(Watchdog, ThatIsToldToGiveUpSaysWhy) {
+int code_of_giving_up(const std::exception& reason) {
   const auto world = single_communicator("world");
-  testing::internal::CaptureStderr();
-  {
-    Watchdog watchdog({.load = kShort}, *world, {"host"}, [](int code) { throw Ended{code}; });
-    const Phase step(watchdog, Work::step, "select", 7);
-    EXPECT_THROW(watchdog.give_up("the disk is full"), Ended);
+  Watchdog watchdog({.load = kShort}, *world, {"host"}, [](int code) { throw Ended{code}; });
+  const Phase step(watchdog, Work::step, "select", 7);
+  try {
+    watchdog.give_up(reason);
+  } catch (const Ended& ended) {
+    return ended.code;
   }
-  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("rank 0 on host: select, step 7: the disk is full"));
+}
+
+TEST(Watchdog, ThatIsToldToGiveUpSaysWhy) {
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(code_of_giving_up(std::runtime_error("the disk is full")), kFailed);
+  EXPECT_EQ(code_of_giving_up(CommunicationError("a peer is gone")), kFailed);
+  EXPECT_EQ(code_of_giving_up(NotDoneInTime("not done within 8 s")), kHung);
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, HasSubstr("rank 0 on host: select, step 7: the disk is full"));
+  EXPECT_THAT(said, HasSubstr("rank 0 on host: select, step 7: not done within 8 s"));
 }
 
 TEST(CallLog, MayBeReadWhileCallsGoOn) {
