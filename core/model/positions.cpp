@@ -5,13 +5,10 @@
 
 #include <algorithm>
 
+#include "core/ops/copied_to.h"
+
 namespace flashmorph {
 namespace {
-
-// Without waiting for what the device still has to do.
-at::Tensor copied_to(at::Device device, const at::Tensor& on_host) {
-  return device.is_cuda() ? on_host.pin_memory().to(device, /*non_blocking=*/true) : on_host.to(device);
-}
 
 // The position of each token in its own document.
 at::Tensor restarting(const at::Tensor& documents_S1, int64_t length) {

@@ -226,9 +226,10 @@ class Run:
             time.sleep(0.05)  # between two looks
         return ""
 
-    def end(self):
-        """At once: a rank that is asked to end would save first."""
-        while self.process.poll() is None:
+    def end(self, limit=60.0):
+        """At once: a rank that is asked to end would save first. Returns what went wrong: a disk that is written to may hold a rank."""
+        until = time.monotonic() + limit
+        while self.process.poll() is None and time.monotonic() < until:
             for rank in ranks_below(self.process.pid):
                 os.kill(rank, signal.SIGKILL)
             try:
@@ -236,6 +237,7 @@ class Run:
             except subprocess.TimeoutExpired:
                 self.process.terminate()
         self.log.flush()
+        return "" if self.process.poll() is not None else f"its processes were there {limit:.0f} s after their end"
 
     def said(self):
         self.log.seek(0)
@@ -296,8 +298,7 @@ def measured(name, what, arguments, limit):
     cards = cards_of(what["mesh"])
     before = wait_for_quiet_cards(cards)
     run = Run(name, what, arguments)
-    failed = run.go(limit)
-    run.end()
+    failed = "; ".join(filter(None, [run.go(limit), run.end()]))
     events = lines_of(run.folder / "events.jsonl")
     ready = next((event for event in events if event["event"] == "ready"), None)
     first = run.steps("align")

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/ops/copied_to.h"
 #include "core/ops/cuda/tensors.h"
 
 namespace flashmorph::cuda {
@@ -26,13 +27,6 @@ int64_t longest_of(const std::vector<int64_t>& starts) {
   int64_t longest = 0;
   for (size_t s = 0; s + 1 < starts.size(); ++s) longest = std::max(longest, starts[s + 1] - starts[s]);
   return longest;
-}
-
-// Without waiting: from page-locked memory, which is given back when the copy is done.
-at::Tensor on_device(const std::vector<int64_t>& numbers, at::Device device) {
-  at::Tensor host = at::empty({static_cast<int64_t>(numbers.size())}, at::TensorOptions(at::kLong).pinned_memory(true));
-  std::copy(numbers.begin(), numbers.end(), host.data_ptr<int64_t>());
-  return host.to(device, /*non_blocking=*/true);
 }
 
 // What a table is made from. A stream's calls run one after the other: what one of them copied is there for the next.
@@ -57,7 +51,7 @@ std::shared_ptr<const Runs> made(const Asked& asked) {
   std::vector<int64_t> all = starts;
   all.insert(all.end(), lengths.begin(), lengths.end());
   all.insert(all.end(), first_runs.begin(), first_runs.end());
-  const at::Tensor numbers = on_device(all, asked.stream.device());
+  const at::Tensor numbers = copied_to(asked.stream.device(), at::tensor(all, at::kLong));
   const int64_t* const first = numbers.const_data_ptr<int64_t>();
   return std::make_shared<Runs>(
       Runs{numbers, {first, first + runs, first + 2 * runs, runs, asked.size, count}, std::move(first_runs)});
