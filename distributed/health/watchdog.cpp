@@ -1,10 +1,12 @@
 #include "distributed/health/watchdog.h"
 
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <regex>
 
 #include "core/base/clock.h"
 #include "core/base/endings.h"
@@ -40,6 +42,16 @@ int code_told(const RollCall& roll_call, std::chrono::duration<double> between_l
   return otherwise;
 }
 
+// Of a card that is full LibTorch lists every process on it, and has advice on fragmentation: here what would need less
+// takes their place.
+std::string reason_of(const std::exception& failure) {
+  const std::string whole = failure.what();
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&failure) == nullptr) return whole;
+  static const std::regex kOthers(R"( Process \d+ has [\d.]+ \w+ memory in use\.)");
+  return std::regex_replace(whole.substr(0, whole.find(" If reserved")), kOthers, "") +
+         " Fewer micro_batch_tokens, recompute: full, or more tensor or pipeline ranks need less";
+}
+
 }  // namespace
 
 Watchdog::Watchdog(const HealthSection& deadlines, Communicator& world, std::vector<std::string> hosts,
@@ -71,7 +83,7 @@ void Watchdog::meet_in(const std::filesystem::path& folder) {
 
 void Watchdog::give_up(const std::exception& reason) {
   stop_watching();  // this thread speaks
-  speak(reason.what(), dynamic_cast<const NotDoneInTime*>(&reason) != nullptr ? kHung : kFailed);
+  speak(reason_of(reason), dynamic_cast<const NotDoneInTime*>(&reason) != nullptr ? kHung : kFailed);
   std::abort();  // not reached
 }
 

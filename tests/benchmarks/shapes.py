@@ -7,6 +7,8 @@ SHAPES = {"1.7B": dict(hidden_size=2048, num_hidden_layers=28, num_attention_hea
                        intermediate_size=6144, vocab_size=151936, tie_word_embeddings=True, model_type="qwen3"),
           "8B": dict(hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
                      intermediate_size=12288, vocab_size=151936, tie_word_embeddings=False, model_type="qwen3"),
+          "8B, half as deep": dict(hidden_size=4096, num_hidden_layers=18, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+                                   intermediate_size=12288, vocab_size=151936, tie_word_embeddings=False, model_type="qwen3"),
           "135M": dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, head_dim=64,
                        intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True, model_type="llama"),
           "tiny": dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
