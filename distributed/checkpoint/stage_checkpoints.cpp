@@ -10,6 +10,7 @@
 
 #include "core/base/bad_input.h"
 #include "core/io/output_file.h"
+#include "distributed/checkpoint/host_copies.h"
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
@@ -143,12 +144,13 @@ std::string StageCheckpoints::save(const proto::StageProgress& progress) {
 // Copies what is trained, so that it may change while it is written.
 ShardCopy StageCheckpoints::copies() const {
   ShardCopy shard;
+  std::vector<at::Tensor> trained;
   for (const Region& region : regions_) {
     if (!region.is_saved_here) continue;
     shard.slices.push_back(slice_of(region));
-    shard.values.push_back(
-        region.values.detach().to(at::kCPU, region.values.scalar_type(), false, /*copy=*/true).contiguous());
+    trained.push_back(region.values);
   }
+  if (!trained.empty()) shard.values = copied_to_host(trained, host_copying_from(trained.front().device()));
   return shard;
 }
 

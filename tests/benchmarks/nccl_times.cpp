@@ -165,6 +165,12 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return record(event, stream);
 }
 
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned int flags) {
+  REAL_CUDA(cudaEventRecordWithFlags);
+  if (Times* const times = Times::get()) times->recorded(event, stream);
+  return real_cudaEventRecordWithFlags(event, stream, flags);
+}
+
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
   REAL_CUDA(cudaStreamWaitEvent);
   const auto wait = [&] { return real_cudaStreamWaitEvent(stream, event, flags); };
