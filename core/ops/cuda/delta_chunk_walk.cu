@@ -17,6 +17,7 @@ using Half = __nv_bfloat16;
 constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns;
 constexpr int kWarps = 4, kThreads = 32 * (kWarps + 1);  // that compute, and the one that copies
 static_assert(kTokens == kTileSide && kColumns == kTileSide);
+constexpr int kTogether = 4;  // steps that are told of: before that all that has been written must have arrived
 constexpr size_t kSharedMemory = 227 << 10;  // that a block may have
 
 // What a walk leaves: the sequence's output, or each chunk's state and what its tokens write, or their gradients.
@@ -159,17 +160,19 @@ __device__ __forceinline__ void copy_operands(Memory<K, kPass>& memory, const De
       arrived.arrive_with_copies();
     }
   };
-  const auto tell_of = [&](int64_t step) {
-    if (step >= 0 && lane == 0) tell(walk.walked_NH + part.matrix(step));
+  const auto tell_up_to = [&](int64_t done) {
+    const int64_t own = done / kTogether * kTogether + lane;
+    const bool due = done % kTogether == kTogether - 1 || done == part.steps - 1;
+    if (done >= 0 && due && own <= done) tell(walk.walked_NH + part.matrix(own));
   };
   for (int64_t step = 0; step < part.steps; ++step, turn = turn.next()) {
     copy_step(step);
-    if (walk.walked_NH != nullptr) tell_of(step - M::kStages);
+    if (walk.walked_NH != nullptr) tell_up_to(step - M::kStages);
   }
   if (walk.walked_NH == nullptr) return;
   for (int64_t step = part.steps; step < part.steps + M::kStages; ++step, turn = turn.next()) {
     memory.freed[turn.stage].await(turn.round + 1);
-    tell_of(step - M::kStages);
+    tell_up_to(step - M::kStages);
   }
 }
 
