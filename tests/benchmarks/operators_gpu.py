@@ -1,6 +1,6 @@
 """Times the CUDA operators beside flash-linear-attention's Triton kernels, FlashQLA's and torch's own, in one process, in turns.
 
-    PYTHONPATH=DIR_OF_FLA:DIR_OF_FLASHQLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--rounds 40] [--only NAME...]
+    PYTHONPATH=DIR_OF_FLA:DIR_OF_FLASHQLA python tests/benchmarks/operators_gpu.py DIR_OF_LIBRARIES [--rounds 40] [--shapes BxTxHxD...] [--only NAME...]
 
 A table, and one line of JSON at the end. bf16; q, k, v (and gates) need gradients on both sides. A time is the median over rounds, by CUDA events, in
 ms. Sides must agree before they are timed. Without FLA on the path only ours is timed: the fused kernels, and beside
@@ -180,6 +180,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("libraries")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--shapes", nargs="+", metavar="BxTxHxD", type=lambda text: tuple(map(int, text.split("x"))), default=SHAPES,
+                        help="of the recurrences and of attention")
     parser.add_argument("--only", nargs="+", help="operators by name; all when none is named")
     triton_candidates.add_option(parser)
     arguments = parser.parse_args()
@@ -204,7 +206,7 @@ def main():
             rows.append({"operator": name, "shape": shape, "side": side, **times, **agreement.get(side, {})})
             print(f"{name:<24} {shape:<21} {side:<10} forward {times['forward_ms']:>8}  both {times['both_ms']:>8}", file=sys.stderr, flush=True)
 
-    for B, T, H, D in SHAPES:
+    for B, T, H, D in arguments.shapes:
         for name, sides, inputs in linear_cases(B, T, H, D):
             report(name, f"B{B} T{T} H{H} D{D}", sides, inputs)
         name, sides, inputs = attention_case(B, T, H, D, 2)

@@ -393,6 +393,12 @@ def softmax_attention(small):
         softmax_attention_case(dtype, 2, 2, 64, list(range(0, 2100, 7)))
 
 
+def rows_in_turns(heads):
+    """So many that the delta rule's kernels run in turns: its walks have a block for each half of 128 values, with fewer than a
+    third of the multiprocessors they run beside the others."""
+    return torch.cuda.get_device_properties(0).multi_processor_count // (3 * 2 * heads) + 1
+
+
 def recurrences(kinds, small):
     for kind in kinds:
         for dtype in BOUNDS:
@@ -400,12 +406,16 @@ def recurrences(kinds, small):
             if small:
                 recurrence_case(kind, dtype, 2, 133 if fused else 37, 1 if fused else 2, *((128, 128) if fused else (16, 16)), 16)
                 recurrence_case(kind, dtype, 1, 70, 2, *((64, 128) if fused else (16, 8)), 32, documents=[0, 5, 70])
+                if fused and kind == "gated_delta_rule":
+                    recurrence_case(kind, dtype, rows_in_turns(1), 70, 1, 64, 128, 64)
                 continue
             if fused:
                 recurrence_case(kind, dtype, 2, 130, 3, 128, 64, 64, strided=True)
                 recurrence_case(kind, dtype, 1, 200, 2, 64, 128, 64, with_state=False)
                 recurrence_case(kind, dtype, 1, 2000, 2, 128, 128, 64, documents=[0, 1500, 1501, 1700, 2000], with_state=False)
                 recurrence_case(kind, dtype, 2, 300, 4, 128, 128, 64, fused=False)
+                if kind == "gated_delta_rule":
+                    recurrence_case(kind, dtype, rows_in_turns(2), 140, 2, 128, 128, 64)
             recurrence_case(kind, dtype, 2, 1, 2, 16, 16, 64)
             recurrence_case(kind, dtype, 2, 63, 3, 16, 8, 64)
             recurrence_case(kind, dtype, 1, 131, 4, 12, 5, 64)
@@ -499,27 +509,60 @@ def short_memory(kinds):
 
 
 def from_a_graph(kinds):
-    """The delta rule's gradients take two streams: a graph captures both, and ends only where they have met."""
+    """The delta rule's gradients. One row's kernels begin before those ahead of them end, which a graph has to know; of many
+    rows they take two streams: it captures both, and ends only where they have met."""
     if "gated_delta_rule" not in kinds or torch.bfloat16 not in BOUNDS:
         return
-    torch.manual_seed(31)
-    q, k, v, upstream = (torch.randn(1, 4096, 4, 128, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+    for rows in (1, rows_in_turns(4)):
+        torch.manual_seed(31)
+        q, k, v, upstream = (torch.randn(rows, 4096, 4, 128, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+        k = torch.nn.functional.normalize(k, dim=-1)
+        gates = [decay_of("gated_delta_rule", 4, 4096, rows, 128, 0.024).float().cuda(), torch.rand(rows, 4096, 4, device="cuda")]
+        run = lambda: torch.ops.flashmorph.gated_delta_rule_backward(upstream, None, q, k, v, *gates, None, None, 1.0, 64)
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            eager = run()  # which also copies the table of chunks, once a stream: a graph may not
+        with torch.cuda.graph(graph, stream=stream):
+            captured = run()
+        for x in captured:
+            x.zero_()
+        graph.replay()
+        good = all(torch.equal(a, b) for a, b in zip(eager, captured))
+        if not good:
+            failures.append("gated_delta_rule from a graph")
+        print(f"{'ok  ' if good else 'FAIL'} gated_delta_rule bfloat16 of {rows} rows from a graph: bits of a call")
+
+
+def side_by_side(kinds):
+    """The delta rule's kernels run side by side for a row alone, in turns for many: the bits are the same, on a busy card too."""
+    if "gated_delta_rule" not in kinds or torch.bfloat16 not in BOUNDS:
+        return
+    torch.manual_seed(37)
+    ops, rows, shape = torch.ops.flashmorph, rows_in_turns(2), (16384, 2, 128)
+    q, k, v, upstream = (torch.randn(rows, *shape, device="cuda", dtype=torch.bfloat16) for _ in range(4))
     k = torch.nn.functional.normalize(k, dim=-1)
-    gates = [decay_of("gated_delta_rule", 4, 4096, 1, 128, 0.024).float().cuda(), torch.rand(1, 4096, 4, device="cuda")]
-    run = lambda: torch.ops.flashmorph.gated_delta_rule_backward(upstream, None, q, k, v, *gates, None, None, 1.0, 64)
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    gates = [decay_of("gated_delta_rule", 2, 16384, rows, 128, 0.024).float().cuda(), torch.rand(rows, *shape[:2], device="cuda")]
+    initial, d_final = (torch.randn(rows, 2, 128, 128, device="cuda") for _ in range(2))
+
+    def run(row):
+        inputs = [x[row] for x in (q, k, v, *gates, initial)]
+        return [*ops.gated_delta_rule(*inputs, None, 1.0, 64),
+                *ops.gated_delta_rule_backward(upstream[row], d_final[row], *inputs, None, 1.0, 64)]
+
+    together, other, stream = run(slice(None)), torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        eager = run()  # which also copies the table of chunks, once a stream: a graph may not
-    with torch.cuda.graph(graph, stream=stream):
-        captured = run()
-    for x in captured:
-        x.zero_()
-    graph.replay()
-    good = all(torch.equal(a, b) for a, b in zip(eager, captured))
-    if not good:
-        failures.append("gated_delta_rule from a graph")
-    print(f"{'ok  ' if good else 'FAIL'} gated_delta_rule bfloat16 from a graph: bits of a call")
+    different = 0
+    for busy in (False, True):
+        for row in range(rows):
+            if busy:
+                with torch.cuda.stream(stream):
+                    for _ in range(8):
+                        other @ other
+            different += not all(torch.equal(a, b[row:row + 1]) for a, b in zip(run(slice(row, row + 1)), together))
+    if different:
+        failures.append("gated_delta_rule side by side")
+    print(f"{'FAIL' if different else 'ok  '} gated_delta_rule bfloat16 side by side: {different} of {2 * rows} rows differ from those in turns")
 
 
 def main():
@@ -548,6 +591,7 @@ def main():
         hard_reset(kinds)
         short_memory(kinds)
         from_a_graph(kinds)
+        side_by_side(kinds)
     print(f"{len(failures)} failures" if failures else "all good")
     sys.exit(1 if failures else 0)
 

@@ -26,15 +26,15 @@ __device__ __forceinline__ void fetch_rows(Half* to, const Half* x, int threads,
   }
 }
 
-// Where the chunk and head of a block lie, blockIdx.x = chunk * heads + head.
+// Where a chunk and head lie, by default the block's: index = chunk * heads + head.
 struct ChunkOfHead {
   int64_t index, chunk, head, start, length, heads;
 
   template <class Shape>
-  __device__ explicit ChunkOfHead(const Shape& shape)
-      : index(blockIdx.x),
-        chunk(blockIdx.x / shape.heads),
-        head(blockIdx.x % shape.heads),
+  __device__ explicit ChunkOfHead(const Shape& shape, int64_t index = blockIdx.x)
+      : index(index),
+        chunk(index / shape.heads),
+        head(index % shape.heads),
         start(shape.chunks.start_N[chunk]),
         length(shape.chunks.length_N[chunk]),
         heads(shape.heads) {}

@@ -1,5 +1,6 @@
 #include "core/ops/cuda/chunk.cuh"
 #include "core/ops/cuda/delta_chunk.h"
+#include "core/ops/cuda/overlap.cuh"
 #include "core/ops/cuda/substitution.cuh"
 #include "core/ops/cuda/warpgroup.cuh"
 
@@ -8,9 +9,22 @@
 namespace flashmorph::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256;  // a team, which has a chunk: those of one threadIdx.y
+constexpr int kTeams = 2;      // on a multiprocessor
 constexpr int kPairRow = kTokens + kPad;
 constexpr float kForgottenGate = -750.0f;  // e to that is 0; a bound keeps -inf out of differences
+
+// The barrier of a team, of which a block has one or kTeams.
+template <int kOfBlock>
+__device__ __forceinline__ void meet() {
+  static_assert(kTeams == 2);
+  if constexpr (kOfBlock == 1)
+    __syncthreads();
+  else if (threadIdx.y == 0)
+    asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  else
+    asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory");
+}
 
 // += the products of 16 rows each of a and b.
 template <int kWidth>
@@ -154,24 +168,28 @@ struct ChunkMemory {
   }
 };
 
-// blockIdx.x: a chunk and head.
-template <int K, int V>
-__global__ void __launch_bounds__(kThreads, 2)
-    prepare_chunk(DeltaChunkShape shape, Rows q, Rows k, Rows v, const float* g, const float* beta, DeltaChunks out) {
-  extern __shared__ __align__(16) unsigned char shared[];
+// What chunks are made from.
+struct DeltaInputs {
+  Rows q, k, v;
+  const float *g_TH, *beta_TH;
+};
+
+// By a team.
+template <int kOfBlock, int K, int V>
+__device__ __forceinline__ void prepare_chunk(ChunkMemory<K, V>& memory, const ChunkOfHead& matrix,
+                                              const DeltaChunkShape& shape, const DeltaInputs& in,
+                                              const DeltaChunks& out) {
   using M = ChunkMemory<K, V>;
-  M& memory = *reinterpret_cast<M*>(shared);
   constexpr int kRow = M::kRow, kValueRow = M::kValueRow, kLast = kTokens - 1;
-  const ChunkOfHead matrix(shape);
-  matrix.fetch<K>(memory.q, q, kThreads);
-  matrix.fetch<K>(memory.k, k, kThreads);
-  matrix.fetch<V>(memory.v, v, kThreads);
+  matrix.fetch<K>(memory.q, in.q, kThreads);
+  matrix.fetch<K>(memory.k, in.k, kThreads);
+  matrix.fetch<V>(memory.v, in.v, kThreads);
   const int own = threadIdx.x;
   if (own < kTokens) {
     const bool present = own < matrix.length;
-    const float gate = present ? g[matrix.row(own)] : 0.0f;
+    const float gate = present ? in.g_TH[matrix.row(own)] : 0.0f;
     memory.g[own] = gate < kForgottenGate ? kForgottenGate : gate;
-    memory.beta[own] = present ? beta[matrix.row(own)] : 0.0f;
+    memory.beta[own] = present ? in.beta_TH[matrix.row(own)] : 0.0f;
     out.beta_NHC[matrix.index * kTokens + own] = memory.beta[own];
   }
   for (int n = threadIdx.x * 8; n < kTokens * kPairRow; n += kThreads * 8) {
@@ -179,10 +197,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     store<Half, 8>(memory.inverse.high + n, {});
   }
   await_copies();
-  __syncthreads();
+  meet<kOfBlock>();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, block = warp % kBlocks;
   if (warp == 0) memory.add_up();
-  __syncthreads();
+  meet<kOfBlock>();
   if (own < kTokens) out.b_NHC[matrix.index * kTokens + own] = memory.b[own];
   if (own == kLast) out.whole_NH[matrix.index] = memory.gam[kLast];
 
@@ -211,7 +229,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   store_tiles<K>(memory.k, out.k_tail_NHCK, matrix.index, [&](int row) { return memory.tail[row]; });
   store_tiles<K>(memory.q, out.q_reach_NHCK, matrix.index, [&](int row) { return scale * memory.gam[row]; });
-  __syncthreads();
+  meet<kOfBlock>();
 
   if (warp < kBlocks) {
     float* const found = memory.found[warp];
@@ -221,11 +239,11 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int n = lane * 2; n < 16 * 16; n += 64)
       memory.inverse.put(warp * 16 + n / 16, warp * 16 + n % 16, found[n], found[n + 1]);
   }
-  __syncthreads();
+  meet<kOfBlock>();
   if (warp < 2) invert_below(memory.inverse, memory.m, warp * 2 + 1, warp * 2, warp * 2 + 1);
-  __syncthreads();
+  meet<kOfBlock>();
   if (warp < 4) invert_below(memory.inverse, memory.m, 2 + warp % 2, warp / 2, 2);
-  __syncthreads();
+  meet<kOfBlock>();
   for (int n = threadIdx.x; n < kTokens * kTokens / 2; n += kThreads) {
     const int row = n / (kTokens / 2), column = n % (kTokens / 2) * 2, at = row * kPairRow + column;
     if (column / 16 > row / 16) continue;
@@ -235,7 +253,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     *reinterpret_cast<uint32_t*>(memory.gone + at) =
         packed(-memory.gam[column] * first, -memory.gam[column + 1] * second);
   }
-  __syncthreads();
+  meet<kOfBlock>();
 
   constexpr int kWarps = kThreads / 32, kKeyWarps = K / 16, kValueWarps = V / 16;  // that share a block of 16 tokens
   const int keys = warp % kKeyWarps * 16, values = warp % kValueWarps;
@@ -259,19 +277,48 @@ __global__ void __launch_bounds__(kThreads, 2)
       store<float, 4>(sums + ((i * 2 + half) * kTileSide * 2 + values % 4 * 32 + lane) * 4,
                       reinterpret_cast<const Vector<float, 4>&>(added.sums[half]));
   }
-  __syncthreads();
+  meet<kOfBlock>();
   const auto one = [](int) { return 1.0f; };
   store_tiles<K>(memory.q, out.k_gone_NHCK, matrix.index, one);
   store_tiles<kTokens>(memory.scores, out.scores_NHCC, matrix.index, one);
   store_tiles<kTokens>(memory.inverse.high, out.inverse_NHCC, matrix.index, one);
 }
 
+// A block of one team has a chunk and head.
 template <int K, int V>
-void prepare(const DeltaChunkShape& shape, const Rows& q, const Rows& k, const Rows& v, const float* g,
-             const float* beta, const DeltaChunks& chunks, Stream stream) {
-  allow_shared_memory(prepare_chunk<K, V>, sizeof(ChunkMemory<K, V>));
-  prepare_chunk<K, V>
-      <<<blocks_of(shape), kThreads, sizeof(ChunkMemory<K, V>), stream>>>(shape, q, k, v, g, beta, chunks);
+__global__ void __launch_bounds__(kThreads, kTeams)
+    prepare_each(DeltaChunkShape shape, DeltaInputs in, DeltaChunks out) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  prepare_chunk<1>(*reinterpret_cast<ChunkMemory<K, V>*>(shared), ChunkOfHead(shape), shape, in, out);
+}
+
+// Blocks of kTeams that stay to the end take them in their order.
+template <int K, int V>
+__global__ void __launch_bounds__(kTeams* kThreads, 1)
+    prepare_in_order(DeltaChunkShape shape, DeltaInputs in, DeltaChunks out) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  let_next_begin();
+  ChunkMemory<K, V>& memory = reinterpret_cast<ChunkMemory<K, V>*>(shared)[threadIdx.y];
+  const int64_t count = shape.chunks.chunks * shape.heads, teams = int64_t{gridDim.x} * kTeams;
+  for (int64_t index = int64_t{blockIdx.x} * kTeams + threadIdx.y; index < count; index += teams) {
+    prepare_chunk<kTeams>(memory, ChunkOfHead(shape, index), shape, in, out);
+    meet<kTeams>();
+    if (threadIdx.x == 0) tell(out.prepared_NH + index);
+  }
+}
+
+template <int K, int V>
+void prepare(const DeltaChunkShape& shape, const DeltaInputs& in, const DeltaChunks& out, Stream stream) {
+  constexpr size_t kBytes = sizeof(ChunkMemory<K, V>);
+  if (out.prepared_NH == nullptr) {
+    allow_shared_memory(prepare_each<K, V>, kBytes);
+    prepare_each<K, V><<<blocks_of(shape), kThreads, kBytes, stream>>>(shape, in, out);
+    return;
+  }
+  const int64_t left = multiprocessors() - shape.walking_blocks();  // a walk's block fills one
+  const unsigned blocks = std::min(blocks_for(blocks_of(shape), kTeams), static_cast<unsigned>(left));
+  allow_shared_memory(prepare_in_order<K, V>, kTeams * kBytes);
+  prepare_in_order<K, V><<<blocks, dim3(kThreads, kTeams), kTeams * kBytes, stream>>>(shape, in, out);
 }
 
 }  // namespace
@@ -280,7 +327,7 @@ void delta_chunks(const DeltaChunkShape& shape, const Rows& q, const Rows& k, co
                   const float* beta_TH, const DeltaChunks& chunks, Stream stream) {
   const auto run = shape.key_dim == 64 ? (shape.value_dim == 64 ? prepare<64, 64> : prepare<64, 128>)
                                        : (shape.value_dim == 64 ? prepare<128, 64> : prepare<128, 128>);
-  run(shape, q, k, v, g_TH, beta_TH, chunks, stream);
+  run(shape, {q, k, v, g_TH, beta_TH}, chunks, stream);
   check_launch("delta_chunks");
 }
 

@@ -1,6 +1,7 @@
 #include "core/ops/cuda/bulk_copies.cuh"
 #include "core/ops/cuda/chunk.cuh"
 #include "core/ops/cuda/delta_chunk.h"
+#include "core/ops/cuda/overlap.cuh"
 #include "core/ops/cuda/warpgroup.cuh"
 
 // The gradients of a chunk from what the walks of both directions left. A multiprocessor has two blocks, so that one's
@@ -124,7 +125,8 @@ struct DiagonalBlock {
   }
 };
 
-// blockIdx.x: a chunk and head. Of products with the states a warp has 16 tokens and half of a tile's keys.
+// A block has a chunk and head; beside the walks the first blocks have the last, which are walked first. Of products
+// with the states a warp has 16 tokens and half of a tile's keys.
 template <int K, int V>
 __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradients in, DeltaChunkShape shape) {
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -133,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
   constexpr int kKeyTiles = K / kTileSide, kValueTiles = V / kTileSide, kSlicesOfTile = V / kSliceRows;
   constexpr int kOfValues = V / 16, kTogether = kWarps / kOfValues;  // warps for all values, and for the same ones
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const ChunkOfHead chunk(shape);
+  const ChunkOfHead chunk(shape, in.walked_NH != nullptr ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
 
   const auto fetch_slice = [&](int n) {  // by one thread; of a key tile all values, then of the next
     const int keys = n / kSlicesOfTile, value = n % kSlicesOfTile * kSliceRows;
@@ -147,6 +149,11 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
   if (threadIdx.x == 0) {
     memory.arrived.start(1);
     for (Arrivals& slice : memory.slices) slice.start(1);
+    if (in.walked_NH != nullptr) {
+      while (times_told(in.walked_NH + chunk.index) < 2 * kValueTiles) {
+      }
+      publish_to_block_copies();
+    }
     memory.arrived.arrive_before(sizeof(memory.y) + sizeof(memory.written) + sizeof(Tile));
     const auto fetch = [&](auto& to, const void* x) {
       copy_block(to, static_cast<const unsigned char*>(x) + chunk.index * sizeof(to), sizeof(to), memory.arrived);
@@ -165,10 +172,6 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
   fetch_tiles<kKeyTiles, kThreads>(memory.q, of_head(in.q), place(in.q));
   fetch_tiles<kKeyTiles, kThreads>(memory.k, of_head(in.k), place(in.k));
   fetch_tiles<kValueTiles, kThreads>(memory.d_output, of_head(in.d_output), place(in.d_output));
-  if (threadIdx.x < kTokens) {
-    memory.b[threadIdx.x] = in.b_NHC[chunk.index * kTokens + threadIdx.x];
-    memory.beta[threadIdx.x] = in.beta_NHC[chunk.index * kTokens + threadIdx.x];
-  }
   constexpr int kUnits = V / 8, kRowsApart = kThreads / kUnits;  // a lane has 8 values of rows so far apart
   const int unit = threadIdx.x % kUnits, first_row = threadIdx.x / kUnits;
   Vector<uint32_t, 4> v[kTokens / kRowsApart];
@@ -180,6 +183,10 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
   }
   await_copies();
   __syncthreads();
+  if (threadIdx.x < kTokens) {
+    memory.b[threadIdx.x] = in.b_NHC[chunk.index * kTokens + threadIdx.x];
+    memory.beta[threadIdx.x] = in.beta_NHC[chunk.index * kTokens + threadIdx.x];
+  }
   memory.arrived.await(0);
 
   {  // y = (I + M)^-T d_written, over d_written
@@ -368,12 +375,14 @@ __global__ void __launch_bounds__(kThreads, 2) chunk_gradients(DeltaChunkGradien
   for (int n = 0; n < 2; ++n)
     if (const int token = lane * 2 + n; token < chunk.length)
       in.dg_TH[chunk.row(token)] = static_cast<float>(whole + sum - before[1] - (n == 0 ? before[0] : 0.0));
+  if (blockIdx.x + 1 == gridDim.x) await_kernel_before();
 }
 
 template <int K, int V>
 void differentiate(const DeltaChunkShape& shape, const DeltaChunkGradients& gradients, Stream stream) {
   allow_shared_memory(chunk_gradients<K, V>, sizeof(GradientMemory<K, V>));
-  chunk_gradients<K, V><<<blocks_of(shape), kThreads, sizeof(GradientMemory<K, V>), stream>>>(gradients, shape);
+  launch(chunk_gradients<K, V>, /*early=*/gradients.walked_NH != nullptr, blocks_of(shape), kThreads,
+         sizeof(GradientMemory<K, V>), stream, gradients, shape);
 }
 
 }  // namespace

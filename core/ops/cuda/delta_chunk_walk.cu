@@ -1,6 +1,6 @@
 #include "core/ops/cuda/bulk_copies.cuh"
 #include "core/ops/cuda/delta_chunk.h"
-#include "core/ops/cuda/launch.h"
+#include "core/ops/cuda/overlap.cuh"
 #include "core/ops/cuda/warpgroup.cuh"
 
 // The walks of gated_delta_rule's states over a sequence's chunks. A block has 64 value columns of one head's state
@@ -17,6 +17,7 @@ using Half = __nv_bfloat16;
 constexpr int kTokens = kWalkedChunk, kColumns = kWalkedColumns;
 constexpr int kWarps = 4, kThreads = 32 * (kWarps + 1);  // that compute, and the one that copies
 static_assert(kTokens == kTileSide && kColumns == kTileSide);
+constexpr int kTogether = 4;  // steps that are told of: before that all that has been written must have arrived
 constexpr size_t kSharedMemory = 227 << 10;  // that a block may have
 
 // What a walk leaves: the sequence's output, or each chunk's state and what its tokens write, or their gradients.
@@ -35,6 +36,7 @@ struct Memory {
   Tile tiles[kStages * kStageTiles];
   Staged staged;
   Arrivals arrived[kStages], freed[kStages];
+  float whole[kStages];
 
   __device__ Tile* reading(int stage) { return tiles + stage * kStageTiles; }
   __device__ Tile* writing(int stage) { return reading(stage) + kKeyTiles; }
@@ -84,7 +86,35 @@ struct Tokens {
       : start(shape.chunks.start_N[chunk]), length(shape.chunks.length_N[chunk]) {}
 };
 
-// By a warp: all steps' operands, each as soon as there is room.
+// Of the steps from `first` on, up to 32, those before `end` are known to be prepared, and lane l has the decay of the
+// l-th of them.
+struct Ahead {
+  int64_t first = 0, end = 0;
+  float whole = 0.0f;
+
+  // By a warp, once no more are known: until one is prepared at least.
+  __device__ __forceinline__ void look(const DeltaChunkWalk& walk, const Part& part) {
+    const int64_t own = end + threadIdx.x % 32;
+    bool prepared = false;
+    unsigned all = 0;
+    do {
+      prepared =
+          own < part.steps && (walk.prepared_NH == nullptr || times_told(walk.prepared_NH + part.matrix(own)) > 0);
+      all = __ballot_sync(0xffffffffu, prepared);
+    } while (all % 2 == 0);
+    if (prepared) whole = walk.whole_NH[part.matrix(own)];
+    __syncwarp();
+    publish_to_block_copies();
+    first = end;
+    end += __clz(__brev(~all));
+  }
+  __device__ __forceinline__ float whole_of(int64_t step) const {
+    return __shfl_sync(0xffffffffu, whole, static_cast<int>(step - first));
+  }
+};
+
+// By a warp: all steps' operands, each as soon as it is prepared and there is room; and what the others have done is
+// told of, when that frees the room.
 template <int K, Pass kPass>
 __device__ __forceinline__ void copy_operands(Memory<K, kPass>& memory, const DeltaChunkShape& shape,
                                               const DeltaChunkWalk& walk, const Part& part) {
@@ -92,14 +122,18 @@ __device__ __forceinline__ void copy_operands(Memory<K, kPass>& memory, const De
   constexpr unsigned kBytes = (M::kStageTiles - M::kGradients) * sizeof(Tile);
   const int lane = threadIdx.x % 32;
   Turn<M::kStages> turn;
-  for (int64_t step = 0; step < part.steps; ++step, turn = turn.next()) {
+  Ahead ahead;
+  const auto copy_step = [&](int64_t step) {
     const int64_t matrix = part.matrix(step);
     const int stage = turn.stage;
     Arrivals& arrived = memory.arrived[stage];
     Tokens tokens;
     if constexpr (M::kGradients) tokens = Tokens(shape, part.chunk(step));
+    if (step == ahead.end) ahead.look(walk, part);
+    const float whole = ahead.whole_of(step);
     memory.freed[stage].await(turn.round + 1);
     if (lane == 0) {
+      memory.whole[stage] = whole;
       const auto copy = [&](void* to, const void* tiles, int64_t number, int count) {
         const unsigned bytes = count * sizeof(Tile);
         copy_block(to, static_cast<const Half*>(tiles) + number * count * (kTileSide * kTileSide), bytes, arrived);
@@ -125,6 +159,20 @@ __device__ __forceinline__ void copy_operands(Memory<K, kPass>& memory, const De
       }
       arrived.arrive_with_copies();
     }
+  };
+  const auto tell_up_to = [&](int64_t done) {
+    const int64_t own = done / kTogether * kTogether + lane;
+    const bool due = done % kTogether == kTogether - 1 || done == part.steps - 1;
+    if (done >= 0 && due && own <= done) tell(walk.walked_NH + part.matrix(own));
+  };
+  for (int64_t step = 0; step < part.steps; ++step, turn = turn.next()) {
+    copy_step(step);
+    if (walk.walked_NH != nullptr) tell_up_to(step - M::kStages);
+  }
+  if (walk.walked_NH == nullptr) return;
+  for (int64_t step = part.steps; step < part.steps + M::kStages; ++step, turn = turn.next()) {
+    memory.freed[turn.stage].await(turn.round + 1);
+    tell_up_to(step - M::kStages);
   }
 }
 
@@ -146,8 +194,10 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
   each_state([&](float& sum, int value, int key) { sum = kept[key * V + value]; });
 
   // What a chunk's tokens write beside what the state gives, which is the next product of `written`.
+  float next_whole = 0.0f;
   const auto start_written = [&](const Turn<M::kStages>& turn) {
     memory.arrived[turn.stage].await(turn.round);
+    next_whole = memory.whole[turn.stage];
     if constexpr (M::kGradients) {
       upstream.load_transposed(memory.upstream(turn.stage));
       written = {};
@@ -176,11 +226,7 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
   };
 
   Turn<M::kStages> turn;
-  float next_whole = 0.0f;  // read a step before its use
-  if (part.steps > 0) {
-    next_whole = walk.whole_NH[part.matrix(0)];
-    start_written(turn);
-  }
+  if (part.steps > 0) start_written(turn);
   for (int64_t step = 0; step < part.steps; ++step) {
     const int64_t tile = part.matrix(step) * part.parts + part.part;  // of what the tokens write
     const int stage = turn.stage;
@@ -188,7 +234,6 @@ __device__ __forceinline__ void compute(Memory<K, kPass>& memory, const DeltaChu
     const auto operand = [&](int number) { return rows_behind(reading, number * kTileSide * kTileSide); };
     const bool more = step + 1 < part.steps;
     const float whole = next_whole;
-    if (more) next_whole = walk.whole_NH[part.matrix(step + 1)];
     Tokens tokens;
     if constexpr (kPass == Pass::output) tokens = Tokens(shape, part.chunk(step));
 
@@ -259,6 +304,7 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
   using M = Memory<K, kPass>;
   static_assert(sizeof(M) <= kSharedMemory);
   M& memory = *reinterpret_cast<M*>(shared);
+  let_next_begin();
   const Part part(shape, M::kGradients);
   if (threadIdx.x < M::kStages) {
     memory.arrived[threadIdx.x].start(M::kGradients ? 1 + 32 : 1);
@@ -269,22 +315,27 @@ __global__ void __launch_bounds__(kThreads, 1) walk_delta(DeltaChunkShape shape,
     compute<K, kPass>(memory, shape, walk, part);
   else
     copy_operands<K, kPass>(memory, shape, walk, part);
+  await_kernel_before();
 }
 
 template <int K, Pass kPass>
-void launch(const DeltaChunkShape& shape, const DeltaChunkWalk& walk, Stream stream) {
+void walk_with(const DeltaChunkShape& shape, const DeltaChunkWalk& walk, Stream stream) {
   using M = Memory<K, kPass>;
   allow_shared_memory(walk_delta<K, kPass>, sizeof(M));
-  const int64_t blocks = shape.chunks.sequences * shape.heads * blocks_per_head(shape.value_dim);
-  walk_delta<K, kPass><<<static_cast<unsigned>(blocks), kThreads, sizeof(M), stream>>>(shape, walk);
+  launch(walk_delta<K, kPass>, /*early=*/walk.prepared_NH != nullptr, static_cast<unsigned>(shape.walking_blocks()),
+         kThreads, sizeof(M), stream, shape, walk);
   check_launch("delta_chunk_walk");
 }
 
 }  // namespace
 
+// A walk's blocks take multiprocessors away from what goes on beside it: with more than a third of them that costs more
+// than the walk's time.
+bool delta_overlaps(const DeltaChunkShape& shape) { return 3 * shape.walking_blocks() <= multiprocessors(); }
+
 void delta_chunk_walk(const DeltaChunkShape& shape, const DeltaChunkWalk& walk, Stream stream) {
   const auto with_pass = [&]<Pass kPass>(std::integral_constant<Pass, kPass>) {
-    (shape.key_dim == 64 ? launch<64, kPass> : launch<128, kPass>)(shape, walk, stream);
+    (shape.key_dim == 64 ? walk_with<64, kPass> : walk_with<128, kPass>)(shape, walk, stream);
   };
   if (walk.output_THV != nullptr) return with_pass(std::integral_constant<Pass, Pass::output>());
   walk.d_output.data == nullptr ? with_pass(std::integral_constant<Pass, Pass::states>())

@@ -1,5 +1,6 @@
 #include <torch/library.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -206,12 +207,15 @@ std::vector<at::Tensor> backward_of_products(const at::Tensor& d_output_BTHV, co
 }
 
 // A call in chunks of 64 tokens in bfloat16: what is done to each chunk before and after the walks is a kernel each.
+// From prepare() on nothing but its kernels goes to the stream, so that they can run side by side.
 struct ChunkedCall {
   const c10::cuda::CUDAGuard guard;
   Chunking chunks;
   at::Tensor q, k, v;  // [B, T, H, K or V]
   DeltaChunkShape shape;
+  at::Tensor g, strength;                                                      // [B, T, H], float32
   at::Tensor q_reach, k_tail, k_gone, added, inverse, scores, b, beta, whole;  // as DeltaChunks
+  at::Tensor told;  // [prepared and walked, N, H]; undefined where kernels run in turns
 
   ChunkedCall(const at::Tensor& q_BTHK, const at::Tensor& k_BTHK, const at::Tensor& v_BTHV, const at::Tensor& g_BTH,
               const at::Tensor& beta_BTH, const Optional& documents, double scale)
@@ -220,13 +224,22 @@ struct ChunkedCall {
         q(in_rows(q_BTHK)),
         k(in_rows(k_BTHK)),
         v(in_rows(v_BTHV)),
-        shape{q.size(2), q.size(3), v.size(3), chunks.table(), scale} {
+        shape{q.size(2), q.size(3), v.size(3), chunks.table(), scale},
+        g(g_BTH.to(at::kFloat).contiguous()),
+        strength(beta_BTH.to(at::kFloat).contiguous()) {
     const int64_t C = kWalkedChunk, K = shape.key_dim, V = shape.value_dim;
     for (at::Tensor* x : {&q_reach, &k_tail, &k_gone}) *x = empty({C, K}, at::kBFloat16);
     for (at::Tensor* x : {&inverse, &scores}) *x = empty({C, C}, at::kBFloat16);
     added = empty({V, C}, at::kFloat), beta = empty({C}, at::kFloat), whole = empty({}, at::kFloat);
     b = empty({C}, at::kDouble);
-    const at::Tensor g = g_BTH.to(at::kFloat).contiguous(), strength = beta_BTH.to(at::kFloat).contiguous();
+    if (delta_overlaps(shape)) told = at::zeros({2, chunks.chunks(), shape.heads}, whole.options().dtype(at::kInt));
+  }
+
+  bool overlaps() const { return told.defined(); }
+  unsigned* prepared() const { return overlaps() ? static_cast<unsigned*>(told.data_ptr()) : nullptr; }
+  unsigned* walked() const { return overlaps() ? prepared() + told.stride(0) : nullptr; }
+
+  void prepare() const {
     delta_chunks(shape, rows_of(q), rows_of(k), rows_of(v), g.const_data_ptr<float>(), strength.const_data_ptr<float>(),
                  {.q_reach_NHCK = q_reach.data_ptr(),
                   .k_tail_NHCK = k_tail.data_ptr(),
@@ -236,7 +249,8 @@ struct ChunkedCall {
                   .scores_NHCC = scores.data_ptr(),
                   .b_NHC = b.data_ptr<double>(),
                   .beta_NHC = beta.data_ptr<float>(),
-                  .whole_NH = whole.data_ptr<float>()},
+                  .whole_NH = whole.data_ptr<float>(),
+                  .prepared_NH = prepared()},
                  stream_of(q));
   }
 
@@ -253,6 +267,7 @@ struct ChunkedCall {
     walk.q_reach_NHCK = q_reach.const_data_ptr(), walk.k_tail_NHCK = k_tail.const_data_ptr();
     walk.k_gone_NHCK = k_gone.const_data_ptr(), walk.scores_NHCC = scores.const_data_ptr();
     walk.added_NHVC = added.const_data_ptr<float>(), walk.whole_NH = whole.const_data_ptr<float>();
+    walk.prepared_NH = prepared();
     delta_chunk_walk(shape, walk, stream);
   }
 };
@@ -264,6 +279,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q_BTHK, const at::T
     return forward_of_products(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, initial, documents, scale, chunk);
   const ChunkedCall call(q_BTHK, k_BTHK, v_BTHV, g_BTH, beta_BTH, documents, scale);
   const at::Tensor output = dense_like(v_BTHV), state = call.state_of(initial);
+  call.prepare();
   call.walk({.state_SHKV = state.data_ptr<float>(), .output_THV = output.data_ptr()}, stream_of(q_BTHK));
   return {output, state};
 }
@@ -280,20 +296,26 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
   const int64_t C = kWalkedChunk, K = call.shape.key_dim, V = call.shape.value_dim;
   const at::Tensor before = call.empty({V, K}, at::kBFloat16), d_after = at::empty_like(before);
   const at::Tensor written = call.empty({C, V}, at::kBFloat16), d_written = at::empty_like(written);
-  // Neither walk reads what the other leaves, and where heads and sequences are few neither has blocks for all of the
-  // card. The walk back, the longer one, waits for no event.
-  Beside beside(q_BTHK.get_device());
-  call.walk(
-      {.state_SHKV = state.data_ptr<float>(), .states_NHVK = before.data_ptr(), .written_NHCV = written.data_ptr()},
-      beside.stream());
+  const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
+  const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
+  call.prepare();
+  // Neither walk reads what the other leaves. The walk forward is early enough for the preparation, which it follows,
+  // the walk back for the gradients. In turns with those the walks are beside each other, and the one back, which is
+  // the longer one, waits for no event.
+  std::optional<Beside> beside;
+  if (!call.overlaps()) beside.emplace(q_BTHK.get_device());
+  call.walk({.state_SHKV = state.data_ptr<float>(),
+             .states_NHVK = before.data_ptr(),
+             .written_NHCV = written.data_ptr(),
+             .walked_NH = call.walked()},
+            beside ? beside->stream() : stream_of(q_BTHK));
   call.walk({.d_output = rows_of(dO),
              .state_SHKV = d_state.data_ptr<float>(),
              .states_NHVK = d_after.data_ptr(),
-             .written_NHCV = d_written.data_ptr()},
+             .written_NHCV = d_written.data_ptr(),
+             .walked_NH = call.walked()},
             stream_of(q_BTHK));
-  beside.join();
-  const at::Tensor dq = dense_like(q_BTHK), dk = dense_like(k_BTHK), dv = dense_like(v_BTHV);
-  const at::Tensor dg = at::empty(g_BTH.sizes(), call.beta.options()), d_beta = at::empty_like(dg);
+  if (beside) beside->join();
   delta_chunk_gradients(call.shape,
                         {.q = rows_of(call.q),
                          .k = rows_of(call.k),
@@ -310,7 +332,8 @@ std::vector<at::Tensor> backward(const at::Tensor& d_output_BTHV, const Optional
                          .dk_THK = dk.data_ptr(),
                          .dv_THV = dv.data_ptr(),
                          .dg_TH = dg.data_ptr<float>(),
-                         .d_beta_TH = d_beta.data_ptr<float>()},
+                         .d_beta_TH = d_beta.data_ptr<float>(),
+                         .walked_NH = call.walked()},
                         stream_of(q_BTHK));
   return {dq, dk, dv, dg.to(g_BTH.scalar_type()), d_beta.to(beta_BTH.scalar_type()), d_state};
 }
