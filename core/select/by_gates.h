@@ -11,9 +11,15 @@ struct GateSettings {
   double gate_penalty = 0.1;         // lambda, the paper's
   int64_t stop = 0;
   int64_t polish = 2;
+  int64_t finalist_samples = 128;
 
   bool has_penalty() const { return objective == "paper"; }
   double lambda() const { return has_penalty() ? gate_penalty : 0.0; }
+
+  // The samples on which polish judges once more; 0: it does not.
+  int64_t closer_than(int64_t judge_samples) const {
+    return polish > 0 && finalist_samples > judge_samples ? finalist_samples : 0;
+  }
 
   void keys(KeyVisitor& v) {
     v.key("objective", objective,
@@ -32,6 +38,11 @@ struct GateSettings {
            "ones "
            "as many more as make no fewer exchanges; 0: the gates alone pick",
            0, 1000});
+    v.key(
+        "finalist_samples", finalist_samples,
+        {"flashmorph: samples, judge_samples' first, on which polish judges once more before it decides: the best few "
+         "exchanges and the contenders; no more than judge_samples: it decides on those",
+         1, kMany});
   }
 };
 

@@ -10,10 +10,19 @@ namespace flashmorph {
 namespace {
 
 constexpr int64_t kFewKept = 8;
+constexpr size_t kFinalists = 4;
 
 using Layers = std::vector<int64_t>;
 
-JudgedSet judged(const Layers& kept, const Evidence& evidence) { return {kept, evidence.judge(kept)}; }
+// An exchange that was tried, and what it leaves.
+struct Tried {
+  int64_t out, in;
+  JudgedSet set;
+};
+
+bool is_better(const Tried& a, const Tried& b) { return a.set.is_better_than(b.set); }
+
+JudgedSet judged(const Layers& kept, const Judge& judge) { return {kept, judge(kept)}; }
 
 Layers exchanged(Layers kept, int64_t out, int64_t in) {
   std::ranges::replace(kept, out, in);
@@ -34,7 +43,7 @@ Layers strongest_outside(const Layers& kept, const Evidence& evidence, int64_t w
   std::vector<std::pair<JudgedSet, int64_t>> added;
   for (int64_t layer = evidence.budget.layers() - 1; layer >= 0; --layer)
     if (!std::ranges::binary_search(kept, layer) && !exchangeable(kept, layer, evidence.budget).empty())
-      added.emplace_back(judged(with_layer(kept, layer), evidence), layer);
+      added.emplace_back(judged(with_layer(kept, layer), evidence.judge), layer);
   std::ranges::sort(added, [](const auto& a, const auto& b) { return a.first.is_better_than(b.first); });
   Layers layers;
   for (const auto& [set, layer] : added) layers.push_back(layer);
@@ -42,10 +51,24 @@ Layers strongest_outside(const Layers& kept, const Evidence& evidence, int64_t w
   return layers;
 }
 
+// The best exchanges, as judged; judged closely, where that is asked for.
+std::vector<Tried> finalists(const Layers& kept, const Evidence& evidence, int64_t width) {
+  std::vector<Tried> tried;
+  for (const int64_t in : strongest_outside(kept, evidence, width))
+    for (const int64_t out : exchangeable(kept, in, evidence.budget))
+      tried.push_back({out, in, judged(exchanged(kept, out, in), evidence.judge)});
+  std::ranges::sort(tried, is_better);
+  tried.resize(std::min(tried.size(), kFinalists));
+  if (!evidence.judge_closely) return tried;
+  std::ranges::sort(tried, {}, [](const Tried& one) { return one.set.full_layers; });  // so that neighbours differ late
+  for (Tried& one : tried) one.set = judged(one.set.full_layers, evidence.judge_closely);
+  return tried;
+}
+
 JudgedSet best_contender(std::vector<Contender>& contenders, const Evidence& evidence) {
   JudgedSet best;
   for (Contender& one : contenders) {
-    const JudgedSet set = judged(one.full_layers, evidence);
+    const JudgedSet set = judged(one.full_layers, evidence.judge_closely ? evidence.judge_closely : evidence.judge);
     one.judgement = set.judgement;
     if (&one == &contenders.front() || set.is_better_than(best)) best = set;
   }
@@ -65,13 +88,11 @@ void polish(Pick& pick, const Evidence& evidence, int64_t candidates) {
     const int64_t width = std::max(candidates, (candidates * kFewKept + kept - 1) / kept);
     JudgedSet best = now;
     Exchange made;
-    for (const int64_t in : strongest_outside(now.full_layers, evidence, width))
-      for (const int64_t out : exchangeable(now.full_layers, in, evidence.budget)) {
-        const JudgedSet candidate = judged(exchanged(now.full_layers, out, in), evidence);
-        if (!candidate.is_better_than(best)) continue;
-        best = candidate;
-        made = {out, in, now.judgement, best.judgement};
-      }
+    for (const Tried& one : finalists(now.full_layers, evidence, width)) {
+      if (!one.set.is_better_than(best)) continue;
+      best = one.set;
+      made = {one.out, one.in, now.judgement, best.judgement};
+    }
     if (best.full_layers == now.full_layers) return;
     pick.exchanges.push_back(made);
     now = best;

@@ -11,8 +11,9 @@ namespace flashmorph {
 // the three on, one layer is exchanged for another within the budget, again and again, until none is better: the w
 // dropped layers that help the set most, each added to it, are tried in the place of every kept one, w = `candidates`,
 // of fewer than 8 kept layers as many more as make no fewer exchanges: candidates * 8 / K. So the layers left in the
-// pick are never worse than any of the three, as judged. Its margin and noise stay those of the scores. Judged:
-// 3 + L + 1 sets, and (L - K) + w K an exchange. The pick keeps a layer at least.
+// pick are never worse than any of the three, as judged. Where there is a closer judge, what is decided is decided by
+// it: the three, and of the exchanges the best 4 beside the set itself. The pick's margin and noise stay those of the
+// scores. Judged: 3 + L + 1 sets, and (L - K) + w K an exchange, 4 of them once more. The pick keeps a layer at least.
 void polish(Pick& pick, const Evidence& evidence, int64_t candidates);
 
 }  // namespace flashmorph

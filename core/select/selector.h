@@ -45,6 +45,7 @@ struct Evidence {
   std::vector<double> gates = {};  // of each layer at the end of select; empty when no selector of the run needs them
   double gate_noise = 0.0;         // the gates' own scatter
   Judge judge = {};                // empty when no selector of the run needs it
+  Judge judge_closely = {};        // on more samples, for what polish decides on; empty when it takes the judge's word
   Judge judge_with_text = {};      // with the perplexity, for which every token's logits are computed
 };
 

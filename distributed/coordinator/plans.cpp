@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "core/base/sha256.h"
+#include "core/select/by_gates.h"
 #include "core/select/selector.h"
 #include "distributed/stages/gate_history.h"
 
@@ -44,17 +45,21 @@ proto::PlanSet discretize(const RunConfig& config, const LayerBudget& budget, co
   proto::PlanSet set;
   set.set_layers(budget.layers());
   set.set_budget(std::to_string(budget.limit) + " " + budget.unit);
-  const Evidence evidence{
-      .settings = config.stages.select,
-      .budget = budget,
-      .gates = {gates.alpha().begin(), gates.alpha().end()},
-      .gate_noise = GateHistory(gates, config.stages.select, budget).noise(),
-      .judge = [judged](const std::vector<int64_t>& kept) { return judged->judge(kept); },
-      .judge_with_text =
-          [judged](const std::vector<int64_t>& kept) { return judged->judge(kept, /*with_text=*/true); }};
+  const SelectSection& select = config.stages.select;
+  const int64_t closer = select.own.of<GateSettings>().closer_than(select.judge_samples);
+  const auto judge_on = [judged](int64_t samples, bool with_text) -> Judge {
+    return [=](const std::vector<int64_t>& kept) { return judged->judge(kept, samples, with_text); };
+  };
+  const Evidence evidence{.settings = select,
+                          .budget = budget,
+                          .gates = {gates.alpha().begin(), gates.alpha().end()},
+                          .gate_noise = GateHistory(gates, select, budget).noise(),
+                          .judge = judge_on(select.judge_samples, /*with_text=*/false),
+                          .judge_closely = closer > 0 ? judge_on(closer, /*with_text=*/false) : Judge(),
+                          .judge_with_text = judge_on(select.judge_samples, /*with_text=*/true)};
   for (const std::string& method : methods_of(config.stages)) {
     proto::HybridPlan& plan = *set.add_plans() = plan_by(method, evidence);
-    if (selector_named(method).needs_judge(config.stages.select)) *plan.mutable_judging() = judged->take_cost();
+    if (selector_named(method).needs_judge(select)) *plan.mutable_judging() = judged->take_cost();
   }
   return set;
 }

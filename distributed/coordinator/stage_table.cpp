@@ -4,11 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
+#include <map>
 
 #include "core/base/bad_input.h"
 #include "core/base/clock.h"
 #include "core/export/hugging_face.h"
+#include "core/select/by_gates.h"
 #include "core/select/selector.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
@@ -129,14 +130,21 @@ proto::PlanSet pick_by_judging(RunUnderWay& run) {
   constexpr double kNoteEvery = 10.0;  // seconds
   place(run, "evaluate", /*with_branches=*/true);
   StageContext here = context(run);
-  std::optional<HardMixtureJudge> judge;  // made for the first set that is not known yet
+  std::map<int64_t, HardMixtureJudge> judges;  // by their samples, each made for the first set that is not known yet
+  const SelectSection& select = run.config.stages.select;
+  const bool are_two = select.own.of<GateSettings>().closer_than(select.judge_samples) > 0;
+  const int64_t most_kept = HardMixtureJudge::kMostKept / (are_two ? 2 : 1);
   Stopwatch since_note;
   int64_t count = 0;
   JudgedSets judged(
-      run.folder.judgements_file(), run.world, [&](const std::vector<int64_t>& full_layers, bool with_text) {
-        if (!judge) judge.emplace(run.placed.model(), here);
-        const proto::JudgedSet set = judge->judge(full_layers, with_text);
-        if (++count; since_note.seconds() > kNoteEvery) {
+      run.folder.judgements_file(), run.world,
+      [&](const std::vector<int64_t>& full_layers, int64_t samples, bool with_text) {
+        run.stop.throw_if_agreed(run.world, fmt::format("in discretize before step {}", ++count));
+        const Phase judging(run.watchdog, Work::evaluate, "discretize", count);
+        HardMixtureJudge& judge =
+            judges.try_emplace(samples, run.placed.model(), here, samples, most_kept).first->second;
+        const proto::JudgedSet set = judge.judge(full_layers, with_text);
+        if (since_note.seconds() > kNoteEvery) {
           run.observer.note(fmt::format("discretize  {} sets of layers judged, the last one's recall {:.1f} %", count,
                                         100.0 * set.recall()));
           since_note = Stopwatch();

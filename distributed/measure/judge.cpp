@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -36,10 +35,12 @@ Sample judge_sample(int64_t index, const StageContext& context) {
                                asked.words, random);
 }
 
-HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t most_kept)
+HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t samples,
+                                   int64_t most_kept)
     : model_(model),
       context_(context),
-      count_((context.config.stages.select.judge_samples + kSamplesAtATime - 1) / kSamplesAtATime),
+      samples_(samples),
+      count_((samples + kSamplesAtATime - 1) / kSamplesAtATime),
       own_(count_, context.mesh) {
   on_all_ranks(context.mesh.world(), [&] {  // there may be no place for the passkeys
     for (int64_t index = own_.first; index < own_.last; ++index) mine_.push_back(item_of(index));
@@ -50,8 +51,6 @@ HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& co
 }
 
 proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers, bool with_text) {
-  context_.stop.throw_if_agreed(context_.mesh.world(), fmt::format("in discretize before step {}", ++judged_));
-  const Phase judging(context_.watchdog, Work::evaluate, "discretize", judged_);
   const Stopwatch watch;
   const Routes routes = routes_that_keep(full_layers, model_.layer_count());
 
@@ -71,6 +70,7 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
 
   proto::JudgedSet judged;
   judged.mutable_full_layers()->Add(full_layers.begin(), full_layers.end());
+  judged.set_samples(samples_);
   judged.set_error(sum(kError) / sum(kAnswers));
   judged.set_divergence(sum(kDivergence) / sum(kAnswers));
   judged.set_recall(sum(kRight) / sum(kWords));
@@ -84,8 +84,8 @@ proto::JudgedSet HardMixtureJudge::judge(const std::vector<int64_t>& full_layers
 
 HardMixtureJudge::Item HardMixtureJudge::item_of(int64_t index) const {
   Item item;
-  const int64_t first = index * kSamplesAtATime, all = context_.config.stages.select.judge_samples;
-  for (int64_t i = first; i < std::min(all, first + kSamplesAtATime); ++i)
+  const int64_t first = index * kSamplesAtATime;
+  for (int64_t i = first; i < std::min(samples_, first + kSamplesAtATime); ++i)
     item.samples.push_back(judge_sample(i, context_));
   item.batch = batch_of(item.samples);
   item.positions = model_.positions(0, item.batch.tokens_BT.size(1), item.batch.documents);
@@ -96,12 +96,13 @@ HardMixtureJudge::Item HardMixtureJudge::item_of(int64_t index) const {
 }
 
 int64_t HardMixtureJudge::layers_between_kept(int64_t most_kept) const {
-  int64_t bytes = 0;  // of the states in front of one layer
+  int64_t bytes = 1;  // of the states behind one layer
   for (const Item& item : mine_)
     bytes += item.batch.tokens_BT.size(0) * model_.shard().own_count(item.batch.tokens_BT.size(1)) *
              model_.spec().hidden * static_cast<int64_t>(c10::elementSize(model_.placement().dtype));
   const auto [first, last] = model_.own_layers();
-  return std::max<int64_t>(1, ((last - first) * bytes + most_kept - 1) / most_kept);
+  const int64_t layers = last - first, states = std::min(layers, most_kept / bytes);
+  return states > 0 ? (layers + states - 1) / states : 0;
 }
 
 void HardMixtureJudge::judge_items(const Routes& routes, Pass pass, at::Tensor& rows) {
@@ -134,7 +135,6 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
   const auto layers = [&](int64_t, const at::Tensor& input, const PassOn& pass_on) {
     now = resumed(item, input, from);
     for (int64_t l = from; l < last; ++l) {
-      if ((l - first) % stride_ == 0) item.kept[l] = now;
       const at::Tensor h = model_.attend(l, now.x, routes[static_cast<size_t>(l)], item.positions);
       const at::Tensor at_answers = h.flatten(0, 1).index_select(0, item.answers);
       if (pass == Pass::teacher)
@@ -142,8 +142,8 @@ void HardMixtureJudge::through_layers(Item& item, const Routes& routes, int64_t 
       else
         now.error = now.error + squared_distance(at_answers, item.teacher[static_cast<size_t>(l - first)]);
       now.x = model_.feed_forward(l, h);
+      if (stride_ > 0 && (last - 1 - l) % stride_ == 0) item.kept[l + 1] = now;
     }
-    item.kept[last] = now;
     pass_on(now.x);
     if (model_.has_head()) {
       const at::Tensor hidden = model_.final_hidden(now.x);

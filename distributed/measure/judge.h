@@ -15,9 +15,9 @@
 
 namespace flashmorph {
 
-// The samples that judge: of the held-out text, none that a stage trains on or measures, the same for every set;
-// stages.select.judge_samples of the lengths, passkeys and words that stages.evaluate asks for. A set is judged by what
-// the run will report of it: with many or long passkeys other layers matter than with few.
+// The samples that judge: of the held-out text, none that a stage trains on or measures, the same for every set, of
+// the lengths, passkeys and words that stages.evaluate asks for. A set is judged by what the run will report of it:
+// with many or long passkeys other layers matter than with few.
 Sample judge_sample(int64_t index, const StageContext& context);
 
 // Judges hard mixtures: full attention in some layers, the aligned linear branches in all others. Forward only.
@@ -27,13 +27,13 @@ class HardMixtureJudge {
  public:
   static constexpr int64_t kMostKept = int64_t{2} << 30;  // bytes
 
-  // Takes the teacher over the samples. Model and context outlive this. `most_kept`: bytes of a rank's memory for the
-  // states between layers of the set judged last, which are kept in front of as many layers, evenly, as that is enough
-  // for. Collective.
-  HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t most_kept = kMostKept);
+  // Takes the teacher over the samples, the first so many. Model and context outlive this. `most_kept`: bytes of a
+  // rank's memory for the states between layers of the set judged last, which are kept behind as many layers, evenly
+  // and behind the last of them, as that is enough for. Collective.
+  HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t samples, int64_t most_kept = kMostKept);
 
   // full_layers: ascending. The judgement, with the text's perplexity or without, and what it cost over all ranks
-  // (operations: those that were done), the same on every rank. Stopped when somebody asked for that. Collective.
+  // (operations: those that were done), the same on every rank. Collective.
   proto::JudgedSet judge(const std::vector<int64_t>& full_layers, bool with_text = false);
 
  private:
@@ -50,7 +50,7 @@ class HardMixtureJudge {
     at::Tensor answers;               // those of this rank's own, where the model is
     std::vector<at::Tensor> teacher;  // H at the answers, by own layer
     at::Tensor teacher_hidden;        // its final states there, where the head is
-    std::map<int64_t, Kept> kept;     // by layer, of the set judged last; the end of this rank's layers always
+    std::map<int64_t, Kept> kept;     // by the layer that they are in front of, of the set judged last
   };
 
   Item item_of(int64_t index) const;
@@ -63,12 +63,12 @@ class HardMixtureJudge {
 
   const MorphableModel& model_;
   StageContext& context_;
+  int64_t samples_;
   int64_t count_;  // items over all data ranks
   OwnItems own_;
   std::vector<Item> mine_;
-  int64_t stride_;  // layers from one kept state to the next
+  int64_t stride_;  // layers from one kept state to the next; 0: there is no memory for any
   Routes last_;     // judged last
-  int64_t judged_ = 0;
 };
 
 }  // namespace flashmorph

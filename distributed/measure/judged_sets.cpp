@@ -11,15 +11,17 @@ JudgedSets::JudgedSets(std::filesystem::path file, Communicator& world, Work jud
     : file_(std::move(file)), world_(world), judge_(std::move(judge)) {
   proto::JudgedSets known;
   read_on_all_ranks(file_, known, world_);
-  for (const proto::JudgedSet& one : known.sets()) known_[{one.full_layers().begin(), one.full_layers().end()}] = one;
+  for (const proto::JudgedSet& one : known.sets())
+    known_[{{one.full_layers().begin(), one.full_layers().end()}, one.samples()}] = one;
 }
 
-Judgement JudgedSets::judge(const std::vector<int64_t>& full_layers, bool with_text) {
+Judgement JudgedSets::judge(const Layers& full_layers, int64_t samples, bool with_text) {
   constexpr double kSaveEvery = 5.0;  // seconds
-  auto found = known_.find(full_layers);
+  const std::pair asked{full_layers, samples};
+  auto found = known_.find(asked);
   if (found == known_.end() || (with_text && found->second.perplexity() == 0.0)) {
     try {
-      found = known_.insert_or_assign(full_layers, judge_(full_layers, with_text)).first;
+      found = known_.insert_or_assign(asked, judge_(full_layers, samples, with_text)).first;
     } catch (const Stopped&) {
       save();
       throw;
@@ -41,7 +43,7 @@ void JudgedSets::save(double after) {
   on_all_ranks(world_, [&] {
     if (world_.rank() != 0 || unix_time() - saved_at_ < after) return;
     proto::JudgedSets all;
-    for (const auto& [layers, judged] : known_) *all.add_sets() = judged;
+    for (const auto& [asked, judged] : known_) *all.add_sets() = judged;
     write_message(file_, all);
     saved_at_ = unix_time();
   });

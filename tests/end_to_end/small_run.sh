@@ -65,7 +65,7 @@ grep -q "12, 3 with full attention.*9 linear (lightning)" "$work/inspect.log" ||
 
 # The first run's branches, as they are, in a run of another budget; and none of another mixer.
 taken=(--set run.name=taken --set stages.align.tokens=0 --set stages.align.branches="$work/small/branches/branches.safetensors")
-run "${taken[@]}" --set budget.full_layers=4 --set stages.select.polish=1 --set stages.select.judge_samples=2 --set stages.distill.tokens=0 --set stages.finetune.tokens=0 --set stages.export.enabled=false \
+run "${taken[@]}" --set budget.full_layers=4 --set stages.select.polish=1 --set stages.select.judge_samples=2 --set stages.select.finalist_samples=4 --set stages.distill.tokens=0 --set stages.finetune.tokens=0 --set stages.export.enabled=false \
   >"$work/taken.log" || { cat "$work/taken.log"; fail "branches of another run"; }
 cmp "$work/small/branches/branches.safetensors" "$work/taken/branches/branches.safetensors" || fail "the branches were changed"
 grep -q "discretize  flashmorph: flashmorph [0-9 ]*, recall .* uniform 1 4 7 10, recall .* sets judged" "$work/taken.log" || fail "no word of what was judged"

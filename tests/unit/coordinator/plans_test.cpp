@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <tuple>
 
 #include "core/select/by_gates.h"
 #include "distributed/run/results.h"
 #include "distributed/stages/gate_history.h"
+#include "tests/support/temporary_folder.h"
 
 namespace flashmorph {
 namespace {
@@ -44,6 +46,31 @@ TEST(Discretize, RecordsPickMarginNoiseAndBudget) {
   EXPECT_THAT(set.plans(1).full_layers(), testing::IsEmpty());
   EXPECT_THAT(set.plans(2).full_layers(), testing::ElementsAre(1, 3));
   EXPECT_EQ(set.plans(2).scores_size(), 0);
+}
+
+TEST(Discretize, AsksACloserJudgeOnlyForMoreSamples) {
+  const auto judged_on = [](int64_t finalist_samples, const std::string& method) {
+    RunConfig config = settings("budget");
+    config.stages.select.method = method;
+    config.stages.select.own.of<GateSettings>().polish = 1;
+    config.stages.select.own.of<GateSettings>().finalist_samples = finalist_samples;
+    const auto world = single_communicator();
+    const test::TemporaryFolder folder;
+    std::map<int64_t, int64_t> sets;  // by samples
+    JudgedSets judged(folder.path() / "judgements.json", *world,
+                      [&](const std::vector<int64_t>& full_layers, int64_t samples, bool) {
+                        ++sets[samples];
+                        proto::JudgedSet judged;
+                        judged.set_recall(0.1 * static_cast<double>(full_layers.size()));
+                        return judged;
+                      });
+    discretize(config, LayerBudget::of_layers(4, 2), gates({0.1, 0.9, 0.4, 0.5}, 40, 0.02), &judged);
+    return sets;
+  };
+  const std::map<int64_t, int64_t> finalists = judged_on(128, "flashmorph"), none = judged_on(32, "flashmorph");
+  EXPECT_THAT(finalists, testing::UnorderedElementsAre(testing::Pair(32, testing::_), testing::Pair(128, testing::_)));
+  EXPECT_THAT(none, testing::ElementsAre(testing::Pair(32, testing::_)));
+  EXPECT_THAT(judged_on(128, "greedy"), testing::ElementsAre(testing::Pair(32, testing::_)));
 }
 
 TEST(ModelCard, SaysWhatItIsWhatItRecallsAndWhatItCost) {

@@ -147,6 +147,66 @@ TEST(Polish, StartsFromTheBestOfTheGatesPickUniformAndAblate) {
   EXPECT_TRUE(uniform.exchanges.empty());
 }
 
+// The coarse judge thinks too much of one set: of a wrong one at the end, or of one on the way there.
+TEST(Polish, DecidesOnWhatACloserJudgeSaysOfTheBestFewExchanges) {
+  using Layers = std::vector<int64_t>;
+  const auto truth = [](const Layers& kept) {
+    const std::vector<double> worth = {0.05, 0.1, 0.3, 0.2, 0.0, 0.25};
+    double recall = 0.0;
+    for (const int64_t layer : kept) recall += worth[static_cast<size_t>(layer)];
+    return Judgement{.error = 1.0, .recall = kept.size() > 3 ? 1.0 : recall};  // ablate learns nothing
+  };
+  SelectSection settings;
+  settings.own.of<GateSettings>().polish = 1;
+  for (const auto& [overrated, wrong] : {std::pair{Layers{2, 3}, Layers{2, 3}}, {Layers{1, 2}, Layers{1, 2}}}) {
+    int64_t asked_closely = 0;
+    const auto coarse = [&](const Layers& kept) {
+      Judgement judgement = truth(kept);
+      if (kept == overrated) judgement.recall += 0.5;
+      return judgement;
+    };
+    const auto polished = [&](const Judge& closely) {
+      return selector_named("flashmorph")
+          .pick({.settings = settings,
+                 .budget = LayerBudget::of_layers(6, 2),
+                 .gates = {0.9, 0.8, 0.1, 0.2, 0.3, 0.0},
+                 .judge = coarse,
+                 .judge_closely = closely});
+    };
+    EXPECT_EQ(polished({}).full_layers, wrong);
+    const Pick found = polished([&](const Layers& kept) {
+      ++asked_closely;
+      return truth(kept);
+    });
+    EXPECT_THAT(found.full_layers, ElementsAre(2, 5));
+    ASSERT_EQ(found.exchanges.size(), 2U);
+    EXPECT_NEAR(found.exchanges[0].before.recall, 0.15, 1e-12);
+    EXPECT_NEAR(found.exchanges[0].after.recall, 0.4, 1e-12) << "as the closer judge has it";
+    EXPECT_NEAR(found.exchanges[1].before.recall, 0.4, 1e-12);
+    EXPECT_NEAR(found.exchanges[1].after.recall, 0.55, 1e-12);
+    EXPECT_EQ(asked_closely, 3 + 3 * 4) << "the contenders, and four exchanges of each round";
+  }
+}
+
+TEST(Polish, ComparesTheContendersByTheCloserJudge) {
+  SelectSection settings;
+  settings.own.of<GateSettings>().polish = 1;
+  const auto all_but = [](const std::vector<int64_t>& best, double recall) {
+    return
+        [=](const std::vector<int64_t>& kept) { return Judgement{.error = 1.0, .recall = kept == best ? 1 : recall}; };
+  };
+  const Pick found = selector_named("flashmorph")
+                         .pick({.settings = settings,
+                                .budget = LayerBudget::of_layers(6, 2),
+                                .gates = {0.0, 0.1, 0.8, 0.9, 0.2, 0.0},
+                                .judge = all_but({1, 4}, 0.5),
+                                .judge_closely = all_but({2, 3}, 0.25)});
+  EXPECT_EQ(found.contenders[0].judgement.recall, 1.0);
+  EXPECT_EQ(found.contenders[1].judgement.recall, 0.25);
+  EXPECT_THAT(found.full_layers, ElementsAre(2, 3));
+  EXPECT_TRUE(found.exchanges.empty());
+}
+
 TEST(Exhaustive, GoesThroughEverySetThatFillsTheBudget) {
   EXPECT_EQ(filled_sets(LayerBudget::of_layers(12, 3), 1000).size(), 220U);
   const LayerBudget budget{{3, 2, 2}, 4, "", ""};
