@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <future>
 
 #include "core/base/sha256.h"
 #include "core/io/atomic_file.h"
@@ -84,12 +85,14 @@ proto::CheckpointShard write_shard(FileOperations& files, const std::filesystem:
   }
   const SafetensorsContent content(tensors);
   written.set_file("rank-" + std::to_string(rank) + ".safetensors");
-  written.set_sha256(sha256_of_pieces(content.pieces()));
   for (const std::string_view piece : content.pieces())
     written.set_bytes(written.bytes() + static_cast<int64_t>(piece.size()));
+  // While the disk is at work.
+  std::future<std::string> hash = std::async(std::launch::async, [&] { return sha256_of_pieces(content.pieces()); });
   files.make_folder(hidden);
   files.write(hidden / written.file(), content.pieces());
   files.sync(hidden / written.file());
+  written.set_sha256(hash.get());
   return written;
 }
 
