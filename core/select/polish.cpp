@@ -20,8 +20,6 @@ struct Tried {
   JudgedSet set;
 };
 
-bool is_better(const Tried& a, const Tried& b) { return a.set.is_better_than(b.set); }
-
 JudgedSet judged(const Layers& kept, const Judge& judge) { return {kept, judge(kept)}; }
 
 Layers exchanged(Layers kept, int64_t out, int64_t in) {
@@ -44,7 +42,7 @@ Layers strongest_outside(const Layers& kept, const Evidence& evidence, int64_t w
   for (int64_t layer = evidence.budget.layers() - 1; layer >= 0; --layer)
     if (!std::ranges::binary_search(kept, layer) && !exchangeable(kept, layer, evidence.budget).empty())
       added.emplace_back(judged(with_layer(kept, layer), evidence.judge), layer);
-  std::ranges::sort(added, [](const auto& a, const auto& b) { return a.first.is_better_than(b.first); });
+  std::ranges::sort(added, &JudgedSet::is_better_than, &std::pair<JudgedSet, int64_t>::first);
   Layers layers;
   for (const auto& [set, layer] : added) layers.push_back(layer);
   layers.resize(std::min(layers.size(), static_cast<size_t>(width)));
@@ -57,7 +55,7 @@ std::vector<Tried> finalists(const Layers& kept, const Evidence& evidence, int64
   for (const int64_t in : strongest_outside(kept, evidence, width))
     for (const int64_t out : exchangeable(kept, in, evidence.budget))
       tried.push_back({out, in, judged(exchanged(kept, out, in), evidence.judge)});
-  std::ranges::sort(tried, is_better);
+  std::ranges::sort(tried, &JudgedSet::is_better_than, &Tried::set);
   tried.resize(std::min(tried.size(), kFinalists));
   if (!evidence.judge_closely) return tried;
   std::ranges::sort(tried, {}, [](const Tried& one) { return one.set.full_layers; });  // so that neighbours differ late

@@ -18,8 +18,6 @@ std::vector<Layers> grown(const Layers& kept, const LayerBudget& budget) {
   return sets;
 }
 
-bool is_better(const JudgedSet& a, const JudgedSet& b) { return a.is_better_than(b); }
-
 // Adds to a set only layers behind its last one: each set comes up once.
 void fill(const Layers& kept, const LayerBudget& budget, int64_t most, std::vector<Layers>& filled) {
   if (static_cast<int64_t>(filled.size()) > most) return;
@@ -54,10 +52,10 @@ JudgedSet beam_search(const Evidence& evidence, int64_t width) {
     beam.clear();
     for (const Layers& candidate : std::views::reverse(candidates))
       beam.push_back({candidate, evidence.judge(candidate)});
-    std::ranges::sort(beam, is_better);
+    std::ranges::sort(beam, &JudgedSet::is_better_than);
     beam.resize(std::min(beam.size(), static_cast<size_t>(width)));
   }
-  return *std::ranges::min_element(complete, is_better);
+  return *std::ranges::min_element(complete, &JudgedSet::is_better_than);
 }
 
 std::vector<Layers> filled_sets(const LayerBudget& budget, int64_t most) {

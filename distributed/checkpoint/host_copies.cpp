@@ -4,10 +4,10 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <atomic>
-#include <future>
 #include <thread>
 #include <utility>
+
+#include "core/base/on_threads.h"
 
 namespace flashmorph {
 namespace {
@@ -24,6 +24,7 @@ void add_pieces(const at::Tensor& from, const at::Tensor& to, int64_t bytes, std
 }
 
 void copy(const Piece& piece) {
+  const c10::NoGradGuard no_gradient;
   const auto& [from, to] = piece;
   if (!from.is_cuda()) {
     to.copy_(from);
@@ -38,7 +39,7 @@ void copy(const Piece& piece) {
 HostCopying host_copying_from(at::Device device) {
   constexpr unsigned kThreads = 8;
   if (!device.is_cuda()) return {};
-  return {.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, kThreads))};
+  return {.threads = std::clamp(std::thread::hardware_concurrency(), 1U, kThreads)};
 }
 
 std::vector<at::Tensor> copied_to_host(const std::vector<at::Tensor>& tensors, const HostCopying& how) {
@@ -48,15 +49,7 @@ std::vector<at::Tensor> copied_to_host(const std::vector<at::Tensor>& tensors, c
     copies.push_back(at::empty(tensor.sizes(), tensor.options().device(at::kCPU)));
     add_pieces(tensor.detach(), copies.back(), how.piece, pieces);
   }
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    const c10::NoGradGuard no_gradient;
-    for (size_t i; (i = next.fetch_add(1)) < pieces.size();) copy(pieces[i]);
-  };
-  std::vector<std::future<void>> others;
-  for (int thread = 1; thread < how.threads; ++thread) others.push_back(std::async(std::launch::async, work));
-  work();
-  for (std::future<void>& other : others) other.get();
+  on_threads(pieces.size(), how.threads, [&](size_t i) { copy(pieces[i]); });
   return copies;
 }
 

@@ -2,13 +2,14 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace flashmorph {
 
 struct HostCopying {
-  int threads = 1;
+  size_t threads = 1;
   int64_t piece = int64_t{32} << 20;  // bytes; a row at least
 };
 

@@ -1,11 +1,9 @@
 #include "distributed/parallel/model_hash.h"
 
-#include <algorithm>
-#include <atomic>
-#include <future>
 #include <numeric>
 #include <thread>
 
+#include "core/base/on_threads.h"
 #include "core/base/sha256.h"
 #include "core/io/checksums.h"
 #include "distributed/parallel/on_all_ranks.h"
@@ -20,17 +18,11 @@ constexpr size_t kDigits = 64;
 std::string hashes_of_share(const std::filesystem::path& folder, const ModelFiles& model, int rank, int ranks,
                             const std::function<void()>& between_reads) {
   const std::vector<std::filesystem::path> files = deciding_files(folder, model);
-  std::vector<std::string> hashes(files.size());
-  std::atomic<size_t> next = static_cast<size_t>(rank);
-  const auto work = [&] {
-    for (size_t i; (i = next.fetch_add(static_cast<size_t>(ranks))) < files.size();)
-      hashes[i] = sha256_of_file(files[i], between_reads);
-  };
-  const size_t cores = std::max(1U, std::thread::hardware_concurrency());
-  std::vector<std::future<void>> threads;  // a hash takes longer than to read what it is of
-  for (size_t i = next; i < files.size() && threads.size() < cores; i += static_cast<size_t>(ranks))
-    threads.push_back(std::async(std::launch::async, work));
-  for (std::future<void>& thread : threads) thread.get();
+  std::vector<std::filesystem::path> own;
+  for (auto i = static_cast<size_t>(rank); i < files.size(); i += static_cast<size_t>(ranks)) own.push_back(files[i]);
+  std::vector<std::string> hashes(own.size());  // a hash takes longer than to read what it is of
+  on_threads(own.size(), std::thread::hardware_concurrency(),
+             [&](size_t i) { hashes[i] = sha256_of_file(own[i], between_reads); });
   return std::accumulate(hashes.begin(), hashes.end(), std::string());
 }
 

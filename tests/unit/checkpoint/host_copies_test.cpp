@@ -11,7 +11,7 @@ TEST(HostCopies, AreWholeInPiecesOfAnySize) {
                                            at::randn({101, 1}), at::randn({1, 1}),
                                            at::randn({0, 3}),   at::arange(7).unsqueeze(1)};
   for (const int64_t piece : {1, 24, 100, 1 << 20})
-    for (const int threads : {1, 3}) {
+    for (const size_t threads : {1, 3}) {
       const std::vector<at::Tensor> copies = copied_to_host(tensors, {.threads = threads, .piece = piece});
       ASSERT_EQ(copies.size(), tensors.size());
       for (size_t i = 0; i < tensors.size(); ++i) {

@@ -89,10 +89,9 @@ TEST(Watchdog, SaysOfAFullCardWhatWouldNeedLess) {
   const c10::OutOfMemoryError full(
       {__func__, __FILE__, __LINE__},
       "CUDA out of memory. Tried to allocate 32.00 MiB. GPU 1 has a total capacity of 139.80 GiB of which 104.54 MiB "
-      "is "
-      "free. Process 6422 has 2.01 GiB memory in use. Including non-PyTorch memory, this process has 2.89 GiB memory "
-      "in "
-      "use. Process 7218 has 680.00 MiB memory in use. Of the allocated memory 298.92 MiB is allocated by PyTorch, and "
+      "is free. Process 6422 has 2.01 GiB memory in use. Including non-PyTorch memory, this process has 2.89 GiB "
+      "memory in use. Process 7218 has 680.00 MiB memory in use. Of the allocated memory 298.92 MiB is allocated by "
+      "PyTorch, and "
       "3.08 MiB is reserved by PyTorch but unallocated. If reserved but unallocated memory is large try setting");
   EXPECT_EQ(code_of_giving_up(full), kFailed);
   EXPECT_THAT(
