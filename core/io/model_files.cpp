@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/base/bad_input.h"
+#include "core/base/piecewise_copy.h"
 #include "core/io/json_input.h"
 
 namespace flashmorph {
@@ -50,7 +51,8 @@ bool all_finite(const at::Tensor& values) {
 at::Tensor checked_copy(const at::Tensor& part, at::ScalarType dtype, at::Device device, const std::string& where) {
   if (!part.is_floating_point())
     throw BadInput(where, std::string("is ") + c10::toString(part.scalar_type()) + ", expected a floating-point type");
-  const at::Tensor copy = at::empty(part.sizes(), at::TensorOptions(dtype).device(device)).copy_(part);
+  const at::Tensor copy = at::empty(part.sizes(), at::TensorOptions(dtype).device(device));
+  copy_in_pieces({{part, copy}}, copying_with(device));
   if (!all_finite(copy))
     throw BadInput(where, std::string("holds values that are not finite as ") + c10::toString(dtype));
   return copy;

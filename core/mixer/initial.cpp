@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <thread>
 
+#include "core/base/on_threads.h"
 #include "core/base/random.h"
 
 namespace flashmorph {
@@ -18,6 +20,15 @@ KeyedRandom random_of(const BranchContext& context, uint64_t stream, int64_t pla
 
 at::Tensor placed(const at::Tensor& values, const Placement& placement) {
   return values.to(at::TensorOptions(placement.dtype).device(placement.device));
+}
+
+void draw_rows(const BranchContext& context, uint64_t stream, int64_t first, const at::Tensor& values) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(values.size(1)));
+  double* out = values.data_ptr<double>();
+  for (int64_t row = 0; row < values.size(0); ++row) {
+    KeyedRandom random = random_of(context, stream, first + row);
+    for (int64_t column = 0; column < values.size(1); ++column) *out++ = bound * (2.0 * random.unit() - 1.0);
+  }
 }
 
 at::Tensor copied(const at::Tensor& weight) { return weight.defined() ? weight.clone() : weight; }
@@ -53,13 +64,14 @@ std::array<at::Tensor*, 10> every_weight(AttentionWeights& w) {
 at::Tensor uniform_rows(const BranchContext& context, uint64_t stream, int64_t first, int64_t rows, int64_t columns) {
   if (context.placement.device.is_meta())
     return at::empty({rows, columns}, at::TensorOptions(context.placement.dtype).device(at::kMeta));
-  const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
-  at::Tensor values = at::empty({rows, columns}, at::kDouble);
-  double* out = values.data_ptr<double>();
-  for (int64_t row = 0; row < rows; ++row) {
-    KeyedRandom random = random_of(context, stream, first + row);
-    for (int64_t column = 0; column < columns; ++column) *out++ = bound * (2.0 * random.unit() - 1.0);
-  }
+  constexpr int64_t kRows = 32;  // of one turn of a thread: their float64 stay in its cache
+  const at::Tensor values = at::empty({rows, columns}, context.placement.dtype);
+  on_threads(static_cast<size_t>((rows + kRows - 1) / kRows), std::thread::hardware_concurrency(), [&](size_t turn) {
+    const int64_t before = static_cast<int64_t>(turn) * kRows, count = std::min(kRows, rows - before);
+    const at::Tensor drawn = at::empty({count, columns}, at::kDouble);
+    draw_rows(context, stream, first + before, drawn);
+    values.narrow(0, before, count).copy_(drawn);
+  });
   return placed(values, context.placement);
 }
 

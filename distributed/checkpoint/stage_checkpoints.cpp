@@ -9,8 +9,8 @@
 #include <sstream>
 
 #include "core/base/bad_input.h"
+#include "core/base/piecewise_copy.h"
 #include "core/io/output_file.h"
-#include "distributed/checkpoint/host_copies.h"
 #include "distributed/parallel/on_all_ranks.h"
 
 namespace flashmorph {
@@ -150,7 +150,7 @@ ShardCopy StageCheckpoints::copies() const {
     shard.slices.push_back(slice_of(region));
     trained.push_back(region.values);
   }
-  if (!trained.empty()) shard.values = copied_to_host(trained, host_copying_from(trained.front().device()));
+  if (!trained.empty()) shard.values = copied_to_host(trained, copying_with(trained.front().device()));
   return shard;
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/base/bad_input.h"
+#include "core/mixer/initial.h"
 #include "core/mixer/lightning.h"
 #include "core/mixer/linear_branch.h"
 #include "core/mixer/window.h"
@@ -65,6 +66,15 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Branches,
 at::Tensor joined(const Parameter& first, const Parameter& second) {
   if (first.split == Split::none) return first.value.grad() + second.value.grad();
   return at::cat({first.value.grad(), second.value.grad()}, first.split == Split::rows ? 0 : 1);
+}
+
+TEST(BranchStart, RandomRowsAreTheSameInOneCallAndOneByOne) {
+  const SmallTeacher teacher;
+  const MixerSection mixer;
+  const BranchContext context{teacher.spec, mixer, test::kLayer, test::kSeed, {.dtype = at::kBFloat16}, alone()};
+  const at::Tensor rows = uniform_rows(context, /*stream=*/1, /*first=*/5, /*rows=*/101, /*columns=*/7);
+  for (int64_t row = 0; row < 101; ++row)
+    EXPECT_TRUE(at::equal(uniform_rows(context, 1, 5 + row, 1, 7)[0], rows[row])) << row;
 }
 
 TEST_P(Branches, TwoPiecesAreTheWholeForwardAndBackward) {
