@@ -1,3 +1,4 @@
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -11,6 +12,7 @@
 #include "core/model/stored_model.h"
 #include "distributed/coordinator/checks.h"
 #include "distributed/forecast/cards.h"
+#include "distributed/forecast/judging.h"
 #include "distributed/forecast/replay.h"
 #include "distributed/forecast/run_forecast.h"
 #include "distributed/parallel/stage_layouts.h"
@@ -38,6 +40,9 @@ struct Forecast {
   int64_t ranks;
   std::optional<Card> card;
   std::vector<StageForecast> stages;
+  std::optional<JudgingForecast> judging;
+
+  double seconds_of_judging() const { return seconds_of(*judging, config, spec, ranks, *card); }
 };
 
 int64_t largest_peak(const StageForecast& stage) {
@@ -157,13 +162,30 @@ std::string waiting_text(const StepTime& step) {
   return fmt::format("; the pipeline's ranks wait for each other for {} of it", fmt::join(shares, ", "));
 }
 
+// What comes between select and the hybrids.
+void print_judging(const Forecast& forecast) {
+  const JudgingForecast& judging = *forecast.judging;
+  const std::string finalists =
+      judging.finalists > 0 ? fmt::format(", {} for those that decide", judging.finalists) : "";
+  fmt::print("\ndiscretize {}\n          {} sets of layers judged at least, on {} samples of {} tokens{}\n",
+             mesh_text(judging.layout), judging.sets, judging.samples,
+             fmt::join(forecast.config.stages.evaluate.lengths, ", "), finalists);
+  if (forecast.card)
+    fmt::print("  {}: about {} at least\n", forecast.card->name, short_time(forecast.seconds_of_judging()));
+}
+
 void print(const Forecast& forecast) {
   fmt::print(
       "{} on {} ranks, {}. What a rank of each range of layers would hold when it is fullest, compute and move,\n"
       "a step; estimated by going through a step without values. Nothing was run.\n",
       forecast.config.model.path, forecast.ranks, forecast.config.device.dtype);
   double seconds = 0.0, flop = 0.0;  // of training; the ranks' mean
+  bool picked = !forecast.judging;
   for (const StageForecast& stage : forecast.stages) {
+    if (!picked && stage.stage != "align" && stage.stage != "select") {
+      print_judging(forecast);
+      picked = true;
+    }
     fmt::print("\n{:<10}{}\n", stage.stage, mesh_text(stage.layout));
     if (stage.steps > 0)
       fmt::print("          {} steps; of a step, {} micro-batches of {} x {} tokens for each data rank\n", stage.steps,
@@ -225,6 +247,11 @@ ordered_json json_of(const Forecast& forecast) {
     }
     answer["stages"].push_back(told);
   }
+  if (const auto& judging = forecast.judging) {
+    answer["judging"] = {
+        {"sets_at_least", judging->sets}, {"samples", judging->samples}, {"finalist_samples", judging->finalists}};
+    if (forecast.card) answer["judging"]["seconds_at_least"] = forecast.seconds_of_judging();
+  }
   if (forecast.card) answer["card"] = forecast.card->name;
   return answer;
 }
@@ -237,6 +264,7 @@ Refusal examine(Forecast& forecast) {
     return {unsound.faults(), meshes_that_would_do(forecast.config, forecast.spec, forecast.ranks)};
   }
   forecast.stages = forecast_run(forecast.config, forecast.spec, forecast.ranks);
+  forecast.judging = forecast_judging(forecast.config, forecast.spec, forecast.ranks);
   if (!forecast.card) return {};
   const std::vector<Fault> faults = without_room(forecast.stages, *forecast.card);
   if (faults.empty()) return {};
@@ -244,11 +272,13 @@ Refusal examine(Forecast& forecast) {
 }
 
 int make_forecast(const ForecastOptions& options) {
+  at::set_num_threads(1);  // there are no values: others would only be waited for
   Forecast forecast{.config = RunConfig::from_file(options.config_file, options.set),
                     .spec = {},
                     .ranks = options.ranks,
                     .card = {},
-                    .stages = {}};
+                    .stages = {},
+                    .judging = {}};
   forecast.spec = StoredModel::spec_of(forecast.config.model.path);
   if (!options.card.empty()) forecast.card = card_named(options.card);
   if (forecast.card && forecast.card->float8_flops == 0.0 && forecast.config.device.frozen_dtype == "fp8")

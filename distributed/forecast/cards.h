@@ -36,8 +36,9 @@ inline constexpr double kProductShare = 0.75, kFloat8ProductShare = 0.62, kAtten
 // Of a card's time while a message is under way: what moves it computes nothing else.
 inline constexpr double kTakenByMessages = 0.25;
 // In seconds: a card between two kernels, or at the ends of one, when it is not full; a host with one operator, its
-// part in the graph included; before a message's first byte arrives.
-inline constexpr double kBetweenKernels = 5e-6, kOperatorOnHost = 25e-6, kLatency = 15e-6;
+// part in the graph included; with one that is in no graph; before a message's first byte arrives.
+inline constexpr double kBetweenKernels = 5e-6, kOperatorOnHost = 25e-6, kOperatorWithoutGraph = 12e-6,
+                        kLatency = 15e-6;
 // What a process takes beside its tensors, in bytes (context, libraries' workspaces), and of a card's memory the share
 // that the allocator can fill before it finds no place any more.
 inline constexpr double kBesideTensors = 1.5 * (1 << 30);

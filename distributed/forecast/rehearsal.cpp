@@ -23,13 +23,6 @@
 namespace flashmorph {
 namespace {
 
-// The layers that a hybrid keeps, spread evenly: which they will be is what the run is to find out.
-std::vector<int64_t> expected_layers(const RunConfig& config, const ModelSpec& spec) {
-  const auto element = static_cast<int64_t>(c10::elementSize(dtype_of(config.device)));
-  return config.budget.milliseconds > 0.0 ? uniform_layers(spec.layers, std::max<int64_t>(1, spec.layers / 4))
-                                          : uniform_layers(layer_budget(config.budget, spec, element));
-}
-
 // So many tokens of each sequence are answers: its first ones, so that the tensor rank that rehearses has them where
 // the ranks share the tokens, as one of them will.
 Batch batch_on_host(const StepShape& shape, int64_t answers) {
@@ -71,7 +64,8 @@ class Rehearsal {
                                [this](const Meeting& meeting) { meet(meeting); })),
         mesh_(*world_, layout.shape),
         model_(load(spec)),
-        routes_(routes_that_keep(full_layers ? *full_layers : expected_layers(config, spec), spec.layers)) {
+        routes_(
+            routes_that_keep(full_layers ? *full_layers : uniform_layers(expected_budget(config, spec)), spec.layers)) {
     const HeldFor branches(memory_, MemoryKind::branches);
     model_.add_branches(config.mixer, config.run.seed);
   }
@@ -224,6 +218,12 @@ class Rehearsal {
 };
 
 }  // namespace
+
+LayerBudget expected_budget(const RunConfig& config, const ModelSpec& spec) {
+  if (config.budget.milliseconds > 0.0)
+    return LayerBudget::of_layers(spec.layers, std::max<int64_t>(1, spec.layers / 4));
+  return layer_budget(config.budget, spec, static_cast<int64_t>(c10::elementSize(dtype_of(config.device))));
+}
 
 StepShape StepShape::of(const TrainingSection& section, int64_t data_ranks) {
   const int64_t length = section.longest(), micro = section.micro_batch();

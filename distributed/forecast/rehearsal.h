@@ -10,6 +10,7 @@
 #include "core/config/run_config.h"
 #include "core/model/model_spec.h"
 #include "core/rehearsal/tensor_memory.h"
+#include "core/select/budget.h"
 #include "distributed/forecast/trace.h"
 #include "distributed/parallel/layout.h"
 
@@ -48,12 +49,15 @@ struct RankUse : RankWork {
   Trace of_one;                              // and where the step has more, a step of one
 };
 
+// The budget of a hybrid; a quarter of the layers where it is in milliseconds, which nobody has measured.
+LayerBudget expected_budget(const RunConfig& config, const ModelSpec& spec);
+
 using FullLayers = std::optional<std::vector<int64_t>>;
 
 // One step of a stage (align, select, distill, finetune; of evaluate: the longest batch of samples), as tensor rank 0
 // of this pipeline rank does it: the stage's own code on tensors without values, with nobody on the other ranks.
-// Nothing of the model but its spec is needed. A hybrid keeps `full_layers`; before they are known, as many as the
-// budget says (a quarter where it does not say how many), spread evenly.
+// Nothing of the model but its spec is needed. A hybrid keeps `full_layers`; before they are known, as many as
+// expected_budget says, spread evenly.
 RankUse rehearse(const std::string& stage, const RunConfig& config, const ModelSpec& spec, const Layout& layout,
                  int64_t pipeline_rank, const FullLayers& full_layers = std::nullopt);
 

@@ -36,7 +36,8 @@ double on_the_wire(const Meeting& meeting, int64_t ranks) {
 // The pipeline ranks of a step; what other ranks do is alike.
 class Replay {
  public:
-  Replay(const std::vector<const Trace*>& traces, const MeshShape& mesh, const Card& card) : mesh_(mesh), card_(card) {
+  Replay(const std::vector<const Trace*>& traces, const MeshShape& mesh, const Card& card, double operator_on_host)
+      : mesh_(mesh), card_(card), operator_on_host_(operator_on_host) {
     for (const Trace* trace : traces) ranks_.push_back({.trace = trace});
   }
 
@@ -79,7 +80,7 @@ class Replay {
   }
 
   void work(Rank& rank, const Kernel& kernel) const {
-    rank.host += kOperatorOnHost;
+    rank.host += operator_on_host_;
     rank.card = std::max(rank.card, rank.host);
     const double alone = seconds_of(kernel, card_), beside = std::max(0.0, rank.way - rank.card);
     const double slowed = alone / (1.0 - kTakenByMessages);
@@ -146,6 +147,7 @@ class Replay {
 
   const MeshShape& mesh_;
   const Card& card_;
+  double operator_on_host_;
   std::vector<Rank> ranks_;
   std::map<std::pair<int64_t, int64_t>, std::deque<double>> messages_;  // when they arrive, by sender and receiver
   std::map<Begun, std::map<const Rank*, double>> arrivals_;
@@ -153,12 +155,17 @@ class Replay {
 
 }  // namespace
 
-StepTime time_of(const std::vector<const Trace*>& traces, const MeshShape& mesh, const Card& card) {
-  return Replay(traces, mesh, card).play();
+StepTime time_of(const std::vector<const Trace*>& traces, const MeshShape& mesh, const Card& card,
+                 double operator_on_host) {
+  return Replay(traces, mesh, card, operator_on_host).play();
 }
 
 StepTime time_of_step(const StageForecast& stage, const Card& card) {
-  const auto alone = [&](const Trace& trace) { return time_of({&trace}, stage.layout.shape, card).seconds; };
+  const double on_host = stage.steps > 0 ? kOperatorOnHost : kOperatorWithoutGraph;
+  const auto played = [&](const std::vector<const Trace*>& traces) {
+    return time_of(traces, stage.layout.shape, card, on_host);
+  };
+  const auto alone = [&](const Trace& trace) { return played({&trace}).seconds; };
   std::vector<const Trace*> traces;
   std::vector<double> each;  // of the micro-batches that were not rehearsed
   for (const RankUse& use : stage.ranks) {
@@ -166,7 +173,7 @@ StepTime time_of_step(const StageForecast& stage, const Card& card) {
     const bool all = use.of_one.empty();
     each.push_back(all ? 0.0 : (alone(use.trace) - alone(use.of_one)) / static_cast<double>(use.micro_batches - 1));
   }
-  StepTime time = time_of(traces, stage.layout.shape, card);
+  StepTime time = played(traces);
   const double slowest = std::ranges::max(each);
   const auto others = static_cast<double>(stage.shape.micro_batches - stage.ranks.front().micro_batches);
   time.seconds += others * slowest;

@@ -18,7 +18,8 @@ struct StepTime {
 // rehearsed take each as long as the slowest pipeline rank is at one.
 StepTime time_of_step(const StageForecast& stage, const Card& card);
 
-// The same of one step as the ranks' traces have it, one for each pipeline rank.
-StepTime time_of(const std::vector<const Trace*>& traces, const MeshShape& mesh, const Card& card);
+// The same of one step as the ranks' traces have it, one for each pipeline rank. operator_on_host: in seconds.
+StepTime time_of(const std::vector<const Trace*>& traces, const MeshShape& mesh, const Card& card,
+                 double operator_on_host = kOperatorOnHost);
 
 }  // namespace flashmorph

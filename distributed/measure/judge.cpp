@@ -35,6 +35,11 @@ Sample judge_sample(int64_t index, const StageContext& context) {
                                asked.words, random);
 }
 
+int64_t layers_between_kept(int64_t layers, int64_t bytes, int64_t most) {
+  const int64_t states = std::min(layers, most / std::max<int64_t>(1, bytes));
+  return states > 0 ? (layers + states - 1) / states : 0;
+}
+
 HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t samples,
                                    int64_t most_kept)
     : model_(model),
@@ -45,7 +50,7 @@ HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& co
   on_all_ranks(context.mesh.world(), [&] {  // there may be no place for the passkeys
     for (int64_t index = own_.first; index < own_.last; ++index) mine_.push_back(item_of(index));
   });
-  stride_ = layers_between_kept(most_kept);
+  stride_ = layers_between_kept(model.own_layers().count(), bytes_behind_a_layer(), most_kept);
   at::Tensor unused = at::zeros({count_, kSums}, at::kDouble);
   judge_items(Routes(static_cast<size_t>(model.layer_count()), Route::full()), Pass::teacher, unused);
 }
@@ -95,14 +100,12 @@ HardMixtureJudge::Item HardMixtureJudge::item_of(int64_t index) const {
   return item;
 }
 
-int64_t HardMixtureJudge::layers_between_kept(int64_t most_kept) const {
-  int64_t bytes = 1;  // of the states behind one layer
+int64_t HardMixtureJudge::bytes_behind_a_layer() const {
+  int64_t bytes = 0;
   for (const Item& item : mine_)
     bytes += item.batch.tokens_BT.size(0) * model_.shard().own_count(item.batch.tokens_BT.size(1)) *
              model_.spec().hidden * static_cast<int64_t>(c10::elementSize(model_.placement().dtype));
-  const auto [first, last] = model_.own_layers();
-  const int64_t layers = last - first, states = std::min(layers, most_kept / bytes);
-  return states > 0 ? (layers + states - 1) / states : 0;
+  return bytes;
 }
 
 void HardMixtureJudge::judge_items(const Routes& routes, Pass pass, at::Tensor& rows) {

@@ -20,12 +20,16 @@ namespace flashmorph {
 // with many or long passkeys other layers matter than with few.
 Sample judge_sample(int64_t index, const StageContext& context);
 
+// Of the states behind a model's layers, so many bytes each, a judge keeps those behind every how-many-th layer,
+// counted from the last one back, for `most` bytes; 0: behind none.
+int64_t layers_between_kept(int64_t layers, int64_t bytes, int64_t most);
+
 // Judges hard mixtures: full attention in some layers, the aligned linear branches in all others. Forward only.
 // A judgement depends on the set alone; the number of data ranks changes no bit of it. Layers in front of the first one
 // in which a set differs from the set judged before are not run again: sets that differ late come cheap.
 class HardMixtureJudge {
  public:
-  static constexpr int64_t kMostKept = int64_t{2} << 30;  // bytes
+  static constexpr int64_t kMostKept = int64_t{2} << 30;  // bytes; of two judges half each
 
   // Takes the teacher over the samples, the first so many. Model and context outlive this. `most_kept`: bytes of a
   // rank's memory for the states between layers of the set judged last, which are kept behind as many layers, evenly
@@ -54,7 +58,7 @@ class HardMixtureJudge {
   };
 
   Item item_of(int64_t index) const;
-  int64_t layers_between_kept(int64_t most_kept) const;
+  int64_t bytes_behind_a_layer() const;
   void judge_items(const Routes& routes, Pass pass, at::Tensor& rows);
   void through_layers(Item& item, const Routes& routes, int64_t from, Pass pass, at::Tensor& sums) const;
   Kept resumed(Item& item, at::Tensor x, int64_t& from) const;

@@ -9,6 +9,7 @@ namespace flashmorph {
 
 JudgedSets::JudgedSets(std::filesystem::path file, Communicator& world, Work judge)
     : file_(std::move(file)), world_(world), judge_(std::move(judge)) {
+  if (file_.empty()) return;
   proto::JudgedSets known;
   read_on_all_ranks(file_, known, world_);
   for (const proto::JudgedSet& one : known.sets())
@@ -40,6 +41,7 @@ Judgement JudgedSets::judge(const Layers& full_layers, int64_t samples, bool wit
 }
 
 void JudgedSets::save(double after) {
+  if (file_.empty()) return;
   on_all_ranks(world_, [&] {
     if (world_.rank() != 0 || unix_time() - saved_at_ < after) return;
     proto::JudgedSets all;

@@ -19,7 +19,7 @@ class JudgedSets {
   using Layers = std::vector<int64_t>;
   using Work = std::function<proto::JudgedSet(const Layers& full_layers, int64_t samples, bool with_text)>;
 
-  // Reads what is there. Collective.
+  // Reads what is there; without a file nothing is kept. Collective.
   JudgedSets(std::filesystem::path file, Communicator& world, Work judge);
 
   // From memory, or judged now. When the run is stopped here, what is known is on disk. Collective.
