@@ -9,7 +9,6 @@
 #include "core/base/bad_input.h"
 #include "core/base/clock.h"
 #include "core/export/hugging_face.h"
-#include "core/select/by_gates.h"
 #include "core/select/selector.h"
 #include "distributed/checkpoint/global_tensors.h"
 #include "distributed/checkpoint/messages.h"
@@ -131,9 +130,7 @@ proto::PlanSet pick_by_judging(RunUnderWay& run) {
   place(run, "evaluate", /*with_branches=*/true);
   StageContext here = context(run);
   std::map<int64_t, HardMixtureJudge> judges;  // by their samples, each made for the first set that is not known yet
-  const SelectSection& select = run.config.stages.select;
-  const bool are_two = select.own.of<GateSettings>().closer_than(select.judge_samples) > 0;
-  const int64_t most_kept = HardMixtureJudge::kMostKept / (are_two ? 2 : 1);
+  const int64_t most_kept = HardMixtureJudge::most_kept_by_each(run.config.stages.select);
   Stopwatch since_note;
   int64_t count = 0;
   JudgedSets judged(

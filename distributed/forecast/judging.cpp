@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/eval/recall.h"
-#include "core/select/by_gates.h"
 #include "core/select/measured_layers.h"
 #include "core/select/selector.h"
 #include "distributed/coordinator/plans.h"
@@ -34,8 +33,8 @@ class CountedJudge {
   void judge(const std::vector<int64_t>& full_layers) {
     const auto layers = std::ssize(last_);
     const Routes routes = routes_that_keep(full_layers, layers);
-    const int64_t alike = std::ranges::mismatch(last_, routes, {}, &Route::kind, &Route::kind).in1 - last_.begin();
-    layers_run_ += between_kept_ == 0 ? layers : std::min(layers, rounded_up(layers - alike));
+    const int64_t differ = layers - layers_alike(last_, routes);
+    layers_run_ += between_kept_ == 0 ? layers : std::min(layers, rounded_up(differ));
     last_ = routes;
   }
 
@@ -53,10 +52,8 @@ class CountedJudge {
 // The judge's forwards over its samples, by the samples' length: each an average data rank's part of one.
 std::map<int64_t, double> batches_of(int64_t samples, const EvaluateSection& section, int64_t data_ranks) {
   std::map<int64_t, double> batches;
-  for (int64_t first = 0; first < samples; first += kSamplesAtATime) {
-    const auto item = static_cast<size_t>(first / kSamplesAtATime);
-    batches[section.lengths[item % section.lengths.size()]] += 1.0 / static_cast<double>(data_ranks);
-  }
+  for (int64_t forward = 0; forward * kSamplesAtATime < samples; ++forward)
+    batches[judged_length(forward, section)] += 1.0 / static_cast<double>(data_ranks);
   return batches;
 }
 
@@ -74,13 +71,11 @@ int64_t bytes_behind_a_layer(const std::map<int64_t, double>& batches, const Mes
 std::optional<JudgingForecast> forecast_judging(const RunConfig& config, const ModelSpec& spec, int64_t ranks) {
   if (!asks_a_judge(config.stages)) return std::nullopt;
   const SelectSection& select = config.stages.select;
-  JudgingForecast forecast{.layout = layout_of("evaluate", config, spec, ranks),
-                           .samples = select.judge_samples,
-                           .finalists = select.own.of<GateSettings>().closer_than(select.judge_samples),
-                           .forwards = {}};
+  JudgingForecast forecast{
+      .layout = layout_of("evaluate", config, spec, ranks), .samples = select.judge_samples, .forwards = {}};
   const MeshShape& mesh = forecast.layout.shape;
   const auto batches = [&](int64_t samples) { return batches_of(samples, config.stages.evaluate, mesh.data); };
-  const int64_t most_kept = HardMixtureJudge::kMostKept / (forecast.finalists > 0 ? 2 : 1);
+  const int64_t most_kept = HardMixtureJudge::most_kept_by_each(select);
   const auto counted = [&](int64_t samples) {
     const int64_t bytes = bytes_behind_a_layer(batches(samples), mesh, spec, dtype_of(config.device));
     return CountedJudge(spec.layers, layers_between_kept(spec.layers / mesh.pipeline, bytes, most_kept));
@@ -98,8 +93,10 @@ std::optional<JudgingForecast> forecast_judging(const RunConfig& config, const M
     return set;
   });
   (void)discretize(config, expected_budget(config, spec), gates_all_over(spec.layers), &judged);
-  for (const auto& [samples, judge] : judges)
+  for (const auto& [samples, judge] : judges) {
+    if (samples != forecast.samples) forecast.finalists = samples;
     for (const auto& [length, count] : batches(samples)) forecast.forwards[length] += count * judge.forwards();
+  }
   return forecast;
 }
 

@@ -13,6 +13,7 @@
 #include "core/ops/tensor_parallel.h"
 #include "core/ops/vocabulary_loss.h"
 #include "core/rehearsal/work_counter.h"
+#include "core/select/by_gates.h"
 #include "distributed/parallel/on_all_ranks.h"
 #include "distributed/parallel/pipeline.h"
 #include "distributed/stages/step.h"
@@ -29,15 +30,26 @@ enum Sum { kError, kAnswers, kDivergence, kRight, kWords, kNegativeLog, kPlain, 
 
 Sample judge_sample(int64_t index, const StageContext& context) {
   const EvaluateSection& asked = context.config.stages.evaluate;
-  const auto length = static_cast<size_t>(index / kSamplesAtATime) % asked.lengths.size();  // those of a forward alike
   KeyedRandom random{static_cast<uint64_t>(context.config.run.seed), kJudge, static_cast<uint64_t>(index)};
-  return context.passkeys.make(context.corpus.held_out().drawn(random), asked.lengths[length], asked.passkeys,
-                               asked.words, random);
+  return context.passkeys.make(context.corpus.held_out().drawn(random), judged_length(index / kSamplesAtATime, asked),
+                               asked.passkeys, asked.words, random);
+}
+
+int64_t judged_length(int64_t forward, const EvaluateSection& section) {
+  return section.lengths[static_cast<size_t>(forward) % section.lengths.size()];
+}
+
+int64_t layers_alike(const Routes& a, const Routes& b) {
+  return std::ranges::mismatch(a, b, {}, &Route::kind, &Route::kind).in1 - a.begin();
 }
 
 int64_t layers_between_kept(int64_t layers, int64_t bytes, int64_t most) {
   const int64_t states = std::min(layers, most / std::max<int64_t>(1, bytes));
   return states > 0 ? (layers + states - 1) / states : 0;
+}
+
+int64_t HardMixtureJudge::most_kept_by_each(const SelectSection& section) {
+  return kMostKept / (section.own.of<GateSettings>().closer_than(section.judge_samples) > 0 ? 2 : 1);
 }
 
 HardMixtureJudge::HardMixtureJudge(const MorphableModel& model, StageContext& context, int64_t samples,
@@ -109,7 +121,7 @@ int64_t HardMixtureJudge::bytes_behind_a_layer() const {
 }
 
 void HardMixtureJudge::judge_items(const Routes& routes, Pass pass, at::Tensor& rows) {
-  const int64_t from = std::ranges::mismatch(last_, routes, {}, &Route::kind, &Route::kind).in1 - last_.begin();
+  const int64_t from = layers_alike(last_, routes);
   for (int64_t i = 0; i < std::ssize(mine_); ++i) {
     at::Tensor sums = rows[own_.first + i];
     through_layers(mine_[i], routes, from, pass, sums);

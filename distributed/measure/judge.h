@@ -20,6 +20,12 @@ namespace flashmorph {
 // with many or long passkeys other layers matter than with few.
 Sample judge_sample(int64_t index, const StageContext& context);
 
+// The length of the samples in a judge's forward: those of one forward are alike.
+int64_t judged_length(int64_t forward, const EvaluateSection& section);
+
+// How many layers two hard mixtures have alike before the first in which they differ.
+int64_t layers_alike(const Routes& a, const Routes& b);
+
 // Of the states behind a model's layers, so many bytes each, a judge keeps those behind every how-many-th layer,
 // counted from the last one back, for `most` bytes; 0: behind none.
 int64_t layers_between_kept(int64_t layers, int64_t bytes, int64_t most);
@@ -29,7 +35,8 @@ int64_t layers_between_kept(int64_t layers, int64_t bytes, int64_t most);
 // in which a set differs from the set judged before are not run again: sets that differ late come cheap.
 class HardMixtureJudge {
  public:
-  static constexpr int64_t kMostKept = int64_t{2} << 30;  // bytes; of two judges half each
+  static constexpr int64_t kMostKept = int64_t{2} << 30;           // bytes
+  static int64_t most_kept_by_each(const SelectSection& section);  // of the judges that a run has: of two half each
 
   // Takes the teacher over the samples, the first so many. Model and context outlive this. `most_kept`: bytes of a
   // rank's memory for the states between layers of the set judged last, which are kept behind as many layers, evenly

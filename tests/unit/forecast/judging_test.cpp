@@ -35,6 +35,7 @@ TEST(JudgingForecast, LeavesOutTheLayersInFrontOfThoseThatDiffer) {
           "stages.evaluate.lengths=[512, 1024]", "stages.select.judge_samples=12"});  // 3 forwards, 2 of them of 512
   ASSERT_TRUE(judging);
   EXPECT_EQ(judging->sets, 12);
+  EXPECT_EQ(judging->finalists, 0) << "nobody asks for them";
   const double whole = 1.0 + layers_run / 12.0;
   EXPECT_THAT(judging->forwards,
               ElementsAre(Pair(512, DoubleNear(2 * whole / 2, 1e-9)), Pair(1024, DoubleNear(whole / 2, 1e-9))));
